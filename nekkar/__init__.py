@@ -1,0 +1,1 @@
+"""nekkar: one exact rate limit, shared by a whole fleet."""

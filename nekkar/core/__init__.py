@@ -1,0 +1,1 @@
+"""The core: it knows callers, caches and time, and nothing of HTTP."""

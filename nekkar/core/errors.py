@@ -1,0 +1,49 @@
+"""What can go wrong, and what each error tells.
+
+Every error is a ``NekkarError``. Each names its subject, the value, the bound and the remedy in its
+message, carries the data as attributes too, and survives pickling (a multiprocessing pool hands
+errors from its workers back pickled).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class NekkarError(Exception):
+    """The base of all errors that nekkar raises on purpose."""
+
+
+class ConfigurationError(NekkarError, ValueError):
+    """A rate, a rule, a cache or an argument that can't work; raised where it is written, not later."""
+
+
+class CacheError(NekkarError):
+    """The cache did not do its part: away, too slow, or not telling what nekkar wrote.
+
+    No slot was admitted on a guess. The call may be repeated.
+    """
+
+
+class CorruptLog(CacheError):
+    """The value under a limit's key is not a hit log: cut short, altered, or another program's."""
+
+
+class WaitTooLong(NekkarError, TimeoutError):
+    """The slot lies further off than the caller would wait. No slot stays booked.
+
+    ``name``: the limit's. ``retry_after``: seconds until a slot is expected, counted from the refusal.
+    ``max_wait``: the bound that the caller set, in seconds.
+    """
+
+    def __init__(self, name: str, retry_after: float, max_wait: float) -> None:
+        super().__init__(
+            f"limit {name!r}: the next slot is {retry_after:.3f} s away, and max_wait is {max_wait:g} s;"
+            f" retry after {retry_after:.3f} s or allow a longer wait"
+        )
+        self.name = name
+        self.retry_after = retry_after
+        self.max_wait = max_wait
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.retry_after, self.max_wait)
