@@ -10,6 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 
+def shown(value: object) -> str:
+    """Return ``repr(value)``, cut where it is too long for a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}…{text[-15:]}"
+
+
 class NekkarError(Exception):
     """The base of all errors that nekkar raises on purpose."""
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 import operator
 import re
-import reprlib
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, SupportsIndex
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shown
 
 SECOND = 1_000_000
 MAX_COUNT = 10**9
@@ -31,7 +30,6 @@ _SHORT = {"s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "h
 _UNITS = _SECONDS | {short: _SECONDS[long] for short, long in _SHORT.items()}
 _UNITS |= {f"{unit}s": seconds for unit, seconds in _UNITS.items() if len(unit) > 1}
 _RATE = re.compile(r"([0-9]+)\s*(?:/|\s+per\s+)\s*([0-9]+)?\s*([a-z]+)", re.IGNORECASE)
-_shown = reprlib.Repr(maxstring=60, maxother=60).repr
 _EXPECTED = "expected COUNT/UNIT such as '10/second', '300/minute' or '5 per 2 hours', several parted by ';'"
 
 
@@ -90,11 +88,9 @@ def whole(value: SupportsIndex, what: str, most: int = MAX_COUNT) -> int:
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise ConfigurationError(
-            f"{what} {_shown(value)} is not a whole number; give an int from 1 to {most}"
-        ) from None
+        raise ConfigurationError(f"{what} {shown(value)} is not a whole number; give an int from 1 to {most}") from None
     if not 1 <= number <= most:
-        raise ConfigurationError(f"{what} {_shown(value)} is out of bounds; give a whole number from 1 to {most}")
+        raise ConfigurationError(f"{what} {shown(value)} is out of bounds; give a whole number from 1 to {most}")
     return number
 
 
@@ -102,9 +98,9 @@ def micros(value: Any, what: str, least_us: int = 0, most_us: int = MAX_PERIOD) 
     """Return seconds as microseconds, rounded up, within bounds; ConfigurationError otherwise."""
     bounds = f"give seconds from {least_us / SECOND:g} to {most_us / SECOND:g}"
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigurationError(f"{what} {_shown(value)} is not a number of seconds; {bounds}")
+        raise ConfigurationError(f"{what} {shown(value)} is not a number of seconds; {bounds}")
     if not least_us <= value * SECOND <= most_us:
-        raise ConfigurationError(f"{what} {_shown(value)} is out of bounds; {bounds}")
+        raise ConfigurationError(f"{what} {shown(value)} is out of bounds; {bounds}")
     return math.ceil(round(value * SECOND, 3))
 
 
@@ -114,7 +110,8 @@ def _rates(rate_limit: int | str, period: float | None) -> tuple[Rate, ...]:
         return (Rate(micros(60.0 if period is None else period, "period", MIN_PERIOD), count),)
     if period is not None:
         raise ConfigurationError(
-            f"rate_limit {_shown(rate_limit)} names its own period, so period={_shown(period)} can't be given too; leave one out"
+            f"rate_limit {shown(rate_limit)} names its own period, so period={shown(period)} can't be given too;"
+            " leave one out"
         )
     parts = re.split(r"[;,|]", rate_limit)
     return tuple(sorted({_rate(part.strip(), rate_limit) for part in parts}))
@@ -123,24 +120,24 @@ def _rates(rate_limit: int | str, period: float | None) -> tuple[Rate, ...]:
 def _rate(part: str, text: str) -> Rate:
     found = _RATE.fullmatch(part)
     if not found:
-        where = f"{_shown(part)} in rate {_shown(text)}" if part != text else f"rate {_shown(text)}"
+        where = f"{shown(part)} in rate {shown(text)}" if part != text else f"rate {shown(text)}"
         raise ConfigurationError(f"{where} is not a rate; {_EXPECTED}")
     count, multiple, unit = found.groups()
     if unit.lower() not in _UNITS:
         hint = "'m' could be minute or month: write 'min' or 'month'" if unit.lower() == "m" else "use one of"
         known = "" if unit.lower() == "m" else " s, min, hour, day, week, month, year"
-        raise ConfigurationError(f"unit {unit!r} in rate {_shown(text)} is not known; {hint}{known}")
-    period_us = _digits(multiple or "1", f"the multiple in rate {_shown(text)}:") * _UNITS[unit.lower()] * SECOND
+        raise ConfigurationError(f"unit {unit!r} in rate {shown(text)} is not known; {hint}{known}")
+    period_us = _digits(multiple or "1", f"the multiple in rate {shown(text)}:") * _UNITS[unit.lower()] * SECOND
     if period_us > MAX_PERIOD:
-        raise ConfigurationError(f"the period in rate {_shown(text)} is over 100 years; give a shorter one")
-    return Rate(period_us, _digits(count, f"the count in rate {_shown(text)}:"))
+        raise ConfigurationError(f"the period in rate {shown(text)} is over 100 years; give a shorter one")
+    return Rate(period_us, _digits(count, f"the count in rate {shown(text)}:"))
 
 
 def _digits(text: str, what: str) -> int:
     """Read a run of ASCII digits; a run too long to be in bounds is never converted."""
     digits = text.lstrip("0")
     if len(digits) > 10:
-        raise ConfigurationError(f"{what} {_shown(text)} is out of bounds; give a whole number from 1 to {MAX_COUNT}")
+        raise ConfigurationError(f"{what} {shown(text)} is out of bounds; give a whole number from 1 to {MAX_COUNT}")
     return whole(int(digits or "0"), what)
 
 
@@ -148,7 +145,7 @@ def _spacing_us(spacing: float | str, rates: tuple[Rate, ...]) -> int:
     if spacing == "even":
         return max(-(-rate.period_us // rate.count) for rate in rates)
     if isinstance(spacing, str):
-        raise ConfigurationError(f"spacing {_shown(spacing)} is not known; give seconds, or 'even'")
+        raise ConfigurationError(f"spacing {shown(spacing)} is not known; give seconds, or 'even'")
     return micros(spacing, "spacing")
 
 
