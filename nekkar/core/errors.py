@@ -12,7 +12,10 @@ from typing import Any
 
 def shown(value: object) -> str:
     """Return ``repr(value)``, cut where it is too long for a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an int of over 4,300 digits has no repr
+        text = f"<{type(value).__name__} too large to show>"
     return text if len(text) <= 80 else f"{text[:60]}…{text[-15:]}"
 
 

@@ -1,0 +1,101 @@
+"""The hit log as bytes: versioned, length-checked, checksummed; no pickle, no eval.
+
+Layout, little-endian: magic, version, flags, header length, CRC-32 of all that follows; a header of
+fixed fields; the windows; the column of times; the column of numbers. The columns' memory is their
+encoding. A reader skips what a longer header of its own version adds behind the fields that it knows.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from operator import lt
+from zlib import crc32
+
+from .errors import CorruptLog
+from .log import MAX_WINDOWS, Column, HitLog
+from .rate import MAX_COUNT, MAX_PERIOD, MIN_PERIOD, Rate
+
+MAGIC = b"nkkr"
+VERSION = 1
+_PREFIX = struct.Struct("<4sBBHI")
+_HEADER = struct.Struct("<QQqqqQqQHI")
+_WINDOW = struct.Struct("<QQ")
+_WIDE_TIMES, _WIDE_NUMBERS = 1, 2
+_TYPECODES = ("I", "Q")
+
+
+def encode(log: HitLog) -> bytes:
+    """Return the log as bytes."""
+    fixed = (log.epoch, log.nonce, log.hold_until, log.margin_us, log.spacing_us, log.base)
+    header = _HEADER.pack(*fixed, log.origin_us, log.zero, len(log.windows), len(log.times))
+    windows = b"".join(_WINDOW.pack(window.period_us, window.count) for window in log.windows)
+    body = b"".join((header, windows, _column_bytes(log.times), _column_bytes(log.numbers)))
+    flags = _WIDE_TIMES * (log.times.itemsize == 8) | _WIDE_NUMBERS * (log.numbers.itemsize == 8)
+    return _PREFIX.pack(MAGIC, VERSION, flags, _HEADER.size, crc32(body)) + body
+
+
+def decode(raw: bytes) -> HitLog:
+    """Return the log that ``raw`` encodes; CorruptLog, with what is wrong, where it is none."""
+    try:
+        return _decode(raw)
+    except struct.error as cause:
+        raise CorruptLog(f"cut short at {len(raw)} bytes") from cause
+
+
+def _decode(raw: bytes) -> HitLog:
+    magic, version, flags, header_size, checksum = _PREFIX.unpack_from(raw)
+    body = memoryview(raw)[_PREFIX.size :]
+    if magic != MAGIC:
+        raise CorruptLog("not a hit log")
+    if version != VERSION:
+        raise CorruptLog(f"version {version} is not {VERSION}: written by another release")
+    if flags > 3 or header_size < _HEADER.size or checksum != crc32(body):
+        raise CorruptLog("altered or cut short: its checksum does not fit")
+    epoch, nonce, hold, margin, spacing, base, origin, zero, windows, entries = _HEADER.unpack_from(body)
+    pairs = list(_WINDOW.iter_unpack(body[header_size : header_size + windows * _WINDOW.size]))
+    columns = body[header_size + windows * _WINDOW.size :]
+    times = array(_TYPECODES[flags & _WIDE_TIMES])
+    numbers = array(_TYPECODES[flags >> 1])
+    if len(pairs) != windows or len(columns) != entries * (times.itemsize + numbers.itemsize):
+        raise CorruptLog("its lengths do not fit")
+    _fill(times, columns[: entries * times.itemsize])
+    _fill(numbers, columns[entries * times.itemsize :])
+    rates = tuple(Rate(period, count) for period, count in pairs)
+    log = HitLog(epoch, nonce, hold, margin, spacing, rates, base, origin, zero, times, numbers)
+    _check(log)
+    return log
+
+
+def _check(log: HitLog) -> None:
+    """Refuse what no writer of this format writes, whatever its checksum says."""
+    if not (_ascends(log.times) and _ascends(log.numbers)) or log.base < log.zero:
+        raise CorruptLog("its hits are not in order")
+    if log.numbers and log.zero + log.numbers[0] <= log.base:
+        raise CorruptLog("its numbers start below its base")
+    if len(log.windows) > MAX_WINDOWS or min(log.margin_us, log.hold_until, log.origin_us) < 0:
+        raise CorruptLog("its header is out of bounds")
+    for window in log.windows:
+        if not (MIN_PERIOD <= window.period_us <= MAX_PERIOD and 1 <= window.count <= MAX_COUNT):
+            raise CorruptLog(f"its window {window} is out of bounds")
+
+
+def _ascends(values: Column[int]) -> bool:
+    return all(map(lt, values, values[1:]))
+
+
+def _column_bytes(values: Column[int]) -> bytes:
+    return _swapped(values).tobytes() if sys.byteorder == "big" else values.tobytes()
+
+
+def _fill(values: Column[int], raw: memoryview) -> None:
+    values.frombytes(raw)
+    if sys.byteorder == "big":
+        values.byteswap()
+
+
+def _swapped(values: Column[int]) -> Column[int]:
+    copy = values[:]
+    copy.byteswap()
+    return copy

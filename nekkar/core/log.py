@@ -1,0 +1,256 @@
+"""The hit log: all that callers of one limit share, and the whole decision when a call may start.
+
+Rules:
+
+- Times are integer microseconds since the Unix epoch. Hits are numbered 1, 2, 3, … from the log's
+  creation; an entry is (time, number of the last hit booked at that time), ascending in both.
+- Slots are given in order, each the earliest that every window allows: hit n comes at least one
+  period and the margin after hit n − N. A later booking never disturbs an earlier one; that is the
+  whole proof that no N + 1 hits span less than the period (test_log.py states it as a property).
+- Whatever else is done to a log (unbook, forget, thin, merge, recover) only takes out hits that
+  nobody started, drops hits too old to matter, or moves hits later: none of it can admit more.
+- No clock, no cache, no sleep here. Every method returns a new log.
+
+The algorithm is the exact sliding log; packing, thinning and recovery are this project's own.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from .errors import ConfigurationError
+from .rate import SECOND, Quota, Rate
+
+EXACT_ENTRIES = 1024
+GRID = 512
+LINGER_US = 60 * SECOND
+LONG_PERIOD_US = 600 * SECOND
+MAX_WINDOWS = 16
+
+Column = array  # of unsigned ints: "I" (4 bytes) while the offsets fit, else "Q" (8 bytes)
+
+
+def column(values: Iterable[int]) -> Column[int]:
+    """Pack ascending, non-negative offsets in the narrowest of two widths."""
+    offsets = list(values)
+    return array("Q" if offsets and offsets[-1] >= 1 << 32 else "I", offsets)
+
+
+@dataclass(frozen=True, slots=True)
+class HitLog:
+    """The booked hits of one limit.
+
+    ``epoch``: random, chosen when the log is created. ``nonce``: random, of the newest write.
+    ``hold_until``: no slot before this instant. ``base``: the number of the last forgotten hit.
+    ``windows``, ``margin_us``, ``spacing_us``: those in use, the largest where there is one value.
+    ``times`` and ``numbers`` hold the entries as offsets from ``origin_us`` and ``zero``.
+    """
+
+    epoch: int
+    nonce: int = 0
+    hold_until: int = 0
+    margin_us: int = 0
+    spacing_us: int = 0
+    windows: tuple[Rate, ...] = ()
+    base: int = 0
+    origin_us: int = 0
+    zero: int = 0
+    times: Column[int] = field(default_factory=lambda: array("I"))
+    numbers: Column[int] = field(default_factory=lambda: array("I"))
+
+    # What the log says.
+
+    @property
+    def total(self) -> int:
+        """The number of the newest hit."""
+        return self.zero + self.numbers[-1] if self.numbers else self.base
+
+    @property
+    def last(self) -> int | None:
+        """The time of the newest hit."""
+        return self.origin_us + self.times[-1] if self.times else None
+
+    @property
+    def keep_us(self) -> int:
+        """How long a hit matters: the longest period or spacing, the margin, and 1 s for clocks apart."""
+        longest = max((window.period_us for window in self.windows), default=0)
+        return max(longest, self.spacing_us) + self.margin_us + SECOND
+
+    @property
+    def dies_at(self) -> int:
+        """The instant from which nobody misses this log: a cache may drop it."""
+        return max(self.hold_until, self.last or 0) + self.keep_us + LINGER_US
+
+    def time_of(self, number: int) -> int | None:
+        """Return when hit ``number`` (at most ``total``) was booked; None where it is forgotten."""
+        if number <= self.base:
+            return None
+        return self.origin_us + self.times[bisect_left(self.numbers, number - self.zero)]
+
+    def hits(self) -> list[tuple[int, int]]:
+        """Return (time, how many) of each entry."""
+        counts = (after - before for before, after in pairwise([self.base - self.zero, *self.numbers]))
+        return [(self.origin_us + offset, count) for offset, count in zip(self.times, counts, strict=True)]
+
+    def earliest(self, quota: Quota, cost: int, now: int) -> int:
+        """Return the earliest slot for a call of ``cost`` hits, at or after ``now``."""
+        margin = max(self.margin_us, quota.margin_us)
+        at = max(now, self.hold_until)
+        if self.times:
+            at = max(at, self.origin_us + self.times[-1] + quota.spacing_us)
+        for rate in quota.rates:
+            if cost > rate.count:
+                raise ConfigurationError(f"cost {cost} is above the limit {quota}; give at most {quota.max_cost}")
+            before = self.time_of(self.total + cost - rate.count)
+            if before is not None:
+                at = max(at, before + rate.period_us + margin)
+        return at
+
+    def no_slot_before(self, quota: Quota, cost: int, hits: int, calls: int) -> int:
+        """Return a lower bound of the slot of a call behind ``calls`` others of ``hits`` in all.
+
+        In constant time: time(n) ≥ time(n − N) + P, applied as often as it takes to reach a booked hit.
+        """
+        margin = max(self.margin_us, quota.margin_us)
+        at = max(self.hold_until, (self.last or 0) + (calls + 1) * quota.spacing_us)
+        for rate in quota.rates:
+            number = self.total + hits + cost - rate.count
+            turns = max(0, -((self.total - number) // rate.count))
+            before = self.time_of(number - turns * rate.count)
+            if before is not None:
+                at = max(at, before + (turns + 1) * (rate.period_us + margin))
+        return at
+
+    # What may be done to it.
+
+    def joined(self, quota: Quota) -> HitLog:
+        """Record that ``quota`` is in use: hits are kept, and windows widened, for all who share."""
+        margin, spacing = max(self.margin_us, quota.margin_us), max(self.spacing_us, quota.spacing_us)
+        windows = self.windows
+        if not set(quota.rates) <= set(windows):
+            windows = tuple(sorted({*windows, *quota.rates})[-MAX_WINDOWS:])
+        if (margin, spacing, windows) == (self.margin_us, self.spacing_us, self.windows):
+            return self
+        return replace(self, margin_us=margin, spacing_us=spacing, windows=windows)
+
+    def book(self, at: int, cost: int) -> HitLog:
+        """Append ``cost`` hits at ``at``, which no earlier booking may follow."""
+        times, numbers = self.times[:], self.numbers[:]
+        number = self.total + cost
+        if self.last == at:
+            times.pop()
+            numbers.pop()
+        try:
+            times.append(at - self.origin_us)
+            numbers.append(number - self.zero)
+        except OverflowError:  # wider than four bytes, or the first entry of all: a new origin
+            kept = [(time, count) for time, count in self.hits() if time < at]
+            return self._with(kept, last=(at, number))
+        return replace(self, times=times, numbers=numbers)
+
+    def unbook(self, at: int, cost: int) -> HitLog:
+        """Take ``cost`` hits booked at ``at`` out again; nothing where they are not there by themselves.
+
+        Only for the caller's own hits: see ledger.py for when that is known.
+        """
+        hits = dict(self.hits())
+        if hits.get(at, 0) < cost:
+            return self
+        hits[at] -= cost
+        return self._with([(time, count) for time, count in hits.items() if count])
+
+    def forget(self, now: int) -> HitLog:
+        """Drop the hits too old to matter, and thin what is left where it is many entries."""
+        gone = bisect_left(self.times, now - self.keep_us - self.origin_us)
+        log = self
+        if gone:
+            base = self.zero + self.numbers[gone - 1]
+            log = replace(self, base=base, times=self.times[gone:], numbers=self.numbers[gone:])
+        return log.thin(now) if len(log.times) > EXACT_ENTRIES else log
+
+    def thin(self, now: int) -> HitLog:
+        """Merge past hits in one cell of a grid into the latest of the cell.
+
+        A cell is 1/512 of the shortest period in use that still covers it. The grid stands still, so
+        that merging does not chain; a hit moves later by less than a cell, never earlier.
+        """
+        merged: dict[tuple[int, int], tuple[int, int]] = {}
+        for time, count in self.hits():
+            step = self._step(now - time) if time < now else 1
+            _, before = merged.get((step, time // step), (0, 0))
+            merged[step, time // step] = (time, before + count)
+        return self._with(list(merged.values()))
+
+    def merge(self, other: HitLog) -> HitLog:
+        """Add what ``other``, a log of the same limit, knows: the union by time, the larger of the rest."""
+        hits = dict(self.hits())
+        for time, count in other.hits():
+            hits[time] = max(hits.get(time, 0), count)
+        log = replace(
+            self,
+            base=max(self.base, other.base),
+            hold_until=max(self.hold_until, other.hold_until),
+            margin_us=max(self.margin_us, other.margin_us),
+            spacing_us=max(self.spacing_us, other.spacing_us),
+            windows=tuple(sorted({*self.windows, *other.windows})[-MAX_WINDOWS:]),
+        )
+        return log._with(sorted(hits.items()))
+
+    def recovered(self, looked: int, now: int, horizon: int, epoch: int) -> HitLog:
+        """Return what to write in place of a lost log, of which this is the last that was seen.
+
+        The worst is assumed of what was not seen since ``looked``: that everybody else took all that
+        was free, as late as possible. Hits older than two horizons then are certain; all others
+        count as one block at the later of now + horizon and the last hit. In a window over ten
+        minutes the block is at most twice the most hits seen in any span as long as the time unseen.
+        """
+        end = max(now + horizon, self.last or 0)
+        certain = [(time, count) for time, count in self.hits() if time <= looked - 2 * horizon]
+        most = 2 * self._most_in(now - looked + horizon)
+        block = max((self._room(window, certain, end, most) for window in self.windows), default=0)
+        log = replace(self, epoch=epoch)._with(certain)
+        return log.book(end, block) if block else log
+
+    # Parts of the above.
+
+    def _with(self, hits: list[tuple[int, int]], last: tuple[int, int] | None = None) -> HitLog:
+        """Return this log with other hits: (time, count), ascending; ``last`` as (time, number)."""
+        number, entries = self.base, []
+        for time, count in hits:
+            number += count
+            entries.append((time, number))
+        entries += [last] if last else []
+        origin = entries[0][0] if entries else 0
+        return replace(
+            self,
+            origin_us=origin,
+            zero=self.base,
+            times=column(time - origin for time, _ in entries),
+            numbers=column(number - self.base for _, number in entries),
+        )
+
+    def _step(self, age: int) -> int:
+        """Return the width of a grid cell for hits of this age; ``windows`` ascend by period."""
+        periods = [window.period_us for window in self.windows] or [GRID]
+        return max(1, next((period for period in periods if age <= period + self.margin_us), periods[-1]) // GRID)
+
+    def _room(self, window: Rate, hits: list[tuple[int, int]], end: int, most: int) -> int:
+        """Return how many hits more fit at ``end``; in a long window, at most ``most``."""
+        start = end - window.period_us - self.margin_us
+        room = max(0, window.count - sum(count for time, count in hits if time > start))
+        return min(room, most) if window.period_us > LONG_PERIOD_US else room
+
+    def _most_in(self, span: int) -> int:
+        """Return the most hits in any ``span`` microseconds of this log."""
+        hits, most, inside, first = self.hits(), 0, 0, 0
+        for time, count in hits:
+            inside += count
+            while hits[first][0] <= time - span:
+                inside -= hits[first][1]
+                first += 1
+            most = max(most, inside)
+        return most
