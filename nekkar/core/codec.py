@@ -13,9 +13,9 @@ from array import array
 from operator import lt
 from zlib import crc32
 
-from .errors import CorruptLog
-from .log import MAX_WINDOWS, Column, HitLog
-from .rate import MAX_COUNT, MAX_PERIOD, MIN_PERIOD, Rate
+from nekkar.core.errors import CorruptLog
+from nekkar.core.log import MAX_WINDOWS, Column, HitLog
+from nekkar.core.rate import MAX_COUNT, MAX_PERIOD, MIN_PERIOD, Rate
 
 MAGIC = b"nkkr"
 VERSION = 1

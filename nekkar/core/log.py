@@ -22,8 +22,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from .errors import ConfigurationError
-from .rate import SECOND, Quota, Rate
+from nekkar.core.errors import ConfigurationError
+from nekkar.core.rate import SECOND, Quota, Rate
 
 EXACT_ENTRIES = 1024
 GRID = 512

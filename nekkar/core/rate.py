@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, SupportsIndex
 
-from .errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, shown
 
 SECOND = 1_000_000
 MAX_COUNT = 10**9

@@ -1,0 +1,45 @@
+"""What a cache is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Protocol, runtime_checkable
+
+
+class BaseCache(ABC):
+    """Four methods over ``str`` keys and values; nothing expires. Thread-safe.
+
+    Each blocks for a bounded time and raises CacheError when the cache did not answer.
+    """
+
+    @abstractmethod
+    def add(self, key: str, value: str) -> bool:
+        """Set ``key`` only if it is not set already, as one atomic step; return whether it was set now."""
+
+    @abstractmethod
+    def get(self, key: str) -> str | None:
+        """Return the value of ``key``, or None where there is none."""
+
+    @abstractmethod
+    def set(self, key: str, value: str) -> None:
+        """Set ``key`` to ``value``, whatever was there."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove ``key``; nothing happens where it is not set."""
+
+
+@runtime_checkable
+class SwapCache(Protocol):
+    """A cache that can compare and swap. ``in_process``: it answers at once, without I/O."""
+
+    in_process: bool
+
+    def gets(self, key: str) -> tuple[bytes | None, Any]:
+        """Return the value of ``key`` (None where there is none) and a token for ``cas``."""
+
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
+        """Write ``value`` for ``ttl`` seconds if ``key`` is as when ``token`` was read; return whether.
+
+        An error leaves open whether the value was written.
+        """

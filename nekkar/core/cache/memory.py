@@ -1,0 +1,98 @@
+"""A cache in this process: for one process, and for tests. Its threads and event loops share it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from itertools import count
+from typing import Any, NamedTuple
+
+from nekkar.core.cache.base import BaseCache
+from nekkar.core.clock import monotonic
+
+SWEEP_AT = 1024
+
+log = logging.getLogger("nekkar")
+
+
+class _Item(NamedTuple):
+    value: str | bytes
+    version: int
+    dies_at: float
+
+
+class MemoryCache(BaseCache):
+    """A dict behind a lock. Two of them share nothing; a pickled one comes back empty, and says so once."""
+
+    in_process = True
+
+    def __init__(self) -> None:
+        self._items: dict[str, _Item] = {}
+        self._versions = count(1)
+        self._lock = threading.Lock()
+        self._sweep_at = SWEEP_AT
+
+    def __repr__(self) -> str:
+        return "MemoryCache()"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, ()
+
+    def add(self, key: str, value: str) -> bool:
+        """Set ``key`` only if it is not set already; return whether it was set now."""
+        with self._lock:
+            return self._live(key) is None and self._put(key, value)
+
+    def get(self, key: str) -> str | None:
+        """Return the value of ``key``, or None where there is none."""
+        value, _ = self.gets(key)
+        return value.decode() if isinstance(value, bytes) else value
+
+    def set(self, key: str, value: str) -> None:
+        """Set ``key`` to ``value``, whatever was there."""
+        with self._lock:
+            self._put(key, value)
+
+    def delete(self, key: str) -> None:
+        """Remove ``key``; nothing happens where it is not set."""
+        with self._lock:
+            self._items.pop(key, None)
+
+    def gets(self, key: str) -> tuple[Any, int | None]:
+        """Return the value of ``key`` and its version; (None, None) where there is none."""
+        item = self._live(key)
+        return (item.value, item.version) if item else (None, None)
+
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
+        """Write ``value`` for ``ttl`` seconds if the version of ``key`` is still ``token``."""
+        with self._lock:
+            item = self._live(key)
+            return (item.version if item else None) == token and self._put(key, value, monotonic() + ttl)
+
+    def _live(self, key: str) -> _Item | None:
+        item = self._items.get(key)
+        return item if item and item.dies_at > monotonic() else None
+
+    def _put(self, key: str, value: str | bytes, dies_at: float = float("inf")) -> bool:
+        self._items[key] = _Item(value, next(self._versions), dies_at)
+        if len(self._items) >= self._sweep_at:
+            self._sweep()
+        return True
+
+    def _sweep(self) -> None:
+        """Drop what is dead; the next sweep comes when as much again has been added."""
+        now = monotonic()
+        self._items = {key: item for key, item in self._items.items() if item.dies_at > now}
+        self._sweep_at = max(SWEEP_AT, 2 * len(self._items))
+
+
+def _unpickled() -> MemoryCache:
+    global _said
+    if not _said:
+        _said = True
+        log.warning("a MemoryCache was unpickled: it is empty here, and limits this process alone; "
+                    "use memcached or SQLite to share a limit between processes")  # fmt: skip
+    return MemoryCache()
+
+
+_said = False

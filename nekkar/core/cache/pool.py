@@ -1,0 +1,73 @@
+"""Connections of one process to one cache: taken for one command, put back if it went well.
+
+Rules:
+
+- A connection whose command raised, whatever it raised, is closed: an answer may still be on its
+  way, and the next command would take it for its own.
+- ``generation`` grows with each new connection. A server that restarted is only ever met on a new
+  one, so a token of an older generation may be another server's and is never used.
+- Connections do not outlive a fork: the child starts with none, and leaves the parent's alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+_left_to_the_parent: list[Any] = []  # kept, since closing some (SQLite's) would disturb the parent
+
+
+class Pool(Generic[C]):
+    """A stack of idle connections, safe between threads."""
+
+    def __init__(self, connect: Callable[[], C], close: Callable[[C], None]) -> None:
+        self._connect, self._close = connect, close
+        self._idle: deque[C] = deque()
+        self._connections = count(1)
+        self._pid = os.getpid()
+        self.generation = 0
+
+    def run(self, command: Callable[[C], T]) -> T:
+        """Run ``command`` on a connection; what it raises comes out, and the connection is closed."""
+        connection = self._take()
+        try:
+            result = command(connection)
+        except BaseException:
+            self.clear()
+            with suppress(Exception):
+                self._close(connection)
+            raise
+        self._idle.append(connection)
+        return result
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether the next command would run on a connection made earlier."""
+        return bool(self._idle)
+
+    def clear(self) -> None:
+        """Close all idle connections: what broke one may have broken them all."""
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return
+            with suppress(Exception):
+                self._close(connection)
+
+    def _take(self) -> C:
+        if self._pid != os.getpid():
+            _left_to_the_parent.append(self._idle)
+            self._idle, self._pid = deque(), os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            self.generation = next(self._connections)
+            return self._connect()

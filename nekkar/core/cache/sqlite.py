@@ -1,0 +1,130 @@
+"""SQLite: the cache of several processes on one machine, with no server.
+
+One small table in WAL mode. A value's version is random, so that a key deleted and set again never
+has its old version. The file must be on a local disk: SQLite's locks are not safe on network shares.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from secrets import randbits
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nekkar.core.cache.base import BaseCache
+from nekkar.core.cache.pool import Pool
+from nekkar.core.clock import SystemClock
+from nekkar.core.errors import CacheError, ConfigurationError, shown
+from nekkar.core.rate import SECOND, micros
+
+if TYPE_CHECKING:
+    import sqlite3
+
+T = TypeVar("T")
+
+SWEEP_EVERY = 1000
+NEVER = 1 << 62
+
+_SCHEMA = """CREATE TABLE IF NOT EXISTS nekkar
+    (key TEXT PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL, dies_at INTEGER NOT NULL) WITHOUT ROWID"""
+_GET = "SELECT value, version FROM nekkar WHERE key = ? AND dies_at > ?"
+_PUT = """INSERT INTO nekkar (key, value, version, dies_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key)
+    DO UPDATE SET value = ?2, version = ?3, dies_at = ?4"""
+_ADD = _PUT + " WHERE dies_at <= ?5"
+_SWAP = "UPDATE nekkar SET value = ?2, version = ?3, dies_at = ?4 WHERE key = ?1 AND version = ?5"
+_DELETE = "DELETE FROM nekkar WHERE key = ?"
+_SWEEP = "DELETE FROM nekkar WHERE dies_at <= ?"
+
+
+class SqliteCache(BaseCache):
+    """A file: ``SqliteCache("limits.db")``; made where it is not there, its folder is not.
+
+    ``timeout``: seconds that a command may wait for other processes' writes.
+    """
+
+    in_process = False
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 1.0) -> None:
+        name = os.fspath(path)
+        if not name or name == ":memory:" or not isinstance(name, str):
+            raise ConfigurationError(f"SQLite path {shown(path)} names no file; use MemoryCache() for none")
+        micros(timeout, "SQLite timeout", SECOND // 1000, 3600 * SECOND)
+        self._path, self._timeout = os.path.abspath(name), timeout
+        self._pool: Pool[sqlite3.Connection] = Pool(self._connect, lambda connection: connection.close())
+        self._writes = 0
+
+    def __repr__(self) -> str:
+        return f"SqliteCache({self._path!r}, timeout={self._timeout:g})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (self._path, self._timeout)
+
+    def add(self, key: str, value: str) -> bool:
+        """Set ``key`` only if it is not set already; return whether it was set now."""
+        return self._write(_ADD, key, value, randbits(62), NEVER, _now())
+
+    def get(self, key: str) -> str | None:
+        """Return the value of ``key``, or None where there is none."""
+        value, _ = self.gets(key)
+        return value.decode() if isinstance(value, bytes) else value
+
+    def set(self, key: str, value: str) -> None:
+        """Set ``key`` to ``value``, whatever was there."""
+        self._write(_PUT, key, value, randbits(62), NEVER)
+
+    def delete(self, key: str) -> None:
+        """Remove ``key``; nothing happens where it is not set."""
+        self._write(_DELETE, key)
+
+    def gets(self, key: str) -> tuple[Any, int | None]:
+        """Return the value of ``key`` and its version; (None, None) where there is none."""
+        rows = self._run(lambda connection: connection.execute(_GET, (key, _now())).fetchall())
+        return rows[0] if rows else (None, None)
+
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
+        """Write ``value`` for ``ttl`` seconds if the version of ``key`` is still ``token``."""
+        now = _now()
+        condition = (_ADD, now) if token is None else (_SWAP, token)
+        won = self._write(condition[0], key, value, randbits(62), now + ttl, condition[1])
+        self._writes += won
+        if self._writes >= SWEEP_EVERY:
+            self._writes = 0
+            self._write(_SWEEP, now)
+        return won
+
+    def _connect(self) -> sqlite3.Connection:
+        import sqlite3
+
+        connection = sqlite3.connect(
+            self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False, cached_statements=16
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            connection.execute("PRAGMA synchronous = NORMAL").fetchall()
+            connection.execute(_SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _write(self, statement: str, *values: Any) -> bool:
+        return self._run(lambda connection: connection.execute(statement, values).rowcount == 1)
+
+    def _run(self, command: Callable[[sqlite3.Connection], T]) -> T:
+        import sqlite3
+
+        try:
+            return self._pool.run(command)
+        except sqlite3.Error as cause:
+            raise CacheError(
+                f"SQLite file {self._path}: {cause} (after at most {self._timeout:g} s);"
+                " see that its folder exists, that it can be written and is on a local disk, or allow a longer timeout"
+            ) from cause
+
+
+def _remade(path: str, timeout: float) -> SqliteCache:
+    return SqliteCache(path, timeout=timeout)
+
+
+def _now() -> int:
+    return SystemClock().now_us() // SECOND
