@@ -1,1 +1,19 @@
-"""nekkar: one exact rate limit, shared by a whole fleet."""
+"""nekkar: one exact rate limit, shared by a whole fleet.
+
+Every outgoing call waits for its slot in one window that threads, processes and machines share
+through a cache. The names below need no extra; ``nekkar.requests`` mounts limits on a session.
+"""
+
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, NekkarError, WaitTooLong
+from nekkar.core.limiter import Admission, Limit, Nekkar
+
+__all__ = [
+    "Admission",
+    "CacheError",
+    "ConfigurationError",
+    "CorruptLog",
+    "Limit",
+    "Nekkar",
+    "NekkarError",
+    "WaitTooLong",
+]

@@ -46,7 +46,8 @@ class HitLog:
 
     ``epoch``: random, chosen when the log is created. ``nonce``: random, of the newest write.
     ``hold_until``: no slot before this instant. ``base``: the number of the last forgotten hit.
-    ``windows``, ``margin_us``, ``spacing_us``: those in use, the largest where there is one value.
+    ``crowd``: how often swaps of it lately met others (pace.py). ``windows``, ``margin_us``,
+    ``spacing_us``: those in use, the largest where there is one value.
     ``times`` and ``numbers`` hold the entries as offsets from ``origin_us`` and ``zero``.
     """
 
@@ -61,6 +62,7 @@ class HitLog:
     zero: int = 0
     times: Column[int] = field(default_factory=lambda: array("I"))
     numbers: Column[int] = field(default_factory=lambda: array("I"))
+    crowd: int = 0
 
     # What the log says.
 

@@ -40,6 +40,9 @@ class Rate:
     period_us: int
     count: int
 
+    def __str__(self) -> str:
+        return f"{self.count} per {self.period_us / SECOND:g} s"
+
 
 @dataclass(frozen=True, slots=True)
 class Quota:
@@ -58,7 +61,11 @@ class Quota:
         return min(rate.count for rate in self.rates)
 
     def __str__(self) -> str:
-        return "; ".join(f"{rate.count} per {rate.period_us / SECOND:g} s" for rate in self.rates)
+        return "; ".join(map(str, self.rates))
+
+    def described(self) -> str:
+        """Return all terms in words."""
+        return f"{self} with spacing {self.spacing_us / SECOND:g} s and margin {self.margin_us / SECOND:g} s"
 
 
 def quota(

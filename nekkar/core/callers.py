@@ -1,0 +1,84 @@
+"""The callers of a line, and the order they stand in: by arrival, whatever happened to them since."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+
+from nekkar.core.effects import Event
+from nekkar.core.ledger import Slot
+
+
+@dataclass(slots=True, eq=False)
+class Caller:
+    """One call: ``cost`` hits, by ``deadline`` (µs, or None). It has a slot, an error, or waits for either."""
+
+    ticket: int
+    cost: int
+    arrived: int
+    deadline: int | None
+    max_wait: float | None
+    slot: Slot | None = None
+    error: Exception | None = None
+    event: Event | None = None
+
+
+class Queue:
+    """Callers without a slot, by ticket; joining at the end, leaving and returning take constant time.
+
+    ``hits``: what they ask for in all. ``bounded``: how many of them have a deadline.
+    """
+
+    def __init__(self) -> None:
+        self._callers: OrderedDict[int, Caller] = OrderedDict()
+        self.hits = self.bounded = 0
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+    def __iter__(self) -> Iterator[Caller]:
+        return iter(self._callers.values())
+
+    def __contains__(self, caller: Caller) -> bool:
+        return caller.ticket in self._callers
+
+    @property
+    def head(self) -> Caller | None:
+        """The caller whose turn it is."""
+        return next(iter(self._callers.values()), None)
+
+    def join(self, caller: Caller) -> None:
+        """Stand at the end."""
+        self._callers[caller.ticket] = caller
+        self.hits += caller.cost
+        self.bounded += caller.deadline is not None
+
+    def rejoin(self, caller: Caller) -> None:
+        """Stand where the caller stood before: at the front, behind whoever came earlier."""
+        ahead = list(takewhile(lambda ticket: ticket < caller.ticket, self._callers))
+        self.join(caller)
+        for ticket in (caller.ticket, *reversed(ahead)):
+            self._callers.move_to_end(ticket, last=False)
+
+    def hopeless(self, no_slot_before: Callable[[int, int, int], int]) -> list[tuple[Caller, int]]:
+        """Return the callers whose slot can't come before their deadline, and when it could.
+
+        ``no_slot_before``: the bound for a cost behind so many hits of so many calls.
+        """
+        found: list[tuple[Caller, int]] = []
+        hits = calls = 0
+        for caller in self if self.bounded else ():
+            at = no_slot_before(caller.cost, hits, calls) if caller.deadline is not None else 0
+            if at > (caller.deadline or 0):
+                found.append((caller, at))
+            else:
+                hits, calls = hits + caller.cost, calls + 1
+        return found
+
+    def leave(self, caller: Caller) -> None:
+        """Step out; nothing happens where the caller does not stand here."""
+        if self._callers.pop(caller.ticket, None):
+            self.hits -= caller.cost
+            self.bounded -= caller.deadline is not None

@@ -1,0 +1,267 @@
+"""The ledger: one limit's log in one cache, changed by compare-and-swap.
+
+Read the log, apply a pure change, write it back only if nobody else did; on a conflict read again,
+after a random pause that grows with the conflicts. Everything that touches the cache is a generator
+that yields the cache calls, so that one body serves threads and event loops, and a test interleaves
+any number of callers step by step. Rules:
+
+- A write whose answer was lost may have landed. If the next read finds its nonce, it did; otherwise
+  book again: the worst is a slot unused, never one over.
+- A hit is unbooked only in the slot's own epoch, only until one horizon after its time, and once:
+  never repeated after a lost answer.
+- Each process remembers the last log it saw, its mirror. Where the log is gone before its time, the
+  mirror is written under a new epoch, with the worst assumed of what it could not see. A process that
+  meets an epoch new to it merges its mirror in, once.
+- A slot is good only in its own epoch, under no hold, and where the log was looked at within the
+  horizon before it.
+
+test_ledger.py breaks each of these on purpose and sees the promise broken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from secrets import randbits
+from typing import Any, Protocol
+
+from nekkar.core.cache import SwapCache
+from nekkar.core.clock import Clock
+from nekkar.core.codec import decode, encode
+from nekkar.core.effects import Call, Pause, Steps
+from nekkar.core.errors import CacheError, CorruptLog
+from nekkar.core.log import LINGER_US, HitLog
+from nekkar.core.pace import Pace, crowded
+from nekkar.core.rate import SECOND, Quota
+
+MOST_CONFLICTS = 500
+
+log = logging.getLogger("nekkar")
+
+
+class Ask(Protocol):
+    """What a caller wants: ``cost`` hits, by ``deadline`` (µs; None: whenever)."""
+
+    @property
+    def cost(self) -> int: ...
+    @property
+    def deadline(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """``cost`` hits booked at ``at`` in the log's ``epoch``."""
+
+    at: int
+    cost: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No slot before ``at``, which is past the deadline; nothing was booked."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the newest look at the cache, the ``order``th, sent at ``sent``, found: epoch (None: no log) and hold."""
+
+    order: int
+    sent: int
+    epoch: int | None
+    hold_until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """The newest log seen in the epoch that this process follows, and which look saw it, sent when."""
+
+    log: HitLog
+    order: int
+    looked: int
+
+
+class Ledger:
+    """One process's account of one limit; shared by its lines. Safe between threads.
+
+    Its state is a few frozen values, each replaced whole: the worst of a race is an older look.
+    """
+
+    def __init__(self, cache: SwapCache, key: str, quota: Quota, clock: Clock) -> None:
+        self.cache, self.key, self.quota, self.clock = cache, key, quota, clock
+        self.mirror: Mirror | None = None
+        self.seen = Look(0, 0, None, 0)
+        self._looks = count(1)
+        self.pace = Pace()
+        self._newest: tuple[bytes, HitLog] | None = None
+        self._said = False
+
+    def no_slot_before(self, cost: int, hits: int, calls: int) -> int:
+        """Return a lower bound of a call's slot behind ``calls`` others of ``hits``, as far as the mirror shows."""
+        known = self.mirror
+        return known.log.no_slot_before(self.quota, cost, hits, calls) if known else 0
+
+    def good_until(self, slot: Slot) -> int:
+        """Return until when a caller may start on its slot; the margin's other half is the way's."""
+        return slot.at + self.quota.margin_us // 2
+
+    def is_stale(self, slot: Slot) -> bool:
+        """Whether the log could have changed over the slot since the newest look at it."""
+        return slot.at - self.seen.sent > self.pace.horizon_us
+
+    def vouches(self, slot: Slot) -> bool:
+        """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
+        return self.seen.epoch == slot.epoch and self.seen.hold_until <= slot.at
+
+    # Steps.
+
+    def look(self) -> Steps[tuple[HitLog | None, Any]]:
+        """Read the log, and the token to swap it with; raises CacheError, or CorruptLog."""
+        order, sent = next(self._looks), self.clock.now_us()
+        raw, token = yield Call(self.cache.gets, (self.key,))
+        self.pace.read_took(self.clock.now_us() - sent)
+        found = None if raw is None else self._decoded(raw)
+        self._saw(order, sent, found)
+        return found, token
+
+    def book(self, asks: Sequence[Ask], returned: Sequence[Slot] = ()) -> Steps[list[Slot | Refusal]]:
+        """Unbook ``returned`` and book for ``asks``, in order, in one swap; return answers for the first of them.
+
+        There is an answer for each whose slot falls within the horizon, and for at least one.
+        Raises CacheError where the cache can't tell, or after 500 conflicts in a row.
+        """
+        doubt: tuple[int, list[Slot | Refusal]] | None = None
+        for conflicts in range(MOST_CONFLICTS):
+            yield from self._pause(conflicts)
+            found, token = yield from self.look()
+            if doubt and found and found.nonce == doubt[0]:
+                return doubt[1]
+            order, now = next(self._looks), self.clock.now_us()
+            base = self._current(found, now)
+            planned, answers = self._plan(self._without(base, returned, now), asks, now)
+            if planned is base and found:
+                return answers
+            written = replace(planned, nonce=randbits(63), crowd=crowded(planned.crowd, conflicts))
+            try:
+                won = yield self._write(written, token, now)
+            except CacheError:
+                if doubt:
+                    raise
+                doubt, returned = (written.nonce, answers), ()
+                continue
+            except GeneratorExit:
+                raise
+            except BaseException:
+                yield from self._take_back(written.nonce, answers)
+                raise
+            if won:
+                self._won(written, answers, order, now)
+                return answers
+        raise CacheError(
+            f"cache key {self.key!r}: lost {MOST_CONFLICTS} swaps in a row; share it among fewer processes"
+        )
+
+    # Parts of the above.
+
+    def _decoded(self, raw: bytes) -> HitLog:
+        """Decode a log, unless these are the bytes that this process saw or wrote last."""
+        known = self._newest
+        if known and known[0] == raw:
+            return known[1]
+        try:
+            found = decode(raw)
+        except CorruptLog as error:
+            raise CorruptLog(f"cache key {self.key!r}: {error}; delete the key to start afresh") from error
+        self._newest = (raw, found)
+        return found
+
+    def _current(self, found: HitLog | None, now: int) -> HitLog:
+        """Return the log to change: what was found, and what only this process still knows."""
+        known = self.mirror
+        if found is None:
+            if known is None or now >= known.log.dies_at:
+                return HitLog(randbits(63)).joined(self.quota)
+            joined = known.log.joined(self.quota)
+            return joined.recovered(known.looked, now, self.pace.horizon_us, randbits(63))
+        if known and known.log.epoch != found.epoch:
+            found = found.merge(known.log)
+        return found.joined(self.quota).forget(now)
+
+    def _without(self, base: HitLog, returned: Sequence[Slot], now: int) -> HitLog:
+        for slot in returned:
+            if slot.epoch == base.epoch and now <= slot.at + self.pace.horizon_us:
+                base = base.unbook(slot.at, slot.cost)
+        return base
+
+    def _plan(self, log: HitLog, asks: Sequence[Ask], now: int) -> tuple[HitLog, list[Slot | Refusal]]:
+        soonest, horizon = now + self.pace.lead_us(self.quota.margin_us), now + self.pace.horizon_us
+        answers: list[Slot | Refusal] = []
+        booked = False
+        for ask in asks:
+            at = log.earliest(self.quota, ask.cost, soonest)
+            if ask.deadline is not None and at > max(ask.deadline, soonest):
+                answers.append(Refusal(at))
+                continue
+            if at > horizon and booked:
+                break
+            log, booked = log.book(at, ask.cost), True
+            answers.append(Slot(at, ask.cost, log.epoch))
+        return log, answers
+
+    def _write(self, written: HitLog, token: Any, now: int) -> Call:
+        ttl = max(written.dies_at - now, written.keep_us + LINGER_US) // SECOND + 2
+        raw = encode(written)
+        self._newest = (raw, written)
+        return Call(self.cache.cas, (self.key, raw, token, ttl))
+
+    def _won(self, written: HitLog, answers: Sequence[Slot | Refusal], order: int, now: int) -> None:
+        answered = self.clock.now_us()
+        first = next((answer for answer in answers if isinstance(answer, Slot)), None)
+        self.pace.swap_took(answered - now, late=first is not None and answered > self.good_until(first))
+        self._saw(order, now, written, swapped=True)
+
+    def _saw(self, order: int, sent: int, found: HitLog | None, swapped: bool = False) -> None:
+        """Remember a look; the mirror follows into a new epoch only by a swap that merged it in."""
+        if order > self.seen.order:
+            self.seen = Look(order, sent, found.epoch if found else None, found.hold_until if found else 0)
+        known = self.mirror
+        newer = known is None or swapped or (order > known.order and found and found.epoch == known.log.epoch)
+        if found and newer:
+            self.mirror = Mirror(found, order, sent)
+        if found and not self._said and not set(found.windows) <= set(self.quota.rates):
+            self._said = True
+            others = "; ".join(map(str, found.windows))
+            log.warning("cache key %r is used with other limits too: %s here, %s in all", self.key, self.quota, others)
+
+    def _take_back(self, nonce: int, answers: Sequence[Slot | Refusal]) -> Steps[None]:
+        """After an interrupted write: undo it where it landed and is still the newest."""
+        try:
+            found, token = yield from self.look()
+            if found is None or found.nonce != nonce:
+                return
+            undone = replace(found, nonce=randbits(63))
+            for answer in answers:
+                undone = undone.unbook(answer.at, answer.cost) if isinstance(answer, Slot) else undone
+            yield self._write(undone, token, self.clock.now_us())
+        except CacheError as error:
+            log.warning("cache key %r: an interrupted call leaves its slot unused: %s", self.key, error)
+
+    def _pause(self, conflicts: int) -> Steps[None]:
+        """Let a random time pass where swaps have lately met others; less for who has lost already."""
+        known = self.mirror
+        most = self.pace.pause_us(known.log.crowd) if known and not self.cache.in_process else 0
+        if most:
+            yield Pause(int(random.uniform(0, most >> min(conflicts, 3))))
+
+
+def cache_key(name: str) -> str:
+    """Return the key of a limit: its name where every cache takes it, else a hash of it."""
+    if len(name) <= 200 and name.isascii() and name.isprintable() and " " not in name:
+        return f"nekkar:{name}"
+    return f"nekkar:#{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}"

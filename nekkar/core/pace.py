@@ -1,0 +1,77 @@
+"""How long the cache takes, as lately seen, and what follows for how far ahead to book.
+
+Medians of the last few samples, so that one hiccup changes nothing. Durations are microseconds.
+"""
+
+from __future__ import annotations
+
+from nekkar.core.rate import SECOND
+
+HORIZON_US = SECOND // 10
+MOST_LEAD_US = SECOND // 5
+MOST_BOOST = 1024
+LEAST_PAUSE_US, MOST_PAUSE_US = 50, 20_000
+CROWD_UNIT, MOST_CROWD = 16, 160
+SAMPLES = 15
+
+
+class Pace:
+    """The expected read and swap of one cache; safe between threads, since each value is replaced whole."""
+
+    def __init__(self) -> None:
+        self._reads: tuple[int, ...] = ()
+        self._swaps: tuple[int, ...] = ()
+        self._boost = 1
+
+    def read_took(self, us: int) -> None:
+        """Count a read."""
+        self._reads = (*self._reads[1 - SAMPLES :], max(0, us))
+
+    def swap_took(self, us: int, late: bool) -> None:
+        """Count a swap; ``late``: its answer came when its own first slot was good no more."""
+        self._swaps = (*self._swaps[1 - SAMPLES :], max(0, us))
+        self._boost = min(self._boost * 2, MOST_BOOST) if late else max(1, self._boost // 2)
+
+    def pause_us(self, crowd: int) -> int:
+        """The longest random pause before a swap of a log that is so crowded; see ``crowded``."""
+        longest = (max(LEAST_PAUSE_US, self.swap_us) << crowd // CROWD_UNIT) * (crowd % CROWD_UNIT + CROWD_UNIT)
+        return min(longest // CROWD_UNIT - LEAST_PAUSE_US, MOST_PAUSE_US) if crowd else 0
+
+    @property
+    def read_us(self) -> int:
+        """The expected time of a read."""
+        return _median(self._reads)
+
+    @property
+    def swap_us(self) -> int:
+        """The expected time of a swap."""
+        return _median(self._swaps)
+
+    @property
+    def horizon_us(self) -> int:
+        """How far ahead slots are booked freely: 100 ms, or four times the expected read and swap."""
+        return max(HORIZON_US, 4 * (self.read_us + self.swap_us))
+
+    def lead_us(self, margin_us: int) -> int:
+        """How far ahead a free slot is booked, so that the swap's answer comes before it.
+
+        Nothing where a swap takes so little of the margin that the slot is good after it anyway; at
+        most 200 ms, or four medians.
+        """
+        swap = self.swap_us
+        lead = min(swap * self._boost, max(MOST_LEAD_US, 4 * swap))
+        return lead if lead > margin_us // 8 else 0
+
+
+def crowded(crowd: int, conflicts: int) -> int:
+    """Return how crowded a log is after one more swap, which met ``conflicts`` others.
+
+    The measure stands in the log, so that all who share it pause alike: where each keeps its own, who
+    wins once pauses least and goes on winning. It doubles the pauses per 16, and settles where about
+    one swap in four meets another.
+    """
+    return min(MOST_CROWD, crowd - -(-crowd // CROWD_UNIT) + CROWD_UNIT * conflicts)
+
+
+def _median(samples: tuple[int, ...]) -> int:
+    return sorted(samples)[len(samples) // 2] if samples else 0

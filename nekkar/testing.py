@@ -1,0 +1,72 @@
+"""For tests of programs that use nekkar: a clock that never makes a test wait."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from nekkar.core.rate import SECOND
+
+if TYPE_CHECKING:
+    import anyio
+
+START_US = 1_700_000_000 * SECOND
+
+
+class FakeClock:
+    """A clock that stands still but for sleeps, which it jumps over; for ``Nekkar(clock=FakeClock())``.
+
+    Whoever would sleep returns at once, with the time set to the end of its sleep: a test of a thousand
+    calls at ten a second takes no time. With ``jump=False`` sleepers wait until the test advances the
+    clock past the end of their sleep. Thread-safe.
+    """
+
+    def __init__(self, start: float = START_US / SECOND, *, jump: bool = True) -> None:
+        self._now = round(start * SECOND)
+        self._jump = jump
+        self._changed = threading.Condition()
+
+    def now_us(self) -> int:
+        """Return the time, in microseconds since the Unix epoch."""
+        return self._now
+
+    @property
+    def now(self) -> float:
+        """The time, in seconds since the Unix epoch."""
+        return self._now / SECOND
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass (or, with a negative number, step back); sleepers whose end has come wake."""
+        with self._changed:
+            self._now += round(seconds * SECOND)
+            self._changed.notify_all()
+
+    def sleep_until(self, at_us: int | None, wake: threading.Event) -> None:
+        """Jump to ``at_us``, or block until time has come there or ``wake`` is set."""
+        if wake.is_set():
+            return
+        if self._jump and at_us is not None:
+            self._jump_to(at_us)
+        elif at_us is None:
+            wake.wait()
+        else:
+            with self._changed:
+                while self._now < at_us and not wake.is_set():
+                    self._changed.wait(0.01)  # real time: `wake` is another thread's event
+
+    async def sleep_until_async(self, at_us: int | None, wake: anyio.Event) -> None:
+        """Jump to ``at_us``, or wait until time has come there or ``wake`` is set."""
+        import anyio
+
+        if self._jump and at_us is not None:
+            await anyio.lowlevel.checkpoint()
+            if not wake.is_set():
+                self._jump_to(at_us)
+        while not wake.is_set() and (at_us is None or self._now < at_us):
+            with anyio.move_on_after(0.01):
+                await wake.wait()
+
+    def _jump_to(self, at_us: int) -> None:
+        with self._changed:
+            self._now = max(self._now, at_us)
+            self._changed.notify_all()
