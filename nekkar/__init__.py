@@ -6,6 +6,7 @@ through a cache. The names below need no extra; ``nekkar.requests`` mounts limit
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, NekkarError, WaitTooLong
 from nekkar.core.limiter import Admission, Limit, Nekkar
+from nekkar.rules import Match, Rule, RuleTable
 
 __all__ = [
     "Admission",
@@ -13,7 +14,10 @@ __all__ = [
     "ConfigurationError",
     "CorruptLog",
     "Limit",
+    "Match",
     "Nekkar",
     "NekkarError",
+    "Rule",
+    "RuleTable",
     "WaitTooLong",
 ]

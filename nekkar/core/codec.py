@@ -20,7 +20,7 @@ from nekkar.core.rate import MAX_COUNT, MAX_PERIOD, MIN_PERIOD, Rate
 MAGIC = b"nkkr"
 VERSION = 1
 _PREFIX = struct.Struct("<4sBBHI")
-_HEADER = struct.Struct("<QQqqqQqQHHI")
+_HEADER = struct.Struct("<QQqqqqQqQHHI")
 _WINDOW = struct.Struct("<QQ")
 _WIDE_TIMES, _WIDE_NUMBERS = 1, 2
 _TYPECODES = ("I", "Q")
@@ -28,7 +28,7 @@ _TYPECODES = ("I", "Q")
 
 def encode(log: HitLog) -> bytes:
     """Return the log as bytes."""
-    fixed = (log.epoch, log.nonce, log.hold_until, log.margin_us, log.spacing_us, log.base)
+    fixed = (log.epoch, log.nonce, log.hold_until, log.margin_us, log.spacing_us, log.horizon_us, log.base)
     header = _HEADER.pack(*fixed, log.origin_us, log.zero, log.crowd, len(log.windows), len(log.times))
     windows = b"".join(_WINDOW.pack(window.period_us, window.count) for window in log.windows)
     body = b"".join((header, windows, _column_bytes(log.times), _column_bytes(log.numbers)))
@@ -53,7 +53,9 @@ def _decode(raw: bytes) -> HitLog:
         raise CorruptLog(f"version {version} is not {VERSION}: written by another release")
     if flags > 3 or header_size < _HEADER.size or checksum != crc32(body):
         raise CorruptLog("altered or cut short: its checksum does not fit")
-    epoch, nonce, hold, margin, spacing, base, origin, zero, crowd, windows, entries = _HEADER.unpack_from(body)
+    epoch, nonce, hold, margin, spacing, horizon, base, origin, zero, crowd, windows, entries = _HEADER.unpack_from(
+        body
+    )
     pairs = list(_WINDOW.iter_unpack(body[header_size : header_size + windows * _WINDOW.size]))
     columns = body[header_size + windows * _WINDOW.size :]
     times = array(_TYPECODES[flags & _WIDE_TIMES])
@@ -63,7 +65,7 @@ def _decode(raw: bytes) -> HitLog:
     _fill(times, columns[: entries * times.itemsize])
     _fill(numbers, columns[entries * times.itemsize :])
     rates = tuple(Rate(period, count) for period, count in pairs)
-    log = HitLog(epoch, nonce, hold, margin, spacing, rates, base, origin, zero, times, numbers, crowd)
+    log = HitLog(epoch, nonce, hold, margin, spacing, rates, base, origin, zero, times, numbers, crowd, horizon)
     _check(log)
     return log
 

@@ -70,12 +70,13 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the newest look at the cache, the ``order``th, sent at ``sent``, found: epoch (None: no log) and hold."""
+    """What the newest look, the ``order``th, sent at ``sent``, found: the log's epoch (None: no log), hold, horizon."""
 
     order: int
     sent: int
     epoch: int | None
     hold_until: int
+    horizon_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Ledger:
     def __init__(self, cache: SwapCache, key: str, quota: Quota, clock: Clock) -> None:
         self.cache, self.key, self.quota, self.clock = cache, key, quota, clock
         self.mirror: Mirror | None = None
-        self.seen = Look(0, 0, None, 0)
+        self.seen = Look(0, 0, None, 0, 0)
         self._looks = count(1)
         self.pace = Pace()
         self._newest: tuple[bytes, HitLog] | None = None
@@ -113,7 +114,7 @@ class Ledger:
 
     def is_stale(self, slot: Slot) -> bool:
         """Whether the log could have changed over the slot since the newest look at it."""
-        return slot.at - self.seen.sent > self.pace.horizon_us
+        return slot.at - self.seen.sent > min(self.seen.horizon_us, self.pace.horizon_us)
 
     def vouches(self, slot: Slot) -> bool:
         """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
@@ -186,12 +187,12 @@ class Ledger:
         known = self.mirror
         if found is None:
             if known is None or now >= known.log.dies_at:
-                return HitLog(randbits(63)).joined(self.quota)
-            joined = known.log.joined(self.quota)
-            return joined.recovered(known.looked, now, self.pace.horizon_us, randbits(63))
+                return HitLog(randbits(63)).joined(self.quota, self.pace.horizon_us)
+            joined = known.log.joined(self.quota, self.pace.horizon_us)
+            return joined.recovered(known.looked, now, randbits(63))
         if known and known.log.epoch != found.epoch:
             found = found.merge(known.log)
-        return found.joined(self.quota).forget(now)
+        return found.joined(self.quota, self.pace.horizon_us).forget(now)
 
     def _without(self, base: HitLog, returned: Sequence[Slot], now: int) -> HitLog:
         for slot in returned:
@@ -229,7 +230,8 @@ class Ledger:
     def _saw(self, order: int, sent: int, found: HitLog | None, swapped: bool = False) -> None:
         """Remember a look; the mirror follows into a new epoch only by a swap that merged it in."""
         if order > self.seen.order:
-            self.seen = Look(order, sent, found.epoch if found else None, found.hold_until if found else 0)
+            told = (found.epoch, found.hold_until, found.horizon_us) if found else (None, 0, 0)
+            self.seen = Look(order, sent, *told)
         known = self.mirror
         newer = known is None or swapped or (order > known.order and found and found.epoch == known.log.epoch)
         if found and newer:

@@ -217,7 +217,7 @@ class Line:
     def _fail(self, asks: list[Caller], error: CacheError) -> None:
         """Tell all for whom the booking was: each gets an error of its own, since each raises it."""
         if not asks:
-            log.warning("limit %r: slots given back stay booked unused: %s", self.name, error)
+            log.debug("limit %r: slots given back stay booked unused: %s", self.name, error)
         with self._lock:
             for caller in asks:
                 if caller in self._queue:

@@ -47,7 +47,7 @@ class HitLog:
     ``epoch``: random, chosen when the log is created. ``nonce``: random, of the newest write.
     ``hold_until``: no slot before this instant. ``base``: the number of the last forgotten hit.
     ``crowd``: how often swaps of it lately met others (pace.py). ``windows``, ``margin_us``,
-    ``spacing_us``: those in use, the largest where there is one value.
+    ``spacing_us``, ``horizon_us``: those in use, the largest where there is one value.
     ``times`` and ``numbers`` hold the entries as offsets from ``origin_us`` and ``zero``.
     """
 
@@ -63,6 +63,7 @@ class HitLog:
     times: Column[int] = field(default_factory=lambda: array("I"))
     numbers: Column[int] = field(default_factory=lambda: array("I"))
     crowd: int = 0
+    horizon_us: int = 0
 
     # What the log says.
 
@@ -129,15 +130,16 @@ class HitLog:
 
     # What may be done to it.
 
-    def joined(self, quota: Quota) -> HitLog:
-        """Record that ``quota`` is in use: hits are kept, and windows widened, for all who share."""
+    def joined(self, quota: Quota, horizon_us: int) -> HitLog:
+        """Record what is in use: hits are kept, windows widened, and a loss met, for all who share."""
         margin, spacing = max(self.margin_us, quota.margin_us), max(self.spacing_us, quota.spacing_us)
+        horizon = max(self.horizon_us, horizon_us)
         windows = self.windows
         if not set(quota.rates) <= set(windows):
             windows = tuple(sorted({*windows, *quota.rates})[-MAX_WINDOWS:])
-        if (margin, spacing, windows) == (self.margin_us, self.spacing_us, self.windows):
+        if (margin, spacing, horizon, windows) == (self.margin_us, self.spacing_us, self.horizon_us, self.windows):
             return self
-        return replace(self, margin_us=margin, spacing_us=spacing, windows=windows)
+        return replace(self, margin_us=margin, spacing_us=spacing, horizon_us=horizon, windows=windows)
 
     def book(self, at: int, cost: int) -> HitLog:
         """Append ``cost`` hits at ``at``, which no earlier booking may follow."""
@@ -198,11 +200,12 @@ class HitLog:
             hold_until=max(self.hold_until, other.hold_until),
             margin_us=max(self.margin_us, other.margin_us),
             spacing_us=max(self.spacing_us, other.spacing_us),
+            horizon_us=max(self.horizon_us, other.horizon_us),
             windows=tuple(sorted({*self.windows, *other.windows})[-MAX_WINDOWS:]),
         )
         return log._with(sorted(hits.items()))
 
-    def recovered(self, looked: int, now: int, horizon: int, epoch: int) -> HitLog:
+    def recovered(self, looked: int, now: int, epoch: int) -> HitLog:
         """Return what to write in place of a lost log, of which this is the last that was seen.
 
         The worst is assumed of what was not seen since ``looked``: that everybody else took all that
@@ -210,9 +213,10 @@ class HitLog:
         count as one block at the later of now + horizon and the last hit. In a window over ten
         minutes the block is at most twice the most hits seen in any span as long as the time unseen.
         """
+        horizon = self.horizon_us
         end = max(now + horizon, self.last or 0)
         certain = [(time, count) for time, count in self.hits() if time <= looked - 2 * horizon]
-        most = 2 * self._most_in(now - looked + horizon)
+        most = 2 * self._most_in(max(0, now - looked) + horizon)
         block = max((self._room(window, certain, end, most) for window in self.windows), default=0)
         log = replace(self, epoch=epoch)._with(certain)
         return log.book(end, block) if block else log

@@ -13,14 +13,15 @@ MOST_BOOST = 1024
 LEAST_PAUSE_US, MOST_PAUSE_US = 50, 20_000
 CROWD_UNIT, MOST_CROWD = 16, 160
 SAMPLES = 15
+PRIOR = (SECOND // 2000,) * 4  # so that a freeze during one of the first calls does not count for much
 
 
 class Pace:
     """The expected read and swap of one cache; safe between threads, since each value is replaced whole."""
 
     def __init__(self) -> None:
-        self._reads: tuple[int, ...] = ()
-        self._swaps: tuple[int, ...] = ()
+        self._reads: tuple[int, ...] = PRIOR
+        self._swaps: tuple[int, ...] = PRIOR
         self._boost = 1
 
     def read_took(self, us: int) -> None:
@@ -74,4 +75,4 @@ def crowded(crowd: int, conflicts: int) -> int:
 
 
 def _median(samples: tuple[int, ...]) -> int:
-    return sorted(samples)[len(samples) // 2] if samples else 0
+    return sorted(samples)[len(samples) // 2]

@@ -1,0 +1,135 @@
+"""The index of a table: which rules can cover a request, found without trying them all.
+
+Rules lie in a trie of host labels (the last one first), each end of which holds a trie of path segments.
+A literal is one dictionary look-up; a part with a star or a capture is looked up by what stands before its
+first star and after its last, or by a text between two. So the cost of a look-up is that of the rules that
+nearly match, not of all.
+
+The same walk finds the earlier rules that may hide a new one: covering a pattern and covering a request are
+one relation (see ``patterns``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from nekkar.rules.patterns import Glob, Part, Pattern, covers
+from nekkar.rules.urls import Param
+
+T = TypeVar("T")
+Key = tuple[int | None, Param | None]
+Leaf = dict[Key, list[int]]
+
+
+@dataclass(slots=True)
+class Node(Generic[T]):
+    """What may follow one place in a pattern. A glob is found by its two ends or by a piece between them."""
+
+    literals: dict[str, Node[T]] = field(default_factory=dict)
+    globs: dict[Glob, Node[T]] = field(default_factory=dict)
+    by_ends: dict[tuple[str, str], list[Glob]] = field(default_factory=dict)
+    by_piece: dict[str, list[Glob]] = field(default_factory=dict)
+    lengths: set[tuple[int, int]] = field(default_factory=set)  # of the ends
+    widths: set[int] = field(default_factory=set)  # of the pieces
+    closed: T | None = None  # patterns that end here
+    opened: T | None = None  # patterns that any more parts may follow
+
+    def child(self, part: Part) -> Node[T]:
+        """Return the node after ``part``, made if it is new."""
+        if isinstance(part, str):
+            return self.literals.setdefault(part, Node())
+        if part not in self.globs:
+            self._file(part)
+        return self.globs.setdefault(part, Node())
+
+    def _file(self, glob: Glob) -> None:
+        """Put a glob where the fewest others are."""
+        head, *middle, tail = glob.pieces
+        piece = min(middle, key=lambda piece: len(self.by_piece.get(piece, ())), default="")
+        if piece and len(self.by_piece.get(piece, ())) < len(self.by_ends.get((head, tail), ())):
+            self.by_piece.setdefault(piece, []).append(glob)
+            self.widths.add(len(piece))
+        else:
+            self.by_ends.setdefault((head, tail), []).append(glob)
+            self.lengths.add((len(head), len(tail)))
+
+    def end(self, parts: tuple[Part, ...], more: bool, make: Callable[[], T]) -> T:
+        """Return what is stored at the end of ``parts``, made if it is new."""
+        node = self
+        for part in parts:
+            node = node.child(part)
+        if more:
+            node.opened = make() if node.opened is None else node.opened
+            return node.opened
+        node.closed = make() if node.closed is None else node.closed
+        return node.closed
+
+    def after(self, part: Part) -> Iterator[Node[T]]:
+        """Yield the nodes after the parts that cover ``part``."""
+        if isinstance(part, str) and part in self.literals:
+            yield self.literals[part]
+        text = part if isinstance(part, str) else part.text
+        yield from (self.globs[glob] for glob in self._near(text) if covers(glob, part))
+
+    def _near(self, text: str) -> Iterator[Glob]:
+        """Yield, once each, the globs that have the ends or the piece they are filed under in ``text``."""
+        for head, tail in self.lengths:
+            if head + tail <= len(text):
+                yield from self.by_ends.get((text[:head], text[len(text) - tail :]), ())
+        for width in self.widths:
+            inside = {text[at : at + width] for at in range(len(text) - width + 1)}
+            for piece in self.by_piece.keys() & inside:
+                yield from self.by_piece[piece]
+
+
+@dataclass(slots=True)
+class Index:
+    """Patterns by number, in the order they were added."""
+
+    patterns: list[Pattern] = field(default_factory=list)
+    hosts: Node[Node[Leaf]] = field(default_factory=Node)
+
+    def add(self, pattern: Pattern) -> None:
+        paths: Node[Leaf] = self.hosts.end(pattern.host, pattern.subdomains, Node)
+        leaf: Leaf = paths.end(pattern.path, pattern.deep, dict)
+        keys = [(pattern.port, param) for param in pattern.query or (None,)]
+        rarest = min(keys, key=lambda key: len(leaf.get(key, ())))  # any of its parameters will find it
+        leaf.setdefault(rarest, []).append(len(self.patterns))
+        self.patterns.append(pattern)
+
+    def first(self, narrow: Pattern) -> int | None:
+        """Return the lowest number whose pattern covers ``narrow``, or None."""
+        best = len(self.patterns)
+        for numbers in self._candidates(narrow):
+            for number in numbers:
+                if number >= best:
+                    break
+                if self.patterns[number].covers_rest(narrow):
+                    best = number
+        return best if best < len(self.patterns) else None
+
+    def _candidates(self, narrow: Pattern) -> Iterator[list[int]]:
+        """Yield the numbers of the patterns whose host and path cover ``narrow``'s, each list ascending."""
+        keys = {(port, param) for port in (None, narrow.port) for param in (None, *narrow.query)}
+        for paths in _walk(self.hosts, narrow.host, narrow.subdomains, 1):
+            for leaf in _walk(paths, narrow.path, narrow.deep, 0):
+                yield from (leaf[key] for key in leaf.keys() & keys)
+
+
+def _walk(root: Node[T], parts: tuple[Part, ...], more: bool, least: int) -> Iterator[T]:
+    """Yield what is stored where a pattern that covers ``parts`` ends.
+
+    ``more``: the parts are themselves followed by any others. ``least``: how many parts an open pattern asks
+    for beyond its own. Each node is met at most once, so no pattern makes a walk explode.
+    """
+    to_do = [(root, 0)]
+    while to_do:
+        node, at = to_do.pop()
+        if node.opened is not None and (more or at + least <= len(parts)):
+            yield node.opened
+        if at < len(parts):
+            to_do += [(following, at + 1) for following in node.after(parts[at])]
+        elif node.closed is not None and not more:
+            yield node.closed
