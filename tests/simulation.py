@@ -18,7 +18,7 @@ from typing import Any
 
 from nekkar.core.effects import Call, Pause, Transact, Wait
 from nekkar.core.errors import CacheError, NekkarError
-from nekkar.core.ledger import Ledger
+from nekkar.core.ledger import Ledger, Slot
 from nekkar.core.line import Line
 from nekkar.core.rate import SECOND, Quota, quota
 
@@ -32,7 +32,11 @@ class Cancelled(BaseException):
 
 @dataclass(frozen=True)
 class Story:
-    """What may happen in a schedule: each number is a chance, or a bound that the schedule draws below."""
+    """What may happen in a schedule: each number is a chance, or a bound that the schedule draws below.
+
+    ``tasks``: cache calls run in threads of their own, which a cancellation does not reach. ``alone``: a
+    caller a process, on the ledger with no line. ``newcomers``: with each flush a new process comes.
+    """
 
     rate: str = "6/0"
     processes: int = 3
@@ -49,6 +53,8 @@ class Story:
     skew_us: int = 0
     max_wait: float | None = None
     tasks: bool = False
+    alone: bool = False
+    newcomers: bool = False
 
 
 class Store:
@@ -112,6 +118,7 @@ class Process:
     clock: Clock
     ledger: Ledger
     line: Line
+    newcomer: bool = False
     dead: bool = False
     frozen_until: int = 0
     actors: list[Actor] = field(default_factory=list)
@@ -202,10 +209,8 @@ class Actor:
         """Throw a cancellation in, wherever the actor is."""
         if self.done or self.process.dead or self.world.now < self.process.frozen_until or self.shielded:
             return
-        started = any(generator.gi_frame is not None for generator in self.stack)
-        if started and self.stack[0].gi_running is False:
-            self.turn += 1
-            self.advance(None, Cancelled())
+        self.turn += 1
+        self.advance(None, Cancelled())
 
 
 class World:
@@ -228,7 +233,7 @@ class World:
 
     def run(self) -> World:
         for process in self.processes:
-            for _ in range(self.random.randint(1, self.story.callers)):
+            for _ in range(1 if self.story.alone else self.random.randint(1, self.story.callers)):
                 self._spawn(process)
         self._faults()
         while self.events:
@@ -237,7 +242,7 @@ class World:
         return self
 
     def over(self) -> int:
-        """Return by how many hits the worst window of any rate was over."""
+        """Return by how many hits the worst window of any rate was over, newcomers' hits aside."""
         return max(_worst(self.starts, rate.period_us) - rate.count for rate in self.quota.rates)
 
     def stuck(self) -> list[str]:
@@ -276,8 +281,8 @@ class World:
             else:
                 arrives = True
             if arrives:
-                if not actor.process.ledger.mirror and self.store.flushed and not self.store.items:
-                    self.store.void = True
+                newborn = actor.process.ledger.mirror is None and not actor.process.newcomer
+                self.store.void |= newborn and self.store.flushed and not self.store.items
                 value = effect.function(*effect.args)
             delay = self.latency() if error is None else self.random.randint(5 * MS, 60 * MS)
             self.after(delay, lambda: actor.resume(turn, value, error))
@@ -297,8 +302,7 @@ class World:
     def _process(self, index: int) -> Process:
         clock = Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2)
         ledger = Ledger(self.store, "key", self.quota, clock)
-        line = Line(f"p{index}", ledger, Event, lambda events: [event.set() for event in events] and None)
-        return Process(clock, ledger, line)
+        return Process(clock, ledger, Line(f"p{index}", ledger, Event, _set_all))
 
     def _spawn(self, process: Process) -> None:
         actor = Actor(self, process, self._caller(process))
@@ -311,8 +315,9 @@ class World:
             cost = min(self.random.choice(self.story.costs), self.quota.max_cost)
             max_wait = self.story.max_wait if self.random.random() < 0.5 else None
             try:
-                yield from process.line.acquire(cost, max_wait)
-                self.starts.append((self.now, cost))
+                yield from alone(process.ledger, cost) if self.story.alone else process.line.acquire(cost, max_wait)
+                if not process.newcomer:
+                    self.starts.append((self.now, cost))
             except (Cancelled, NekkarError) as error:
                 self.outcomes.append(error)
                 yield Pause(self.random.randint(MS, 20 * MS))
@@ -322,7 +327,7 @@ class World:
     def _faults(self) -> None:
         draw, story = self.random, self.story
         for _ in range(draw.randint(0, story.flushes)):
-            self.at(self._instant(self.period_us // 2), self.store.flush)
+            self.at(self._instant(self.period_us // 2), self._flush)
         for _ in range(draw.randint(0, story.kills)):
             self.at(self._instant(0), lambda: self._kill(draw.choice(self.processes)))
         for _ in range(draw.randint(0, story.freezes)):
@@ -333,12 +338,48 @@ class World:
     def _instant(self, least: int) -> int:
         return START_US + self.random.randint(least, 3 * self.period_us)
 
+    def _flush(self) -> None:
+        self.store.flush()
+        if self.story.newcomers:
+            self.processes.append(self._process(len(self.processes)))
+            self.processes[-1].newcomer = True
+            self._spawn(self.processes[-1])
+
     def _kill(self, process: Process) -> None:
         if sum(not other.dead for other in self.processes) > 1:
             process.dead = True
 
     def _freeze(self, process: Process) -> None:
         process.frozen_until = self.now + self.random.randint(MS, 2 * self.period_us)
+
+
+@dataclass(frozen=True)
+class One:
+    """A call for the ledger."""
+
+    cost: int
+    deadline: int | None = None
+
+
+def alone(ledger: Ledger, cost: int) -> Generator[Any, Any, Slot]:
+    """Do what the line does for one caller: book, wait, look, and book again where the slot is good no more."""
+    returned: list[Slot] = []
+    while True:
+        slot: Slot
+        (slot,) = yield Transact(ledger.book([One(cost)], returned))
+        if ledger.is_stale(slot):
+            yield Wait(slot.at - ledger.pace.read_us, Event())
+            yield Transact(ledger.look())
+        while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
+            yield Wait(slot.at, Event())
+        if ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot):
+            return slot
+        returned = [slot]
+
+
+def _set_all(events: list[Any]) -> None:
+    for event in events:
+        event.set()
 
 
 def _worst(starts: list[tuple[int, int]], period_us: int) -> int:

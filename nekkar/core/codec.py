@@ -33,7 +33,7 @@ def encode(log: HitLog) -> bytes:
     windows = b"".join(_WINDOW.pack(window.period_us, window.count) for window in log.windows)
     body = b"".join((header, windows, _column_bytes(log.times), _column_bytes(log.numbers)))
     flags = _WIDE_TIMES * (log.times.itemsize == 8) | _WIDE_NUMBERS * (log.numbers.itemsize == 8)
-    return _PREFIX.pack(MAGIC, VERSION, flags, _HEADER.size, crc32(body)) + body
+    return _PREFIX.pack(MAGIC, VERSION, flags, _HEADER.size, crc32(body, flags)) + body
 
 
 def decode(raw: bytes) -> HitLog:
@@ -51,7 +51,7 @@ def _decode(raw: bytes) -> HitLog:
         raise CorruptLog("not a hit log")
     if version != VERSION:
         raise CorruptLog(f"version {version} is not {VERSION}: written by another release")
-    if flags > 3 or header_size < _HEADER.size or checksum != crc32(body):
+    if flags > 3 or header_size < _HEADER.size or checksum != crc32(body, flags):
         raise CorruptLog("altered or cut short: its checksum does not fit")
     epoch, nonce, hold, margin, spacing, horizon, base, origin, zero, crowd, windows, entries = _HEADER.unpack_from(
         body
@@ -76,7 +76,8 @@ def _check(log: HitLog) -> None:
         raise CorruptLog("its hits are not in order")
     if log.numbers and log.zero + log.numbers[0] <= log.base:
         raise CorruptLog("its numbers start below its base")
-    if len(log.windows) > MAX_WINDOWS or min(log.margin_us, log.hold_until, log.origin_us) < 0:
+    least = min(log.hold_until, log.origin_us, log.margin_us, log.spacing_us, log.horizon_us)
+    if len(log.windows) > MAX_WINDOWS or least < 0:
         raise CorruptLog("its header is out of bounds")
     for window in log.windows:
         if not (MIN_PERIOD <= window.period_us <= MAX_PERIOD and 1 <= window.count <= MAX_COUNT):

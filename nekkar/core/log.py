@@ -119,7 +119,9 @@ class HitLog:
         In constant time: time(n) ≥ time(n − N) + P, applied as often as it takes to reach a booked hit.
         """
         margin = max(self.margin_us, quota.margin_us)
-        at = max(self.hold_until, (self.last or 0) + (calls + 1) * quota.spacing_us)
+        at = self.hold_until
+        if self.times:
+            at = max(at, self.origin_us + self.times[-1] + (calls + 1) * quota.spacing_us)
         for rate in quota.rates:
             number = self.total + hits + cost - rate.count
             turns = max(0, -((self.total - number) // rate.count))
@@ -179,8 +181,8 @@ class HitLog:
     def thin(self, now: int) -> HitLog:
         """Merge past hits in one cell of a grid into the latest of the cell.
 
-        A cell is 1/512 of the shortest period in use that still covers it. The grid stands still, so
-        that merging does not chain; a hit moves later by less than a cell, never earlier.
+        A cell is 1/512 of the shortest period in use, with its margin, that still covers it. The grid stands
+        still, so that merging does not chain; a hit moves later by less than a cell, never earlier.
         """
         merged: dict[tuple[int, int], tuple[int, int]] = {}
         for time, count in self.hits():
@@ -214,9 +216,10 @@ class HitLog:
         minutes the block is at most twice the most hits seen in any span as long as the time unseen.
         """
         horizon = self.horizon_us
+        now = max(now, looked)
         end = max(now + horizon, self.last or 0)
         certain = [(time, count) for time, count in self.hits() if time <= looked - 2 * horizon]
-        most = 2 * self._most_in(max(0, now - looked) + horizon)
+        most = 2 * self._most_in(max(1, now - looked + horizon))
         block = max((self._room(window, certain, end, most) for window in self.windows), default=0)
         log = replace(self, epoch=epoch)._with(certain)
         return log.book(end, block) if block else log
@@ -241,8 +244,8 @@ class HitLog:
 
     def _step(self, age: int) -> int:
         """Return the width of a grid cell for hits of this age; ``windows`` ascend by period."""
-        periods = [window.period_us for window in self.windows] or [GRID]
-        return max(1, next((period for period in periods if age <= period + self.margin_us), periods[-1]) // GRID)
+        spans = (window.period_us + self.margin_us for window in self.windows)
+        return max(1, next((span for span in spans if age <= span), self.keep_us) // GRID)
 
     def _room(self, window: Rate, hits: list[tuple[int, int]], end: int, most: int) -> int:
         """Return how many hits more fit at ``end``; in a long window, at most ``most``."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, SupportsIndex
@@ -78,8 +77,11 @@ def quota(
 
     Raises ConfigurationError, with the text and what was expected, for whatever is no quota.
     """
-    known = all(isinstance(value, Hashable) for value in (rate_limit, period, spacing, margin))
-    return (_quota if known else _quota.__wrapped__)(rate_limit, period, spacing, margin)
+    try:
+        hash((rate_limit, period, spacing, margin))
+    except TypeError:  # never a quota; a tuple of lists claims to be Hashable
+        return _quota.__wrapped__(rate_limit, period, spacing, margin)
+    return _quota(rate_limit, period, spacing, margin)
 
 
 @lru_cache(maxsize=1024, typed=True)
@@ -104,7 +106,7 @@ def whole(value: SupportsIndex, what: str, most: int = MAX_COUNT) -> int:
 def micros(value: Any, what: str, least_us: int = 0, most_us: int = MAX_PERIOD) -> int:
     """Return seconds as microseconds, rounded up, within bounds; ConfigurationError otherwise."""
     bounds = f"give seconds from {least_us / SECOND:g} to {most_us / SECOND:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise ConfigurationError(f"{what} {shown(value)} is not a number of seconds; {bounds}")
     if not least_us <= value * SECOND <= most_us:
         raise ConfigurationError(f"{what} {shown(value)} is out of bounds; {bounds}")
