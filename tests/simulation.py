@@ -36,6 +36,7 @@ class Story:
 
     ``tasks``: cache calls run in threads of their own, which a cancellation does not reach. ``alone``: a
     caller a process, on the ledger with no line. ``newcomers``: with each flush a new process comes.
+    ``busy``: callers call again at once.
     """
 
     rate: str = "6/0"
@@ -55,6 +56,7 @@ class Story:
     tasks: bool = False
     alone: bool = False
     newcomers: bool = False
+    busy: bool = False
 
 
 class Store:
@@ -66,12 +68,14 @@ class Store:
         self.items: dict[str, tuple[bytes, int]] = {}
         self.versions = itertools.count(1)
         self.flushed = self.void = False
+        self.lost_swaps = 0
 
     def gets(self, key: str) -> tuple[bytes | None, int | None]:
         return self.items.get(key, (None, None))
 
     def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
         if self.items.get(key, (None, None))[1] != token:
+            self.lost_swaps += 1
             return False
         self.items[key] = (value, next(self.versions))
         return True
@@ -229,7 +233,13 @@ class World:
         self.latency_us = self.random.choice(story.latency_us)
         self.starts: list[tuple[int, int]] = []
         self.outcomes: list[BaseException] = []
+        self.bounded_waits: list[int] = []
         self.processes = [self._process(index) for index in range(story.processes)]
+
+    @property
+    def lost_swaps(self) -> int:
+        """How many swaps another came before."""
+        return self.store.lost_swaps
 
     def run(self) -> World:
         for process in self.processes:
@@ -314,6 +324,7 @@ class World:
         while self.now < self.until:
             cost = min(self.random.choice(self.story.costs), self.quota.max_cost)
             max_wait = self.story.max_wait if self.random.random() < 0.5 else None
+            arrived = self.now
             try:
                 yield from alone(process.ledger, cost) if self.story.alone else process.line.acquire(cost, max_wait)
                 if not process.newcomer:
@@ -321,7 +332,9 @@ class World:
             except (Cancelled, NekkarError) as error:
                 self.outcomes.append(error)
                 yield Pause(self.random.randint(MS, 20 * MS))
-            if self.random.random() < 0.3:
+            if max_wait is not None:
+                self.bounded_waits.append(self.now - arrived)
+            if self.random.random() < 0.3 and not self.story.busy:
                 yield Pause(self.random.randint(0, self.period_us // 8))
 
     def _faults(self) -> None:

@@ -236,10 +236,11 @@ class Ledger:
         newer = known is None or swapped or (order > known.order and found and found.epoch == known.log.epoch)
         if found and newer:
             self.mirror = Mirror(found, order, sent)
-        if found and not self._said and not set(found.windows) <= set(self.quota.rates):
+        others = sorted(set(found.windows) - set(self.quota.rates)) if found and not self._said else []
+        if others:
             self._said = True
-            others = "; ".join(map(str, found.windows))
-            log.warning("cache key %r is used with other limits too: %s here, %s in all", self.key, self.quota, others)
+            elsewhere = "; ".join(map(str, others))
+            log.warning("cache key %r has other limits elsewhere: %s, and %s here", self.key, elsewhere, self.quota)
 
     def _take_back(self, nonce: int, answers: Sequence[Slot | Refusal]) -> Steps[None]:
         """After an interrupted write: undo it where it landed and is still the newest."""

@@ -65,8 +65,9 @@ class MemcachedCache(BaseCache):
         """Return the value of ``key`` (None where there is none) and a token for ``cas``."""
 
         def command(client: Client) -> tuple[bytes | None, Any]:
+            generation = self._pool.generation  # before the read: later it may be a restarted server's
             value, token = client.gets(key)
-            return value, (self._pool.generation, token)
+            return value, (generation, token)
 
         return self._read(command)
 
@@ -88,7 +89,7 @@ class MemcachedCache(BaseCache):
         from pymemcache.client.base import Client
 
         timeout = self._args[2]
-        return Client(
+        client = Client(
             self._server,
             connect_timeout=timeout,
             timeout=timeout,
@@ -96,6 +97,12 @@ class MemcachedCache(BaseCache):
             default_noreply=False,
             ignore_exc=False,
         )
+        try:
+            client.version()  # connects: a Client left alone would do so at its first command
+        except BaseException:
+            client.close()
+            raise
+        return client
 
     def _read(self, command: Callable[[Client], T]) -> T:
         """Run a command that may be repeated: once more where a kept connection had been closed meanwhile."""
@@ -117,7 +124,7 @@ class MemcachedCache(BaseCache):
                 f"memcached at {self._where} did not answer within {self._args[2]:g} s; see that it runs and can be"
                 " reached, or allow a longer timeout"
             ) from cause
-        except (OSError, MemcacheError, ValueError) as cause:
+        except (OSError, MemcacheError, ValueError, LookupError) as cause:
             raise CacheError(
                 f"memcached at {self._where}: {type(cause).__name__}: {cause}; see that it runs and can be reached"
             ) from cause

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from itertools import count
 from typing import Any, NamedTuple
@@ -14,9 +15,13 @@ SWEEP_AT = 1024
 
 log = logging.getLogger("nekkar")
 
+_lock = threading.Lock()  # every cache's; held over a fork, or the child could be left with it taken
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
 
 class _Item(NamedTuple):
-    value: str | bytes
+    value: bytes
     version: int
     dies_at: float
 
@@ -29,7 +34,6 @@ class MemoryCache(BaseCache):
     def __init__(self) -> None:
         self._items: dict[str, _Item] = {}
         self._versions = count(1)
-        self._lock = threading.Lock()
         self._sweep_at = SWEEP_AT
 
     def __repr__(self) -> str:
@@ -40,32 +44,32 @@ class MemoryCache(BaseCache):
 
     def add(self, key: str, value: str) -> bool:
         """Set ``key`` only if it is not set already; return whether it was set now."""
-        with self._lock:
-            return self._live(key) is None and self._put(key, value)
+        with _lock:
+            return self._live(key) is None and self._put(key, value.encode())
 
     def get(self, key: str) -> str | None:
         """Return the value of ``key``, or None where there is none."""
         value, _ = self.gets(key)
-        return value.decode() if isinstance(value, bytes) else value
+        return None if value is None else value.decode()
 
     def set(self, key: str, value: str) -> None:
         """Set ``key`` to ``value``, whatever was there."""
-        with self._lock:
-            self._put(key, value)
+        with _lock:
+            self._put(key, value.encode())
 
     def delete(self, key: str) -> None:
         """Remove ``key``; nothing happens where it is not set."""
-        with self._lock:
+        with _lock:
             self._items.pop(key, None)
 
-    def gets(self, key: str) -> tuple[Any, int | None]:
+    def gets(self, key: str) -> tuple[bytes | None, int | None]:
         """Return the value of ``key`` and its version; (None, None) where there is none."""
         item = self._live(key)
         return (item.value, item.version) if item else (None, None)
 
     def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
         """Write ``value`` for ``ttl`` seconds if the version of ``key`` is still ``token``."""
-        with self._lock:
+        with _lock:
             item = self._live(key)
             return (item.version if item else None) == token and self._put(key, value, monotonic() + ttl)
 
@@ -73,7 +77,7 @@ class MemoryCache(BaseCache):
         item = self._items.get(key)
         return item if item and item.dies_at > monotonic() else None
 
-    def _put(self, key: str, value: str | bytes, dies_at: float = float("inf")) -> bool:
+    def _put(self, key: str, value: bytes, dies_at: float = float("inf")) -> bool:
         self._items[key] = _Item(value, next(self._versions), dies_at)
         if len(self._items) >= self._sweep_at:
             self._sweep()

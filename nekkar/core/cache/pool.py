@@ -4,9 +4,11 @@ Rules:
 
 - A connection whose command raised, whatever it raised, is closed: an answer may still be on its
   way, and the next command would take it for its own.
-- ``generation`` grows with each new connection. A server that restarted is only ever met on a new
-  one, so a token of an older generation may be another server's and is never used.
+- ``generation`` changes once a new connection stands. A server that restarted is only ever met on a
+  new one, so a token whose generation, looked up before it was read, has passed may be another
+  server's and is never used.
 - Connections do not outlive a fork: the child starts with none, and leaves the parent's alone.
+- A pool that is dropped closes its connections.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from typing import Any, Generic, TypeVar
+from weakref import finalize
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -25,14 +28,13 @@ _left_to_the_parent: list[Any] = []  # kept, since closing some (SQLite's) would
 
 
 class Pool(Generic[C]):
-    """A stack of idle connections, safe between threads."""
+    """A stack of idle connections, safe between threads. What ``connect`` returns is connected."""
 
     def __init__(self, connect: Callable[[], C], close: Callable[[C], None]) -> None:
         self._connect, self._close = connect, close
-        self._idle: deque[C] = deque()
         self._connections = count(1)
-        self._pid = os.getpid()
         self.generation = 0
+        self._begin()
 
     def run(self, command: Callable[[C], T]) -> T:
         """Run ``command`` on a connection; what it raises comes out, and the connection is closed."""
@@ -54,20 +56,33 @@ class Pool(Generic[C]):
 
     def clear(self) -> None:
         """Close all idle connections: what broke one may have broken them all."""
-        while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                return
-            with suppress(Exception):
-                self._close(connection)
+        _close_all(self._idle, self._close, os.getpid())
+
+    def _begin(self) -> None:
+        self._idle: deque[C] = deque()
+        self._pid = os.getpid()
+        finalize(self, _close_all, self._idle, self._close, self._pid)
 
     def _take(self) -> C:
         if self._pid != os.getpid():
             _left_to_the_parent.append(self._idle)
-            self._idle, self._pid = deque(), os.getpid()
+            self._begin()
         try:
             return self._idle.pop()
         except IndexError:
+            connection = self._connect()
             self.generation = next(self._connections)
-            return self._connect()
+            return connection
+
+
+def _close_all(idle: deque[C], close: Callable[[C], None], pid: int) -> None:
+    if pid != os.getpid():
+        _left_to_the_parent.append(idle)
+        return
+    while True:
+        try:
+            connection = idle.pop()
+        except IndexError:
+            return
+        with suppress(Exception):
+            close(connection)

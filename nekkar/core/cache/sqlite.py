@@ -7,13 +7,15 @@ has its old version. The file must be on a local disk: SQLite's locks are not sa
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from secrets import randbits
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from nekkar.core.cache.base import BaseCache
 from nekkar.core.cache.pool import Pool
-from nekkar.core.clock import SystemClock
+from nekkar.core.clock import SystemClock, monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, shown
 from nekkar.core.rate import SECOND, micros
 
@@ -31,7 +33,7 @@ _GET = "SELECT value, version FROM nekkar WHERE key = ? AND dies_at > ?"
 _PUT = """INSERT INTO nekkar (key, value, version, dies_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key)
     DO UPDATE SET value = ?2, version = ?3, dies_at = ?4"""
 _ADD = _PUT + " WHERE dies_at <= ?5"
-_SWAP = "UPDATE nekkar SET value = ?2, version = ?3, dies_at = ?4 WHERE key = ?1 AND version = ?5"
+_SWAP = "UPDATE nekkar SET value = ?2, version = ?3, dies_at = ?4 WHERE key = ?1 AND version = ?5 AND dies_at > ?6"
 _DELETE = "DELETE FROM nekkar WHERE key = ?"
 _SWEEP = "DELETE FROM nekkar WHERE dies_at <= ?"
 
@@ -45,12 +47,13 @@ class SqliteCache(BaseCache):
     in_process = False
 
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = 1.0) -> None:
-        name = os.fspath(path)
-        if not name or name == ":memory:" or not isinstance(name, str):
+        name = os.fspath(path) if isinstance(path, os.PathLike) else path
+        if not isinstance(name, str) or not name or name == ":memory:" or "\0" in name:
             raise ConfigurationError(f"SQLite path {shown(path)} names no file; use MemoryCache() for none")
         micros(timeout, "SQLite timeout", SECOND // 1000, 3600 * SECOND)
         self._path, self._timeout = os.path.abspath(name), timeout
         self._pool: Pool[sqlite3.Connection] = Pool(self._connect, lambda connection: connection.close())
+        _pools[id(self._pool)] = self._pool
         self._writes = 0
 
     def __repr__(self) -> str:
@@ -61,22 +64,22 @@ class SqliteCache(BaseCache):
 
     def add(self, key: str, value: str) -> bool:
         """Set ``key`` only if it is not set already; return whether it was set now."""
-        return self._write(_ADD, key, value, randbits(62), NEVER, _now())
+        return self._write(_ADD, key, value.encode(), randbits(62), NEVER, _now())
 
     def get(self, key: str) -> str | None:
         """Return the value of ``key``, or None where there is none."""
         value, _ = self.gets(key)
-        return value.decode() if isinstance(value, bytes) else value
+        return None if value is None else value.decode()
 
     def set(self, key: str, value: str) -> None:
         """Set ``key`` to ``value``, whatever was there."""
-        self._write(_PUT, key, value, randbits(62), NEVER)
+        self._write(_PUT, key, value.encode(), randbits(62), NEVER)
 
     def delete(self, key: str) -> None:
         """Remove ``key``; nothing happens where it is not set."""
         self._write(_DELETE, key)
 
-    def gets(self, key: str) -> tuple[Any, int | None]:
+    def gets(self, key: str) -> tuple[bytes | None, int | None]:
         """Return the value of ``key`` and its version; (None, None) where there is none."""
         rows = self._run(lambda connection: connection.execute(_GET, (key, _now())).fetchall())
         return rows[0] if rows else (None, None)
@@ -84,8 +87,8 @@ class SqliteCache(BaseCache):
     def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
         """Write ``value`` for ``ttl`` seconds if the version of ``key`` is still ``token``."""
         now = _now()
-        condition = (_ADD, now) if token is None else (_SWAP, token)
-        won = self._write(condition[0], key, value, randbits(62), now + ttl, condition[1])
+        statement, *condition = (_ADD, now) if token is None else (_SWAP, token, now)
+        won = self._write(statement, key, value, randbits(62), now + ttl, *condition)
         self._writes += won
         if self._writes >= SWEEP_EVERY:
             self._writes = 0
@@ -99,13 +102,27 @@ class SqliteCache(BaseCache):
             self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False, cached_statements=16
         )
         try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            self._use_wal(connection)
             connection.execute("PRAGMA synchronous = NORMAL").fetchall()
             connection.execute(_SCHEMA)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """Switch to WAL; where others switch a new file at once, SQLite reports it locked without waiting."""
+        import sqlite3
+
+        deadline = monotonic() + self._timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() > deadline:
+                    raise
+                threading.Event().wait(0.005)
 
     def _write(self, statement: str, *values: Any) -> bool:
         return self._run(lambda connection: connection.execute(statement, values).rowcount == 1)
@@ -124,6 +141,19 @@ class SqliteCache(BaseCache):
 
 def _remade(path: str, timeout: float) -> SqliteCache:
     return SqliteCache(path, timeout=timeout)
+
+
+def _close_before_fork() -> None:
+    """A child that inherits SQLite's account of the file's locks takes none itself, and loses the file."""
+    for known in _pools.valuerefs():
+        pool = known()
+        if pool:
+            pool.clear()
+
+
+_pools: WeakValueDictionary[int, Pool[sqlite3.Connection]] = WeakValueDictionary()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_close_before_fork)
 
 
 def _now() -> int:

@@ -19,10 +19,14 @@ def from_url(url: str) -> BaseCache:
 
     ``?timeout=SECONDS`` sets the timeout of a memcached or SQLite cache.
     """
+    if not isinstance(url, str):
+        raise ConfigurationError(f"cache URL {shown(url)} is no text; use one of {_KNOWN}")
     makers = {"memory": _memory, "sqlite": _sqlite, "memcached": _memcached}
     try:
         parts = urlsplit(url)
         make = makers[parts.scheme]
+        if make is not _memory and not url[len(parts.scheme) :].startswith("://"):
+            raise ConfigurationError(f"'//' is missing behind '{parts.scheme}:'; use one of {_KNOWN}")
         return make(parts, _options(parts))
     except KeyError:
         raise ConfigurationError(f"cache URL {shown(url)} names no known cache; use one of {_KNOWN}") from None
@@ -45,11 +49,11 @@ def _sqlite(parts: SplitResult, options: dict[str, Any]) -> BaseCache:
 
 
 def _memcached(parts: SplitResult, options: dict[str, Any]) -> BaseCache:
-    if not parts.netloc:
+    if not parts.netloc and len(parts.path) > 1:
         return MemcachedCache(unquote(parts.path), **options)
     if "," in parts.netloc or parts.path.strip("/") or parts.username is not None:
         raise ConfigurationError("a memcached cache is one server, host:port, with no path and no user")
-    return MemcachedCache(parts.hostname or "", parts.port or 11211, **options)
+    return MemcachedCache(parts.hostname or "", 11211 if parts.port is None else parts.port, **options)
 
 
 def _options(parts: SplitResult) -> dict[str, Any]:
