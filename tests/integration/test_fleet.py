@@ -1,0 +1,108 @@
+"""The promises, by real processes on a real memcached and on SQLite: exact windows over recorded starts."""
+
+from __future__ import annotations
+
+import random
+import time
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from tests.checks import worst_window
+from tests.integration.fleet import Fleet, Plan, fleet, longest_silence
+from tests.integration.servers import Memcached
+
+SECONDS = 10.0
+PERIOD_US = 2_000_000
+
+
+def all_starts(running: Fleet) -> list[int]:
+    return sorted(chain.from_iterable(running.starts()))
+
+
+def in_time(starts: list[int]) -> int:
+    """Return how many calls started within the run, counted from its first."""
+    return sum(start <= starts[0] + SECONDS * 1e6 for start in starts)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("cache", ["memcached", "sqlite"])
+def test_eight_processes_share_one_exact_window_and_use_all_of_it(
+    cache: str, threads: int, server: Memcached, tmp_path: Path
+) -> None:
+    """100 per 2 s for 10 s: worst window 100, 97 % of 500 calls, nobody starved, four commands a call at most."""
+    url = server.url if cache == "memcached" else f"sqlite:///{tmp_path / 'limits.db'}"
+    before = server.commands()
+    with fleet(Plan(url, "100/2s", SECONDS, threads), 8) as running:
+        running.join(60)
+        starts = all_starts(running)
+        silences = [longest_silence(own, running.begin, running.begin + SECONDS) for own in running.starts()]
+    assert worst_window(starts, PERIOD_US) <= 100
+    assert in_time(starts) >= 0.97 * 500
+    assert max(silences) < 2 * PERIOD_US / 1e6
+    assert server.commands() - before <= 4 * len(starts)
+
+
+def test_two_windows_at_once_are_both_kept(server: Memcached) -> None:
+    """20 per second and 60 per 3 seconds: neither is broken, and the tighter is used."""
+    with fleet(Plan(server.url, "20/second; 60/3 seconds", SECONDS), 4) as running:
+        running.join(60)
+        starts = all_starts(running)
+    assert worst_window(starts, 1_000_000) <= 20
+    assert worst_window(starts, 3_000_000) <= 60
+    assert in_time(starts) >= 0.95 * 20 * (SECONDS / 1.05)
+
+
+def test_even_spacing_parts_all_starts_by_the_period_over_the_count(server: Memcached) -> None:
+    """100 per 2 s evenly: slots 20 ms apart; starts are closer by at most the margin of 50 ms."""
+    with fleet(Plan(server.url, "100/2s", SECONDS, spacing="even"), 4) as running:
+        running.join(60)
+        starts = all_starts(running)
+    assert worst_window(starts, PERIOD_US) <= 100
+    for reach in range(1, 20):  # n slots span (n - 1) spacings, and two starts may be a margin closer
+        closest = min(after - before for before, after in zip(starts, starts[reach:], strict=False))
+        assert closest >= reach * 20_000 - 50_000
+    assert in_time(starts) >= 0.9 * 500
+
+
+def test_a_flush_in_the_middle_is_never_over(server: Memcached) -> None:
+    """All processes used the limit before; the log is lost twice: at most a period goes unused each time."""
+    with fleet(Plan(server.url, "100/2s", SECONDS), 8) as running:
+        for instant in (2.7, 6.1):
+            running.sleep_until(instant)
+            assert server.ask("flush_all").strip() == "OK"
+        running.join(60)
+        starts = all_starts(running)
+        firsts = [own[0] for own in running.starts()]
+    assert max(firsts) < (running.begin + 2.7) * 1e6
+    assert worst_window(starts, PERIOD_US) <= 100
+    assert in_time(starts) >= 200
+
+
+def test_workers_killed_one_after_another_are_never_over(server: Memcached) -> None:
+    """kill -9 at random instants: survivors go on at once, and never start a call too many."""
+    with fleet(Plan(server.url, "100/2s", SECONDS, threads=2), 8) as running:
+        for index in range(5):
+            running.sleep_until(1.0 + 1.5 * index + random.random())
+            running.workers[index].kill()
+        running.join(60)
+        starts = all_starts(running)
+        survivors = list(chain.from_iterable(running.starts()[5:]))
+    assert worst_window(starts, PERIOD_US) <= 100
+    assert longest_silence(survivors, running.begin, running.begin + SECONDS) <= PERIOD_US / 1e6 + 0.5
+    assert in_time(starts) >= 0.8 * 500
+
+
+def test_a_server_killed_and_started_again_is_never_over(server: Memcached) -> None:
+    """While the cache is away calls raise CacheError; callers that try again go on when it is back."""
+    with fleet(Plan(server.url, "100/2s", SECONDS), 8) as running:
+        running.sleep_until(3.0)
+        server.stop()
+        time.sleep(0.5)
+        server.start()
+        running.join(60)
+        starts = all_starts(running)
+    assert worst_window(starts, PERIOD_US) <= 100
+    back = [start for start in starts if start > (running.begin + 7.0) * 1e6]
+    assert len(back) >= 100
