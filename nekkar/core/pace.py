@@ -17,41 +17,37 @@ PRIOR = (SECOND // 2000,) * 4  # so that a freeze during one of the first calls 
 
 
 class Pace:
-    """The expected read and swap of one cache; safe between threads, since each value is replaced whole."""
+    """The expected read and swap of one cache; safe between threads, since each value is replaced whole.
+
+    ``read_us``, ``swap_us``: the running medians. ``horizon_us``: how far ahead slots are booked freely,
+    100 ms or four times the expected read and swap, whichever is longer.
+    """
 
     def __init__(self) -> None:
         self._reads: tuple[int, ...] = PRIOR
         self._swaps: tuple[int, ...] = PRIOR
         self._boost = 1
+        self.read_us = self.swap_us = _median(PRIOR)
+        self.horizon_us = HORIZON_US
 
     def read_took(self, us: int) -> None:
         """Count a read."""
         self._reads = (*self._reads[1 - SAMPLES :], max(0, us))
+        self.read_us = _median(self._reads)
+        self.horizon_us = max(HORIZON_US, 4 * (self.read_us + self.swap_us))
 
     def swap_took(self, us: int, late: bool) -> None:
         """Count a swap; ``late``: its answer came when its own first slot was good no more."""
         self._swaps = (*self._swaps[1 - SAMPLES :], max(0, us))
         self._boost = min(self._boost * 2, MOST_BOOST) if late else max(1, self._boost // 2)
+        self.swap_us = _median(self._swaps)
+        self.horizon_us = max(HORIZON_US, 4 * (self.read_us + self.swap_us))
 
     def pause_us(self, crowd: int) -> int:
         """The longest random pause before a swap of a log that is so crowded; see ``crowded``."""
-        longest = (max(LEAST_PAUSE_US, self.swap_us) << crowd // CROWD_UNIT) * (crowd % CROWD_UNIT + CROWD_UNIT)
-        return min(longest // CROWD_UNIT - LEAST_PAUSE_US, MOST_PAUSE_US) if crowd else 0
-
-    @property
-    def read_us(self) -> int:
-        """The expected time of a read."""
-        return _median(self._reads)
-
-    @property
-    def swap_us(self) -> int:
-        """The expected time of a swap."""
-        return _median(self._swaps)
-
-    @property
-    def horizon_us(self) -> int:
-        """How far ahead slots are booked freely: 100 ms, or four times the expected read and swap."""
-        return max(HORIZON_US, 4 * (self.read_us + self.swap_us))
+        doublings, part = divmod(crowd, CROWD_UNIT)
+        times = ((CROWD_UNIT + part) << doublings) - CROWD_UNIT
+        return min(max(LEAST_PAUSE_US, self.swap_us) * times // CROWD_UNIT, MOST_PAUSE_US)
 
     def lead_us(self, margin_us: int) -> int:
         """How far ahead a free slot is booked, so that the swap's answer comes before it.
@@ -59,8 +55,7 @@ class Pace:
         Nothing where a swap takes so little of the margin that the slot is good after it anyway; at
         most 200 ms, or four medians.
         """
-        swap = self.swap_us
-        lead = min(swap * self._boost, max(MOST_LEAD_US, 4 * swap))
+        lead = min(self.swap_us * self._boost, max(MOST_LEAD_US, 4 * self.swap_us))
         return lead if lead > margin_us // 8 else 0
 
 
