@@ -70,7 +70,7 @@ def test_pauses_double_with_the_crowd_and_end_at_their_bound() -> None:
 
 
 def test_the_crowd_settles_where_conflicts_and_calm_are_even_and_goes_when_they_end() -> None:
-    """One conflict in four swaps keeps it; forty swaps without one end it."""
+    """One conflict in four swaps keeps it; eighty swaps without one end it."""
     crowd = 0
     for swap in range(400):
         crowd = crowded(crowd, conflicts=swap % 4 == 0)
