@@ -381,7 +381,7 @@ def alone(ledger: Ledger, cost: int) -> Generator[Any, Any, Slot]:
         slot: Slot
         (slot,) = yield Transact(ledger.book([One(cost)], returned))
         if ledger.is_stale(slot):
-            yield Wait(slot.at - ledger.pace.read_us, Event())
+            yield Wait(slot.at - ledger.pace.ahead_us, Event())
             yield Transact(ledger.look())
         while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
             yield Wait(slot.at, Event())

@@ -6,7 +6,7 @@ Rules:
   and one swap for all whose slot falls within the horizon, and for at least one. While the process
   holds a slot beyond the horizon nobody books, so a process never hoards the future.
 - A caller with a slot sleeps until it. Where the log may have changed over the slot since the newest
-  look, it reads once as it wakes. It starts within half the margin of its slot; otherwise it goes
+  look, it wakes early and reads once. It starts within half the margin of its slot; otherwise it goes
   back to the front of the line, and the next booking unbooks its old hit.
 - A caller that leaves passes its slot to the next of equal cost, else it is unbooked. A booking runs to
   its end whatever becomes of the caller that leads it; what it brought for callers gone is passed on.
@@ -135,7 +135,7 @@ class Line:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
         ledger = self.ledger
         if ledger.is_stale(slot):
-            yield Wait(slot.at - ledger.pace.read_us, self._new_event())
+            yield Wait(slot.at - ledger.pace.ahead_us, self._new_event())
             if ledger.is_stale(slot) and ledger.vouches(slot):
                 yield Transact(ledger.look())
         while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:

@@ -49,6 +49,11 @@ class Pace:
         times = ((CROWD_UNIT + part) << doublings) - CROWD_UNIT
         return min(max(LEAST_PAUSE_US, self.swap_us) * times // CROWD_UNIT, MOST_PAUSE_US)
 
+    @property
+    def ahead_us(self) -> int:
+        """How long before its slot a caller wakes to read: well within the horizon, and ample for a slow read."""
+        return self.horizon_us // 4
+
     def lead_us(self, margin_us: int) -> int:
         """How far ahead a free slot is booked, so that the swap's answer comes before it.
 
