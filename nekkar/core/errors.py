@@ -56,3 +56,12 @@ class WaitTooLong(NekkarError, TimeoutError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name, self.retry_after, self.max_wait)
+
+
+def copied(error: CacheError) -> CacheError:
+    """Return an error of the same type and words for another thread to raise, with ``error`` as its cause."""
+    copy = type(error).__new__(type(error), *error.args)  # whatever the signature of its __init__
+    copy.args = error.args
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error
+    return copy

@@ -201,7 +201,8 @@ class Ledger:
         return base
 
     def _plan(self, log: HitLog, asks: Sequence[Ask], now: int) -> tuple[HitLog, list[Slot | Refusal]]:
-        soonest, horizon = now + self.pace.lead_us(self.quota.margin_us), now + self.pace.horizon_us
+        lead = 0 if self.cache.in_process else self.pace.lead_us(self.quota.margin_us)
+        soonest, horizon = now + lead, now + self.pace.horizon_us
         answers: list[Slot | Refusal] = []
         booked = False
         for ask in asks:

@@ -105,6 +105,11 @@ class Limit:
                 f"limit {self.name!r} can't decorate {shown(function)}: it is not callable;"
                 " put the limit below @classmethod or @property, next to the function"
             )
+        if isinstance(function, staticmethod) or _is_async_otherwise(function):
+            raise ConfigurationError(
+                f"limit {self.name!r} can't decorate {shown(function)}: put the limit below @staticmethod, or inside"
+                " what is async but no coroutine function: 'async with limit:'"
+            )
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -162,7 +167,7 @@ class Limit:
         """Do nothing: a limit counts starts, not ends."""
 
     def _checked(self, cost: int, max_wait: float | None) -> tuple[int, float | None]:
-        if cost != 1 or isinstance(cost, bool):
+        if type(cost) is not int or cost != 1:
             cost = whole(cost, f"limit {self.name!r}: cost")
         if cost > self._shared.quota.max_cost:
             raise ConfigurationError(
@@ -236,6 +241,12 @@ class Nekkar:
         return Limit(self, shared, max_wait)
 
 
+def _is_async_otherwise(function: Callable[..., Any]) -> bool:
+    """Whether a wait before calling this would block its event loop: async generators, async ``__call__``."""
+    call = getattr(type(function), "__call__", None)  # noqa: B004
+    return inspect.isasyncgenfunction(function) or inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
+
+
 def _patience(max_wait: Any, name: str) -> float:
     return micros(max_wait, f"limit {shown(name)}: max_wait") / SECOND
 
@@ -255,7 +266,7 @@ def _cache(cache: BaseCache | str | None) -> BaseCache:
 def _clock(clock: Clock | str) -> Clock:
     if clock in ("auto", "local"):
         return SystemClock()
-    if isinstance(clock, str) or not callable(getattr(clock, "now_us", None)):
+    if isinstance(clock, (str, type)) or not callable(getattr(clock, "now_us", None)):
         raise ConfigurationError(f"clock {shown(clock)} is not known; use 'auto', 'local' or a Clock")
     return clock
 

@@ -27,7 +27,7 @@ from itertools import count
 
 from nekkar.core.callers import Caller, Queue
 from nekkar.core.effects import Effects, Event, Steps, Transact, Wait
-from nekkar.core.errors import CacheError, WaitTooLong
+from nekkar.core.errors import CacheError, WaitTooLong, copied
 from nekkar.core.ledger import Ledger, Refusal, Slot
 
 log = logging.getLogger("nekkar")
@@ -35,6 +35,7 @@ log = logging.getLogger("nekkar")
 
 @dataclass(slots=True, eq=False)
 class _Booking:
+    leader: Caller
     started: bool = False
 
 
@@ -67,8 +68,11 @@ class Line:
 
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
-        caller = self._join(cost, max_wait)
+        now = self.ledger.clock.now_us()
+        deadline = None if max_wait is None else now + round(max_wait * 1e6)
+        caller = Caller(next(self._tickets), cost, now, deadline, max_wait)
         try:
+            self._join(caller)
             while True:
                 if caller.error:
                     raise caller.error
@@ -81,24 +85,20 @@ class Line:
             raise
         except BaseException:
             self._leave(caller)
-            if booking := self._unbooking():
+            if booking := self._unbooking(caller):
                 yield from self._lead(booking, shielded=True)
             raise
 
     # A caller's way: in line, leading, at its slot, leaving.
 
-    def _join(self, cost: int, max_wait: float | None) -> Caller:
-        now = self.ledger.clock.now_us()
-        deadline = None if max_wait is None else now + round(max_wait * 1e6)
-        caller = Caller(next(self._tickets), cost, now, deadline, max_wait)
+    def _join(self, caller: Caller) -> None:
         with self._lock:
             at = 0  # the log itself will tell
-            if self._queue or not self._may_book(now):
-                at = self.ledger.no_slot_before(cost, self._queue.hits, len(self._queue))
-            if deadline is not None and at > deadline:
-                raise self._too_long(caller, at, now)
+            if self._queue or not self._may_book(caller.arrived):
+                at = self.ledger.no_slot_before(caller.cost, self._queue.hits, len(self._queue))
+            if caller.deadline is not None and at > caller.deadline:
+                raise self._too_long(caller, at, caller.arrived)
             self._queue.join(caller)
-        return caller
 
     def _line_up(self, caller: Caller) -> Effects[None]:
         """Lead a booking if it is this caller's turn, else wait for whatever comes first."""
@@ -109,7 +109,7 @@ class Line:
                 return
             leads = self._queue.head is caller and not self._booking
             if leads and (self._returned or self._may_book(now)):
-                self._booking = booking = _Booking()
+                self._booking = booking = _Booking(caller)
             else:
                 until = self._patience(caller, now)
                 if leads:
@@ -123,13 +123,8 @@ class Line:
     def _lead(self, booking: _Booking, shielded: bool = False) -> Effects[None]:
         try:
             yield Transact(self._book(booking), shielded)
-        except BaseException:
-            with self._lock:
-                if self._booking is booking and not booking.started:  # cancelled before it began
-                    self._booking = None
-                    self._wake_head()
-            self._wake_all()
-            raise
+        finally:
+            self._call_off(booking)
 
     def _arrives(self, caller: Caller, slot: Slot) -> Effects[bool]:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
@@ -158,25 +153,34 @@ class Line:
             if slot:
                 self._pass_on(slot, now)
             self._wake_head()
+            booking = self._booking
+        if booking and booking.leader is caller:
+            self._call_off(booking)
         self._wake_all()
 
-    def _unbooking(self) -> _Booking | None:
+    def _call_off(self, booking: _Booking) -> None:
+        """Make way where a booking never began: its leader was cancelled or interrupted before."""
+        with self._lock:
+            if self._booking is booking and not booking.started:
+                self._booking = None
+                self._wake_head()
+        self._wake_all()
+
+    def _unbooking(self, caller: Caller) -> _Booking | None:
         """Return a booking to lead where a slot was given back, and nobody is booking already."""
         with self._lock:
             if not self._returned or self._booking:
                 return None
-            self._booking = _Booking()
+            self._booking = _Booking(caller)
             return self._booking
 
     # A booking: steps that run to their end, by whomever they were started.
 
     def _book(self, booking: _Booking) -> Steps[None]:
-        with self._lock:
-            if self._booking is not booking:
-                return
-            booking.started = True
         try:
-            while True:
+            with self._lock:
+                booking.started = self._booking is booking  # else it was called off
+            while booking.started:
                 asks, returned = self._asked()
                 try:
                     answers = yield from self.ledger.book(asks, returned)
@@ -189,7 +193,8 @@ class Line:
                     return
         finally:
             with self._lock:
-                self._booking = None
+                if self._booking is booking:
+                    self._booking = None
                 self._wake_head()
             self._wake_all()
 
@@ -222,8 +227,7 @@ class Line:
             for caller in asks:
                 if caller in self._queue:
                     self._queue.leave(caller)
-                    caller.error = type(error)(*error.args)
-                    caller.error.__cause__ = error
+                    caller.error = copied(error)
                     self._to_wake.append(caller)
 
     # State, changed under the lock.

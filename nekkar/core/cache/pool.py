@@ -56,7 +56,7 @@ class Pool(Generic[C]):
 
     def clear(self) -> None:
         """Close all idle connections: what broke one may have broken them all."""
-        _close_all(self._idle, self._close, os.getpid())
+        _close_all(self._idle, self._close, self._pid)
 
     def _begin(self) -> None:
         self._idle: deque[C] = deque()
