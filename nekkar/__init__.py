@@ -5,7 +5,7 @@ through a cache. The names below need no extra; ``nekkar.requests`` mounts limit
 """
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, NekkarError, WaitTooLong
-from nekkar.core.limiter import Admission, Limit, Nekkar
+from nekkar.core.limiter import Admission, Limit, Nekkar, Status, Window
 from nekkar.rules import Match, Rule, RuleTable
 
 __all__ = [
@@ -19,5 +19,7 @@ __all__ = [
     "NekkarError",
     "Rule",
     "RuleTable",
+    "Status",
     "WaitTooLong",
+    "Window",
 ]

@@ -18,9 +18,10 @@ from typing import Any
 
 from nekkar.core.effects import Call, Pause, Transact, Wait
 from nekkar.core.errors import CacheError, NekkarError
-from nekkar.core.ledger import Ledger, Slot
+from nekkar.core.ledger import Ledger
 from nekkar.core.line import Line
 from nekkar.core.rate import SECOND, Quota, quota
+from nekkar.core.slots import Slot
 
 MS = SECOND // 1000
 START_US = 1_700_000_000 * SECOND

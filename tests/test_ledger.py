@@ -13,9 +13,10 @@ from nekkar.core.codec import decode, encode
 from nekkar.core.drive import run_steps
 from nekkar.core.effects import Call, Steps
 from nekkar.core.errors import CacheError, CorruptLog
-from nekkar.core.ledger import MOST_CONFLICTS, Ledger, Refusal, Slot, cache_key
+from nekkar.core.ledger import MOST_CONFLICTS, Ledger, cache_key
 from nekkar.core.log import HitLog
 from nekkar.core.rate import SECOND, quota
+from nekkar.core.slots import Refusal, Slot
 from nekkar.testing import FakeClock
 from tests.simulation import One, Store, World
 from tests.stories import ALONE, BUSY, CROWD, FLUSHED, NEWCOMERS, SCHEDULES, first_over, over

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from nekkar.core.effects import Event
-from nekkar.core.ledger import Slot
+from nekkar.core.slots import Slot
 
 
 @dataclass(slots=True, eq=False)

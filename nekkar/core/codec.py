@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from operator import lt
+from operator import attrgetter, lt
 from zlib import crc32
 
 from nekkar.core.errors import CorruptLog
@@ -20,7 +20,10 @@ from nekkar.core.rate import MAX_COUNT, MAX_PERIOD, MIN_PERIOD, Rate
 MAGIC = b"nkkr"
 VERSION = 1
 _PREFIX = struct.Struct("<4sBBHI")
-_HEADER = struct.Struct("<QQqqqqQqQHHI")
+_FIELDS: tuple[str, ...] = ("epoch", "nonce", "hold_until", "margin_us", "spacing_us", "horizon_us", "reset_at")
+_FIELDS += ("base", "origin_us", "zero", "crowd")
+_HEADER = struct.Struct("<QQqqqqqQqQHHI")  # the fields above, how many windows, how many entries
+_values = attrgetter(*_FIELDS)
 _WINDOW = struct.Struct("<QQ")
 _WIDE_TIMES, _WIDE_NUMBERS = 1, 2
 _TYPECODES = ("I", "Q")
@@ -28,8 +31,7 @@ _TYPECODES = ("I", "Q")
 
 def encode(log: HitLog) -> bytes:
     """Return the log as bytes."""
-    fixed = (log.epoch, log.nonce, log.hold_until, log.margin_us, log.spacing_us, log.horizon_us, log.base)
-    header = _HEADER.pack(*fixed, log.origin_us, log.zero, log.crowd, len(log.windows), len(log.times))
+    header = _HEADER.pack(*_values(log), len(log.windows), len(log.times))
     windows = b"".join(_WINDOW.pack(window.period_us, window.count) for window in log.windows)
     body = b"".join((header, windows, _column_bytes(log.times), _column_bytes(log.numbers)))
     flags = _WIDE_TIMES * (log.times.itemsize == 8) | _WIDE_NUMBERS * (log.numbers.itemsize == 8)
@@ -53,9 +55,7 @@ def _decode(raw: bytes) -> HitLog:
         raise CorruptLog(f"version {version} is not {VERSION}: written by another release")
     if flags > 3 or header_size < _HEADER.size or checksum != crc32(body, flags):
         raise CorruptLog("altered or cut short: its checksum does not fit")
-    epoch, nonce, hold, margin, spacing, horizon, base, origin, zero, crowd, windows, entries = _HEADER.unpack_from(
-        body
-    )
+    *values, windows, entries = _HEADER.unpack_from(body)
     pairs = list(_WINDOW.iter_unpack(body[header_size : header_size + windows * _WINDOW.size]))
     columns = body[header_size + windows * _WINDOW.size :]
     times = array(_TYPECODES[flags & _WIDE_TIMES])
@@ -65,7 +65,7 @@ def _decode(raw: bytes) -> HitLog:
     _fill(times, columns[: entries * times.itemsize])
     _fill(numbers, columns[entries * times.itemsize :])
     rates = tuple(Rate(period, count) for period, count in pairs)
-    log = HitLog(epoch, nonce, hold, margin, spacing, rates, base, origin, zero, times, numbers, crowd, horizon)
+    log = HitLog(**dict(zip(_FIELDS, values, strict=True)), windows=rates, times=times, numbers=numbers)
     _check(log)
     return log
 
@@ -76,7 +76,7 @@ def _check(log: HitLog) -> None:
         raise CorruptLog("its hits are not in order")
     if log.numbers and log.zero + log.numbers[0] <= log.base:
         raise CorruptLog("its numbers start below its base")
-    least = min(log.hold_until, log.origin_us, log.margin_us, log.spacing_us, log.horizon_us)
+    least = min(log.hold_until, log.origin_us, log.margin_us, log.spacing_us, log.horizon_us, log.reset_at)
     if len(log.windows) > MAX_WINDOWS or least < 0:
         raise CorruptLog("its header is out of bounds")
     for window in log.windows:

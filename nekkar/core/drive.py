@@ -49,11 +49,17 @@ async def run_async(effects: Effects[T], clock: Clock, in_process: bool) -> T:
     async def perform(effect: Transact | Wait) -> Any:
         if isinstance(effect, Wait):
             return await clock.sleep_until_async(effect.until_us, cast("anyio.Event", effect.event))
-        if in_process:
-            return run_steps(effect.steps, clock)
-        return await _in_thread(effect, clock)
+        return await run_steps_async(effect.steps, clock, in_process, effect.shielded)
 
     return await _drive_async(effects, perform)
+
+
+async def run_steps_async(steps: Steps[T], clock: Clock, in_process: bool, shielded: bool = False) -> T:
+    """Run a ledger's generator in a worker thread, or here where its cache answers at once.
+
+    A cancellation does not cut the steps short; ``shielded``: nor does it end the wait for them.
+    """
+    return run_steps(steps, clock) if in_process else cast(T, await _in_thread(steps, clock, shielded))
 
 
 class LoopWaker:
@@ -80,11 +86,11 @@ def _set_all(events: list[Event]) -> None:
 wake_threads: Callable[[list[Event]], None] = _set_all
 
 
-async def _in_thread(effect: Transact, clock: Clock) -> Any:
+async def _in_thread(steps: Steps[Any], clock: Clock, shielded: bool) -> Any:
     import anyio.to_thread
 
-    with anyio.CancelScope(shield=effect.shielded):
-        return await anyio.to_thread.run_sync(run_steps, effect.steps, clock, limiter=_threads())
+    with anyio.CancelScope(shield=shielded):
+        return await anyio.to_thread.run_sync(run_steps, steps, clock, limiter=_threads())
 
 
 def _threads() -> anyio.CapacityLimiter:

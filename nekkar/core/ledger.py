@@ -23,11 +23,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from secrets import randbits
-from typing import Any, Protocol
+from typing import Any
 
 from nekkar.core.cache import SwapCache
 from nekkar.core.clock import Clock
@@ -37,35 +37,11 @@ from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.log import LINGER_US, HitLog
 from nekkar.core.pace import Pace, crowded
 from nekkar.core.rate import SECOND, Quota
+from nekkar.core.slots import Ask, Refusal, Slot
 
 MOST_CONFLICTS = 500
 
 log = logging.getLogger("nekkar")
-
-
-class Ask(Protocol):
-    """What a caller wants: ``cost`` hits, by ``deadline`` (µs; None: whenever)."""
-
-    @property
-    def cost(self) -> int: ...
-    @property
-    def deadline(self) -> int | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """``cost`` hits booked at ``at`` in the log's ``epoch``."""
-
-    at: int
-    cost: int
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """No slot before ``at``, which is past the deadline; nothing was booked."""
-
-    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +62,10 @@ class Mirror:
     log: HitLog
     order: int
     looked: int
+
+
+Answers = list[Slot | Refusal]
+Plan = Callable[[HitLog, int, bool], tuple[HitLog, Answers]]  # the log, now, whether an answer was lost
 
 
 class Ledger:
@@ -131,21 +111,58 @@ class Ledger:
         self._saw(order, sent, found)
         return found, token
 
-    def book(self, asks: Sequence[Ask], returned: Sequence[Slot] = ()) -> Steps[list[Slot | Refusal]]:
+    def book(self, asks: Sequence[Ask], returned: Sequence[Slot] = ()) -> Steps[Answers]:
         """Unbook ``returned`` and book for ``asks``, in order, in one swap; return answers for the first of them.
 
         There is an answer for each whose slot falls within the horizon, and for at least one.
         Raises CacheError where the cache can't tell, or after 500 conflicts in a row.
         """
-        doubt: tuple[int, list[Slot | Refusal]] | None = None
+
+        def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
+            return self._plan(base if lost else self._without(base, returned, now), asks, now)
+
+        return (yield from self._swap(plan))
+
+    def hold(self, seconds_us: int) -> Steps[None]:
+        """Let no slot be given for so long from now; a longer hold stays."""
+
+        def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
+            return replace(base, hold_until=max(base.hold_until, now + seconds_us)), []
+
+        yield from self._swap(plan)
+
+    def release(self) -> Steps[None]:
+        """End a hold for those who have not booked behind it yet."""
+        yield from self._swap(lambda base, now, lost: (replace(base, hold_until=0), []))
+
+    def reset(self) -> Steps[None]:
+        """Start afresh: what was booked before counts no more, whoever remembers it."""
+
+        def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
+            return HitLog(randbits(63), reset_at=now).joined(self.quota, base.horizon_us), []
+
+        yield from self._swap(plan)
+
+    def current(self) -> Steps[tuple[HitLog, int]]:
+        """Return the log as the next booking would find it, and the time; writes nothing."""
+        found, _ = yield from self.look()
+        now = self.clock.now_us()
+        return self._current(found, now), now
+
+    # Parts of the above.
+
+    def _swap(self, plan: Plan) -> Steps[Answers]:
+        """Change the log by ``plan``, again and again until no other process's swap came between."""
+        doubt: tuple[int, Answers] | None = None
         for conflicts in range(MOST_CONFLICTS):
             yield from self._pause(conflicts)
             found, token = yield from self.look()
-            if doubt and found and found.nonce == doubt[0]:
-                return doubt[1]
             order, now = next(self._looks), self.clock.now_us()
+            if doubt and found and found.nonce == doubt[0]:
+                self._saw(order, now, found, swapped=True)
+                return doubt[1]
             base = self._current(found, now)
-            planned, answers = self._plan(self._without(base, returned, now), asks, now)
+            planned, answers = plan(base, now, doubt is not None)
             if planned is base and found:
                 return answers
             written = replace(planned, nonce=randbits(63), crowd=crowded(planned.crowd, conflicts))
@@ -154,7 +171,7 @@ class Ledger:
             except CacheError:
                 if doubt:
                     raise
-                doubt, returned = (written.nonce, answers), ()
+                doubt = (written.nonce, answers)
                 continue
             except GeneratorExit:
                 raise
@@ -167,8 +184,6 @@ class Ledger:
         raise CacheError(
             f"cache key {self.key!r}: lost {MOST_CONFLICTS} swaps in a row; share it among fewer processes"
         )
-
-    # Parts of the above.
 
     def _decoded(self, raw: bytes) -> HitLog:
         """Decode a log, unless these are the bytes that this process saw or wrote last."""
@@ -200,10 +215,10 @@ class Ledger:
                 base = base.unbook(slot.at, slot.cost)
         return base
 
-    def _plan(self, log: HitLog, asks: Sequence[Ask], now: int) -> tuple[HitLog, list[Slot | Refusal]]:
+    def _plan(self, log: HitLog, asks: Sequence[Ask], now: int) -> tuple[HitLog, Answers]:
         lead = 0 if self.cache.in_process else self.pace.lead_us(self.quota.margin_us)
         soonest, horizon = now + lead, now + self.pace.horizon_us
-        answers: list[Slot | Refusal] = []
+        answers: Answers = []
         booked = False
         for ask in asks:
             at = log.earliest(self.quota, ask.cost, soonest)
@@ -222,7 +237,7 @@ class Ledger:
         self._newest = (raw, written)
         return Call(self.cache.cas, (self.key, raw, token, ttl))
 
-    def _won(self, written: HitLog, answers: Sequence[Slot | Refusal], order: int, now: int) -> None:
+    def _won(self, written: HitLog, answers: Answers, order: int, now: int) -> None:
         answered = self.clock.now_us()
         first = next((answer for answer in answers if isinstance(answer, Slot)), None)
         self.pace.swap_took(answered - now, late=first is not None and answered > self.good_until(first))
@@ -243,7 +258,7 @@ class Ledger:
             elsewhere = "; ".join(map(str, others))
             log.warning("cache key %r has other limits elsewhere: %s, and %s here", self.key, elsewhere, self.quota)
 
-    def _take_back(self, nonce: int, answers: Sequence[Slot | Refusal]) -> Steps[None]:
+    def _take_back(self, nonce: int, answers: Answers) -> Steps[None]:
         """After an interrupted write: undo it where it landed and is still the newest."""
         try:
             found, token = yield from self.look()

@@ -28,7 +28,8 @@ from itertools import count
 from nekkar.core.callers import Caller, Queue
 from nekkar.core.effects import Effects, Event, Steps, Transact, Wait
 from nekkar.core.errors import CacheError, WaitTooLong, copied
-from nekkar.core.ledger import Ledger, Refusal, Slot
+from nekkar.core.ledger import Ledger
+from nekkar.core.slots import Refusal, Slot
 
 log = logging.getLogger("nekkar")
 
@@ -42,7 +43,8 @@ class _Booking:
 class Line:
     """Callers of one limit that share a lock and a way to wake each other.
 
-    ``new_event`` makes what a caller waits on; ``wake`` sets such events, from whatever thread.
+    ``new_event`` makes what a caller waits on; ``wake`` sets such events, from whatever thread. ``callers``:
+    all who wait now, for a slot or until theirs comes.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Line:
         self._booking: _Booking | None = None
         self._furthest = 0
         self._to_wake: list[Caller] = []
+        self.callers: set[Caller] = set()
 
     @property
     def waiting(self) -> int:
@@ -71,6 +74,7 @@ class Line:
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
         caller = Caller(next(self._tickets), cost, now, deadline, max_wait)
+        self.callers.add(caller)
         try:
             self._join(caller)
             while True:
@@ -88,6 +92,8 @@ class Line:
             if booking := self._unbooking(caller):
                 yield from self._lead(booking, shielded=True)
             raise
+        finally:
+            self.callers.discard(caller)
 
     # A caller's way: in line, leading, at its slot, leaving.
 
@@ -280,8 +286,6 @@ class Line:
 
     def _too_long(self, caller: Caller, at: int, now: int) -> WaitTooLong:
         return WaitTooLong(self.name, max(0, at - now) / 1e6, caller.max_wait or 0.0)
-
-    # Waking.
 
     def _wake_head(self) -> None:
         if self._queue.head:

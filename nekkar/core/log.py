@@ -48,6 +48,7 @@ class HitLog:
     ``hold_until``: no slot before this instant. ``base``: the number of the last forgotten hit.
     ``crowd``: how often swaps of it lately met others (pace.py). ``windows``, ``margin_us``,
     ``spacing_us``, ``horizon_us``: those in use, the largest where there is one value.
+    ``reset_at``: when the limit was started afresh; what others remember of before counts no more.
     ``times`` and ``numbers`` hold the entries as offsets from ``origin_us`` and ``zero``.
     """
 
@@ -64,6 +65,7 @@ class HitLog:
     numbers: Column[int] = field(default_factory=lambda: array("I"))
     crowd: int = 0
     horizon_us: int = 0
+    reset_at: int = 0
 
     # What the log says.
 
@@ -93,6 +95,10 @@ class HitLog:
         if number <= self.base:
             return None
         return self.origin_us + self.times[bisect_left(self.numbers, number - self.zero)]
+
+    def used(self, window: Rate, now: int) -> int:
+        """Return the hits in the window that ends now, with those booked for later."""
+        return sum(count for time, count in self.hits() if time > now - window.period_us)
 
     def hits(self) -> list[tuple[int, int]]:
         """Return (time, how many) of each entry."""
@@ -192,14 +198,19 @@ class HitLog:
         return self._with(list(merged.values()))
 
     def merge(self, other: HitLog) -> HitLog:
-        """Add what ``other``, a log of the same limit, knows: the union by time, the larger of the rest."""
+        """Add what ``other``, a log of the same limit, knows: the union by time, the larger of the rest.
+
+        A log that was reset takes nothing from before.
+        """
         hits = dict(self.hits())
         for time, count in other.hits():
-            hits[time] = max(hits.get(time, 0), count)
+            if time > self.reset_at:
+                hits[time] = max(hits.get(time, 0), count)
         log = replace(
             self,
             base=max(self.base, other.base),
-            hold_until=max(self.hold_until, other.hold_until),
+            hold_until=max(self.hold_until, other.hold_until if other.reset_at >= self.reset_at else 0),
+            reset_at=max(self.reset_at, other.reset_at),
             margin_us=max(self.margin_us, other.margin_us),
             spacing_us=max(self.spacing_us, other.spacing_us),
             horizon_us=max(self.horizon_us, other.horizon_us),

@@ -113,6 +113,11 @@ def micros(value: Any, what: str, least_us: int = 0, most_us: int = MAX_PERIOD) 
     return math.ceil(round(value * SECOND, 3))
 
 
+def patience(max_wait: Any, name: str) -> float:
+    """Return the seconds that a call of limit ``name`` waits at most; ConfigurationError for what are none."""
+    return micros(max_wait, f"limit {shown(name)}: max_wait") / SECOND
+
+
 def _rates(rate_limit: int | str, period: float | None) -> tuple[Rate, ...]:
     if not isinstance(rate_limit, str):
         count = whole(rate_limit, "rate_limit")

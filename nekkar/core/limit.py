@@ -1,0 +1,289 @@
+"""A limit: what decorates callables, guards ``with`` blocks, admits single calls, and tells how it stands."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from weakref import WeakSet
+
+from nekkar.core.cache import SwapCache
+from nekkar.core.clock import Clock
+from nekkar.core.drive import LoopWaker, run, run_async, run_steps, run_steps_async, wake_threads
+from nekkar.core.effects import Event, Steps
+from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.ledger import Ledger, cache_key
+from nekkar.core.line import Line
+from nekkar.core.log import HitLog
+from nekkar.core.rate import SECOND, Quota, micros, patience, whole
+from nekkar.core.slots import Slot
+
+if TYPE_CHECKING:
+    from nekkar.core.limiter import Nekkar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A call's leave to start now.
+
+    ``name``: the limit's. ``cost``: the hits it took. ``at``: the booked slot, Unix time in seconds on
+    the limit's clock. ``waited``: seconds from asking to admission.
+    """
+
+    name: str
+    cost: int
+    at: float
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One window of a limit: ``limit`` calls per ``period`` seconds, of which so many are ``used``, ``remaining``.
+
+    Hits booked for later count as used. ``used`` may exceed ``limit`` where others share it with a larger one.
+    """
+
+    limit: int
+    period: float
+    used: int
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a limit stands, as the cache tells it.
+
+    ``windows``: of this process's terms. ``next_at``: the next free slot for a call of cost 1, Unix time in
+    seconds on the limit's clock. ``hold_until``: the end of a hold, likewise, or None. ``waiting``: callers
+    of this process that wait now.
+    """
+
+    name: str
+    windows: tuple[Window, ...]
+    next_at: float
+    hold_until: float | None
+    waiting: int
+
+
+class Shared:
+    """What all limits of one name share in one process: the ledger, and a line for threads and each event loop."""
+
+    def __init__(self, name: str, terms: Quota, cache: SwapCache, clock: Clock) -> None:
+        self.name, self.quota, self.cache, self.clock = name, terms, cache, clock
+        self.ledger = Ledger(cache, cache_key(name), terms, clock)
+        self._lines: WeakSet[Line] = WeakSet()
+        self._threads_line = self._new_line(threading.Event, wake_threads)
+        self._pid = os.getpid()
+        self._loop_lines: Any = None
+
+    @property
+    def waiting(self) -> int:
+        """How many callers of this process wait, in line or for their slot."""
+        return sum(len(line.callers) for line in list(self._lines))
+
+    def is_idle(self, now: int) -> bool:
+        """Whether nobody waits, and nothing is remembered that still matters."""
+        mirror = self.ledger.mirror
+        return not self.waiting and (mirror is None or mirror.log.dies_at <= now)
+
+    def thread_line(self) -> Line:
+        """Return the line of this process's threads; a forked child gets one of its own."""
+        if self._pid != os.getpid():
+            self._lines.clear()
+            self._threads_line = self._new_line(threading.Event, wake_threads)
+            self._pid = os.getpid()
+        return self._threads_line
+
+    def loop_line(self) -> Line:
+        """Return the line of the running event loop."""
+        import anyio
+        import anyio.lowlevel
+
+        if self._loop_lines is None:
+            self._loop_lines = anyio.lowlevel.RunVar(f"nekkar's line for {self.name}")
+        line = self._loop_lines.get(None)
+        if line is None:
+            line = self._new_line(anyio.Event, LoopWaker())
+            self._loop_lines.set(line)
+        return cast(Line, line)
+
+    def status(self, log: HitLog, now: int) -> Status:
+        """Return how the limit stands by a log read at ``now``."""
+        used = [(rate, log.used(rate, now)) for rate in self.quota.rates]
+        windows = [Window(rate.count, rate.period_us / SECOND, hits, max(0, rate.count - hits)) for rate, hits in used]
+        held = log.hold_until / SECOND if log.hold_until > now else None
+        next_at = log.earliest(self.quota, 1, now) / SECOND
+        return Status(self.name, tuple(windows), next_at, held, self.waiting)
+
+    def _new_line(self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None]) -> Line:
+        line = Line(self.name, self.ledger, new_event, wake)
+        self._lines.add(line)
+        return line
+
+
+class Limit:
+    """A limit by name: decorate with it, enter it, or acquire from it. Made by calling a ``Nekkar``.
+
+    Safe between threads, tasks and event loops, and in a forked child.
+    """
+
+    def __init__(self, limiter: Nekkar, shared: Shared, max_wait: float | None) -> None:
+        self._limiter, self._shared, self._max_wait = limiter, shared, max_wait
+
+    @property
+    def name(self) -> str:
+        """The name under which everything that uses this limit shares it."""
+        return self._shared.name
+
+    def __repr__(self) -> str:
+        return f"<Limit {self.name!r}: {self._shared.quota}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self._limiter, self.name, self._shared.quota, self._max_wait)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function or coroutine function: each call waits for its slot, then runs.
+
+        Raises what ``acquire`` raises, in place of the call.
+        """
+        if not callable(function):
+            raise ConfigurationError(
+                f"limit {self.name!r} can't decorate {shown(function)}: it is not callable;"
+                " put the limit below @classmethod or @property, next to the function"
+            )
+        if isinstance(function, staticmethod) or _is_async_otherwise(function):
+            raise ConfigurationError(
+                f"limit {self.name!r} can't decorate {shown(function)}: put the limit below @staticmethod, or inside"
+                " what is async but no coroutine function: 'async with limit:'"
+            )
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def limited_async(*args: Any, **kwargs: Any) -> Any:
+                await self.acquire_async()
+                return await function(*args, **kwargs)
+
+            return cast("Callable[P, R]", limited_async)
+
+        @functools.wraps(function)
+        def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+            self.acquire()
+            return function(*args, **kwargs)
+
+        return limited
+
+    def acquire(self, cost: int = 1, max_wait: float | None = None) -> Admission:
+        """Block until a call of ``cost`` hits may start, at most ``max_wait`` seconds (default: the limit's).
+
+        Raises WaitTooLong as soon as the slot is known to lie too far off, CacheError where the cache
+        does not answer within its timeout, and ConfigurationError for a cost that can never be admitted.
+        """
+        cost, patience = self._checked(cost, max_wait)
+        slot, waited = run(self._shared.thread_line().acquire(cost, patience), self._shared.clock)
+        return self._admission(slot, waited)
+
+    async def acquire_async(self, cost: int = 1, max_wait: float | None = None) -> Admission:
+        """Wait, in a task, until a call of ``cost`` hits may start; otherwise as ``acquire``.
+
+        A cancelled wait keeps no slot and no place in line.
+        """
+        import anyio.lowlevel
+
+        cost, patience = self._checked(cost, max_wait)
+        await anyio.lowlevel.checkpoint()
+        shared = self._shared
+        effects = shared.loop_line().acquire(cost, patience)
+        slot, waited = await run_async(effects, shared.clock, shared.cache.in_process)
+        return self._admission(slot, waited)
+
+    def __enter__(self) -> Admission:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Do nothing: a limit counts starts, not ends."""
+
+    async def __aenter__(self) -> Admission:
+        return await self.acquire_async()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Do nothing: a limit counts starts, not ends."""
+
+    def status(self) -> Status:
+        """Read how the limit stands; blocks for one cache command, and raises CacheError where that fails."""
+        return self._shared.status(*self._run(self._shared.ledger.current()))
+
+    async def status_async(self) -> Status:
+        """Read how the limit stands, from a task."""
+        return self._shared.status(*await self._run_async(self._shared.ledger.current()))
+
+    def hold(self, seconds: float) -> None:
+        """Let nobody who shares this limit start a call for so long from now; a longer hold stays.
+
+        Calls due within the horizon (100 ms) start all the same. Blocks for a swap; raises CacheError.
+        """
+        self._run(self._shared.ledger.hold(self._held(seconds)))
+
+    async def hold_async(self, seconds: float) -> None:
+        """Hold the limit, from a task; see ``hold``."""
+        await self._run_async(self._shared.ledger.hold(self._held(seconds)))
+
+    def release(self) -> None:
+        """End a hold; callers that wait for its end already keep their slots. Blocks for a swap; raises CacheError."""
+        self._run(self._shared.ledger.release())
+
+    async def release_async(self) -> None:
+        """End a hold, from a task; see ``release``."""
+        await self._run_async(self._shared.ledger.release())
+
+    def reset(self) -> None:
+        """Start the limit afresh for all who share it, as though never used. Blocks for a swap; raises CacheError."""
+        self._run(self._shared.ledger.reset())
+
+    async def reset_async(self) -> None:
+        """Start the limit afresh, from a task; see ``reset``."""
+        await self._run_async(self._shared.ledger.reset())
+
+    def _run(self, steps: Steps[T]) -> T:
+        return run_steps(steps, self._shared.clock)
+
+    async def _run_async(self, steps: Steps[T]) -> T:
+        return await run_steps_async(steps, self._shared.clock, self._shared.cache.in_process)
+
+    def _held(self, seconds: float) -> int:
+        return micros(seconds, f"limit {self.name!r}: hold", 1)
+
+    def _checked(self, cost: int, max_wait: float | None) -> tuple[int, float | None]:
+        if type(cost) is not int or cost != 1:
+            cost = whole(cost, f"limit {self.name!r}: cost")
+        if cost > self._shared.quota.max_cost:
+            raise ConfigurationError(
+                f"limit {self.name!r}: cost {cost} can never be admitted under {self._shared.quota};"
+                f" give at most {self._shared.quota.max_cost}"
+            )
+        return cost, self._max_wait if max_wait is None else patience(max_wait, self.name)
+
+    def _admission(self, slot: Slot, waited_us: int) -> Admission:
+        return Admission(self.name, slot.cost, slot.at / SECOND, waited_us / SECOND)
+
+
+def _is_async_otherwise(function: Callable[..., Any]) -> bool:
+    """Whether a wait before calling this would block its event loop: async generators, async ``__call__``."""
+    call = getattr(type(function), "__call__", None)  # noqa: B004
+    return inspect.isasyncgenfunction(function) or inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
+
+
+def _again(limiter: Nekkar, name: str, terms: Quota, max_wait: float | None) -> Limit:
+    return limiter.limit_of(name, terms, max_wait)
