@@ -31,6 +31,7 @@ LAYERS = [
     "nekkar.core.callers",
     "nekkar.core.line",
     "nekkar.core.drive",
+    "nekkar.core.decorate",
     "nekkar.core.limit",
     "nekkar.core.limiter",
     "nekkar.rules",

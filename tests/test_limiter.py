@@ -17,9 +17,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -542,29 +542,96 @@ def of_class(cls: type[object]) -> str:
 
 @pytest.mark.parametrize(
     "thing",
-    [classmethod(of_class), property(len), None, 42, "function", [len], object()],
+    [property(len), None, 42, "function", [len], object()],
     ids=lambda thing: type(thing).__name__,
 )
 def test_what_can_not_be_called_can_not_be_decorated(thing: Any) -> None:
     """The error shows the thing, and says where the limit belongs."""
     limit = Nekkar()("calls", 5)
-    with pytest.raises(ConfigurationError, match="not callable; put the limit below @classmethod") as error:
+    with pytest.raises(ConfigurationError, match="not callable; put the limit below @property") as error:
         limit(thing)
     assert repr(thing)[:40] in str(error.value)
 
 
-def test_a_limit_above_staticmethod_is_refused_or_works() -> None:
-    """``@limit`` above ``@staticmethod`` never makes a method that is passed ``self``."""
-    limit = Nekkar()("calls", 5)
-    with suppress(ConfigurationError):
+def test_static_and_class_methods_stay_what_they_are_above_and_below_the_limit() -> None:
+    """In either order, from the class and from an instance, and each call counts once."""
+    limit = Nekkar(clock=FakeClock())("calls", 8, max_wait=0)
 
-        class Tool:
-            @limit
-            @staticmethod
-            def double(number: int) -> int:
-                return 2 * number
+    class Tool:
+        base = 10
 
-        assert Tool().double(2) == 4
+        @limit
+        @staticmethod
+        def double(number: int) -> int:
+            return 2 * number
+
+        @staticmethod
+        @limit
+        def triple(number: int) -> int:
+            return 3 * number
+
+        @limit
+        @classmethod
+        def plus(cls, number: int) -> int:
+            return cls.base + number
+
+        @classmethod
+        @limit
+        def minus(cls, number: int) -> int:
+            return cls.base - number
+
+    for tool in (Tool, Tool()):
+        assert (tool.double(2), tool.triple(2), tool.plus(2), tool.minus(2)) == (4, 6, 12, 8)
+    with pytest.raises(WaitTooLong):
+        Tool.double(2)
+
+
+def test_a_generator_takes_its_slot_at_its_first_item() -> None:
+    """Made it has booked nothing; it stays a generator function, and values go in, out and back."""
+    limit = Nekkar(clock=FakeClock())("calls", 1, max_wait=0)
+
+    @limit
+    def echo(first: str) -> Generator[str, str, str]:
+        """Say what was sent."""
+        told = yield first
+        while told != "end":
+            told = yield told
+        return "ended"
+
+    assert inspect.isgeneratorfunction(echo)
+    assert (echo.__name__, echo.__doc__) == ("echo", "Say what was sent.")
+    one, two = echo("a"), echo("b")
+    assert (next(one), one.send("x")) == ("a", "x")
+    with pytest.raises(StopIteration, match="ended"):
+        one.send("end")
+    with pytest.raises(WaitTooLong):
+        next(two)
+
+
+def test_an_async_generator_takes_its_slot_at_its_first_item_and_is_closed() -> None:
+    """It waits in its task, and whoever leaves early closes what runs inside."""
+    limit = Nekkar(clock=FakeClock())("calls", 1, max_wait=0)
+    closed = []
+
+    @limit
+    async def count() -> AsyncGenerator[int, None]:
+        try:
+            for number in range(3):
+                yield number
+        finally:
+            closed.append(True)
+
+    async def main() -> None:
+        assert inspect.isasyncgenfunction(count)
+        async with aclosing(count()) as numbers:
+            async for number in numbers:
+                assert number == 0
+                break
+        assert closed == [True]
+        with pytest.raises(WaitTooLong):
+            await anext(count())
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("function", [len, functools.partial(int, base=2), str.upper, dict], ids=str)
@@ -630,29 +697,27 @@ async def ticks() -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("function", [AsyncCallable(), ticks], ids=["async __call__", "async generator"])
 def test_nothing_async_blocks_the_event_loop(function: Callable[[], Any]) -> None:
-    """Whatever is async is limited as async, or refused with an error: its wait never blocks the loop."""
+    """Whatever is async is limited as async: its wait never blocks the loop."""
 
     class NoSyncSleep(FakeClock):
         def sleep_until(self, at_us: int | None, wake: threading.Event) -> None:
             raise AssertionError("the event loop was blocked")
 
-    limit = Nekkar(clock=NoSyncSleep())("calls", 1)
-    with suppress(ConfigurationError):
-        limited = limit(function)
+    limited = Nekkar(clock=NoSyncSleep())("calls", 1)(function)
 
-        async def use() -> None:
-            made = limited()
-            if inspect.isawaitable(made):
-                await made
-            else:
-                async for _ in made:
-                    pass
+    async def use() -> None:
+        made = limited()
+        if inspect.isawaitable(made):
+            await made
+        else:
+            async for _ in made:
+                pass
 
-        async def main() -> None:
-            await use()
-            await use()
+    async def main() -> None:
+        await use()
+        await use()
 
-        asyncio.run(main())
+    asyncio.run(main())
 
 
 def test_a_block_waits_on_entry_and_lets_exceptions_out() -> None:

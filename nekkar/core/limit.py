@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 import threading
 from collections.abc import Callable
@@ -14,9 +12,10 @@ from weakref import WeakSet
 
 from nekkar.core.cache import SwapCache
 from nekkar.core.clock import Clock
+from nekkar.core.decorate import decorated
 from nekkar.core.drive import LoopWaker, run, run_async, run_steps, run_steps_async, wake_threads
 from nekkar.core.effects import Event, Steps
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError
 from nekkar.core.ledger import Ledger, cache_key
 from nekkar.core.line import Line
 from nekkar.core.log import HitLog
@@ -151,35 +150,14 @@ class Limit:
         return _again, (self._limiter, self.name, self._shared.quota, self._max_wait)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function or coroutine function: each call waits for its slot, then runs.
+        """Decorate a callable: each call waits for its slot, then runs.
 
-        Raises what ``acquire`` raises, in place of the call.
+        Functions, methods, static and class methods, callable objects; coroutine functions wait in their
+        task; a generator, sync or async, takes its slot at its first item (what is sent into an async one
+        is not passed on). Raises ConfigurationError for what can't be called; the calls raise what
+        ``acquire`` raises.
         """
-        if not callable(function):
-            raise ConfigurationError(
-                f"limit {self.name!r} can't decorate {shown(function)}: it is not callable;"
-                " put the limit below @classmethod or @property, next to the function"
-            )
-        if isinstance(function, staticmethod) or _is_async_otherwise(function):
-            raise ConfigurationError(
-                f"limit {self.name!r} can't decorate {shown(function)}: put the limit below @staticmethod, or inside"
-                " what is async but no coroutine function: 'async with limit:'"
-            )
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def limited_async(*args: Any, **kwargs: Any) -> Any:
-                await self.acquire_async()
-                return await function(*args, **kwargs)
-
-            return cast("Callable[P, R]", limited_async)
-
-        @functools.wraps(function)
-        def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-            self.acquire()
-            return function(*args, **kwargs)
-
-        return limited
+        return cast("Callable[P, R]", decorated(self, function))
 
     def acquire(self, cost: int = 1, max_wait: float | None = None) -> Admission:
         """Block until a call of ``cost`` hits may start, at most ``max_wait`` seconds (default: the limit's).
@@ -277,12 +255,6 @@ class Limit:
 
     def _admission(self, slot: Slot, waited_us: int) -> Admission:
         return Admission(self.name, slot.cost, slot.at / SECOND, waited_us / SECOND)
-
-
-def _is_async_otherwise(function: Callable[..., Any]) -> bool:
-    """Whether a wait before calling this would block its event loop: async generators, async ``__call__``."""
-    call = getattr(type(function), "__call__", None)  # noqa: B004
-    return inspect.isasyncgenfunction(function) or inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
 
 
 def _again(limiter: Nekkar, name: str, terms: Quota, max_wait: float | None) -> Limit:
