@@ -16,12 +16,14 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
+from nekkar.core.cache import BaseCache
 from nekkar.core.effects import Call, Pause, Transact, Wait
 from nekkar.core.errors import CacheError, NekkarError
 from nekkar.core.ledger import Ledger
 from nekkar.core.line import Line
 from nekkar.core.rate import SECOND, Quota, quota
 from nekkar.core.slots import Slot
+from nekkar.core.store import store_of
 
 MS = SECOND // 1000
 START_US = 1_700_000_000 * SECOND
@@ -37,7 +39,7 @@ class Story:
 
     ``tasks``: cache calls run in threads of their own, which a cancellation does not reach. ``alone``: a
     caller a process, on the ledger with no line. ``newcomers``: with each flush a new process comes.
-    ``busy``: callers call again at once.
+    ``busy``: callers call again at once. ``versions``: the cache has four methods only.
     """
 
     rate: str = "6/0"
@@ -58,21 +60,51 @@ class Story:
     alone: bool = False
     newcomers: bool = False
     busy: bool = False
+    versions: bool = False
 
 
-class Store:
-    """The cache's state: swaps by version. A newcomer that finds nothing after a flush voids the schedule."""
+class Contents:
+    """A cache's state. A newcomer that finds nothing after a flush voids the schedule."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, Any] = {}
+        self.flushed = self.void = False
+        self.lost_swaps = 0
+
+    def flush(self) -> None:
+        self.items.clear()
+        self.flushed = True
+
+
+class PlainStore(Contents, BaseCache):
+    """A cache with the four methods alone."""
+
+    def add(self, key: str, value: str) -> bool:
+        self.lost_swaps += key in self.items
+        return self.items.setdefault(key, value) is value
+
+    def get(self, key: str) -> str | None:
+        return self.items.get(key)
+
+    def set(self, key: str, value: str) -> None:
+        self.items[key] = value
+
+    def delete(self, key: str) -> None:
+        self.items.pop(key, None)
+
+
+class Store(Contents):
+    """A cache that swaps by itself."""
 
     in_process = False
 
     def __init__(self) -> None:
-        self.items: dict[str, tuple[bytes, int]] = {}
+        super().__init__()
         self.versions = itertools.count(1)
-        self.flushed = self.void = False
-        self.lost_swaps = 0
 
     def gets(self, key: str) -> tuple[bytes | None, int | None]:
-        return self.items.get(key, (None, None))
+        found: tuple[bytes | None, int | None] = self.items.get(key, (None, None))
+        return found
 
     def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
         if self.items.get(key, (None, None))[1] != token:
@@ -80,10 +112,6 @@ class Store:
             return False
         self.items[key] = (value, next(self.versions))
         return True
-
-    def flush(self) -> None:
-        self.items.clear()
-        self.flushed = True
 
 
 @dataclass
@@ -227,7 +255,7 @@ class World:
         self.now = START_US
         self.events: list[tuple[int, int, Callable[[], None]]] = []
         self.order = itertools.count()
-        self.store = Store()
+        self.store: Store | PlainStore = PlainStore() if story.versions else Store()
         self.quota = self._quota()
         self.period_us = max(rate.period_us for rate in self.quota.rates)
         self.until = self.now + 4 * self.period_us
@@ -312,7 +340,7 @@ class World:
 
     def _process(self, index: int) -> Process:
         clock = Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2)
-        ledger = Ledger(self.store, "key", self.quota, clock)
+        ledger = Ledger(store_of(self.store, clock), "key", self.quota, clock)
         return Process(clock, ledger, Line(f"p{index}", ledger, Event, _set_all))
 
     def _spawn(self, process: Process) -> None:

@@ -27,6 +27,7 @@ LAYERS = [
     "nekkar.core.cache",
     "nekkar.core.effects",
     "nekkar.core.slots",
+    "nekkar.core.store",
     "nekkar.core.ledger",
     "nekkar.core.callers",
     "nekkar.core.line",

@@ -17,6 +17,7 @@ from nekkar.core.ledger import MOST_CONFLICTS, Ledger, cache_key
 from nekkar.core.log import HitLog
 from nekkar.core.rate import SECOND, quota
 from nekkar.core.slots import Refusal, Slot
+from nekkar.core.store import Native
 from nekkar.testing import FakeClock
 from tests.simulation import One, Store, World
 from tests.stories import ALONE, BUSY, CROWD, FLUSHED, NEWCOMERS, SCHEDULES, first_over, over
@@ -25,7 +26,7 @@ TEN = quota(10, 1.0)
 
 
 def ledger(store: Any, clock: FakeClock | None = None) -> Ledger:
-    return Ledger(store, "key", TEN, clock or FakeClock())
+    return Ledger(Native(store), "key", TEN, clock or FakeClock())
 
 
 def book(of: Ledger, *costs: int, returned: Sequence[Slot] = ()) -> list[Slot | Refusal]:
@@ -131,7 +132,7 @@ class TestBooking:
     def test_a_second_slot_beyond_the_horizon_waits_for_its_turn(self) -> None:
         """With spacing the slots beyond the horizon differ: only the first is booked."""
         clock = FakeClock()
-        alone = Ledger(Store(), "key", quota(10, 1.0, "even"), clock)
+        alone = Ledger(Native(Store()), "key", quota(10, 1.0, "even"), clock)
         assert len(run_steps(alone.book([One(1)] * 5), clock)) == 2  # now and at the horizon, 100 ms ahead
 
     def test_a_refused_call_books_nothing(self) -> None:
@@ -324,7 +325,7 @@ class TestTrouble:
     def test_another_limit_under_one_name_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """A rolling deploy keeps both limits against the shared hits, and each process says so once."""
         clock, store = FakeClock(), Store()
-        book(Ledger(store, "key", quota(20, 1.0), clock), *[1] * 12)
+        book(Ledger(Native(store), "key", quota(20, 1.0), clock), *[1] * 12)
         with caplog.at_level(logging.WARNING, "nekkar"):
             other = ledger(store, clock)
             (slot,) = book(other, 1)

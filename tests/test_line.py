@@ -8,7 +8,7 @@ import pytest
 
 from nekkar.core.codec import decode
 from nekkar.core.errors import WaitTooLong
-from tests.simulation import MS, Cancelled, Story, World
+from tests.simulation import MS, Cancelled, Store, Story, World
 from tests.stories import BUSY, CROWD, DEAF, FAST, FLUSHED, PLAIN, STORM, TASKS, WINDOWS, over
 
 STORIES = {
@@ -46,6 +46,7 @@ def test_cancelled_callers_leak_no_slot(costs: tuple[int, ...]) -> None:
     for seed in range(400):
         world = World(story, seed).run()
         cancelled += sum(isinstance(error, Cancelled) for error in world.outcomes)
+        assert isinstance(world.store, Store)
         value, _ = world.store.gets("key")
         assert value is not None
         assert decode(value).total == sum(cost for _, cost in world.starts), seed

@@ -29,15 +29,15 @@ from itertools import count
 from secrets import randbits
 from typing import Any
 
-from nekkar.core.cache import SwapCache
 from nekkar.core.clock import Clock
 from nekkar.core.codec import decode, encode
-from nekkar.core.effects import Call, Pause, Steps
+from nekkar.core.effects import Pause, Steps
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.log import LINGER_US, HitLog
 from nekkar.core.pace import Pace, crowded
 from nekkar.core.rate import SECOND, Quota
 from nekkar.core.slots import Ask, Refusal, Slot
+from nekkar.core.store import Store
 
 MOST_CONFLICTS = 500
 
@@ -74,8 +74,8 @@ class Ledger:
     Its state is a few frozen values, each replaced whole: the worst of a race is an older look.
     """
 
-    def __init__(self, cache: SwapCache, key: str, quota: Quota, clock: Clock) -> None:
-        self.cache, self.key, self.quota, self.clock = cache, key, quota, clock
+    def __init__(self, store: Store, key: str, quota: Quota, clock: Clock) -> None:
+        self.store, self.key, self.quota, self.clock = store, key, quota, clock
         self.mirror: Mirror | None = None
         self.seen = Look(0, 0, None, 0, 0)
         self._looks = count(1)
@@ -105,7 +105,7 @@ class Ledger:
     def look(self) -> Steps[tuple[HitLog | None, Any]]:
         """Read the log, and the token to swap it with; raises CacheError, or CorruptLog."""
         order, sent = next(self._looks), self.clock.now_us()
-        raw, token = yield Call(self.cache.gets, (self.key,))
+        raw, token = yield from self.store.read(self.key)
         self.pace.read_took(self.clock.now_us() - sent)
         found = None if raw is None else self._decoded(raw)
         self._saw(order, sent, found)
@@ -167,7 +167,7 @@ class Ledger:
                 return answers
             written = replace(planned, nonce=randbits(63), crowd=crowded(planned.crowd, conflicts))
             try:
-                won = yield self._write(written, token, now)
+                won = yield from self._write(written, token, now)
             except CacheError:
                 if doubt:
                     raise
@@ -216,7 +216,7 @@ class Ledger:
         return base
 
     def _plan(self, log: HitLog, asks: Sequence[Ask], now: int) -> tuple[HitLog, Answers]:
-        lead = 0 if self.cache.in_process else self.pace.lead_us(self.quota.margin_us)
+        lead = 0 if self.store.in_process else self.pace.lead_us(self.quota.margin_us)
         soonest, horizon = now + lead, now + self.pace.horizon_us
         answers: Answers = []
         booked = False
@@ -231,11 +231,11 @@ class Ledger:
             answers.append(Slot(at, ask.cost, log.epoch))
         return log, answers
 
-    def _write(self, written: HitLog, token: Any, now: int) -> Call:
+    def _write(self, written: HitLog, token: Any, now: int) -> Steps[bool]:
         ttl = max(written.dies_at - now, written.keep_us + LINGER_US) // SECOND + 2
         raw = encode(written)
         self._newest = (raw, written)
-        return Call(self.cache.cas, (self.key, raw, token, ttl))
+        return self.store.swap(self.key, raw, token, ttl)
 
     def _won(self, written: HitLog, answers: Answers, order: int, now: int) -> None:
         answered = self.clock.now_us()
@@ -267,14 +267,14 @@ class Ledger:
             undone = replace(found, nonce=randbits(63))
             for answer in answers:
                 undone = undone.unbook(answer.at, answer.cost) if isinstance(answer, Slot) else undone
-            yield self._write(undone, token, self.clock.now_us())
+            yield from self._write(undone, token, self.clock.now_us())
         except CacheError as error:
             log.warning("cache key %r: an interrupted call leaves its slot unused: %s", self.key, error)
 
     def _pause(self, conflicts: int) -> Steps[None]:
         """Let a random time pass where swaps have lately met others; less for who has lost already."""
         known = self.mirror
-        most = self.pace.pause_us(known.log.crowd) if known and not self.cache.in_process else 0
+        most = self.pace.pause_us(known.log.crowd) if known and not self.store.in_process else 0
         if most:
             yield Pause(int(random.uniform(0, most >> min(conflicts, 3))))
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from weakref import WeakSet
 
-from nekkar.core.cache import SwapCache
+from nekkar.core.cache import BaseCache
 from nekkar.core.clock import Clock
 from nekkar.core.decorate import decorated
 from nekkar.core.drive import LoopWaker, run, run_async, run_steps, run_steps_async, wake_threads
@@ -21,6 +21,7 @@ from nekkar.core.line import Line
 from nekkar.core.log import HitLog
 from nekkar.core.rate import SECOND, Quota, micros, patience, whole
 from nekkar.core.slots import Slot
+from nekkar.core.store import store_of
 
 if TYPE_CHECKING:
     from nekkar.core.limiter import Nekkar
@@ -76,9 +77,9 @@ class Status:
 class Shared:
     """What all limits of one name share in one process: the ledger, and a line for threads and each event loop."""
 
-    def __init__(self, name: str, terms: Quota, cache: SwapCache, clock: Clock) -> None:
-        self.name, self.quota, self.cache, self.clock = name, terms, cache, clock
-        self.ledger = Ledger(cache, cache_key(name), terms, clock)
+    def __init__(self, name: str, terms: Quota, cache: BaseCache, clock: Clock) -> None:
+        self.name, self.quota, self.clock = name, terms, clock
+        self.ledger = Ledger(store_of(cache, clock), cache_key(name), terms, clock)
         self._lines: WeakSet[Line] = WeakSet()
         self._threads_line = self._new_line(threading.Event, wake_threads)
         self._pid = os.getpid()
@@ -180,7 +181,7 @@ class Limit:
         await anyio.lowlevel.checkpoint()
         shared = self._shared
         effects = shared.loop_line().acquire(cost, patience)
-        slot, waited = await run_async(effects, shared.clock, shared.cache.in_process)
+        slot, waited = await run_async(effects, shared.clock, shared.ledger.store.in_process)
         return self._admission(slot, waited)
 
     def __enter__(self) -> Admission:
@@ -238,7 +239,7 @@ class Limit:
         return run_steps(steps, self._shared.clock)
 
     async def _run_async(self, steps: Steps[T]) -> T:
-        return await run_steps_async(steps, self._shared.clock, self._shared.cache.in_process)
+        return await run_steps_async(steps, self._shared.clock, self._shared.ledger.store.in_process)
 
     def _held(self, seconds: float) -> int:
         return micros(seconds, f"limit {self.name!r}: hold", 1)

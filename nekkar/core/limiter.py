@@ -7,10 +7,10 @@ one name are one limit, in this process and wherever the cache is shared.
 from __future__ import annotations
 
 import threading
-from typing import Any, cast
+from typing import Any
 from weakref import WeakValueDictionary
 
-from nekkar.core.cache import BaseCache, MemoryCache, SwapCache, from_url
+from nekkar.core.cache import BaseCache, MemoryCache, from_url
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit import Admission, Limit, Shared, Status, Window
@@ -76,7 +76,7 @@ class Nekkar:
         with self._lock:
             shared = self._known.get(name)
             if shared is None:
-                shared = Shared(name, terms, cast(SwapCache, self._cache), self._clock)
+                shared = Shared(name, terms, self._cache, self._clock)
                 self._known[name] = shared
             self._kept[name] = shared
             if len(self._kept) >= self._sweep_at:
@@ -102,8 +102,6 @@ def _cache(cache: BaseCache | str | None) -> BaseCache:
         return from_url(cache)
     if not isinstance(cache, BaseCache):
         raise ConfigurationError(f"cache {shown(cache)} is no BaseCache and no URL; give one of these, or None")
-    if not isinstance(cache, SwapCache):
-        raise ConfigurationError(f"cache {shown(cache)} can't swap: it lacks gets and cas; see SwapCache")
     return cache
 
 

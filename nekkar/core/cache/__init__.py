@@ -2,8 +2,8 @@
 
 A cache is four methods over ``str`` keys and values (``BaseCache``). One that can also swap, that
 is, read a value with a token and write it back only if nobody else wrote since (``SwapCache``),
-carries a limit in one value. Every method blocks for at most the cache's timeout and raises
-CacheError where the cache is away; none guesses an answer from an error.
+carries a limit in one value; any other does by versions (store.py). Every method blocks for at most
+the cache's timeout and raises CacheError where the cache is away; none guesses an answer from an error.
 """
 
 from nekkar.core.cache.base import BaseCache, SwapCache
