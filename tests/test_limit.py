@@ -193,3 +193,16 @@ class TestForgetting:
         self.use(limiter, "others-{}".format, 2 * SWEEP_AT)
         assert limiter("mine", "10/second")._shared is limit._shared
         assert limiter("another", "10/hour")._shared.ledger.mirror is not None
+
+    def test_limits_used_in_an_event_loop_are_forgotten_too(self, clock: FakeClock) -> None:
+        """A loop that lives long does not keep a line for each name it has seen."""
+        limiter = Nekkar(clock=clock)
+
+        async def main() -> None:
+            for batch in range(6):
+                for number in range(SWEEP_AT):
+                    await limiter(f"tenant-{batch}-{number}", "10/second").acquire_async()
+                clock.advance(100)
+            assert self.known(limiter) <= 2 * SWEEP_AT
+
+        anyio.run(main)

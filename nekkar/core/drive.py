@@ -89,25 +89,24 @@ wake_threads: Callable[[list[Event]], None] = _set_all
 async def _in_thread(steps: Steps[Any], clock: Clock, shielded: bool) -> Any:
     import anyio.to_thread
 
+    limiter = of_this_loop("worker threads", lambda: anyio.CapacityLimiter(THREADS_PER_LOOP))  # waits for nobody else's
     with anyio.CancelScope(shield=shielded):
-        return await anyio.to_thread.run_sync(run_steps, steps, clock, limiter=_threads())
+        return await anyio.to_thread.run_sync(run_steps, steps, clock, limiter=limiter)
 
 
-def _threads() -> anyio.CapacityLimiter:
-    """Return the bound of this event loop's worker threads: nekkar's own, so that it waits for nobody else's."""
+def of_this_loop(what: str, make: Callable[[], T]) -> T:
+    """Return the running event loop's own ``what``, made when first asked for; it goes with the loop."""
     import anyio.lowlevel
 
-    global _limiters
-    if _limiters is None:
-        _limiters = anyio.lowlevel.RunVar("nekkar's worker threads")
-    try:
-        return cast("anyio.CapacityLimiter", _limiters.get())
-    except LookupError:
-        _limiters.set(anyio.CapacityLimiter(THREADS_PER_LOOP))
-        return cast("anyio.CapacityLimiter", _limiters.get())
+    variable = _of_loops.setdefault(what, anyio.lowlevel.RunVar(f"nekkar's {what}"))
+    value = variable.get(None)
+    if value is None:
+        value = make()
+        variable.set(value)
+    return cast(T, value)
 
 
-_limiters: Any = None
+_of_loops: dict[str, Any] = {}
 
 
 def _drive(generator: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:

@@ -166,21 +166,14 @@ class Ledger:
             if planned is base and found:
                 return answers
             written = replace(planned, nonce=randbits(63), crowd=crowded(planned.crowd, conflicts))
-            try:
-                won = yield from self._write(written, token, now)
-            except CacheError:
-                if doubt:
-                    raise
-                doubt = (written.nonce, answers)
-                continue
-            except GeneratorExit:
-                raise
-            except BaseException:
-                yield from self._take_back(written.nonce, answers)
-                raise
-            if won:
+            won = yield from self._try(written, token, now, answers)
+            if won is True:
                 self._won(written, answers, order, now)
                 return answers
+            if isinstance(won, CacheError):
+                if doubt:
+                    raise won
+                doubt = (written.nonce, answers)
         raise CacheError(
             f"cache key {self.key!r}: lost {MOST_CONFLICTS} swaps in a row; share it among fewer processes"
         )
@@ -230,6 +223,18 @@ class Ledger:
             log, booked = log.book(at, ask.cost), True
             answers.append(Slot(at, ask.cost, log.epoch))
         return log, answers
+
+    def _try(self, written: HitLog, token: Any, now: int, answers: Answers) -> Steps[bool | CacheError]:
+        """Write; return whether it won, or the error where the answer was lost. An interrupted write is undone."""
+        try:
+            return (yield from self._write(written, token, now))
+        except CacheError as error:
+            return error
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from self._take_back(written.nonce, answers)
+            raise
 
     def _write(self, written: HitLog, token: Any, now: int) -> Steps[bool]:
         ttl = max(written.dies_at - now, written.keep_us + LINGER_US) // SECOND + 2

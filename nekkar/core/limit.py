@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from nekkar.core.cache import BaseCache
 from nekkar.core.clock import Clock
 from nekkar.core.decorate import decorated
-from nekkar.core.drive import LoopWaker, run, run_async, run_steps, run_steps_async, wake_threads
+from nekkar.core.drive import LoopWaker, of_this_loop, run, run_async, run_steps, run_steps_async, wake_threads
 from nekkar.core.effects import Event, Steps
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.ledger import Ledger, cache_key
@@ -83,7 +83,6 @@ class Shared:
         self._lines: WeakSet[Line] = WeakSet()
         self._threads_line = self._new_line(threading.Event, wake_threads)
         self._pid = os.getpid()
-        self._loop_lines: Any = None
 
     @property
     def waiting(self) -> int:
@@ -106,15 +105,11 @@ class Shared:
     def loop_line(self) -> Line:
         """Return the line of the running event loop."""
         import anyio
-        import anyio.lowlevel
 
-        if self._loop_lines is None:
-            self._loop_lines = anyio.lowlevel.RunVar(f"nekkar's line for {self.name}")
-        line = self._loop_lines.get(None)
-        if line is None:
-            line = self._new_line(anyio.Event, LoopWaker())
-            self._loop_lines.set(line)
-        return cast(Line, line)
+        lines: WeakKeyDictionary[Shared, Line] = of_this_loop("lines", WeakKeyDictionary)
+        if self not in lines:
+            lines[self] = self._new_line(anyio.Event, LoopWaker())
+        return lines[self]
 
     def status(self, log: HitLog, now: int) -> Status:
         """Return how the limit stands by a log read at ``now``."""
