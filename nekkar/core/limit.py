@@ -161,8 +161,8 @@ class Limit:
         Raises WaitTooLong as soon as the slot is known to lie too far off, CacheError where the cache
         does not answer within its timeout, and ConfigurationError for a cost that can never be admitted.
         """
-        cost, patience = self._checked(cost, max_wait)
-        slot, waited = run(self._shared.thread_line().acquire(cost, patience), self._shared.clock)
+        cost, longest = self._checked(cost, max_wait)
+        slot, waited = run(self._shared.thread_line().acquire(cost, longest), self._shared.clock)
         return self._admission(slot, waited)
 
     async def acquire_async(self, cost: int = 1, max_wait: float | None = None) -> Admission:
@@ -172,10 +172,10 @@ class Limit:
         """
         import anyio.lowlevel
 
-        cost, patience = self._checked(cost, max_wait)
+        cost, longest = self._checked(cost, max_wait)
         await anyio.lowlevel.checkpoint()
         shared = self._shared
-        effects = shared.loop_line().acquire(cost, patience)
+        effects = shared.loop_line().acquire(cost, longest)
         slot, waited = await run_async(effects, shared.clock, shared.ledger.store.in_process)
         return self._admission(slot, waited)
 
