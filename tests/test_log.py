@@ -426,6 +426,14 @@ def test_no_mix_of_changes_admits_more(scaled: tuple[int, Quota], start: int, ac
     assert all(later - sooner >= limit.spacing_us for sooner, later in pairwise(slots))
 
 
+def test_a_log_never_reset_takes_all_that_another_remembers() -> None:
+    """Its hits at the very beginning of time too; one that was reset takes what came after alone."""
+    limit = quota(3, 60)
+    known = new_log(limit, (0, 1), (5, 1), (6, 1))
+    assert new_log(limit).merge(known).hits() == [(0, 1), (5, 1), (6, 1)]
+    assert replace(new_log(limit), reset_at=5).merge(known).hits() == [(6, 1)]
+
+
 def test_an_unbooked_hit_makes_room_for_another() -> None:
     """After unbook the slots are as if the hit had never been, among others at its time too."""
     limit = quota(3, 60)

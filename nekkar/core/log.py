@@ -48,7 +48,7 @@ class HitLog:
     ``hold_until``: no slot before this instant. ``base``: the number of the last forgotten hit.
     ``crowd``: how often swaps of it lately met others (pace.py). ``windows``, ``margin_us``,
     ``spacing_us``, ``horizon_us``: those in use, the largest where there is one value.
-    ``reset_at``: when the limit was started afresh; what others remember of before counts no more.
+    ``reset_at``: when the limit was started afresh (0: never); what others remember of before counts no more.
     ``times`` and ``numbers`` hold the entries as offsets from ``origin_us`` and ``zero``.
     """
 
@@ -204,7 +204,7 @@ class HitLog:
         """
         hits = dict(self.hits())
         for time, count in other.hits():
-            if time > self.reset_at:
+            if time > self.reset_at or not self.reset_at:
                 hits[time] = max(hits.get(time, 0), count)
         log = replace(
             self,
