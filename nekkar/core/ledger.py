@@ -15,7 +15,7 @@ any number of callers step by step. Rules:
 - A slot is good only in its own epoch, under no hold, and where the log was looked at within the
   horizon before it.
 
-test_ledger.py breaks each of these on purpose and sees the promise broken.
+test_ledger.py breaks the rules on unbooking, loss, epochs and looks on purpose, and sees the promise broken.
 """
 
 from __future__ import annotations
