@@ -16,7 +16,7 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 
 from nekkar.core.errors import CacheError, ConfigurationError, WaitTooLong, shown
 from nekkar.core.limiter import Admission, Nekkar
-from nekkar.core.rate import micros
+from nekkar.gate import NO_OPTIONS, Gate
 from nekkar.rules import RuleTable
 
 __all__ = ["NekkarAdapter", "RequestCacheError", "RequestWaitTooLong"]
@@ -48,7 +48,7 @@ class NekkarAdapter(HTTPAdapter):
     ``send`` blocks, and raises RequestWaitTooLong, RequestCacheError, and what sending raises.
     """
 
-    __attrs__ = [*HTTPAdapter.__attrs__, "limiter", "rules", "max_wait", "_adapter"]  # noqa: RUF012  requests' own
+    __attrs__ = [*HTTPAdapter.__attrs__, "_gate", "_adapter"]  # noqa: RUF012  requests' own
 
     def __init__(
         self,
@@ -59,20 +59,13 @@ class NekkarAdapter(HTTPAdapter):
         max_wait: float | None = None,
         **http_adapter_args: Any,
     ) -> None:
-        if not isinstance(limiter, Nekkar):
-            raise ConfigurationError(f"limiter {shown(limiter)} is no Nekkar; give one such as Nekkar()")
-        if not isinstance(rules, RuleTable):
-            raise ConfigurationError(
-                f"rules {shown(rules)} is no RuleTable; give RuleTable([Rule(url, limit)], limits)"
-            )
+        self._gate = Gate(limiter, rules, max_wait)
         if adapter is not None and (http_adapter_args or not isinstance(adapter, BaseAdapter)):
             also = f" and {', '.join(http_adapter_args)}" if http_adapter_args else ""
             raise ConfigurationError(
                 f"adapter {shown(adapter)}{also}: give an adapter to wrap, or arguments to make one, not both"
             )
-        if max_wait is not None:
-            micros(max_wait, "max_wait")
-        self.limiter, self.rules, self.max_wait, self._adapter = limiter, rules, max_wait, adapter
+        self._adapter = adapter
         super().__init__(**http_adapter_args)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
@@ -90,12 +83,11 @@ class NekkarAdapter(HTTPAdapter):
             self._adapter.close()
 
     def _admit(self, request: requests.PreparedRequest) -> Admission | None:
-        match = self.rules.match(request.method or "GET", request.url)
-        if match is None:
+        limit = self._gate.limit(request.method or "GET", request.url)
+        if limit is None:
             return None
-        limit = self.limiter(match.name, match.rate_limit, **match.options)
         try:
-            return limit.acquire(max_wait=self.max_wait)
+            return limit.acquire(**self._gate.asked(NO_OPTIONS))
         except WaitTooLong as error:
             raise RequestWaitTooLong(error.name, error.retry_after, error.max_wait, request) from error
         except CacheError as error:

@@ -37,6 +37,7 @@ LAYERS = [
     "nekkar.core.limiter",
     "nekkar.rules",
     "nekkar",
+    "nekkar.gate",
     "nekkar.requests",
     "nekkar.httpx",
     "nekkar.httpx2",

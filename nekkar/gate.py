@@ -1,0 +1,78 @@
+"""The gate of an HTTP client: from a request to the limit that it waits for, whatever library sends it.
+
+It names no class of any HTTP library: each face (``nekkar.requests``, ``nekkar.httpx``, ``nekkar.httpx2``)
+brings a method, a URL and the options of the call, and turns the errors into those of its library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.limiter import Limit, Nekkar
+from nekkar.core.rate import micros, whole
+from nekkar.rules import RuleTable
+
+_OPTIONS = ("cost", "max_wait")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What one call asks for: ``cost`` hits, at most ``max_wait`` seconds of waiting (None: no bound of its own).
+
+    Raises ConfigurationError for what can't be either.
+    """
+
+    cost: int = 1
+    max_wait: float | None = None
+
+    def __post_init__(self) -> None:
+        whole(self.cost, "cost")
+        if self.max_wait is not None:
+            micros(self.max_wait, "max_wait")
+
+    @classmethod
+    def read(cls, given: object) -> Options:
+        """Return the options that a mapping such as ``{"cost": 3, "max_wait": 5}`` gives; None gives none."""
+        if given is None:
+            return NO_OPTIONS
+        if not isinstance(given, Mapping) or not set(given) <= set(_OPTIONS):
+            raise ConfigurationError(f"options {shown(given)} are not known; give a dict with any of cost, max_wait")
+        return cls(**given)
+
+
+NO_OPTIONS = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A limiter and the rules that say which of its limits a request falls under; picklable if the cache is.
+
+    ``max_wait``: the longest wait in seconds; a call's own comes before it, the limit's after it.
+    """
+
+    limiter: Nekkar
+    rules: RuleTable
+    max_wait: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.limiter, Nekkar):
+            raise ConfigurationError(f"limiter {shown(self.limiter)} is no Nekkar; give one such as Nekkar()")
+        if not isinstance(self.rules, RuleTable):
+            raise ConfigurationError(
+                f"rules {shown(self.rules)} is no RuleTable; give RuleTable([Rule(url, limit)], limits)"
+            )
+        if self.max_wait is not None:
+            micros(self.max_wait, "max_wait")
+
+    def limit(self, method: str, url: object) -> Limit | None:
+        """Return the limit of a request, or None where it is unlimited."""
+        match = self.rules.match(method, url)
+        return self.limiter(match.name, match.rate_limit, **match.options) if match else None
+
+    def asked(self, options: Options) -> dict[str, Any]:
+        """Return the arguments for the limit's ``acquire``: the call's own max_wait comes before the gate's."""
+        longest = self.max_wait if options.max_wait is None else options.max_wait
+        return {"cost": options.cost, "max_wait": longest}
