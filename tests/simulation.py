@@ -21,6 +21,7 @@ from nekkar.core.effects import Call, Pause, Transact, Wait
 from nekkar.core.errors import CacheError, NekkarError
 from nekkar.core.ledger import Ledger
 from nekkar.core.line import Line
+from nekkar.core.outage import Outage
 from nekkar.core.rate import SECOND, Quota, quota
 from nekkar.core.slots import Slot
 from nekkar.core.store import store_of
@@ -39,7 +40,8 @@ class Story:
 
     ``tasks``: cache calls run in threads of their own, which a cancellation does not reach. ``alone``: a
     caller a process, on the ledger with no line. ``newcomers``: with each flush a new process comes.
-    ``busy``: callers call again at once. ``versions``: the cache has four methods only.
+    ``busy``: callers call again at once. ``versions``: the cache has four methods only. ``outages``: times at
+    which it is away for all, and each process goes on with its share.
     """
 
     rate: str = "6/0"
@@ -61,6 +63,7 @@ class Story:
     newcomers: bool = False
     busy: bool = False
     versions: bool = False
+    outages: int = 0
 
 
 class Contents:
@@ -263,6 +266,7 @@ class World:
         self.starts: list[tuple[int, int]] = []
         self.outcomes: list[BaseException] = []
         self.bounded_waits: list[int] = []
+        self.away_until = 0
         self.processes = [self._process(index) for index in range(story.processes)]
 
     @property
@@ -314,13 +318,15 @@ class World:
 
         def take_effect() -> None:
             value, error = None, None
-            if self.random.random() < self.story.lost:
+            if self.now < self.away_until:
+                arrives, error = False, CacheError("away")
+            elif self.random.random() < self.story.lost:
                 arrives = self.random.random() < 0.5
                 error = CacheError("no answer")
             else:
                 arrives = True
             if arrives:
-                newborn = actor.process.ledger.mirror is None and not actor.process.newcomer
+                newborn = actor.process.ledger.view.mirror is None and not actor.process.newcomer
                 self.store.void |= newborn and self.store.flushed and not self.store.items
                 value = effect.function(*effect.args)
             delay = self.latency() if error is None else self.random.randint(5 * MS, 60 * MS)
@@ -340,7 +346,8 @@ class World:
 
     def _process(self, index: int) -> Process:
         clock = Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2)
-        ledger = Ledger(store_of(self.store, clock), "key", self.quota, clock)
+        outage = Outage("local", 1 / self.story.processes) if self.story.outages else Outage()
+        ledger = Ledger(store_of(self.store, clock), "key", self.quota, clock, outage)
         return Process(clock, ledger, Line(f"p{index}", ledger, Event, _set_all))
 
     def _spawn(self, process: Process) -> None:
@@ -370,6 +377,8 @@ class World:
         draw, story = self.random, self.story
         for _ in range(draw.randint(0, story.flushes)):
             self.at(self._instant(self.period_us // 2), self._flush)
+        for _ in range(story.outages):
+            self.at(self._instant(self.period_us // 2), self._lose_cache)
         for _ in range(draw.randint(0, story.kills)):
             self.at(self._instant(0), lambda: self._kill(draw.choice(self.processes)))
         for _ in range(draw.randint(0, story.freezes)):
@@ -386,6 +395,9 @@ class World:
             self.processes.append(self._process(len(self.processes)))
             self.processes[-1].newcomer = True
             self._spawn(self.processes[-1])
+
+    def _lose_cache(self) -> None:
+        self.away_until = self.now + self.random.randint(5 * self.period_us // 4, 2 * self.period_us)
 
     def _kill(self, process: Process) -> None:
         if sum(not other.dead for other in self.processes) > 1:

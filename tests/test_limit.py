@@ -192,7 +192,7 @@ class TestForgetting:
         clock.advance(100)
         self.use(limiter, "others-{}".format, 2 * SWEEP_AT)
         assert limiter("mine", "10/second")._shared is limit._shared
-        assert limiter("another", "10/hour")._shared.ledger.mirror is not None
+        assert limiter("another", "10/hour")._shared.ledger.view.mirror is not None
 
     def test_limits_used_in_an_event_loop_are_forgotten_too(self, clock: FakeClock) -> None:
         """A loop that lives long does not keep a line for each name it has seen."""

@@ -24,47 +24,30 @@ import hashlib
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import count
+from dataclasses import replace
 from secrets import randbits
-from typing import Any
+from typing import Any, TypeVar
 
 from nekkar.core.clock import Clock
-from nekkar.core.codec import decode, encode
+from nekkar.core.codec import encode
 from nekkar.core.effects import Pause, Steps
-from nekkar.core.errors import CacheError, CorruptLog
+from nekkar.core.errors import CacheError
 from nekkar.core.log import LINGER_US, HitLog
+from nekkar.core.outage import Alone, Outage
 from nekkar.core.pace import Pace, crowded
 from nekkar.core.rate import SECOND, Quota
-from nekkar.core.slots import Ask, Refusal, Slot
+from nekkar.core.slots import Answer, Ask, Slot, booked
 from nekkar.core.store import Store
+from nekkar.core.view import View
 
 MOST_CONFLICTS = 500
 
 log = logging.getLogger("nekkar")
 
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What the newest look, the ``order``th, sent at ``sent``, found: the log's epoch (None: no log), hold, horizon."""
-
-    order: int
-    sent: int
-    epoch: int | None
-    hold_until: int
-    horizon_us: int
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Mirror:
-    """The newest log seen in the epoch that this process follows, and which look saw it, sent when."""
-
-    log: HitLog
-    order: int
-    looked: int
-
-
-Answers = list[Slot | Refusal]
+Answers = list[Answer]
 Plan = Callable[[HitLog, int, bool], tuple[HitLog, Answers]]  # the log, now, whether an answer was lost
 
 
@@ -74,19 +57,22 @@ class Ledger:
     Its state is a few frozen values, each replaced whole: the worst of a race is an older look.
     """
 
-    def __init__(self, store: Store, key: str, quota: Quota, clock: Clock) -> None:
+    def __init__(self, store: Store, key: str, quota: Quota, clock: Clock, outage: Outage | None = None) -> None:
         self.store, self.key, self.quota, self.clock = store, key, quota, clock
-        self.mirror: Mirror | None = None
-        self.seen = Look(0, 0, None, 0, 0)
-        self._looks = count(1)
+        self.alone = Alone(outage or Outage(), key, quota)
+        self.view = View(key, quota)
         self.pace = Pace()
-        self._newest: tuple[bytes, HitLog] | None = None
-        self._said = False
 
     def no_slot_before(self, cost: int, hits: int, calls: int) -> int:
         """Return a lower bound of a call's slot behind ``calls`` others of ``hits``, as far as the mirror shows."""
-        known = self.mirror
-        return known.log.no_slot_before(self.quota, cost, hits, calls) if known else 0
+        if self.alone.is_on:
+            return self.alone.no_slot_before(cost, hits, calls)
+        known = self.view.log
+        return known.no_slot_before(self.quota, cost, hits, calls) if known else 0
+
+    def wake_at(self, slot: Slot) -> int:
+        """Return when a caller wakes to look at the log before its slot."""
+        return self.alone.wake_at(slot.at - self.pace.ahead_us)
 
     def good_until(self, slot: Slot) -> int:
         """Return until when a caller may start on its slot; the margin's other half is the way's."""
@@ -94,22 +80,28 @@ class Ledger:
 
     def is_stale(self, slot: Slot) -> bool:
         """Whether the log could have changed over the slot since the newest look at it."""
-        return slot.at - self.seen.sent > min(self.seen.horizon_us, self.pace.horizon_us)
+        return self.view.is_stale(slot, self.pace.horizon_us)
 
     def vouches(self, slot: Slot) -> bool:
         """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
-        return self.seen.epoch == slot.epoch and self.seen.hold_until <= slot.at
+        return self.view.vouches(slot)
 
     # Steps.
 
     def look(self) -> Steps[tuple[HitLog | None, Any]]:
         """Read the log, and the token to swap it with; raises CacheError, or CorruptLog."""
-        order, sent = next(self._looks), self.clock.now_us()
+        order, sent = self.view.order(), self.clock.now_us()
         raw, token = yield from self.store.read(self.key)
         self.pace.read_took(self.clock.now_us() - sent)
-        found = None if raw is None else self._decoded(raw)
-        self._saw(order, sent, found)
+        found = None if raw is None else self.view.decoded(raw)
+        self.view.saw(order, sent, found)
+        if self.alone.outage.is_on:
+            self.alone.outage.ends()
         return found, token
+
+    def check(self) -> Steps[None]:
+        """Look, for a caller whose slot comes; in an outage that was provided for, this raises nothing."""
+        yield from self._unless_away(self.look())
 
     def book(self, asks: Sequence[Ask], returned: Sequence[Slot] = ()) -> Steps[Answers]:
         """Unbook ``returned`` and book for ``asks``, in order, in one swap; return answers for the first of them.
@@ -119,9 +111,18 @@ class Ledger:
         """
 
         def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
-            return self._plan(base if lost else self._without(base, returned, now), asks, now)
+            lead = 0 if self.store.in_process else self.pace.lead_us(self.quota.margin_us)
+            base = base if lost else self._without(base, returned, now)
+            return booked(base, self.quota, asks, now + lead, now + self.pace.horizon_us)
 
-        return (yield from self._swap(plan))
+        answers = yield from self._unless_away(self._swap(plan))
+        if answers is not None:
+            self.alone.counts(answers, returned)
+            return answers
+        now = self.clock.now_us()
+        answers = self.alone.book(asks, returned, now, now + self.pace.horizon_us)
+        self._is_alone(now)
+        return answers
 
     def hold(self, seconds_us: int) -> Steps[None]:
         """Let no slot be given for so long from now; a longer hold stays."""
@@ -147,9 +148,28 @@ class Ledger:
         """Return the log as the next booking would find it, and the time; writes nothing."""
         found, _ = yield from self.look()
         now = self.clock.now_us()
-        return self._current(found, now), now
+        return self._recalled(found, now), now
 
     # Parts of the above.
+
+    def _unless_away(self, steps: Steps[T]) -> Steps[T | None]:
+        """Take steps; where the cache is away and the user provided for that, go on alone and return None."""
+        sent = self.clock.now_us()
+        if self.alone.waits(sent):
+            steps.close()
+        else:
+            try:
+                return (yield from steps)
+            except CacheError as error:
+                self.alone.begins(error, self.view.log, sent, self.clock.now_us())
+                if not self.alone.is_on:
+                    raise
+        self._is_alone(sent)
+        return None
+
+    def _is_alone(self, now: int) -> None:
+        """An outage is an epoch of its own, and this process the only one to write its log."""
+        self.view.looks_at(self.alone.log, now, self.pace.horizon_us)
 
     def _swap(self, plan: Plan) -> Steps[Answers]:
         """Change the log by ``plan``, again and again until no other process's swap came between."""
@@ -157,13 +177,13 @@ class Ledger:
         for conflicts in range(MOST_CONFLICTS):
             yield from self._pause(conflicts)
             found, token = yield from self.look()
-            order, now = next(self._looks), self.clock.now_us()
+            order, now = self.view.order(), self.clock.now_us()
             if doubt and found and found.nonce == doubt[0]:
-                self._saw(order, now, found, swapped=True)
+                self._saw_won(order, now, found)
                 return doubt[1]
             base = self._current(found, now)
             planned, answers = plan(base, now, doubt is not None)
-            if planned is base and found:
+            if planned is base and found and not self.alone.is_on:
                 return answers
             crowd = crowded(planned.crowd, conflicts)
             written = replace(planned, nonce=randbits(63), crowd=crowd, written_at=now)
@@ -179,21 +199,12 @@ class Ledger:
             f"cache key {self.key!r}: lost {MOST_CONFLICTS} swaps in a row; share it among fewer processes"
         )
 
-    def _decoded(self, raw: bytes) -> HitLog:
-        """Decode a log, unless these are the bytes that this process saw or wrote last."""
-        known = self._newest
-        if known and known[0] == raw:
-            return known[1]
-        try:
-            found = decode(raw)
-        except CorruptLog as error:
-            raise CorruptLog(f"cache key {self.key!r}: {error}; delete the key to start afresh") from error
-        self._newest = (raw, found)
-        return found
-
     def _current(self, found: HitLog | None, now: int) -> HitLog:
         """Return the log to change: what was found, and what only this process still knows."""
-        known = self.mirror
+        return self.alone.merged(self._recalled(found, now), now, self.quota.margin_us)
+
+    def _recalled(self, found: HitLog | None, now: int) -> HitLog:
+        known = self.view.mirror
         if found is None:
             if known is None or now >= known.log.dies_at:
                 return HitLog(randbits(63)).joined(self.quota, self.pace.horizon_us)
@@ -208,22 +219,6 @@ class Ledger:
             if slot.epoch == base.epoch and now <= slot.at + self.pace.horizon_us:
                 base = base.unbook(slot.at, slot.cost)
         return base
-
-    def _plan(self, log: HitLog, asks: Sequence[Ask], now: int) -> tuple[HitLog, Answers]:
-        lead = 0 if self.store.in_process else self.pace.lead_us(self.quota.margin_us)
-        soonest, horizon = now + lead, now + self.pace.horizon_us
-        answers: Answers = []
-        booked = False
-        for ask in asks:
-            at = log.earliest(self.quota, ask.cost, soonest)
-            if ask.deadline is not None and at > max(ask.deadline, soonest):
-                answers.append(Refusal(at))
-                continue
-            if at > horizon and booked:
-                break
-            log, booked = log.book(at, ask.cost), True
-            answers.append(Slot(at, ask.cost, log.epoch))
-        return log, answers
 
     def _try(self, written: HitLog, token: Any, now: int, answers: Answers) -> Steps[bool | CacheError]:
         """Write; return whether it won, or the error where the answer was lost. An interrupted write is undone."""
@@ -240,29 +235,18 @@ class Ledger:
     def _write(self, written: HitLog, token: Any, now: int) -> Steps[bool]:
         ttl = max(written.dies_at - now, written.keep_us + LINGER_US) // SECOND + 2
         raw = encode(written)
-        self._newest = (raw, written)
+        self.view.wrote(raw, written)
         return self.store.swap(self.key, raw, token, ttl)
 
     def _won(self, written: HitLog, answers: Answers, order: int, now: int) -> None:
         answered = self.clock.now_us()
         first = next((answer for answer in answers if isinstance(answer, Slot)), None)
         self.pace.swap_took(answered - now, late=first is not None and answered > self.good_until(first))
-        self._saw(order, now, written, swapped=True)
+        self._saw_won(order, now, written)
 
-    def _saw(self, order: int, sent: int, found: HitLog | None, swapped: bool = False) -> None:
-        """Remember a look; the mirror follows into a new epoch only by a swap that merged it in."""
-        if order > self.seen.order:
-            told = (found.epoch, found.hold_until, found.horizon_us) if found else (None, 0, 0)
-            self.seen = Look(order, sent, *told)
-        known = self.mirror
-        newer = known is None or swapped or (order > known.order and found and found.epoch == known.log.epoch)
-        if found and newer:
-            self.mirror = Mirror(found, order, sent)
-        others = sorted(set(found.windows) - set(self.quota.rates)) if found and not self._said else []
-        if others:
-            self._said = True
-            elsewhere = "; ".join(map(str, others))
-            log.warning("cache key %r has other limits elsewhere: %s, and %s here", self.key, elsewhere, self.quota)
+    def _saw_won(self, order: int, now: int, written: HitLog) -> None:
+        self.view.saw(order, now, written, swapped=True)
+        self.alone.ends()
 
     def _take_back(self, nonce: int, answers: Answers) -> Steps[None]:
         """After an interrupted write: undo it where it landed and is still the newest."""
@@ -280,8 +264,8 @@ class Ledger:
 
     def _pause(self, conflicts: int) -> Steps[None]:
         """Let a random time pass where swaps have lately met others; less for who has lost already."""
-        known = self.mirror
-        most = self.pace.pause_us(known.log.crowd) if known and not self.store.in_process else 0
+        known = self.view.log
+        most = self.pace.pause_us(known.crowd) if known and not self.store.in_process else 0
         if most:
             yield Pause(int(random.uniform(0, most >> min(conflicts, 3))))
 

@@ -19,6 +19,7 @@ from nekkar.core.errors import ConfigurationError
 from nekkar.core.ledger import Ledger, cache_key
 from nekkar.core.line import Line
 from nekkar.core.log import HitLog
+from nekkar.core.outage import Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, whole
 from nekkar.core.slots import Slot
 from nekkar.core.store import store_of
@@ -77,9 +78,9 @@ class Status:
 class Shared:
     """What all limits of one name share in one process: the ledger, and a line for threads and each event loop."""
 
-    def __init__(self, name: str, terms: Quota, cache: BaseCache, clock: Clock) -> None:
+    def __init__(self, name: str, terms: Quota, cache: BaseCache, clock: Clock, outage: Outage) -> None:
         self.name, self.quota, self.clock = name, terms, clock
-        self.ledger = Ledger(store_of(cache, clock), cache_key(name), terms, clock)
+        self.ledger = Ledger(store_of(cache, clock), cache_key(name), terms, clock, outage)
         self._lines: WeakSet[Line] = WeakSet()
         self._threads_line = self._new_line(threading.Event, wake_threads)
         self._pid = os.getpid()
@@ -91,8 +92,9 @@ class Shared:
 
     def is_idle(self, now: int) -> bool:
         """Whether nobody waits, and nothing is remembered that still matters."""
-        mirror = self.ledger.mirror
-        return not self.waiting and (mirror is None or mirror.log.dies_at <= now)
+        known, alone = self.ledger.view.log, self.ledger.alone
+        is_dead = known is None or known.dies_at <= now
+        return not self.waiting and is_dead and not (alone.is_on and alone.log.dies_at > now)
 
     def thread_line(self) -> Line:
         """Return the line of this process's threads; a forked child gets one of its own."""

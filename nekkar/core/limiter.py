@@ -14,7 +14,8 @@ from nekkar.core.cache import BaseCache, MemoryCache, from_url
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit import Admission, Limit, Shared, Status, Window
-from nekkar.core.rate import Quota, patience, quota
+from nekkar.core.outage import OnCacheError, Outage
+from nekkar.core.rate import SECOND, Quota, micros, patience, quota
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
@@ -26,13 +27,26 @@ class Nekkar:
 
     ``cache``: a cache object, a URL (``"memcached://localhost:11211"``, ``"sqlite:///file.db"``,
     ``"memory:"``), or None for this process only. ``clock``: ``"auto"`` or ``"local"`` for the
-    machine's clock, or an object with the methods of ``nekkar.core.clock.Clock``.
+    machine's clock, or an object with the methods of ``nekkar.core.clock.Clock``. ``on_cache_error``: what
+    calls do while the cache is away: ``"raise"`` CacheError, pass (``"open"``), or go on with ``"local"``
+    limits, in which this process admits at most floor(N × ``local_share``) calls a window (with W workers give
+    1/W). ``max_hold``: the longest pause in seconds that a service's answer may bring on the limit.
     Raises ConfigurationError; nothing is connected before the first call.
     """
 
-    def __init__(self, cache: BaseCache | str | None = None, *, clock: Clock | str = "auto") -> None:
+    def __init__(
+        self,
+        cache: BaseCache | str | None = None,
+        *,
+        clock: Clock | str = "auto",
+        on_cache_error: OnCacheError = "raise",
+        local_share: float = 1.0,
+        max_hold: float = 3600.0,
+    ) -> None:
         self._cache, self._clock_name = _cache(cache), clock
         self._clock = _clock(clock)
+        self._outage = Outage(on_cache_error, local_share)
+        self.max_hold = micros(max_hold, "max_hold", 1) / SECOND
         self._known: WeakValueDictionary[str, Shared] = WeakValueDictionary()
         self._kept: dict[str, Shared] = {}  # alive for what they remember, though nobody holds their limit
         self._sweep_at = SWEEP_AT
@@ -42,7 +56,7 @@ class Nekkar:
         return f"Nekkar({self._cache!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remade, (self._cache, self._clock_name)
+        return _remade, (self._cache, self._clock_name, self._outage.policy, self._outage.share, self.max_hold)
 
     def __call__(
         self,
@@ -76,7 +90,7 @@ class Nekkar:
         with self._lock:
             shared = self._known.get(name)
             if shared is None:
-                shared = Shared(name, terms, self._cache, self._clock)
+                shared = Shared(name, terms, self._cache, self._clock, self._outage)
                 self._known[name] = shared
             self._kept[name] = shared
             if len(self._kept) >= self._sweep_at:
@@ -113,5 +127,5 @@ def _clock(clock: Clock | str) -> Clock:
     return clock
 
 
-def _remade(cache: BaseCache, clock: Clock | str) -> Nekkar:
-    return Nekkar(cache, clock=clock)
+def _remade(cache: BaseCache, clock: Clock | str, policy: OnCacheError, share: float, max_hold: float) -> Nekkar:
+    return Nekkar(cache, clock=clock, on_cache_error=policy, local_share=share, max_hold=max_hold)

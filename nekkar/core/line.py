@@ -19,7 +19,6 @@ test_line.py runs it through random schedules of kills, freezes, losses and canc
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,9 +28,9 @@ from nekkar.core.callers import Caller, Queue
 from nekkar.core.effects import Effects, Event, Steps, Transact, Wait
 from nekkar.core.errors import CacheError, WaitTooLong, copied
 from nekkar.core.ledger import Ledger
-from nekkar.core.slots import Refusal, Slot
+from nekkar.core.slots import Answer, Slot
 
-log = logging.getLogger("nekkar")
+Wake = Callable[[list[Event]], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -47,9 +46,7 @@ class Line:
     all who wait now, for a slot or until theirs comes.
     """
 
-    def __init__(
-        self, name: str, ledger: Ledger, new_event: Callable[[], Event], wake: Callable[[list[Event]], None]
-    ) -> None:
+    def __init__(self, name: str, ledger: Ledger, new_event: Callable[[], Event], wake: Wake) -> None:
         self.name, self.ledger = name, ledger
         self._new_event, self._wake = new_event, wake
         self._lock = threading.RLock()  # a generator finalised by the collector may hold it already
@@ -135,10 +132,10 @@ class Line:
     def _arrives(self, caller: Caller, slot: Slot) -> Effects[bool]:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
         ledger = self.ledger
-        if ledger.is_stale(slot):
-            yield Wait(slot.at - ledger.pace.ahead_us, self._new_event())
+        while ledger.is_stale(slot) and ledger.vouches(slot):
+            yield Wait(ledger.wake_at(slot), self._new_event())
             if ledger.is_stale(slot) and ledger.vouches(slot):
-                yield Transact(ledger.look())
+                yield Transact(ledger.check())
         while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
             yield Wait(slot.at, self._new_event())
         if ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot):
@@ -211,7 +208,7 @@ class Line:
             returned, self._returned = self._returned, []
             return list(self._queue) if may_book else [], returned
 
-    def _hand_out(self, asks: list[Caller], answers: list[Slot | Refusal]) -> None:
+    def _hand_out(self, asks: list[Caller], answers: list[Answer]) -> None:
         now = self.ledger.clock.now_us()
         with self._lock:
             for caller, answer in zip(asks, answers, strict=False):
@@ -220,6 +217,8 @@ class Line:
                         self._give(caller, answer)
                     else:
                         self._pass_on(answer, now)
+                elif isinstance(answer, CacheError):
+                    self._fail([caller], answer)
                 elif caller in self._queue:
                     self._refuse(caller, answer.at, now)
             for caller, at in self._queue.hopeless(self.ledger.no_slot_before):
@@ -227,14 +226,11 @@ class Line:
 
     def _fail(self, asks: list[Caller], error: CacheError) -> None:
         """Tell all for whom the booking was: each gets an error of its own, since each raises it."""
-        if not asks:
-            log.debug("limit %r: slots given back stay booked unused: %s", self.name, error)
         with self._lock:
-            for caller in asks:
-                if caller in self._queue:
-                    self._queue.leave(caller)
-                    caller.error = copied(error)
-                    self._to_wake.append(caller)
+            for caller in [caller for caller in asks if caller in self._queue]:
+                self._queue.leave(caller)
+                caller.error = copied(error)
+                self._to_wake.append(caller)
 
     # State, changed under the lock.
 

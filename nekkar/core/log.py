@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -163,7 +163,7 @@ class HitLog:
             numbers.append(number - self.zero)
         except OverflowError:  # wider than four bytes, or the first entry of all: a new origin
             kept = [(time, count) for time, count in self.hits() if time < at]
-            return self._with(kept, last=(at, number))
+            return self.with_hits(kept, last=(at, number))
         return replace(self, times=times, numbers=numbers)
 
     def unbook(self, at: int, cost: int) -> HitLog:
@@ -175,7 +175,7 @@ class HitLog:
         if hits.get(at, 0) < cost:
             return self
         hits[at] -= cost
-        return self._with([(time, count) for time, count in hits.items() if count])
+        return self.with_hits([(time, count) for time, count in hits.items() if count])
 
     def forget(self, now: int) -> HitLog:
         """Drop the hits too old to matter, and thin what is left where it is many entries."""
@@ -197,7 +197,7 @@ class HitLog:
             step = self._step(now - time) if time < now else 1
             _, before = merged.get((step, time // step), (0, 0))
             merged[step, time // step] = (time, before + count)
-        return self._with(list(merged.values()))
+        return self.with_hits(list(merged.values()))
 
     def merge(self, other: HitLog) -> HitLog:
         """Add what ``other``, a log of the same limit, knows: the union by time, the larger of the rest.
@@ -218,7 +218,7 @@ class HitLog:
             horizon_us=max(self.horizon_us, other.horizon_us),
             windows=tuple(sorted({*self.windows, *other.windows})[-MAX_WINDOWS:]),
         )
-        return log._with(sorted(hits.items()))
+        return log.with_hits(sorted(hits.items()))
 
     def recovered(self, looked: int, now: int, epoch: int) -> HitLog:
         """Return what to write in place of a lost log, of which this is the last that was seen.
@@ -232,14 +232,17 @@ class HitLog:
         now = max(now, looked)
         end = max(now + horizon, self.last or 0)
         certain = [(time, count) for time, count in self.hits() if time <= looked - 2 * horizon]
-        most = 2 * self._most_in(max(1, now - looked + horizon))
-        block = max((self._room(window, certain, end, most) for window in self.windows), default=0)
-        log = replace(self, epoch=epoch)._with(certain)
-        return log.book(end, block) if block else log
+        seen = 2 * self._most_in(max(1, now - looked + horizon))
+        most = {one: min(one.count, seen) if one.period_us > LONG_PERIOD_US else one.count for one in self.windows}
+        return replace(self, epoch=epoch).with_hits(certain).filled(end, most)
 
-    # Parts of the above.
+    def filled(self, end: int, most: Mapping[Rate, int]) -> HitLog:
+        """Return this log with all taken that is free at ``end`` (or its last hit), at most so much of each window."""
+        end = max(end, self.last or 0)
+        block = max((min(self._room(window, end), hits) for window, hits in most.items()), default=0)
+        return self.book(end, block) if block else self
 
-    def _with(self, hits: list[tuple[int, int]], last: tuple[int, int] | None = None) -> HitLog:
+    def with_hits(self, hits: list[tuple[int, int]], last: tuple[int, int] | None = None) -> HitLog:
         """Return this log with other hits: (time, count), ascending; ``last`` as (time, number)."""
         number, entries = self.base, []
         for time, count in hits:
@@ -255,16 +258,17 @@ class HitLog:
             numbers=column(number - self.base for _, number in entries),
         )
 
+    # Parts of the above.
+
     def _step(self, age: int) -> int:
         """Return the width of a grid cell for hits of this age; ``windows`` ascend by period."""
         spans = (window.period_us + self.margin_us for window in self.windows)
         return max(1, next((span for span in spans if age <= span), self.keep_us) // GRID)
 
-    def _room(self, window: Rate, hits: list[tuple[int, int]], end: int, most: int) -> int:
-        """Return how many hits more fit at ``end``; in a long window, at most ``most``."""
+    def _room(self, window: Rate, end: int) -> int:
+        """Return how many hits more fit at ``end``."""
         start = end - window.period_us - self.margin_us
-        room = max(0, window.count - sum(count for time, count in hits if time > start))
-        return min(room, most) if window.period_us > LONG_PERIOD_US else room
+        return max(0, window.count - sum(count for time, count in self.hits() if time > start))
 
     def _most_in(self, span: int) -> int:
         """Return the most hits in any ``span`` microseconds of this log."""

@@ -1,9 +1,14 @@
-"""What callers ask of a ledger, and what it answers."""
+"""What callers ask of a ledger, what it answers, and how a log gives the answers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from nekkar.core.errors import CacheError
+from nekkar.core.log import HitLog
+from nekkar.core.rate import Quota
 
 
 class Ask(Protocol):
@@ -29,3 +34,29 @@ class Refusal:
     """No slot before ``at``, which is past the deadline; nothing was booked."""
 
     at: int
+
+
+Answer = Slot | Refusal | CacheError
+
+
+def booked(log: HitLog, quota: Quota, asks: Sequence[Ask], soonest: int, horizon: int) -> tuple[HitLog, list[Answer]]:
+    """Book for asks in order, from ``soonest`` on; return the log and answers for the first of them.
+
+    There is an answer for each whose slot comes by ``horizon``, and for at least one.
+    """
+    answers: list[Answer] = []
+    has_slot = False
+    for ask in asks:
+        if ask.cost > quota.max_cost:
+            over = f"cost {ask.cost} is above this process's share while the cache is away: {quota}"
+            answers.append(CacheError(over))
+            continue
+        at = log.earliest(quota, ask.cost, soonest)
+        if ask.deadline is not None and at > max(ask.deadline, soonest):
+            answers.append(Refusal(at))
+            continue
+        if at > horizon and has_slot:
+            break
+        log, has_slot = log.book(at, ask.cost), True
+        answers.append(Slot(at, ask.cost, log.epoch))
+    return log, answers

@@ -1,0 +1,110 @@
+"""What one process knows of a limit's log: the newest look at it, and its mirror.
+
+Rules:
+
+- Looks are numbered when they are sent, so that an answer that comes late never counts as newer. The write
+  of this process that won is a look too.
+- The mirror is the newest log seen in the epoch that this process follows. It follows into a new epoch only
+  by a swap that merged it in.
+- Each value is frozen, and replaced whole: the worst of a race between threads is an older look.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from itertools import count
+
+from nekkar.core.codec import decode
+from nekkar.core.errors import CorruptLog
+from nekkar.core.log import HitLog
+from nekkar.core.rate import Quota
+from nekkar.core.slots import Slot
+
+log = logging.getLogger("nekkar")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the newest look, the ``order``th, sent at ``sent``, found: the log's epoch (None: no log), hold, horizon."""
+
+    order: int
+    sent: int
+    epoch: int | None
+    hold_until: int
+    horizon_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """The log that was seen, and which look saw it, sent when."""
+
+    log: HitLog
+    order: int
+    looked: int
+
+
+class View:
+    """One process's knowledge of the log under ``key``. Safe between threads."""
+
+    def __init__(self, key: str, quota: Quota) -> None:
+        self.key, self.quota = key, quota
+        self.mirror: Mirror | None = None
+        self.seen = Look(0, 0, None, 0, 0)
+        self._orders = count(1)
+        self._newest: tuple[bytes, HitLog] | None = None
+        self._said = False
+
+    @property
+    def log(self) -> HitLog | None:
+        """The last log that was seen."""
+        return self.mirror.log if self.mirror else None
+
+    def order(self) -> int:
+        """Return the number of a look that is about to be sent."""
+        return next(self._orders)
+
+    def is_stale(self, slot: Slot, horizon_us: int) -> bool:
+        """Whether the log could have changed over the slot since the newest look at it."""
+        return slot.at - self.seen.sent > min(self.seen.horizon_us, horizon_us)
+
+    def vouches(self, slot: Slot) -> bool:
+        """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
+        return self.seen.epoch == slot.epoch and self.seen.hold_until <= slot.at
+
+    def decoded(self, raw: bytes) -> HitLog:
+        """Decode a log, unless these are the bytes that this process saw or wrote last; raises CorruptLog."""
+        known = self._newest
+        if known and known[0] == raw:
+            return known[1]
+        try:
+            found = decode(raw)
+        except CorruptLog as error:
+            raise CorruptLog(f"cache key {self.key!r}: {error}; delete the key to start afresh") from error
+        self.wrote(raw, found)
+        return found
+
+    def wrote(self, raw: bytes, written: HitLog) -> None:
+        """Remember the bytes of a log."""
+        self._newest = (raw, written)
+
+    def looks_at(self, alone: HitLog, now: int, horizon_us: int) -> None:
+        """Take another log for the newest look, in an outage; the mirror stays."""
+        self.seen = Look(self.order(), now, alone.epoch, alone.hold_until, horizon_us)
+
+    def saw(self, order: int, sent: int, found: HitLog | None, swapped: bool = False) -> None:
+        """Remember a look, or a swap that won."""
+        if order > self.seen.order:
+            told = (found.epoch, found.hold_until, found.horizon_us) if found else (None, 0, 0)
+            self.seen = Look(order, sent, *told)
+        known = self.mirror
+        newer = known is None or swapped or (order > known.order and found and found.epoch == known.log.epoch)
+        if found and newer:
+            self.mirror = Mirror(found, order, sent)
+        if found and not self._said and not set(found.windows) <= set(self.quota.rates):
+            self._say_others(found)
+
+    def _say_others(self, found: HitLog) -> None:
+        self._said = True
+        elsewhere = "; ".join(map(str, sorted(set(found.windows) - set(self.quota.rates))))
+        log.warning("cache key %r has other limits elsewhere: %s, and %s here", self.key, elsewhere, self.quota)
