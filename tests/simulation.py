@@ -266,7 +266,7 @@ class World:
         self.starts: list[tuple[int, int]] = []
         self.outcomes: list[BaseException] = []
         self.bounded_waits: list[int] = []
-        self.away_until = 0
+        self.away_until = self.spares_taken = 0
         self.processes = [self._process(index) for index in range(story.processes)]
 
     @property
@@ -362,7 +362,10 @@ class World:
             max_wait = self.story.max_wait if self.random.random() < 0.5 else None
             arrived = self.now
             try:
-                yield from alone(process.ledger, cost) if self.story.alone else process.line.acquire(cost, max_wait)
+                if spare := process.line.spares.take(cost):
+                    self.spares_taken += spare.cost
+                else:
+                    yield from alone(process.ledger, cost) if self.story.alone else process.line.acquire(cost, max_wait)
                 if not process.newcomer:
                     self.starts.append((self.now, cost))
             except (Cancelled, NekkarError) as error:
@@ -370,7 +373,9 @@ class World:
                 yield Pause(self.random.randint(MS, 20 * MS))
             if max_wait is not None:
                 self.bounded_waits.append(self.now - arrived)
-            if self.random.random() < 0.3 and not self.story.busy:
+            if self.story.busy:
+                yield Pause(self.random.randint(0, MS))
+            elif self.random.random() < 0.3:
                 yield Pause(self.random.randint(0, self.period_us // 8))
 
     def _faults(self) -> None:

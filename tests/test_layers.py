@@ -32,6 +32,7 @@ LAYERS = [
     "nekkar.core.view",
     "nekkar.core.ledger",
     "nekkar.core.callers",
+    "nekkar.core.spares",
     "nekkar.core.line",
     "nekkar.core.drive",
     "nekkar.core.decorate",

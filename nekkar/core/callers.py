@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from nekkar.core.effects import Event
+from nekkar.core.errors import WaitTooLong
 from nekkar.core.slots import Slot
 
 
@@ -23,6 +24,10 @@ class Caller:
     slot: Slot | None = None
     error: Exception | None = None
     event: Event | None = None
+
+    def too_long(self, name: str, at: int, now: int) -> WaitTooLong:
+        """Return the error for a caller whose slot can't come before ``at``."""
+        return WaitTooLong(name, max(0, at - now) / 1e6, self.max_wait or 0.0)
 
 
 class Queue:

@@ -103,17 +103,18 @@ class Ledger:
         """Look, for a caller whose slot comes; in an outage that was provided for, this raises nothing."""
         yield from self._unless_away(self.look())
 
-    def book(self, asks: Sequence[Ask], returned: Sequence[Slot] = ()) -> Steps[Answers]:
+    def book(self, asks: Sequence[Ask], returned: Sequence[Slot] = (), spare: int = 0) -> Steps[Answers]:
         """Unbook ``returned`` and book for ``asks``, in order, in one swap; return answers for the first of them.
 
-        There is an answer for each whose slot falls within the horizon, and for at least one.
+        There is an answer for each whose slot falls within the horizon, and for at least one; and perhaps one
+        more, of up to ``spare`` hits.
         Raises CacheError where the cache can't tell, or after 500 conflicts in a row.
         """
 
         def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
             lead = 0 if self.store.in_process else self.pace.lead_us(self.quota.margin_us)
             base = base if lost else self._without(base, returned, now)
-            return booked(base, self.quota, asks, now + lead, now + self.pace.horizon_us)
+            return booked(base, self.quota, asks, now + lead, now + self.pace.horizon_us, spare)
 
         answers = yield from self._unless_away(self._swap(plan))
         if answers is not None:

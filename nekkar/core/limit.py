@@ -115,7 +115,8 @@ class Shared:
 
     def status(self, log: HitLog, now: int) -> Status:
         """Return how the limit stands by a log read at ``now``."""
-        used = [(rate, log.used(rate, now)) for rate in self.quota.rates]
+        spare = sum(line.spares.left for line in list(self._lines))
+        used = [(rate, max(0, log.used(rate, now) - spare)) for rate in self.quota.rates]
         windows = [Window(rate.count, rate.period_us / SECOND, hits, max(0, rate.count - hits)) for rate, hits in used]
         held = log.hold_until / SECOND if log.hold_until > now else None
         next_at = log.earliest(self.quota, 1, now) / SECOND
@@ -164,7 +165,10 @@ class Limit:
         does not answer within its timeout, and ConfigurationError for a cost that can never be admitted.
         """
         cost, longest = self._checked(cost, max_wait)
-        slot, waited = run(self._shared.thread_line().acquire(cost, longest), self._shared.clock)
+        line = self._shared.thread_line()
+        if spare := line.spares.take(cost):
+            return self._admission(spare, 0)
+        slot, waited = run(line.acquire(cost, longest), self._shared.clock)
         return self._admission(slot, waited)
 
     async def acquire_async(self, cost: int = 1, max_wait: float | None = None) -> Admission:
@@ -177,8 +181,10 @@ class Limit:
         cost, longest = self._checked(cost, max_wait)
         await anyio.lowlevel.checkpoint()
         shared = self._shared
-        effects = shared.loop_line().acquire(cost, longest)
-        slot, waited = await run_async(effects, shared.clock, shared.ledger.store.in_process)
+        line = shared.loop_line()
+        if spare := line.spares.take(cost):
+            return self._admission(spare, 0)
+        slot, waited = await run_async(line.acquire(cost, longest), shared.clock, shared.ledger.store.in_process)
         return self._admission(slot, waited)
 
     def __enter__(self) -> Admission:

@@ -23,12 +23,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from typing import cast
 
 from nekkar.core.callers import Caller, Queue
 from nekkar.core.effects import Effects, Event, Steps, Transact, Wait
-from nekkar.core.errors import CacheError, WaitTooLong, copied
+from nekkar.core.errors import CacheError, copied
 from nekkar.core.ledger import Ledger
 from nekkar.core.slots import Answer, Slot
+from nekkar.core.spares import Spares
 
 Wake = Callable[[list[Event]], None]
 
@@ -56,6 +58,7 @@ class Line:
         self._booking: _Booking | None = None
         self._furthest = 0
         self._to_wake: list[Caller] = []
+        self.spares = Spares(ledger, self._queue, self._lock)
         self.callers: set[Caller] = set()
 
     @property
@@ -100,7 +103,7 @@ class Line:
             if self._queue or not self._may_book(caller.arrived):
                 at = self.ledger.no_slot_before(caller.cost, self._queue.hits, len(self._queue))
             if caller.deadline is not None and at > caller.deadline:
-                raise self._too_long(caller, at, caller.arrived)
+                raise caller.too_long(self.name, at, caller.arrived)
             self._queue.join(caller)
 
     def _line_up(self, caller: Caller) -> Effects[None]:
@@ -184,9 +187,9 @@ class Line:
             with self._lock:
                 booking.started = self._booking is booking  # else it was called off
             while booking.started:
-                asks, returned = self._asked()
+                asks, returned, spare = self._asked()
                 try:
-                    answers = yield from self.ledger.book(asks, returned)
+                    answers = yield from self.ledger.book(asks, returned, spare)
                 except CacheError as error:
                     self._fail(asks, error)
                 else:
@@ -201,12 +204,14 @@ class Line:
                 self._wake_head()
             self._wake_all()
 
-    def _asked(self) -> tuple[list[Caller], list[Slot]]:
-        """Return for whom to book, nobody while a slot lies beyond the horizon, and what to unbook."""
+    def _asked(self) -> tuple[list[Caller], list[Slot], int]:
+        """Return for whom to book, nobody while a slot lies beyond the horizon; what to unbook; how many to spare."""
+        now = self.ledger.clock.now_us()
         with self._lock:
-            may_book = self.ledger.clock.now_us() >= self._resume_at
-            returned, self._returned = self._returned, []
-            return list(self._queue) if may_book else [], returned
+            asks = list(self._queue) if now >= self._resume_at else []
+            spare = self.spares.wanted(len(asks), now)
+            returned, self._returned = self._returned + self.spares.give_back(), []
+            return asks, returned, spare
 
     def _hand_out(self, asks: list[Caller], answers: list[Answer]) -> None:
         now = self.ledger.clock.now_us()
@@ -221,6 +226,8 @@ class Line:
                     self._fail([caller], answer)
                 elif caller in self._queue:
                     self._refuse(caller, answer.at, now)
+            for spare in answers[len(asks) :]:
+                self.spares.fill(cast(Slot, spare))
             for caller, at in self._queue.hopeless(self.ledger.no_slot_before):
                 self._refuse(caller, at, now)
 
@@ -272,16 +279,13 @@ class Line:
         if self._booking or now >= self._resume_at:
             until += self.ledger.pace.horizon_us
         if now >= until:
-            raise self._too_long(caller, self.ledger.no_slot_before(caller.cost, 0, 0), now)
+            raise caller.too_long(self.name, self.ledger.no_slot_before(caller.cost, 0, 0), now)
         return until
 
     def _refuse(self, caller: Caller, at: int, now: int) -> None:
         self._queue.leave(caller)
-        caller.error = self._too_long(caller, at, now)
+        caller.error = caller.too_long(self.name, at, now)
         self._to_wake.append(caller)
-
-    def _too_long(self, caller: Caller, at: int, now: int) -> WaitTooLong:
-        return WaitTooLong(self.name, max(0, at - now) / 1e6, caller.max_wait or 0.0)
 
     def _wake_head(self) -> None:
         if self._queue.head:

@@ -17,7 +17,7 @@ The algorithm is the exact sliding log; packing, thinning and recovery are this 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -100,12 +100,16 @@ class HitLog:
 
     def used(self, window: Rate, now: int) -> int:
         """Return the hits in the window that ends now, with those booked for later."""
-        return sum(count for time, count in self.hits() if time > now - window.period_us)
+        return self._since(now - window.period_us)
 
     def hits(self) -> list[tuple[int, int]]:
         """Return (time, how many) of each entry."""
         counts = (after - before for before, after in pairwise([self.base - self.zero, *self.numbers]))
         return [(self.origin_us + offset, count) for offset, count in zip(self.times, counts, strict=True)]
+
+    def room(self, quota: Quota, now: int) -> int:
+        """Return how many hits fit into every window of ``quota`` that ends ``now``."""
+        return min(rate.count - self._since(now - rate.period_us - self.margin_us) for rate in quota.rates)
 
     def earliest(self, quota: Quota, cost: int, now: int) -> int:
         """Return the earliest slot for a call of ``cost`` hits, at or after ``now``."""
@@ -239,7 +243,8 @@ class HitLog:
     def filled(self, end: int, most: Mapping[Rate, int]) -> HitLog:
         """Return this log with all taken that is free at ``end`` (or its last hit), at most so much of each window."""
         end = max(end, self.last or 0)
-        block = max((min(self._room(window, end), hits) for window, hits in most.items()), default=0)
+        free = {one: max(0, one.count - self._since(end - one.period_us - self.margin_us)) for one in most}
+        block = max((min(free[window], hits) for window, hits in most.items()), default=0)
         return self.book(end, block) if block else self
 
     def with_hits(self, hits: list[tuple[int, int]], last: tuple[int, int] | None = None) -> HitLog:
@@ -265,10 +270,10 @@ class HitLog:
         spans = (window.period_us + self.margin_us for window in self.windows)
         return max(1, next((span for span in spans if age <= span), self.keep_us) // GRID)
 
-    def _room(self, window: Rate, end: int) -> int:
-        """Return how many hits more fit at ``end``."""
-        start = end - window.period_us - self.margin_us
-        return max(0, window.count - sum(count for time, count in self.hits() if time > start))
+    def _since(self, start: int) -> int:
+        """Return the hits after ``start``."""
+        gone = bisect_right(self.times, start - self.origin_us)
+        return self.total - (self.zero + self.numbers[gone - 1] if gone else self.base)
 
     def _most_in(self, span: int) -> int:
         """Return the most hits in any ``span`` microseconds of this log."""

@@ -36,13 +36,18 @@ class Refusal:
     at: int
 
 
+SPARE_PART = 64
+
 Answer = Slot | Refusal | CacheError
 
 
-def booked(log: HitLog, quota: Quota, asks: Sequence[Ask], soonest: int, horizon: int) -> tuple[HitLog, list[Answer]]:
+def booked(
+    log: HitLog, quota: Quota, asks: Sequence[Ask], soonest: int, horizon: int, spare: int = 0
+) -> tuple[HitLog, list[Answer]]:
     """Book for asks in order, from ``soonest`` on; return the log and answers for the first of them.
 
-    There is an answer for each whose slot comes by ``horizon``, and for at least one.
+    There is an answer for each whose slot comes by ``horizon``, and for at least one. Where all had theirs at once,
+    and the limit is far from binding, another slot follows, of up to ``spare`` hits.
     """
     answers: list[Answer] = []
     has_slot = False
@@ -59,4 +64,8 @@ def booked(log: HitLog, quota: Quota, asks: Sequence[Ask], soonest: int, horizon
             break
         log, has_slot = log.book(at, ask.cost), True
         answers.append(Slot(at, ask.cost, log.epoch))
+    spare = min(spare, log.room(quota, soonest) // SPARE_PART) if has_slot and log.last == soonest else 0
+    if spare and len(answers) == len(asks) and not quota.spacing_us:
+        log = log.book(soonest, spare)
+        answers.append(Slot(soonest, spare, log.epoch))
     return log, answers

@@ -1,0 +1,65 @@
+"""Spare slots: a process that calls often books some more than it was asked for, so that one swap serves many calls.
+
+Rules:
+
+- Only while the limit is far from binding: at most a 64th of what is free in each window, and none where slots
+  are spaced. So a limit under 64 calls never has spares, and one that is all used neither.
+- As many as the process called for in a quarter of the margin lately, and none below eight. A slot is good for
+  half the margin after its time, for a spare too.
+- What is left goes back with the next swap. A process that stops calling leaves its last spares booked unused.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from nekkar.core.callers import Queue
+from nekkar.core.ledger import Ledger
+from nekkar.core.slots import Slot
+
+LEAST, MOST = 8, 1024
+
+
+class Spares:
+    """The spare slots of one line, all of one instant. ``left``: how many. All but ``take`` holds the line's lock."""
+
+    def __init__(self, ledger: Ledger, queue: Queue, lock: threading.RLock) -> None:
+        self._ledger, self._queue, self._lock = ledger, queue, lock
+        self._slot: Slot | None = None
+        self.left = 0
+        self._filled = self._counted_from = 0
+        self._demand = 0
+
+    def take(self, cost: int) -> Slot | None:
+        """Return a slot that may start now, where there is one to spare and nobody stands in line."""
+        if cost != 1 or not self.left:
+            return None
+        with self._lock:
+            slot, ledger = self._slot, self._ledger
+            if self._queue or not self.left or slot is None or not ledger.vouches(slot):
+                return None
+            if not slot.at <= ledger.clock.now_us() <= ledger.good_until(slot):
+                return None
+            self.left -= 1
+            return slot
+
+    def fill(self, slot: Slot) -> None:
+        """Have spares, as many as the slot's hits."""
+        self._slot, self.left = Slot(slot.at, 1, slot.epoch), slot.cost
+        self._filled = slot.cost
+
+    def give_back(self) -> list[Slot]:
+        """Return what is left, to be unbooked."""
+        slot, left, self.left = self._slot, self.left, 0
+        return [Slot(slot.at, left, slot.epoch)] if slot and left else []
+
+    def wanted(self, asked: int, now: int) -> int:
+        """Return how many spares a booking for so many callers should bring; call it once for each.
+
+        The demand grows by one a booking, then twofold, and falls at once.
+        """
+        calls, span = asked + self._filled - self.left, max(1, now - self._counted_from)
+        self._filled, self._counted_from = self.left, now
+        lately = calls * self._ledger.quota.margin_us // (4 * span)
+        self._demand = min(lately, self._demand + max(1, self._demand - LEAST), MOST)
+        return self._demand if self._demand > LEAST else 0
