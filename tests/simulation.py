@@ -362,7 +362,7 @@ class World:
             max_wait = self.story.max_wait if self.random.random() < 0.5 else None
             arrived = self.now
             try:
-                if spare := process.line.spares.take(cost):
+                if cost == 1 and (spare := process.line.spares.take()):
                     self.spares_taken += spare.cost
                 else:
                     yield from alone(process.ledger, cost) if self.story.alone else process.line.acquire(cost, max_wait)

@@ -33,6 +33,7 @@ LAYERS = [
     "nekkar.core.ledger",
     "nekkar.core.callers",
     "nekkar.core.spares",
+    "nekkar.core.places",
     "nekkar.core.line",
     "nekkar.core.drive",
     "nekkar.core.decorate",

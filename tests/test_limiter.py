@@ -1085,7 +1085,7 @@ async def nobody_is_lost(tasks: Tasks, cache: WatchedCache, cancelled: int) -> N
     await tasks.until(lambda: hits(cache) == len(tasks.admitted))
     assert set(tasks.admitted.values()) == {START}
     line = tasks.limit._shared.loop_line()
-    assert (line.waiting, line._returned) == (0, [])
+    assert (line.waiting, line._places.returned) == (0, [])
 
 
 async def the_order_stays(tasks: Tasks, cache: WatchedCache, clock: FakeClock, cancelled: int) -> None:

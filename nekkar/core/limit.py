@@ -136,6 +136,7 @@ class Limit:
 
     def __init__(self, limiter: Nekkar, shared: Shared, max_wait: float | None) -> None:
         self._limiter, self._shared, self._max_wait = limiter, shared, max_wait
+        self._last_spared: tuple[Slot | None, Any] = (None, None)
 
     @property
     def name(self) -> str:
@@ -164,10 +165,10 @@ class Limit:
         Raises WaitTooLong as soon as the slot is known to lie too far off, CacheError where the cache
         does not answer within its timeout, and ConfigurationError for a cost that can never be admitted.
         """
-        cost, longest = self._checked(cost, max_wait)
         line = self._shared.thread_line()
-        if spare := line.spares.take(cost):
-            return self._admission(spare, 0)
+        if cost == 1 and max_wait is None and (spare := line.spares.take()):
+            return self._spared(spare)
+        cost, longest = self._checked(cost, max_wait)
         slot, waited = run(line.acquire(cost, longest), self._shared.clock)
         return self._admission(slot, waited)
 
@@ -182,8 +183,8 @@ class Limit:
         await anyio.lowlevel.checkpoint()
         shared = self._shared
         line = shared.loop_line()
-        if spare := line.spares.take(cost):
-            return self._admission(spare, 0)
+        if cost == 1 and (spare := line.spares.take()):
+            return self._spared(spare)
         slot, waited = await run_async(line.acquire(cost, longest), shared.clock, shared.ledger.store.in_process)
         return self._admission(slot, waited)
 
@@ -256,6 +257,13 @@ class Limit:
                 f" give at most {self._shared.quota.max_cost}"
             )
         return cost, self._max_wait if max_wait is None else patience(max_wait, self.name)
+
+    def _spared(self, slot: Slot) -> Admission:
+        """Return the admission of a spare slot: that of the one before, where they are of one batch."""
+        known = self._last_spared
+        if known[0] is not slot:
+            self._last_spared = known = (slot, self._admission(slot, 0))
+        return cast(Admission, known[1])
 
     def _admission(self, slot: Slot, waited_us: int) -> Admission:
         return Admission(self.name, slot.cost, slot.at / SECOND, waited_us / SECOND)

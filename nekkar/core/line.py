@@ -23,14 +23,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import cast
 
-from nekkar.core.callers import Caller, Queue
+from nekkar.core.callers import Caller
 from nekkar.core.effects import Effects, Event, Steps, Transact, Wait
-from nekkar.core.errors import CacheError, copied
+from nekkar.core.errors import CacheError
 from nekkar.core.ledger import Ledger
-from nekkar.core.slots import Answer, Slot
-from nekkar.core.spares import Spares
+from nekkar.core.places import Places
+from nekkar.core.slots import Slot
 
 Wake = Callable[[list[Event]], None]
 
@@ -39,6 +38,7 @@ Wake = Callable[[list[Event]], None]
 class _Booking:
     leader: Caller
     started: bool = False
+    left: bool = False
 
 
 class Line:
@@ -53,18 +53,15 @@ class Line:
         self._new_event, self._wake = new_event, wake
         self._lock = threading.RLock()  # a generator finalised by the collector may hold it already
         self._tickets = count(1)
-        self._queue = Queue()
-        self._returned: list[Slot] = []
+        self._places = Places(name, ledger, self._lock)
+        self.spares = self._places.spares
         self._booking: _Booking | None = None
-        self._furthest = 0
-        self._to_wake: list[Caller] = []
-        self.spares = Spares(ledger, self._queue, self._lock)
         self.callers: set[Caller] = set()
 
     @property
     def waiting(self) -> int:
         """How many callers stand in line without a slot."""
-        return len(self._queue)
+        return len(self._places.queue)
 
     def acquire(self, cost: int, max_wait: float | None) -> Effects[tuple[Slot, int]]:
         """Wait for a slot of ``cost`` hits, at most ``max_wait`` seconds; return it and the µs waited.
@@ -100,11 +97,11 @@ class Line:
     def _join(self, caller: Caller) -> None:
         with self._lock:
             at = 0  # the log itself will tell
-            if self._queue or not self._may_book(caller.arrived):
-                at = self.ledger.no_slot_before(caller.cost, self._queue.hits, len(self._queue))
+            if self._places.queue or not self._may_book(caller.arrived):
+                at = self.ledger.no_slot_before(caller.cost, self._places.queue.hits, len(self._places.queue))
             if caller.deadline is not None and at > caller.deadline:
                 raise caller.too_long(self.name, at, caller.arrived)
-            self._queue.join(caller)
+            self._places.queue.join(caller)
 
     def _line_up(self, caller: Caller) -> Effects[None]:
         """Lead a booking if it is this caller's turn, else wait for whatever comes first."""
@@ -113,13 +110,13 @@ class Line:
         with self._lock:
             if caller.slot or caller.error:
                 return
-            leads = self._queue.head is caller and not self._booking
-            if leads and (self._returned or self._may_book(now)):
+            leads = self._places.queue.head is caller and not self._booking
+            if leads and (self._places.returned or self._may_book(now)):
                 self._booking = booking = _Booking(caller)
             else:
                 until = self._patience(caller, now)
                 if leads:
-                    until = min(self._resume_at, self._resume_at if until is None else until)
+                    until = min(self._places.resume_at, self._places.resume_at if until is None else until)
                 caller.event = event = self._new_event()
         if booking:
             yield from self._lead(booking)
@@ -130,6 +127,8 @@ class Line:
         try:
             yield Transact(self._book(booking), shielded)
         finally:
+            with self._lock:
+                booking.left = True
             self._call_off(booking)
 
     def _arrives(self, caller: Caller, slot: Slot) -> Effects[bool]:
@@ -139,26 +138,42 @@ class Line:
             yield Wait(ledger.wake_at(slot), self._new_event())
             if ledger.is_stale(slot) and ledger.vouches(slot):
                 yield Transact(ledger.check())
-        while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
-            yield Wait(slot.at, self._new_event())
+        if ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
+            yield from self._sleep(caller, slot)
         if ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot):
             return True
         with self._lock:
             caller.slot = None
-            self._give_back(slot)
-            self._queue.rejoin(caller)
-            self._wake_head()
+            self._places.give_back(slot)
+            self._places.queue.rejoin(caller)
+            self._places.wake_head()
         self._wake_all()
         return False
+
+    def _sleep(self, caller: Caller, slot: Slot) -> Effects[None]:
+        """Sleep until the slot; then let those go first that come before, if their timers have not ended yet."""
+        with self._lock:
+            self._places.sleepers.add(caller, slot)
+        while self.ledger.vouches(slot) and self.ledger.clock.now_us() < slot.at:
+            caller.event = self._new_event()
+            yield Wait(slot.at, caller.event)
+        with self._lock:
+            ahead = self._places.sleepers.ahead(caller, slot)
+            self._places.to_wake += ahead
+        self._wake_all()
+        if ahead:
+            passed = self._new_event()
+            passed.set()
+            yield Wait(slot.at, passed)
 
     def _leave(self, caller: Caller) -> None:
         now = self.ledger.clock.now_us()
         with self._lock:
-            self._queue.leave(caller)
+            self._places.queue.leave(caller)
             slot, caller.slot = caller.slot, None
             if slot:
-                self._pass_on(slot, now)
-            self._wake_head()
+                self._places.pass_on(slot, now)
+            self._places.wake_head()
             booking = self._booking
         if booking and booking.leader is caller:
             self._call_off(booking)
@@ -169,13 +184,13 @@ class Line:
         with self._lock:
             if self._booking is booking and not booking.started:
                 self._booking = None
-                self._wake_head()
+                self._places.wake_head()
         self._wake_all()
 
     def _unbooking(self, caller: Caller) -> _Booking | None:
         """Return a booking to lead where a slot was given back, and nobody is booking already."""
         with self._lock:
-            if not self._returned or self._booking:
+            if not self._places.returned or self._booking:
                 return None
             self._booking = _Booking(caller)
             return self._booking
@@ -187,114 +202,46 @@ class Line:
             with self._lock:
                 booking.started = self._booking is booking  # else it was called off
             while booking.started:
-                asks, returned, spare = self._asked()
+                with self._lock:
+                    asks, returned, spare = self._places.asked(self.ledger.clock.now_us())
                 try:
                     answers = yield from self.ledger.book(asks, returned, spare)
                 except CacheError as error:
-                    self._fail(asks, error)
+                    with self._lock:
+                        self._places.fail(asks, error)
                 else:
-                    self._hand_out(asks, answers)
-                self._wake_all()
-                if not self._returned:
+                    with self._lock:
+                        self._places.hand_out(asks, answers, self.ledger.clock.now_us())
+                if not self._places.returned:
                     return
+                self._wake_all()
         finally:
             with self._lock:
                 if self._booking is booking:
                     self._booking = None
-                self._wake_head()
-            self._wake_all()
-
-    def _asked(self) -> tuple[list[Caller], list[Slot], int]:
-        """Return for whom to book, nobody while a slot lies beyond the horizon; what to unbook; how many to spare."""
-        now = self.ledger.clock.now_us()
-        with self._lock:
-            asks = list(self._queue) if now >= self._resume_at else []
-            spare = self.spares.wanted(len(asks), now)
-            returned, self._returned = self._returned + self.spares.give_back(), []
-            return asks, returned, spare
-
-    def _hand_out(self, asks: list[Caller], answers: list[Answer]) -> None:
-        now = self.ledger.clock.now_us()
-        with self._lock:
-            for caller, answer in zip(asks, answers, strict=False):
-                if isinstance(answer, Slot):
-                    if caller in self._queue:
-                        self._give(caller, answer)
-                    else:
-                        self._pass_on(answer, now)
-                elif isinstance(answer, CacheError):
-                    self._fail([caller], answer)
-                elif caller in self._queue:
-                    self._refuse(caller, answer.at, now)
-            for spare in answers[len(asks) :]:
-                self.spares.fill(cast(Slot, spare))
-            for caller, at in self._queue.hopeless(self.ledger.no_slot_before):
-                self._refuse(caller, at, now)
-
-    def _fail(self, asks: list[Caller], error: CacheError) -> None:
-        """Tell all for whom the booking was: each gets an error of its own, since each raises it."""
-        with self._lock:
-            for caller in [caller for caller in asks if caller in self._queue]:
-                self._queue.leave(caller)
-                caller.error = copied(error)
-                self._to_wake.append(caller)
-
-    # State, changed under the lock.
-
-    @property
-    def _resume_at(self) -> int:
-        """When the furthest slot of this process comes within the horizon."""
-        return self._furthest - self.ledger.pace.horizon_us
+                self._places.wake_head()
+                left = booking.left
+            if left:  # else the leader wakes the others, behind itself
+                self._wake_all()
 
     def _may_book(self, now: int) -> bool:
-        return not self._booking and now >= self._resume_at
-
-    def _give(self, caller: Caller, slot: Slot) -> None:
-        self._queue.leave(caller)
-        caller.slot = slot
-        self._furthest = max(self._furthest, slot.at)
-        self._to_wake.append(caller)
-
-    def _pass_on(self, slot: Slot, now: int) -> None:
-        """Give a slot that lost its caller to the next of equal cost, else have it unbooked."""
-        if self.ledger.vouches(slot) and now <= self.ledger.good_until(slot):
-            for caller in self._queue:
-                if caller.cost == slot.cost and (caller.deadline is None or slot.at <= caller.deadline):
-                    self._give(caller, slot)
-                    return
-        self._give_back(slot)
-
-    def _give_back(self, slot: Slot) -> None:
-        self._returned.append(slot)
-        if slot.at >= self._furthest:
-            self._furthest = 0
-
-    # Deadlines.
+        return not self._booking and now >= self._places.resume_at
 
     def _patience(self, caller: Caller, now: int) -> int | None:
         """Return until when to wait: the deadline, or a horizon more where a booking is about to answer."""
         if caller.deadline is None or now < caller.deadline:
             return caller.deadline
         until = caller.deadline
-        if self._booking or now >= self._resume_at:
+        if self._booking or now >= self._places.resume_at:
             until += self.ledger.pace.horizon_us
         if now >= until:
             raise caller.too_long(self.name, self.ledger.no_slot_before(caller.cost, 0, 0), now)
         return until
 
-    def _refuse(self, caller: Caller, at: int, now: int) -> None:
-        self._queue.leave(caller)
-        caller.error = caller.too_long(self.name, at, now)
-        self._to_wake.append(caller)
-
-    def _wake_head(self) -> None:
-        if self._queue.head:
-            self._to_wake.append(self._queue.head)
-
     def _wake_all(self) -> None:
         """Wake who is to be woken, with the lock let go: a wake may have to wait for an event loop."""
         with self._lock:
-            callers, self._to_wake = self._to_wake, []
+            callers, self._places.to_wake = self._places.to_wake, []
             events = [caller.event for caller in callers if caller.event]
         if events:
             self._wake(events)

@@ -30,13 +30,13 @@ class Spares:
         self._filled = self._counted_from = 0
         self._demand = 0
 
-    def take(self, cost: int) -> Slot | None:
-        """Return a slot that may start now, where there is one to spare and nobody stands in line."""
-        if cost != 1 or not self.left:
+    def take(self) -> Slot | None:
+        """Return a slot of one hit that may start now, where there is one to spare and nobody stands in line."""
+        if not self.left:
             return None
         with self._lock:
             slot, ledger = self._slot, self._ledger
-            if self._queue or not self.left or slot is None or not ledger.vouches(slot):
+            if slot is None or not self.left or self._queue or not ledger.vouches(slot):
                 return None
             if not slot.at <= ledger.clock.now_us() <= ledger.good_until(slot):
                 return None

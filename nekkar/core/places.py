@@ -1,0 +1,96 @@
+"""The places of a line: who waits for a slot, what slots there are to give, what goes back, who is to be woken.
+
+Plain state, changed under the line's lock; nothing here blocks or calls the cache.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import cast
+
+from nekkar.core.callers import Caller, Queue, Sleepers
+from nekkar.core.errors import CacheError, copied
+from nekkar.core.ledger import Ledger
+from nekkar.core.slots import Answer, Slot
+from nekkar.core.spares import Spares
+
+
+class Places:
+    """``queue``: callers without a slot. ``sleepers``: those with one. ``to_wake``: those for whom something changed.
+
+    ``returned``: slots to unbook. ``furthest``: the latest slot given. ``spares``: slots that nobody asked for yet.
+    """
+
+    def __init__(self, name: str, ledger: Ledger, lock: threading.RLock) -> None:
+        self.name, self.ledger = name, ledger
+        self.queue, self.sleepers = Queue(), Sleepers()
+        self.spares = Spares(ledger, self.queue, lock)
+        self.returned: list[Slot] = []
+        self.to_wake: list[Caller] = []
+        self._furthest = 0
+
+    @property
+    def resume_at(self) -> int:
+        """When the furthest slot of this process comes within the horizon, and more may be booked."""
+        return self._furthest - self.ledger.pace.horizon_us
+
+    def asked(self, now: int) -> tuple[list[Caller], list[Slot], int]:
+        """Return for whom to book, nobody while a slot lies beyond the horizon; what to unbook; how many to spare."""
+        asks = list(self.queue) if now >= self.resume_at else []
+        spare = self.spares.wanted(len(asks), now)
+        returned, self.returned = self.returned + self.spares.give_back(), []
+        return asks, returned, spare
+
+    def hand_out(self, asks: list[Caller], answers: list[Answer], now: int) -> None:
+        """Give each what the ledger answered; what was for callers that have left goes to others."""
+        for caller, answer in zip(asks, answers, strict=False):
+            if isinstance(answer, CacheError):
+                self.fail([caller], answer)
+            elif caller not in self.queue:
+                self.pass_on(answer, now) if isinstance(answer, Slot) else None
+            elif isinstance(answer, Slot):
+                self._give(caller, answer)
+            else:
+                self._refuse(caller, answer.at, now)
+        for spare in answers[len(asks) :]:
+            self.spares.fill(cast(Slot, spare))
+        for caller, at in self.queue.hopeless(self.ledger.no_slot_before):
+            self._refuse(caller, at, now)
+
+    def fail(self, asks: list[Caller], error: CacheError) -> None:
+        """Tell all for whom a booking was: each gets an error of its own, since each raises it."""
+        for caller in [caller for caller in asks if caller in self.queue]:
+            self._answer(caller, copied(error))
+
+    def pass_on(self, slot: Slot, now: int) -> None:
+        """Give a slot that lost its caller to the next of equal cost, else have it unbooked."""
+        if self.ledger.vouches(slot) and now <= self.ledger.good_until(slot):
+            for caller in self.queue:
+                if caller.cost == slot.cost and (caller.deadline is None or slot.at <= caller.deadline):
+                    self._give(caller, slot)
+                    return
+        self.give_back(slot)
+
+    def give_back(self, slot: Slot) -> None:
+        """Have a slot unbooked by the next booking."""
+        self.returned.append(slot)
+        if slot.at >= self._furthest:
+            self._furthest = 0
+
+    def wake_head(self) -> None:
+        """Have the caller woken whose turn it is to lead."""
+        if self.queue.head:
+            self.to_wake.append(self.queue.head)
+
+    def _give(self, caller: Caller, slot: Slot) -> None:
+        caller.slot = slot
+        self._furthest = max(self._furthest, slot.at)
+        self._answer(caller, None)
+
+    def _refuse(self, caller: Caller, at: int, now: int) -> None:
+        self._answer(caller, caller.too_long(self.name, at, now))
+
+    def _answer(self, caller: Caller, error: Exception | None) -> None:
+        self.queue.leave(caller)
+        caller.error = error
+        self.to_wake.append(caller)
