@@ -35,9 +35,9 @@ from nekkar.rules.urls import (
     segments,
 )
 
-NAME = r"\{([A-Za-z_][A-Za-z0-9_-]*)\}"
+NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 
-_CAPTURE = re.compile(NAME)
+_CAPTURE = re.compile(rf"\{{({NAME})\}}")
 _REFUSED = re.compile(r"[\s\x00-\x1f\x7f\\\ud800-\udfff]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.\-]*", re.IGNORECASE)
 _DOTS = re.compile("[.。．｡]")  # noqa: RUF001 (the dots that IDNA reads as a dot)

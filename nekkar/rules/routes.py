@@ -86,29 +86,29 @@ class Node(Generic[T]):
 
 @dataclass(slots=True)
 class Index:
-    """Patterns by number, in the order they were added."""
+    """Patterns by number, added in ascending order."""
 
-    patterns: list[Pattern] = field(default_factory=list)
+    patterns: dict[int, Pattern] = field(default_factory=dict)
     hosts: Node[Node[Leaf]] = field(default_factory=Node)
 
-    def add(self, pattern: Pattern) -> None:
+    def add(self, number: int, pattern: Pattern) -> None:
         paths: Node[Leaf] = self.hosts.end(pattern.host, pattern.subdomains, Node)
         leaf: Leaf = paths.end(pattern.path, pattern.deep, dict)
         keys = [(pattern.port, param) for param in pattern.query or (None,)]
         rarest = min(keys, key=lambda key: len(leaf.get(key, ())))  # any of its parameters will find it
-        leaf.setdefault(rarest, []).append(len(self.patterns))
-        self.patterns.append(pattern)
+        leaf.setdefault(rarest, []).append(number)
+        self.patterns[number] = pattern
 
     def first(self, narrow: Pattern) -> int | None:
         """Return the lowest number whose pattern covers ``narrow``, or None."""
-        best = len(self.patterns)
+        best: int | None = None
         for numbers in self._candidates(narrow):
             for number in numbers:
-                if number >= best:
+                if best is not None and number >= best:
                     break
                 if self.patterns[number].covers_rest(narrow):
                     best = number
-        return best if best < len(self.patterns) else None
+        return best
 
     def _candidates(self, narrow: Pattern) -> Iterator[list[int]]:
         """Yield the numbers of the patterns whose host and path cover ``narrow``'s, each list ascending."""
