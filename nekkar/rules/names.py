@@ -40,6 +40,7 @@ class Template:
     text: str
     fixed: tuple[str, ...]
     captures: tuple[str, ...]
+    by_header: bool
 
     @property
     def from_url(self) -> tuple[str, ...]:
@@ -79,8 +80,9 @@ def read_template(text: object) -> Template:
         )
     if not all(fixed[1:-1]):
         raise ConfigurationError(f"limit {shown(text)} has captures side by side; put a text between them")
-    lower = (capture.lower() if capture.startswith(_HEADER) else capture for capture in captures)
-    return Template(text, fixed, tuple(lower))
+    headers = [capture.startswith(_HEADER) for capture in captures]
+    lower = (capture.lower() if header else capture for header, capture in zip(headers, captures, strict=True))
+    return Template(text, fixed, tuple(lower), any(headers))
 
 
 def clashes(templates: Iterable[Template]) -> Iterator[tuple[str, str]]:

@@ -19,14 +19,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from ipaddress import IPv6Address
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.rules.urls import (
     DEFAULT_PORTS,
+    NO_PARAMS,
     Param,
+    address,
     ascii_host,
-    cut,
     decoded,
     host_and_port,
     labels,
@@ -63,10 +65,10 @@ class Glob:
 
 
 Part = str | Glob
+Place = tuple[str, bool, int]  # a capture's name, whether it is in the host, its place there
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(NamedTuple):
     """What a rule covers, or a request. ``host`` has its last label first; None and ``""`` are any."""
 
     scheme: str
@@ -89,12 +91,18 @@ class Pattern:
 
     def captures(self) -> list[str]:
         """Return the names in the order host (last label first), path."""
-        return [part.name for part in (*self.host, *self.path) if isinstance(part, Glob) and part.name]
+        return [name for name, _, _ in self.places()]
 
-    def captured(self, request: Pattern) -> dict[str, str]:
-        """Return each name's value in a request that this pattern covers."""
-        pairs = [*zip(self.host, request.host, strict=False), *zip(self.path, request.path, strict=False)]
-        return {part.name: str(value) for part, value in pairs if isinstance(part, Glob) and part.name}
+    def places(self) -> tuple[Place, ...]:
+        """Return where each capture is."""
+        parts = [(True, at, part) for at, part in enumerate(self.host)]
+        parts += [(False, at, part) for at, part in enumerate(self.path)]
+        return tuple((part.name, host, at) for host, at, part in parts if isinstance(part, Glob) and part.name)
+
+
+def captured(places: tuple[Place, ...], request: Pattern) -> dict[str, str]:
+    """Return each capture's value in a request that the pattern covers."""
+    return {name: str((request.host if host else request.path)[at]) for name, host, at in places}
 
 
 def fits(pieces: tuple[str, ...], text: str, gap: int = 0) -> bool:
@@ -124,13 +132,12 @@ def covers(wide: Part, narrow: Part) -> bool:
     return not (wide.gap and narrow.can_be_empty) and fits(wide.pieces, narrow.text)
 
 
-def read_request(method: str, url: str) -> Pattern:
-    """Read a request's URL, however it is spelled; ``method`` in upper case."""
-    scheme, authority, path, query = cut(url)
-    host, port = host_and_port(authority)
-    number = port_number(port, scheme)
-    parts = segments(path, decoded)
-    return Pattern(scheme, labels(host), False, number, parts, False, params(query), frozenset((method,)))
+def read_request(method: str, url: str, queries: bool = True) -> Pattern:
+    """Read a request's URL, however it is spelled; ``method`` in upper case. A query may be left unread."""
+    scheme, host, port, path, query = address(url)
+    return Pattern(
+        scheme, host, False, port, path, False, params(query) if queries else NO_PARAMS, frozenset((method,))
+    )
 
 
 def read_pattern(url: object, methods: frozenset[str] | None = None) -> Pattern:

@@ -11,7 +11,7 @@ one relation (see ``patterns``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -66,12 +66,14 @@ class Node(Generic[T]):
         node.closed = make() if node.closed is None else node.closed
         return node.closed
 
-    def after(self, part: Part) -> Iterator[Node[T]]:
-        """Yield the nodes after the parts that cover ``part``."""
-        if isinstance(part, str) and part in self.literals:
-            yield self.literals[part]
-        text = part if isinstance(part, str) else part.text
-        yield from (self.globs[glob] for glob in self._near(text) if covers(glob, part))
+    def after(self, part: Part) -> Iterable[Node[T]]:
+        """Return the nodes after the parts that cover ``part``."""
+        exact = self.literals.get(part) if isinstance(part, str) else None
+        found = [] if exact is None else [exact]
+        if self.globs:
+            text = part if isinstance(part, str) else part.text
+            found += [self.globs[glob] for glob in self._near(text) if covers(glob, part)]
+        return found
 
     def _near(self, text: str) -> Iterator[Glob]:
         """Yield, once each, the globs that have the ends or the piece they are filed under in ``text``."""
@@ -90,6 +92,7 @@ class Index:
 
     patterns: dict[int, Pattern] = field(default_factory=dict)
     hosts: Node[Node[Leaf]] = field(default_factory=Node)
+    queries: bool = False  # whether a pattern asks for a parameter
 
     def add(self, number: int, pattern: Pattern) -> None:
         paths: Node[Leaf] = self.hosts.end(pattern.host, pattern.subdomains, Node)
@@ -98,6 +101,7 @@ class Index:
         rarest = min(keys, key=lambda key: len(leaf.get(key, ())))  # any of its parameters will find it
         leaf.setdefault(rarest, []).append(number)
         self.patterns[number] = pattern
+        self.queries = self.queries or bool(pattern.query)
 
     def first(self, narrow: Pattern) -> int | None:
         """Return the lowest number whose pattern covers ``narrow``, or None."""
@@ -112,24 +116,25 @@ class Index:
 
     def _candidates(self, narrow: Pattern) -> Iterator[list[int]]:
         """Yield the numbers of the patterns whose host and path cover ``narrow``'s, each list ascending."""
-        keys = {(port, param) for port in (None, narrow.port) for param in (None, *narrow.query)}
+        keys = {(port, param) for param in (None, *narrow.query) for port in (None, narrow.port)}
         for paths in _walk(self.hosts, narrow.host, narrow.subdomains, 1):
             for leaf in _walk(paths, narrow.path, narrow.deep, 0):
                 yield from (leaf[key] for key in leaf.keys() & keys)
 
 
-def _walk(root: Node[T], parts: tuple[Part, ...], more: bool, least: int) -> Iterator[T]:
-    """Yield what is stored where a pattern that covers ``parts`` ends.
+def _walk(root: Node[T], parts: tuple[Part, ...], more: bool, least: int) -> list[T]:
+    """Return what is stored where a pattern that covers ``parts`` ends.
 
     ``more``: the parts are themselves followed by any others. ``least``: how many parts an open pattern asks
     for beyond its own. Each node is met at most once, so no pattern makes a walk explode.
     """
-    to_do = [(root, 0)]
-    while to_do:
-        node, at = to_do.pop()
-        if node.opened is not None and (more or at + least <= len(parts)):
-            yield node.opened
-        if at < len(parts):
-            to_do += [(following, at + 1) for following in node.after(parts[at])]
-        elif node.closed is not None and not more:
-            yield node.closed
+    nodes, found = [root], []
+    for left, part in zip(range(len(parts), 0, -1), parts, strict=True):
+        if more or least <= left:
+            found += [node.opened for node in nodes if node.opened is not None]
+        nodes = [following for node in nodes for following in node.after(part)]
+        if not nodes:
+            return found
+    if more or not least:
+        found += [node.opened for node in nodes if node.opened is not None]
+    return found if more else found + [node.closed for node in nodes if node.closed is not None]

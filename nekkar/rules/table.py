@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Self
 
 from nekkar.core.errors import ConfigurationError
 from nekkar.rules.checks import check, numbered, raised
 from nekkar.rules.files import load, read_table
 from nekkar.rules.names import Headers, Template
-from nekkar.rules.patterns import read_request
+from nekkar.rules.patterns import captured, read_request
 from nekkar.rules.reasons import Explanation, near_misses
-from nekkar.rules.rule import Match, Rule
+from nekkar.rules.rule import Match, Rule, Unnamed
 
 CACHED = 1024
 LONGEST_CACHED = 2048
@@ -38,12 +37,13 @@ class RuleTable:
     and any of ``period``, ``spacing``, ``max_wait``, ``margin``. Immutable, shared by threads, picklable.
     """
 
-    __slots__ = ("_find_cached", "_index", "_templates", "limits", "rules")
+    __slots__ = ("_find_cached", "_index", "_outcomes", "_templates", "limits", "rules")
 
     def __init__(self, rules: Iterable[Rule], limits: Mapping[str, Any] | None = None) -> None:
         parts = check(numbered(rules, raised), limits, raised)
         self.rules: tuple[Rule, ...] = tuple(parts.rules.values())
         self.limits, self._templates, self._index = parts.settings, parts.templates, parts.index
+        self._outcomes = [_outcome(rule, self.limits, self._templates) for rule in self.rules]
         self._find_cached = lru_cache(CACHED)(self._find)
 
     @classmethod
@@ -75,7 +75,7 @@ class RuleTable:
         text = _text(url)
         find = self._find_cached if len(text) <= LONGEST_CACHED else self._find
         found = find(str(method).upper(), text)
-        return found.with_headers(headers) if isinstance(found, _PerHeader) else found
+        return found.named(headers) if isinstance(found, Unnamed) else found
 
     def explain(self, method: str, url: object, headers: Headers | None = None) -> Explanation:
         """Tell which rule a request falls under, and which rules before it nearly matched, and why they did not."""
@@ -83,11 +83,11 @@ class RuleTable:
         number = self._index.first(request)
         rule = None if number is None else self.rules[number]
         match = self.match(method, url, headers)
-        captured = rule.pattern.captured(request) if rule else {}
+        values = captured(rule.pattern.places(), request) if rule else {}
         if match and match.rule.limit:
-            captured |= self._templates[match.rule.limit].hashes(headers)
+            values |= self._templates[match.rule.limit].hashes(headers)
         near = near_misses(self.rules[:number], request)
-        return Explanation(str(method).upper(), _text(url), number, rule, captured, match, near)
+        return Explanation(str(method).upper(), _text(url), number, rule, values, match, near)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.rules, self.limits)
@@ -95,31 +95,20 @@ class RuleTable:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.rules)} rules, {len(self.limits)} limits>"
 
-    def _find(self, method: str, url: str) -> Match | _PerHeader | None:
-        request = read_request(method, url)
+    def _find(self, method: str, url: str) -> Match | Unnamed | None:
+        request = read_request(method, url, self._index.queries)
         number = self._index.first(request)
-        if number is None or not (limit := self.rules[number].limit):
-            return None
-        rule, settings, template = self.rules[number], self.limits[limit], self._templates[limit]
-        captured = rule.pattern.captured(request)
-        options = {option: value for option, value in settings.items() if option != "rate"}
-        unnamed = partial(Match, rule=rule, rate_limit=settings["rate"], **options)
-        if template.from_url == template.captures:
-            return unnamed(name=template.fill(captured))
-        return _PerHeader(unnamed(name=""), template, captured)
+        outcome = None if number is None else self._outcomes[number]
+        return outcome.found(request) if isinstance(outcome, Unnamed) else outcome
 
 
-@dataclass(frozen=True, slots=True)
-class _PerHeader:
-    """A match that lacks its name still: the headers come with each request."""
-
-    match: Match
-    template: Template
-    captured: dict[str, str]
-
-    def with_headers(self, headers: Headers | None) -> Match:
-        """Return the match, named."""
-        return replace(self.match, name=self.template.fill(self.captured | self.template.hashes(headers)))
+def _outcome(rule: Rule, limits: Mapping[str, Any], templates: Mapping[str, Template]) -> Match | Unnamed | None:
+    """Return what a rule gives, as far as it is known before a request."""
+    if rule.limit is False:
+        return None
+    settings, template = dict(limits[rule.limit]), templates[rule.limit]
+    match = Match(rule.limit, rule, settings.pop("rate"), **settings)
+    return Unnamed(match, template, rule.pattern.places()) if template.captures else match
 
 
 def _text(url: object) -> str:

@@ -25,9 +25,17 @@ from urllib.parse import unquote, unquote_plus
 
 T = TypeVar("T")
 Param = tuple[str, str | None]
+Address = tuple[
+    str, tuple[str, ...], int | None, tuple[str, ...], str
+]  # scheme, host (last label first), port, path, query
 
+NO_PARAMS: frozenset[Param] = frozenset()
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
+# What most URLs are; such a one has one spelling alone, but for dot segments, and needs no more than cutting.
+_PLAIN = re.compile(
+    r"(https?|wss?)://([a-z][a-z0-9-]*(?:\.[a-z0-9-]+)*)(?::([1-9][0-9]{0,3}))?(/[!$&->@-\[\]-~]*)?(?:\?([!$-~]*))?"
+)
 _HEAD = re.compile(r"(https?|wss?):[\\/]*|([a-z][a-z0-9+.\-]*)://|[\\/]{2}", re.IGNORECASE)
 _PATH = re.compile(r"[\\/]")
 _DROPPED = str.maketrans("", "", "\t\n\r")
@@ -40,7 +48,23 @@ _LONGEST_HOST = 1024  # characters beyond ASCII; DNS has at most 253, which may 
 _NUMERIC = re.compile(r"[0-9][0-9a-fx.]*")
 
 
-def cut(url: str) -> tuple[str, str, str, str]:
+def address(url: str) -> Address:
+    """Return a URL's scheme, host (its last label first), port, path and query, however it is spelled."""
+    plain = _PLAIN.fullmatch(url)
+    if plain is None or "/." in url:
+        return _address(url)
+    scheme, host, port, path, query = plain.groups()
+    number = int(port) if port else DEFAULT_PORTS[scheme]
+    return scheme, tuple(host.split(".")[::-1]), number, tuple(path.split("/")[1:]) if path else ("",), query or ""
+
+
+def _address(url: str) -> Address:
+    scheme, authority, path, query = _cut(url)
+    host, port = host_and_port(authority)
+    return scheme, labels(host), port_number(port, scheme), segments(path, decoded), query
+
+
+def _cut(url: str) -> tuple[str, str, str, str]:
     """Return scheme (lower case), authority, path and query, each empty where the URL has none."""
     text, _, query = url.translate(_DROPPED).strip(_ENDS).partition("#")[0].partition("?")
     head = _HEAD.match(text)
