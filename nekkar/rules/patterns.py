@@ -43,6 +43,7 @@ _CAPTURE = re.compile(rf"\{{({NAME})\}}")
 _REFUSED = re.compile(r"[\s\x00-\x1f\x7f\\\ud800-\udfff]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.\-]*", re.IGNORECASE)
 _DOTS = re.compile("[.。．｡]")  # noqa: RUF001 (the dots that IDNA reads as a dot)
+_ANY = ("", "")
 _STAND_IN = "\ud800"  # for a star inside a text; no pattern has it in it
 
 
@@ -58,6 +59,11 @@ class Glob:
     def text(self) -> str:
         """Every text that fits, as one: only a star can match the stand-in."""
         return _STAND_IN.join(self.pieces)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a whole label or segment fits, whatever it is (but an empty one where there is a gap)."""
+        return self.pieces == _ANY
 
     @property
     def can_be_empty(self) -> bool:
@@ -205,7 +211,7 @@ def _host(host: str) -> tuple[tuple[Part, ...], bool]:
     if odd := next((text for text in texts if "*" in text and not unquote(text).isascii()), None):
         raise ConfigurationError(f"has '*' next to letters beyond ASCII in the label {odd!r}; write the label out")
     parts = [_part(text, ascii_host) for text in texts]
-    subdomains = parts[0] == Glob(("", ""))
+    subdomains = parts[0] == Glob(_ANY)
     return tuple(reversed(parts[1:] if subdomains else parts)), subdomains
 
 
@@ -222,12 +228,12 @@ def _path(path: str) -> tuple[tuple[Part, ...], bool]:
     if not path:
         return (), True
     parts = segments(path, lambda text: _part(text, decoded))
-    return (parts[:-1], True) if parts[-1] == Glob(("", "")) else (parts, False)
+    return (parts[:-1], True) if parts[-1] == Glob(_ANY) else (parts, False)
 
 
 def _part(text: str, read: Callable[[str], str]) -> Part:
     if capture := _CAPTURE.fullmatch(text):
-        return Glob(("", ""), 1, capture[1])
+        return Glob(_ANY, 1, capture[1])
     if "{" in text or "}" in text:
         raise ConfigurationError(
             f"has a brace out of place in {shown(text)}; {{name}} is a whole host label or path segment"
