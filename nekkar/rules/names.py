@@ -40,6 +40,7 @@ class Template:
     text: str
     fixed: tuple[str, ...]
     captures: tuple[str, ...]
+    steps: tuple[tuple[str, str, str], ...]  # a capture, the character that ends its value, the text after it
     by_header: bool
 
     @property
@@ -54,12 +55,9 @@ class Template:
 
     def fill(self, values: Mapping[str, str]) -> str:
         """Return the name; other values of the captures always give another name."""
-        if not self.captures:
-            return self.text
-        name, last = self.fixed[0], len(self.captures) - 1
-        for at, capture in enumerate(self.captures):
-            following = self.fixed[at + 1]
-            name += _spelled(values[capture], "" if at == last else following[0]) + following
+        name = self.fixed[0]
+        for capture, stop, following in self.steps:
+            name += _spelled(values[capture], stop) + following
         return name
 
     def spells(self, name: str) -> bool:
@@ -80,9 +78,10 @@ def read_template(text: object) -> Template:
         )
     if not all(fixed[1:-1]):
         raise ConfigurationError(f"limit {shown(text)} has captures side by side; put a text between them")
-    headers = [capture.startswith(_HEADER) for capture in captures]
-    lower = (capture.lower() if header else capture for header, capture in zip(headers, captures, strict=True))
-    return Template(text, fixed, tuple(lower), any(headers))
+    names = tuple(capture.lower() if capture.startswith(_HEADER) else capture for capture in captures)
+    stops = [following[:1] for following in fixed[1:-1]] + [""]
+    steps = tuple(zip(names, stops, fixed[1:], strict=False))
+    return Template(text, fixed, names, steps, any(name.startswith(_HEADER) for name in names))
 
 
 def clashes(templates: Iterable[Template]) -> Iterator[tuple[str, str]]:
@@ -116,7 +115,7 @@ def _spelled(value: str, stop: str) -> str:
     if len(value) > LONGEST_VALUE:
         digest = sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         return f"{_spelled(value[:KEPT_OF_LONGER], stop)}\\#{digest}"
-    if not _ODD.search(value) and (not stop or stop not in value):
+    if (value.isalnum() or not _ODD.search(value)) and (not stop or stop not in value):
         return value
     return "".join(_escaped(char) if char == stop or _ODD.match(char) else char for char in value)
 

@@ -113,7 +113,7 @@ def ascii_host(host: str) -> str:
         text = _IGNORED.sub("", text)
     if text.isascii() or len(text) > _LONGEST_HOST:
         return text.lower()
-    folded = "".join(map(_folded, unicodedata.normalize("NFKC", text)))
+    folded = "".join(map(_folded, text))
     return ".".join(map(_ascii_label, unicodedata.normalize("NFKC", folded).replace("。", ".").split(".")))
 
 
@@ -149,7 +149,7 @@ def _plus(text: str) -> str:
 
 
 def _folded(char: str) -> str:
-    return char.lower() if char in "ßẞς" else char.casefold()
+    return char.lower() if char in "ßẞς" else unicodedata.normalize("NFKC", char).casefold()
 
 
 def _ascii_label(label: str) -> str:
