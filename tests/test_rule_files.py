@@ -133,7 +133,7 @@ FAULTS = [
     ("[limits]\napi.com = 5", 2, "limits['api']", "quote a limit's name that has a dot in it"),
     ("[limits]\n'a-{x}' = 5\na-b = 5", 2, "limits['a-{x}']", "can spell the name of another limit, 'a-b'"),
     ("[limits]\n'{x' = 5", 2, "limits['{x']", "brace"),
-    ("# it's [\n[limits] # \"\"\" {\ny = [ # ]\n]\nx = 0", 5, "limits['x']", "0"),
+    ("# it's [\nrules = [ # ]\n]\n[limits] # {\nx = 0", 5, "limits['x']", "0"),
     ("[limits.y]\nrate = 1\n[limits.'x y']\n# no\nrate = 0", 3, "limits['x y']", "0"),
     ('limits."x" = 0', 1, "limits['x']", "0"),
     ("x = '''\n[[rules]]\n'''\n" + RULE + "[limits]\nx = 5", 1, "x", "no key named 'x'"),
