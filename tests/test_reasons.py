@@ -93,6 +93,8 @@ def test_of_many_near_rules_the_closest_are_told_in_the_tables_order() -> None:
     rules = [Rule(f"h/{'x' if n % 100 else 'a'}/{n}", False) for n in range(1000)]
     near = RuleTable(rules).explain("GET", "https://h/a/b").near
     assert [miss.number for miss in near] == [0, 100, 200, 300, 400]
+    hosts = RuleTable([Rule(f"api{n}.example.com/a", False) for n in range(1000)])
+    assert 777 in [miss.number for miss in hosts.explain("GET", "https://ap777.example.com/a").near]
 
 
 @pytest.mark.parametrize("url", ["", "\0", "https://[", "h/" + "a" * 100_000, b"\xff", None])

@@ -74,7 +74,7 @@ def test_an_empty_table_limits_nothing() -> None:
 
 def test_a_url_object_is_read_as_its_text() -> None:
     assert RuleTable([Rule("h/a", "x")], {"x": 1}).resolve("GET", httpx.URL("https://h/a")) == "x"
-    assert RuleTable([Rule("h/a", "x")], {"x": 1}).resolve("GET", b"https://h/a") == "x"
+    assert RuleTable([Rule("h/a", "x", methods=["GET"])], {"x": 1}).resolve(b"get", b"https://h/a") == "x"
 
 
 def test_a_match_holds_what_the_limiter_takes() -> None:

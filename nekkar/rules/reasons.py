@@ -75,7 +75,7 @@ def near_misses(rules: Iterable[Rule], request: Pattern) -> tuple[NearMiss, ...]
         for number, rule in enumerate(rules)
         if _is_near(rule.pattern, request)
     ]
-    closest = sorted(misses, key=lambda miss: (len(miss.why_not), -_shared(miss.rule.pattern.path, request.path)))
+    closest = sorted(misses, key=lambda miss: _distance(miss, request))
     return tuple(sorted(closest[:CLOSEST], key=lambda miss: miss.number))
 
 
@@ -110,18 +110,25 @@ def _fit(wide: tuple[Part, ...], more: bool, parts: tuple[Part, ...], least: int
     return long_enough and all(map(covers, wide, parts))
 
 
-def _shared(wide: tuple[Part, ...], parts: tuple[Part, ...]) -> int:
-    """Return how many parts fit before the first that does not."""
-    return len(list(takewhile(bool, map(covers, wide, parts))))
+def _distance(miss: NearMiss, request: Pattern) -> tuple[int, int, float]:
+    """Return how far a rule is from matching: by parts, then by the path's first segments, then by the host."""
+    wide = miss.rule.pattern
+    shared = len(list(takewhile(bool, map(covers, wide.path, request.path))))
+    return len(miss.why_not), -shared, -_likeness(_host(wide), _host(request))
 
 
 def _alike(one: str, other: str) -> bool:
     """Tell whether two hosts could be meant to be the same, or one a part of the other's domain."""
-    if max(len(one), len(other)) > LONGEST_HOST:
-        return False
     ends = one.removeprefix("*."), other.removeprefix("*.")
     related = any(f".{inner}".endswith(f".{outer}") for inner, outer in (ends, ends[::-1]))
-    return related or SequenceMatcher(None, one, other).ratio() >= ALIKE
+    return related or _likeness(one, other) >= ALIKE
+
+
+def _likeness(one: str, other: str) -> float:
+    """Return from 0 to 1 how like two hosts are; what is too long for a host is like none."""
+    if max(len(one), len(other)) > LONGEST_HOST:
+        return 0
+    return SequenceMatcher(None, one, other).ratio()
 
 
 def _host(pattern: Pattern) -> str:

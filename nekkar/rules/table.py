@@ -61,12 +61,12 @@ class RuleTable:
         rules, limits = read_table(mapping, raised)
         return cls(rules.values(), limits)
 
-    def resolve(self, method: str, url: object, headers: Headers | None = None) -> str | None:
+    def resolve(self, method: str | bytes, url: object, headers: Headers | None = None) -> str | None:
         """Return the name of the request's limit, or None if it is unlimited."""
         match = self.match(method, url, headers)
         return match.name if match else None
 
-    def match(self, method: str, url: object, headers: Headers | None = None) -> Match | None:
+    def match(self, method: str | bytes, url: object, headers: Headers | None = None) -> Match | None:
         """Return the request's limit with its settings, or None if it is unlimited.
 
         Takes any URL, and time in proportion to its length; what is no URL falls under what can be read of it.
@@ -74,12 +74,12 @@ class RuleTable:
         """
         text = _text(url)
         find = self._find_cached if len(text) <= LONGEST_CACHED else self._find
-        found = find(str(method).upper(), text)
+        found = find(_text(method).upper(), text)
         return found.named(headers) if isinstance(found, Unnamed) else found
 
-    def explain(self, method: str, url: object, headers: Headers | None = None) -> Explanation:
+    def explain(self, method: str | bytes, url: object, headers: Headers | None = None) -> Explanation:
         """Tell which rule a request falls under, and which rules before it nearly matched, and why they did not."""
-        request = read_request(str(method).upper(), _text(url))
+        request = read_request(_text(method).upper(), _text(url))
         number = self._index.first(request)
         rule = None if number is None else self.rules[number]
         match = self.match(method, url, headers)
@@ -87,7 +87,7 @@ class RuleTable:
         if match and match.rule.limit:
             values |= self._templates[match.rule.limit].hashes(headers)
         near = near_misses(self.rules[:number], request)
-        return Explanation(str(method).upper(), _text(url), number, rule, values, match, near)
+        return Explanation(_text(method).upper(), _text(url), number, rule, values, match, near)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.rules, self.limits)
