@@ -120,9 +120,9 @@ def _faults_of(entry: object) -> Iterator[str]:
         return
     yield from (unknown("key", key, _READERS, f"give {', '.join(_READERS)}") for key in entry if key not in _READERS)
     yield from (f"has no {key}; give one, as in {_RULE}" for key in ("url", "limit") if key not in entry)
-    for key, read in _READERS.items():
+    for key in filter(entry.__contains__, _READERS):
         try:
-            read(entry[key]) if key in entry else None
+            _READERS[key](entry[key])
         except ConfigurationError as error:
             yield str(error)
 

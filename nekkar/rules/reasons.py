@@ -12,8 +12,9 @@ from difflib import SequenceMatcher
 from itertools import takewhile
 
 from nekkar.core.errors import shown
+from nekkar.rules.match import Match
 from nekkar.rules.patterns import Glob, Part, Pattern, covers
-from nekkar.rules.rule import Match, Rule
+from nekkar.rules.rule import Rule
 
 CLOSEST = 5
 ALIKE = 0.8

@@ -21,10 +21,11 @@ from typing import Any, Self
 from nekkar.core.errors import ConfigurationError
 from nekkar.rules.checks import check, numbered, raised
 from nekkar.rules.files import load, read_table
+from nekkar.rules.match import Match, Unnamed
 from nekkar.rules.names import Headers, Template
 from nekkar.rules.patterns import captured, read_request
 from nekkar.rules.reasons import Explanation, near_misses
-from nekkar.rules.rule import Match, Rule, Unnamed
+from nekkar.rules.rule import Rule
 
 CACHED = 1024
 LONGEST_CACHED = 2048

@@ -25,16 +25,14 @@ from urllib.parse import unquote, unquote_plus
 
 T = TypeVar("T")
 Param = tuple[str, str | None]
-Address = tuple[
-    str, tuple[str, ...], int | None, tuple[str, ...], str
-]  # scheme, host (last label first), port, path, query
+Address = tuple[str, tuple[str, ...], int | None, tuple[str, ...], str]
 
 NO_PARAMS: frozenset[Param] = frozenset()
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 # What most URLs are; such a one has one spelling alone, but for dot segments, and needs no more than cutting.
 _PLAIN = re.compile(
-    r"(https?|wss?)://([a-z][a-z0-9-]*(?:\.[a-z0-9-]+)*)(?::([1-9][0-9]{0,3}))?(/[!$&->@-\[\]-~]*)?(?:\?([!$-~]*))?"
+    r"(https?|wss?)://([a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)*)(?::([1-9][0-9]{0,3}))?(/[!$&->@-\[\]-~]*)?(?:\?([!$-~]*))?"
 )
 _HEAD = re.compile(r"(https?|wss?):[\\/]*|([a-z][a-z0-9+.\-]*)://|[\\/]{2}", re.IGNORECASE)
 _PATH = re.compile(r"[\\/]")
