@@ -6,13 +6,14 @@ through a cache. The names below need no extra; ``nekkar.requests`` mounts limit
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, NekkarError, WaitTooLong
 from nekkar.core.limiter import Admission, Limit, Nekkar, Status, Window
-from nekkar.rules import Match, Rule, RuleTable
+from nekkar.rules import Explanation, Match, Rule, RuleTable
 
 __all__ = [
     "Admission",
     "CacheError",
     "ConfigurationError",
     "CorruptLog",
+    "Explanation",
     "Limit",
     "Match",
     "Nekkar",

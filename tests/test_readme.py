@@ -18,6 +18,7 @@ from nekkar.demo.server import StrictServer
 from tests.integration.servers import Memcached
 
 README = Path(__file__).parent.parent / "README.md"
+LIMITS_TOML = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)[0]
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
@@ -51,6 +52,7 @@ def strict_server(rate: str) -> Iterator[CountingServer]:
 def test_every_block_runs(block: str, server: Memcached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands in the README works as it stands, but for the address of memcached."""
     monkeypatch.chdir(tmp_path)
+    Path("limits.toml").write_text(LIMITS_TOML)
     program = block.replace("memcached://localhost:11211", server.url)
     with responses.RequestsMock(assert_all_requests_are_fired=False) as mocked:
         mocked.get(re.compile("https://.*example.com/.*"), json={})

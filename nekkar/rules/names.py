@@ -1,32 +1,64 @@
-"""Names of limits: templates such as ``user-{user}``, and which of them could spell each other's names.
+"""Names of limits: templates such as ``user-{user}``, filled so that different values never give one name.
 
-A capture's value may be any text but an empty one. So a template can spell a plain name wherever its fixed
-texts fit it, and two templates have a name in common just when the beginning of one starts with the
-other's and the end of one ends with the other's.
+- ``{name}`` is what the rule's URL captured; ``{header:Name}`` a hash of that header of the request.
+- A captured value goes in as it is, but for what could confuse: control characters, half characters, line
+  separators and backslashes are escaped, and so is the character that ends the value where another capture
+  follows. A value over 200 characters is cut and ends in its hash. Caches hash names that they can't hold.
+- A header's value goes in as 16 hexadecimal digits of its SHA-256, ``none`` where the request has no such
+  header or an empty one: the secret itself is nowhere. A hash hides what can't be guessed, a key or a token.
+- Two templates must never spell one name. A value may be any text but an empty one. So a template can spell a
+  plain name wherever its fixed texts fit it, and two templates have a name in common just when the beginning
+  of one starts with the other's and the end of one ends with the other's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import islice
 
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.rules.patterns import NAME, fits
 
+LONGEST_VALUE = 200
+KEPT_OF_LONGER = 64
+NO_HEADER = "none"
+
+Headers = Mapping[str, str] | Mapping[bytes, bytes]
+
+_HEADER = "header:"
+_CAPTURE = re.compile(r"\{(" + NAME + r"|header:[A-Za-z0-9_.-]+)\}")
+_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\]")
+
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The fixed texts of a name, and the captures between them."""
+    """The fixed texts of a name, and the captures between them; a header's begins ``header:``, in lower case."""
 
     text: str
     fixed: tuple[str, ...]
     captures: tuple[str, ...]
+    steps: tuple[tuple[str, str, str], ...]  # a capture, the character that ends its value, the text after it
+    by_header: bool
 
-    def fill(self, values: dict[str, str]) -> str:
-        """Return the name; what UTF-8 can't write (half a character) is spelled as an escape."""
-        filled = [values[capture] + fixed for capture, fixed in zip(self.captures, self.fixed[1:], strict=True)]
-        return "".join((self.fixed[0], *filled)).encode("utf-8", "backslashreplace").decode()
+    @property
+    def from_url(self) -> tuple[str, ...]:
+        """The captures that the template asks of the URL."""
+        return tuple(capture for capture in self.captures if not capture.startswith(_HEADER))
+
+    def hashes(self, headers: Headers | None) -> dict[str, str]:
+        """Return what stands for each header that the template asks for."""
+        asked = (capture for capture in self.captures if capture.startswith(_HEADER))
+        return {capture: _hashed(capture.removeprefix(_HEADER), headers) for capture in asked}
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """Return the name; other values of the captures always give another name."""
+        name = self.fixed[0]
+        for capture, stop, following in self.steps:
+            name += _spelled(values[capture], stop) + following
+        return name
 
     def spells(self, name: str) -> bool:
         """Tell whether some values make this template's name ``name``."""
@@ -39,14 +71,21 @@ def read_template(text: object) -> Template:
         raise ConfigurationError(
             f"limit {shown(text)} is not a name; give one such as 'user-{{user}}' (in a rule, False for none)"
         )
-    parts = re.split(NAME, text)
-    if any("{" in fixed or "}" in fixed for fixed in parts[::2]):
-        raise ConfigurationError(f"limit {shown(text)} has a brace out of place; write a capture as {{name}}")
-    return Template(text, tuple(parts[::2]), tuple(parts[1::2]))
+    fixed, captures = tuple(_CAPTURE.split(text)[::2]), _CAPTURE.findall(text)
+    if any("{" in one or "}" in one for one in fixed):
+        raise ConfigurationError(
+            f"limit {shown(text)} has a brace out of place; write a capture as {{name}}, a header as {{header:Name}}"
+        )
+    if not all(fixed[1:-1]):
+        raise ConfigurationError(f"limit {shown(text)} has captures side by side; put a text between them")
+    names = tuple(capture.lower() if capture.startswith(_HEADER) else capture for capture in captures)
+    stops = [following[:1] for following in fixed[1:-1]] + [""]
+    steps = tuple(zip(names, stops, fixed[1:], strict=False))
+    return Template(text, fixed, names, steps, any(name.startswith(_HEADER) for name in names))
 
 
-def clash(templates: Iterable[Template]) -> tuple[str, str] | None:
-    """Return a template's text and another name that it can spell, or None."""
+def clashes(templates: Iterable[Template]) -> Iterator[tuple[str, str]]:
+    """Yield a template's text and another name that it can spell, each such name once."""
     plain: list[Template] = []
     captures: list[Template] = []
     for one in templates:
@@ -54,12 +93,40 @@ def clash(templates: Iterable[Template]) -> tuple[str, str] | None:
     ends = _Ends()
     for one in sorted(captures, key=lambda one: len(one.fixed[0])):
         if other := ends.meeting(one.fixed[0], one.fixed[-1]):
-            return other.text, one.text
-        ends.add(one)
-    spelled = (
-        (other.text, one.text) for one in plain for other in ends.within(one.text, one.text) if other.spells(one.text)
-    )
-    return next(spelled, None)
+            yield other.text, one.text
+        else:
+            ends.add(one)
+    for one in plain:
+        spelling = (other for other in ends.within(one.text, one.text) if other.spells(one.text))
+        yield from ((other.text, one.text) for other in islice(spelling, 1))
+
+
+def _hashed(header: str, headers: Headers | None) -> str:
+    """Return what stands for a header, given in lower case."""
+    if headers is not None and not isinstance(headers, Mapping):
+        raise ConfigurationError(f"headers: a {type(headers).__name__} is not a mapping; give one such as a dict")
+    pairs = [(_encoded(name).lower(), value) for name, value in (headers or {}).items() if value is not None]
+    value = b", ".join(_encoded(value).strip() for name, value in pairs if name == header.encode())
+    return sha256(value).hexdigest()[:16] if value else NO_HEADER
+
+
+def _spelled(value: str, stop: str) -> str:
+    """Write a value so that it can be read back, up to an unescaped ``stop``."""
+    if len(value) > LONGEST_VALUE:
+        digest = sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return f"{_spelled(value[:KEPT_OF_LONGER], stop)}\\#{digest}"
+    if (value.isalnum() or not _ODD.search(value)) and (not stop or stop not in value):
+        return value
+    return "".join(_escaped(char) if char == stop or _ODD.match(char) else char for char in value)
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _encoded(text: object) -> bytes:
+    return text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogatepass")
 
 
 @dataclass(slots=True)

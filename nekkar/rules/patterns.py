@@ -19,14 +19,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from ipaddress import IPv6Address
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.rules.urls import (
     DEFAULT_PORTS,
+    NO_PARAMS,
     Param,
+    address,
     ascii_host,
-    cut,
     decoded,
     host_and_port,
     labels,
@@ -35,12 +37,13 @@ from nekkar.rules.urls import (
     segments,
 )
 
-NAME = r"\{([A-Za-z_][A-Za-z0-9_-]*)\}"
+NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 
-_CAPTURE = re.compile(NAME)
+_CAPTURE = re.compile(rf"\{{({NAME})\}}")
 _REFUSED = re.compile(r"[\s\x00-\x1f\x7f\\\ud800-\udfff]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.\-]*", re.IGNORECASE)
 _DOTS = re.compile("[.。．｡]")  # noqa: RUF001 (the dots that IDNA reads as a dot)
+_ANY = ("", "")
 _STAND_IN = "\ud800"  # for a star inside a text; no pattern has it in it
 
 
@@ -58,15 +61,20 @@ class Glob:
         return _STAND_IN.join(self.pieces)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether a whole label or segment fits, whatever it is (but an empty one where there is a gap)."""
+        return self.pieces == _ANY
+
+    @property
     def can_be_empty(self) -> bool:
         return not self.gap and not any(self.pieces)
 
 
 Part = str | Glob
+Place = tuple[str, bool, int]  # a capture's name, whether it is in the host, its place there
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(NamedTuple):
     """What a rule covers, or a request. ``host`` has its last label first; None and ``""`` are any."""
 
     scheme: str
@@ -89,12 +97,18 @@ class Pattern:
 
     def captures(self) -> list[str]:
         """Return the names in the order host (last label first), path."""
-        return [part.name for part in (*self.host, *self.path) if isinstance(part, Glob) and part.name]
+        return [name for name, _, _ in self.places()]
 
-    def captured(self, request: Pattern) -> dict[str, str]:
-        """Return each name's value in a request that this pattern covers."""
-        pairs = [*zip(self.host, request.host, strict=False), *zip(self.path, request.path, strict=False)]
-        return {part.name: str(value) for part, value in pairs if isinstance(part, Glob) and part.name}
+    def places(self) -> tuple[Place, ...]:
+        """Return where each capture is."""
+        parts = [(True, at, part) for at, part in enumerate(self.host)]
+        parts += [(False, at, part) for at, part in enumerate(self.path)]
+        return tuple((part.name, host, at) for host, at, part in parts if isinstance(part, Glob) and part.name)
+
+
+def captured(places: tuple[Place, ...], request: Pattern) -> dict[str, str]:
+    """Return each capture's value in a request that the pattern covers."""
+    return {name: str((request.host if host else request.path)[at]) for name, host, at in places}
 
 
 def fits(pieces: tuple[str, ...], text: str, gap: int = 0) -> bool:
@@ -124,13 +138,12 @@ def covers(wide: Part, narrow: Part) -> bool:
     return not (wide.gap and narrow.can_be_empty) and fits(wide.pieces, narrow.text)
 
 
-def read_request(method: str, url: str) -> Pattern:
-    """Read a request's URL, however it is spelled; ``method`` in upper case."""
-    scheme, authority, path, query = cut(url)
-    host, port = host_and_port(authority)
-    number = port_number(port, scheme)
-    parts = segments(path, decoded)
-    return Pattern(scheme, labels(host), False, number, parts, False, params(query), frozenset((method,)))
+def read_request(method: str, url: str, queries: bool = True) -> Pattern:
+    """Read a request's URL, however it is spelled; ``method`` in upper case. A query may be left unread."""
+    scheme, host, port, path, query = address(url)
+    return Pattern(
+        scheme, host, False, port, path, False, params(query) if queries else NO_PARAMS, frozenset((method,))
+    )
 
 
 def read_pattern(url: object, methods: frozenset[str] | None = None) -> Pattern:
@@ -198,7 +211,7 @@ def _host(host: str) -> tuple[tuple[Part, ...], bool]:
     if odd := next((text for text in texts if "*" in text and not unquote(text).isascii()), None):
         raise ConfigurationError(f"has '*' next to letters beyond ASCII in the label {odd!r}; write the label out")
     parts = [_part(text, ascii_host) for text in texts]
-    subdomains = parts[0] == Glob(("", ""))
+    subdomains = parts[0] == Glob(_ANY)
     return tuple(reversed(parts[1:] if subdomains else parts)), subdomains
 
 
@@ -215,12 +228,12 @@ def _path(path: str) -> tuple[tuple[Part, ...], bool]:
     if not path:
         return (), True
     parts = segments(path, lambda text: _part(text, decoded))
-    return (parts[:-1], True) if parts[-1] == Glob(("", "")) else (parts, False)
+    return (parts[:-1], True) if parts[-1] == Glob(_ANY) else (parts, False)
 
 
 def _part(text: str, read: Callable[[str], str]) -> Part:
     if capture := _CAPTURE.fullmatch(text):
-        return Glob(("", ""), 1, capture[1])
+        return Glob(_ANY, 1, capture[1])
     if "{" in text or "}" in text:
         raise ConfigurationError(
             f"has a brace out of place in {shown(text)}; {{name}} is a whole host label or path segment"

@@ -11,7 +11,7 @@ one relation (see ``patterns``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -29,6 +29,7 @@ class Node(Generic[T]):
 
     literals: dict[str, Node[T]] = field(default_factory=dict)
     globs: dict[Glob, Node[T]] = field(default_factory=dict)
+    wild: list[tuple[int, Node[T]]] = field(default_factory=list)  # after a whole part, with its least length
     by_ends: dict[tuple[str, str], list[Glob]] = field(default_factory=dict)
     by_piece: dict[str, list[Glob]] = field(default_factory=dict)
     lengths: set[tuple[int, int]] = field(default_factory=set)  # of the ends
@@ -41,11 +42,15 @@ class Node(Generic[T]):
         if isinstance(part, str):
             return self.literals.setdefault(part, Node())
         if part not in self.globs:
+            self.globs[part] = Node()
             self._file(part)
-        return self.globs.setdefault(part, Node())
+        return self.globs[part]
 
     def _file(self, glob: Glob) -> None:
-        """Put a glob where the fewest others are."""
+        """Put a glob where the fewest others are; the commonest, a whole part, needs no search."""
+        if glob.is_whole:
+            self.wild.append((glob.gap, self.globs[glob]))
+            return
         head, *middle, tail = glob.pieces
         piece = min(middle, key=lambda piece: len(self.by_piece.get(piece, ())), default="")
         if piece and len(self.by_piece.get(piece, ())) < len(self.by_ends.get((head, tail), ())):
@@ -66,12 +71,14 @@ class Node(Generic[T]):
         node.closed = make() if node.closed is None else node.closed
         return node.closed
 
-    def after(self, part: Part) -> Iterator[Node[T]]:
-        """Yield the nodes after the parts that cover ``part``."""
-        if isinstance(part, str) and part in self.literals:
-            yield self.literals[part]
-        text = part if isinstance(part, str) else part.text
-        yield from (self.globs[glob] for glob in self._near(text) if covers(glob, part))
+    def after(self, part: Part) -> list[Node[T]]:
+        """Return the nodes after the globs that cover ``part``."""
+        least = len(part) if isinstance(part, str) else 0 if part.can_be_empty else 1
+        found = [node for gap, node in self.wild if gap <= least]
+        if self.lengths or self.widths:
+            text = part if isinstance(part, str) else part.text
+            found += [self.globs[glob] for glob in self._near(text) if covers(glob, part)]
+        return found
 
     def _near(self, text: str) -> Iterator[Glob]:
         """Yield, once each, the globs that have the ends or the piece they are filed under in ``text``."""
@@ -86,50 +93,65 @@ class Node(Generic[T]):
 
 @dataclass(slots=True)
 class Index:
-    """Patterns by number, in the order they were added."""
+    """Patterns by number, added in ascending order."""
 
-    patterns: list[Pattern] = field(default_factory=list)
+    patterns: dict[int, Pattern] = field(default_factory=dict)
     hosts: Node[Node[Leaf]] = field(default_factory=Node)
+    queries: bool = False  # whether a pattern asks for a parameter
 
-    def add(self, pattern: Pattern) -> None:
+    def add(self, number: int, pattern: Pattern) -> None:
         paths: Node[Leaf] = self.hosts.end(pattern.host, pattern.subdomains, Node)
         leaf: Leaf = paths.end(pattern.path, pattern.deep, dict)
         keys = [(pattern.port, param) for param in pattern.query or (None,)]
         rarest = min(keys, key=lambda key: len(leaf.get(key, ())))  # any of its parameters will find it
-        leaf.setdefault(rarest, []).append(len(self.patterns))
-        self.patterns.append(pattern)
+        leaf.setdefault(rarest, []).append(number)
+        self.patterns[number] = pattern
+        self.queries = self.queries or bool(pattern.query)
 
     def first(self, narrow: Pattern) -> int | None:
         """Return the lowest number whose pattern covers ``narrow``, or None."""
-        best = len(self.patterns)
-        for numbers in self._candidates(narrow):
-            for number in numbers:
-                if number >= best:
-                    break
-                if self.patterns[number].covers_rest(narrow):
-                    best = number
-        return best if best < len(self.patterns) else None
-
-    def _candidates(self, narrow: Pattern) -> Iterator[list[int]]:
-        """Yield the numbers of the patterns whose host and path cover ``narrow``'s, each list ascending."""
-        keys = {(port, param) for port in (None, narrow.port) for param in (None, *narrow.query)}
+        best: int | None = None
+        keys: Collection[Key] = ((None, None), (narrow.port, None))
+        if narrow.query:
+            keys = {(port, param) for param in (None, *narrow.query) for port in (None, narrow.port)}
         for paths in _walk(self.hosts, narrow.host, narrow.subdomains, 1):
             for leaf in _walk(paths, narrow.path, narrow.deep, 0):
-                yield from (leaf[key] for key in leaf.keys() & keys)
+                for key in leaf.keys() & keys if narrow.query else keys:
+                    if key in leaf:
+                        best = self._lower(best, leaf[key], narrow)
+        return best
+
+    def _lower(self, best: int | None, numbers: list[int], narrow: Pattern) -> int | None:
+        """Return the lower of ``best`` and the first of some numbers, ascending, whose pattern covers ``narrow``."""
+        for number in numbers:
+            if best is not None and number >= best:
+                break
+            if self.patterns[number].covers_rest(narrow):
+                return number
+        return best
 
 
-def _walk(root: Node[T], parts: tuple[Part, ...], more: bool, least: int) -> Iterator[T]:
-    """Yield what is stored where a pattern that covers ``parts`` ends.
+def _walk(root: Node[T], parts: tuple[Part, ...], more: bool, least: int) -> list[T]:
+    """Return what is stored where a pattern that covers ``parts`` ends.
 
     ``more``: the parts are themselves followed by any others. ``least``: how many parts an open pattern asks
     for beyond its own. Each node is met at most once, so no pattern makes a walk explode.
     """
-    to_do = [(root, 0)]
-    while to_do:
-        node, at = to_do.pop()
-        if node.opened is not None and (more or at + least <= len(parts)):
-            yield node.opened
-        if at < len(parts):
-            to_do += [(following, at + 1) for following in node.after(parts[at])]
-        elif node.closed is not None and not more:
-            yield node.closed
+    found: list[T] = []
+    nodes, left = [root], len(parts)
+    for part in parts:
+        following: list[Node[T]] = []
+        for node in nodes:
+            if node.opened is not None and (more or least <= left):
+                found.append(node.opened)
+            if part in node.literals:
+                following.append(node.literals[part])  # never a glob
+            if node.globs:
+                following += node.after(part)
+        nodes, left = following, left - 1
+    for node in nodes:
+        if node.opened is not None and (more or not least):
+            found.append(node.opened)
+        if node.closed is not None and not more:
+            found.append(node.closed)
+    return found

@@ -25,18 +25,44 @@ from urllib.parse import unquote, unquote_plus
 
 T = TypeVar("T")
 Param = tuple[str, str | None]
+Address = tuple[str, tuple[str, ...], int | None, tuple[str, ...], str]
 
+NO_PARAMS: frozenset[Param] = frozenset()
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
+# What most URLs are; such a one has one spelling alone, but for dot segments, and needs no more than cutting.
+_PLAIN = re.compile(
+    r"(https?|wss?)://([a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)*)(?::([1-9][0-9]{0,3}))?(/[!$&->@-\[\]-~]*)?(?:\?([!$-~]*))?"
+)
 _HEAD = re.compile(r"(https?|wss?):[\\/]*|([a-z][a-z0-9+.\-]*)://|[\\/]{2}", re.IGNORECASE)
 _PATH = re.compile(r"[\\/]")
 _DROPPED = str.maketrans("", "", "\t\n\r")
 _ENDS = "".join(map(chr, range(33)))
-_INVISIBLE = str.maketrans("", "", "\u00ad\u200b\u2060\ufeff")
+_IGNORED = re.compile(  # the code points that UTS 46 maps to nothing, but for the two joiners
+    "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u2060-\u2064\u206a-\u206f\u3164\ufe00-\ufe0f\ufeff"
+    "\uffa0\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0100-\U000e01ef]+"
+)
+_LONGEST_HOST = 1024  # characters beyond ASCII; DNS has at most 253, which may have been some more before NFKC
 _NUMERIC = re.compile(r"[0-9][0-9a-fx.]*")
 
 
-def cut(url: str) -> tuple[str, str, str, str]:
+def address(url: str) -> Address:
+    """Return a URL's scheme, host (its last label first), port, path and query, however it is spelled."""
+    plain = _PLAIN.fullmatch(url)
+    if plain is None or "/." in url:
+        return _address(url)
+    scheme, host, port, path, query = plain.groups()
+    number = int(port) if port else DEFAULT_PORTS[scheme]
+    return scheme, tuple(host.split(".")[::-1]), number, tuple(path.split("/")[1:]) if path else ("",), query or ""
+
+
+def _address(url: str) -> Address:
+    scheme, authority, path, query = _cut(url)
+    host, port = host_and_port(authority)
+    return scheme, labels(host), port_number(port, scheme), segments(path, decoded), query
+
+
+def _cut(url: str) -> tuple[str, str, str, str]:
     """Return scheme (lower case), authority, path and query, each empty where the URL has none."""
     text, _, query = url.translate(_DROPPED).strip(_ENDS).partition("#")[0].partition("?")
     head = _HEAD.match(text)
@@ -78,12 +104,14 @@ def ascii_host(host: str) -> str:
     """Return a host, or some labels of one, in lower case and ASCII, as UTS 46 maps them.
 
     The standard library's codec follows IDNA 2003 and makes ``faß.de`` another site, ``fass.de``; HTTP
-    libraries don't.
+    libraries don't. NFKC takes quadratic time over a run of accents: what is too long to be a host is left alone.
     """
     text = unquote(host)
-    if text.isascii():
+    if not text.isascii():
+        text = _IGNORED.sub("", text)
+    if text.isascii() or len(text) > _LONGEST_HOST:
         return text.lower()
-    folded = "".join(map(str.lower, unicodedata.normalize("NFKC", text.translate(_INVISIBLE))))
+    folded = "".join(map(_folded, text))
     return ".".join(map(_ascii_label, unicodedata.normalize("NFKC", folded).replace("。", ".").split(".")))
 
 
@@ -116,6 +144,10 @@ def params(query: str, bare: str | None = "") -> frozenset[Param]:
 
 def _plus(text: str) -> str:
     return unquote_plus(text, errors="surrogateescape")
+
+
+def _folded(char: str) -> str:
+    return char.lower() if char in "ßẞς" else unicodedata.normalize("NFKC", char).casefold()
 
 
 def _ascii_label(label: str) -> str:

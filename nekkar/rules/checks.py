@@ -1,0 +1,140 @@
+"""The checks of a table as a whole: rules against limits, against each other, and limits against each other.
+
+Every fault goes to a ``report(where, what)``: one that raises, where a table is built; one that keeps them,
+where all the faults of a file are wanted. ``where`` is ``rules[3]`` or ``limits['name']``, counted from 0.
+After a fault the checks go on with what is sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.rate import micros, quota
+from nekkar.rules.names import Template, clashes, read_template
+from nekkar.rules.routes import Index
+from nekkar.rules.rule import Rule, listed, nearest, unknown
+
+Report = Callable[[str, str], None]
+
+SETTINGS = ("rate", "period", "spacing", "max_wait", "margin")
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a table is made of, its rules by number."""
+
+    rules: Mapping[int, Rule]
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    templates: dict[str, Template] = field(default_factory=dict)
+    index: Index = field(default_factory=Index)
+
+
+def raised(where: str, what: str) -> None:
+    """Raise a fault."""
+    raise ConfigurationError(f"{where}: {what}" if where else what)
+
+
+def numbered(rules: object, report: Report) -> dict[int, Rule]:
+    """Return rules by number; report what is no list of them."""
+    values = attempt(report, "rules", listed, rules, "[Rule(url, limit), ...]") or []
+    for number, value in enumerate(values):
+        if not isinstance(value, Rule):
+            report(f"rules[{number}]", f"{shown(value)} is not a Rule; give Rule(url, limit)")
+    return dict(enumerate(values))
+
+
+def check(rules: Mapping[int, Rule], limits: object, report: Report) -> Parts:
+    """Check all of a table, and return its parts."""
+    parts = Parts(rules)
+    _check_limits(limits, parts, report)
+    for number, rule in rules.items():
+        _check_rule(number, rule, parts, report)
+    _check_names(parts, report)
+    return parts
+
+
+def attempt(report: Report, where: str, read: Callable[..., Any], *given: Any) -> Any:
+    """Return what ``read`` makes of ``given``; report its error, and return None, where it can't."""
+    try:
+        return read(*given)
+    except ConfigurationError as error:
+        report(where, str(error))
+        return None
+
+
+def _check_limits(limits: object, parts: Parts, report: Report) -> None:
+    if limits is not None and not isinstance(limits, Mapping):
+        report("limits", f"{shown(limits)} is not a mapping; give one such as {{'github': '5000/hour'}}")
+        return
+    for name, value in (limits or {}).items():
+        where = where_limit(name)
+        template = attempt(report, where, read_template, name)
+        parts.settings[name] = dict(value) if isinstance(value, Mapping) else {"rate": value}
+        _check_settings(where, parts.settings[name], report)
+        if template:
+            parts.templates[name] = template
+
+
+def where_limit(name: object) -> str:
+    """Return how a fault names a limit."""
+    return f"limits[{shown(name)}]"
+
+
+def _check_settings(where: str, settings: dict[str, Any], report: Report) -> None:
+    """Check a limit's settings, each for itself."""
+    for setting in settings:
+        if setting not in SETTINGS:
+            remedy = f"give {', '.join(SETTINGS)} (and quote a limit's name that has a dot in it)"
+            report(where, unknown("setting", setting, SETTINGS, remedy))
+    if "rate" not in settings:
+        report(where, f"{shown(settings)} has no rate; give one such as {{'rate': '250/minute'}}")
+    attempt(report, where, quota, settings.get("rate", 1), settings.get("period"))
+    attempt(report, where, quota, 1, None, settings.get("spacing", 0.0))
+    attempt(report, where, quota, 1, None, 0.0, settings.get("margin"))
+    if settings.get("max_wait") is not None:
+        attempt(report, where, micros, settings["max_wait"], "max_wait")
+
+
+def _check_rule(number: int, rule: Rule, parts: Parts, report: Report) -> None:
+    """Check a rule against the limits and the rules before it, and add it to the index."""
+    where = f"rules[{number}]"
+    check_limit(where, rule.limit, parts.settings, report)
+    if rule.limit in parts.templates:
+        _check_captures(where, rule, parts.templates[rule.limit], report)
+    earlier = parts.index.first(rule.pattern)
+    if earlier is not None:
+        report(
+            where,
+            f"url {shown(rule.url)} is wholly covered by rules[{earlier}], {shown(parts.rules[earlier].url)}, and would"
+            " never be used; put it first, or leave it out",
+        )
+    parts.index.add(number, rule.pattern)
+
+
+def check_limit(where: str, limit: object, limits: Mapping[str, Any], report: Report) -> None:
+    """Report a rule's limit that is not defined."""
+    if isinstance(limit, str) and limit not in limits:
+        report(where, unknown("limit", limit, limits, "give it a rate in limits"))
+
+
+def _check_captures(where: str, rule: Rule, template: Template, report: Report) -> None:
+    known = rule.pattern.captures()
+    for capture in template.from_url:
+        if capture not in known:
+            remedy = nearest(capture, known) or f"write {{{capture}}} for a host label or path segment of the url"
+            what = f"limit {shown(rule.limit)} asks for {{{capture}}}, which the url does not capture"
+            report(where, f"url {shown(rule.url)}: {what}; {remedy}")
+
+
+def _check_names(parts: Parts, report: Report) -> None:
+    for template, other in clashes(parts.templates.values()):
+        users = ((number, rule) for number, rule in parts.rules.items() if rule.limit == template)
+        user = next((f" (used by rules[{number}], {shown(rule.url)})" for number, rule in users), "")
+        report(
+            where_limit(template),
+            f"can spell the name of another limit, {shown(other)}; rename one so that they differ before the first"
+            f" brace{user}",
+        )

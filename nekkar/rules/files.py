@@ -1,0 +1,155 @@
+"""Rule files: a table in TOML, and every fault of one at once.
+
+A file has ``[limits]``, each a rate or a table of settings, and ``[[rules]]``, each with ``url``, ``limit``
+and perhaps ``methods``; nothing else, so that a misspelled key is no rule forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nekkar.core.errors import ConfigurationError, shown
+from nekkar.rules.checks import Report, attempt, check, check_limit
+from nekkar.rules.lines import lines_of
+from nekkar.rules.patterns import read_pattern
+from nekkar.rules.rule import Rule, check_name, listed, read_methods, unknown
+
+_SECTIONS = ("limits", "rules")
+_READERS: dict[str, Callable[[Any], object]] = {"methods": read_methods, "url": read_pattern, "limit": check_name}
+_RULE = "{'url': 'https://api.example.com/*', 'limit': 'example'}"
+_AT = re.compile(r" \(at line (\d+), column (\d+)\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a rule file. ``line`` counts from 1, None where it can't be told.
+
+    ``where`` is ``rules[3]`` (counted from 0), ``limits['name']`` or another key; empty for the file as a whole.
+    """
+
+    line: int | None
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        line = f"line {self.line}" if self.line else ""
+        return ": ".join(filter(None, (line, self.where, self.message)))
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as it was read."""
+
+    text: str
+    content: dict[str, Any]
+
+
+class _UnreadError(Exception):
+    """A file that is no TOML, with its fault."""
+
+    def __init__(self, line: int | None, message: str) -> None:
+        super().__init__(message)
+        self.fault = Fault(line, "", message)
+
+
+def load(path: str | os.PathLike[str]) -> File:
+    """Read a TOML file; ConfigurationError, with its name and the line, for whatever is none. Blocks."""
+    name = _name(path)
+    try:
+        return _read(name)
+    except _UnreadError as error:
+        raise ConfigurationError(f"{name}: {error.fault}") from error.__cause__
+
+
+def faults(path: str | os.PathLike[str]) -> list[Fault]:
+    """Return every fault of a rule file, by line; none where ``RuleTable.from_file`` would take it. Blocks.
+
+    Of a file that can't be read, or whose TOML is broken, that is the only fault. Raises ConfigurationError only
+    where ``path`` is no path.
+    """
+    try:
+        file = _read(_name(path))
+    except _UnreadError as error:
+        return [error.fault]
+    found: list[tuple[str, str]] = []
+
+    def keep(where: str, what: str) -> None:
+        found.append((where, what))
+
+    check(*read_table(file.content, keep), keep)
+    lines = lines_of(file.text) if found else {}
+    placed = (Fault(lines.get(where, lines.get(where.partition("[")[0])), where, what) for where, what in found)
+    return sorted(placed, key=lambda fault: fault.line or 0)
+
+
+def read_table(mapping: object, report: Report) -> tuple[dict[int, Rule], Any]:
+    """Return the sound rules by number, and the limits, of a file's content; report what is no such content."""
+    if not isinstance(mapping, Mapping):
+        report("", f"{shown(mapping)} is not a mapping; give {{'limits': {{...}}, 'rules': [...]}}")
+        return {}, None
+    for key in mapping:
+        if key not in _SECTIONS:
+            report(str(key), unknown("key", key, _SECTIONS, "give limits, rules"))
+    limits = mapping.get("limits", {})
+    entries = attempt(report, "rules", listed, mapping.get("rules", ()), f"[{_RULE}] ([[rules]] in a file)") or []
+    rules = {number: _rule(f"rules[{number}]", entry, limits, report) for number, entry in enumerate(entries)}
+    return {number: rule for number, rule in rules.items() if rule}, limits
+
+
+def _rule(where: str, entry: object, limits: object, report: Report) -> Rule | None:
+    """Read a rule; report each of its faults."""
+    found = list(_faults_of(entry))
+    for what in found:
+        report(where, what)
+    if not isinstance(entry, Mapping):
+        return None
+    if found and isinstance(limits, Mapping):
+        check_limit(where, entry.get("limit"), limits, report)
+    return None if found else Rule(**entry)
+
+
+def _faults_of(entry: object) -> Iterator[str]:
+    if not isinstance(entry, Mapping):
+        yield f"{shown(entry)} is not a rule; give one such as {_RULE}"
+        return
+    yield from (unknown("key", key, _READERS, f"give {', '.join(_READERS)}") for key in entry if key not in _READERS)
+    yield from (f"has no {key}; give one, as in {_RULE}" for key in ("url", "limit") if key not in entry)
+    for key in filter(entry.__contains__, _READERS):
+        try:
+            _READERS[key](entry[key])
+        except ConfigurationError as error:
+            yield str(error)
+
+
+def _name(path: object) -> str:
+    """Return a path as it was given, as text."""
+    try:
+        return os.fsdecode(path)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigurationError(f"path {shown(path)} is no path; give one such as 'limits.toml'") from None
+
+
+def _read(name: str) -> File:
+    try:
+        text = Path(name).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise _UnreadError(line, f"byte {error.object[error.start]:#04x} is not UTF-8; save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # a ValueError for a NUL in the path
+        why = getattr(error, "strerror", None) or error
+        raise _UnreadError(None, f"can't be read: {why}; give the path of a TOML file") from error
+    try:
+        return File(text, tomllib.loads(text))
+    except RecursionError as error:
+        raise _UnreadError(None, "is nested too deeply; a rule file needs two levels") from error
+    except ValueError as error:  # TOMLDecodeError is one, and so is an int of over 4,300 digits
+        found = _AT.search(str(error))
+        column = f" (column {found[2]})" if found else ""
+        what = _AT.sub("", str(error))
+        raise _UnreadError(int(found[1]) if found else None, f"is not TOML: {what}{column}") from error

@@ -1,0 +1,62 @@
+"""On which line of a rule file a rule or a limit begins; tomllib does not tell.
+
+The text is TOML already, so a scan for strings, comments and brackets is enough to part its statements: what
+looks like a table inside a string of several lines, or a comment, is none.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from typing import Any
+
+from nekkar.rules.checks import where_limit
+
+_STRINGS = r'"""(?:[^\\]|\\.)*?"{3,5}', r"'''.*?'{3,5}", r'"(?:[^"\\\n]|\\.)*"', r"'[^'\n]*'"
+_TOKEN = re.compile("|".join((*_STRINGS, r"#[^\n]*", r"[\[\]{}=\n]")), re.DOTALL)
+
+
+def lines_of(text: str) -> dict[str, int]:
+    """Return the line, from 1, of each ``rules[3]``, ``limits['name']`` and top-level key."""
+    lines: dict[str, int] = {}
+    table: tuple[str, ...] = ()
+    rules = 0
+    for line, head in _statements(text):
+        header = head.startswith("[")
+        if not header and table == ("rules",):
+            continue
+        keys = _keys(head.strip("[]")) if header else (*table, *_keys(head))
+        if head.startswith("[[") and keys == ("rules",):
+            lines[f"rules[{rules}]"] = line
+            rules += 1
+        if keys[0] == "limits" and len(keys) > 1:
+            lines.setdefault(where_limit(keys[1]), line)
+        lines.setdefault(keys[0], line)
+        table = keys if header else table
+    return lines
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the head of each statement: ``[table]``, or the key of ``key = value``."""
+    start, end, depth, line, first = 0, 0, 0, 1, 1
+    for token in _TOKEN.finditer(f"{text}\n"):
+        mark = token[0]
+        line += mark.count("\n")
+        depth += (mark in "[{") - (mark in "]}")
+        if mark == "\n" and not depth:
+            if end:
+                yield first, text[start:end].strip()
+            start, end, first = token.end(), 0, line
+        elif not end and (mark == "=" or (mark == "]" and not depth)):
+            end = token.start() if mark == "=" else token.end()
+
+
+def _keys(head: str) -> tuple[str, ...]:
+    """Return a dotted key's parts."""
+    keys: list[str] = []
+    inner: Any = tomllib.loads(f"{head} = 0")
+    while isinstance(inner, dict):
+        ((key, inner),) = inner.items()
+        keys.append(key)
+    return tuple(keys)

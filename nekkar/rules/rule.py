@@ -1,0 +1,79 @@
+"""A rule: requests whose URL fits a pattern fall under a limit. And the words for what is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from nekkar.core.errors import ConfigurationError, shown
+from nekkar.rules.names import read_template
+from nekkar.rules.patterns import Pattern, read_pattern
+
+_METHOD = re.compile(r"[A-Za-z][A-Za-z_-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Requests whose URL fits ``url``, and whose method is among ``methods``, fall under ``limit``.
+
+    ``limit`` is a limit's name, or False for explicitly unlimited. ``methods`` ignores case (None: any) and
+    is kept as a sorted tuple. Raises ConfigurationError for what can't be a rule in any table.
+    """
+
+    url: str
+    limit: str | Literal[False]
+    methods: Iterable[str] | None = field(default=None, kw_only=True)
+    pattern: Pattern = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        try:
+            methods = read_methods(self.methods)
+            check_name(self.limit)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"url {shown(self.url)}: {error}") from None
+        object.__setattr__(self, "pattern", read_pattern(self.url, methods))
+        object.__setattr__(self, "methods", methods and tuple(sorted(methods)))
+
+
+def read_methods(methods: object) -> frozenset[str] | None:
+    """Return methods in upper case, None for any; ConfigurationError for what are none."""
+    if methods is None:
+        return None
+    try:
+        names = listed(methods, "['GET', 'POST'], or None for any")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"methods {error}") from None
+    if not names:
+        raise ConfigurationError("methods is empty, so the rule would never be used; give None for any")
+    for name in names:
+        if not isinstance(name, str) or not _METHOD.fullmatch(name):
+            raise ConfigurationError(f"{shown(name)} in methods is no method; give names such as 'GET'")
+    return frozenset(name.upper() for name in names)
+
+
+def check_name(limit: object) -> None:
+    """Raise ConfigurationError for what is neither a limit's name nor False."""
+    if limit is not False:
+        read_template(limit)
+
+
+def listed(values: object, example: str) -> list[Any]:
+    """Return values as a list; ConfigurationError, with what would be one, for what are none."""
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        raise ConfigurationError(f"{shown(values)} is not a list; give one such as {example}")
+    return list(values)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return a question with the nearest of some words, or an empty text where none is near."""
+    near = get_close_matches(word[:200], words, 1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def unknown(what: str, word: object, words: Iterable[str], remedy: str) -> str:
+    """Say that there is no such thing of that name, with the nearest name, or else the remedy."""
+    near = nearest(str(word), words)
+    return f"no {what} named {shown(word)}" + (f" ({near})" if near else f"; {remedy}")
