@@ -170,6 +170,11 @@ class Site(Listener):
         self._tls, self._open, self._lock = tls, dict[int, socket.socket](), threading.Lock()
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.server_port}"
 
+    @property
+    def asked(self) -> list[tuple[str, str]]:
+        """The methods and paths of what arrived."""
+        return [(hit.method, hit.path) for hit in self.hits]
+
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Shake hands in the connection's own thread."""
         if self._tls is None:
