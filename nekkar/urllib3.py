@@ -65,6 +65,9 @@ def _kept(pool: HTTPConnectionPool, connection: BaseHTTPConnection, ask: Ask) ->
     except Refused:
         pool._put_conn(connection)
         raise
+    except BaseException:  # an interrupt: urllib3 gives the pool a place for a new one
+        connection.close()
+        raise
     if is_connection_dropped(connection):
         connection.close()  # connects again when it is used
     return connection

@@ -25,6 +25,7 @@ from urllib3.util import Retry
 from nekkar.core.limiter import Nekkar
 from nekkar.requests import NekkarAdapter, limit
 from nekkar.rules import Rule, RuleTable
+from nekkar.testing import FakeClock
 from tests.web import TIMEOUT, Hit, Proxy, Site, running
 
 RULES = RuleTable([Rule("*", "all")], {"all": "1000/hour"})
@@ -261,7 +262,7 @@ def seen(value: Any) -> Any:
     told = value.status_code, value.reason, value.url, value.encoding, headers, value.cookies.get_dict(), value.text
     request = value.request
     sent = request.method, request.url, masked(request.headers.items()), type(request.body).__name__
-    return [type(value), told, sent, value.ok, value.is_redirect, seen(value.history)]
+    return [type(value), told, sent, value.ok, value.is_redirect, [(hop.status_code, hop.url) for hop in value.history]]
 
 
 def masked(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -313,3 +314,21 @@ def test_the_table_calls_what_it_says(name: str, web: Web) -> None:
     session.trust_env = False
     came = outcome(CALLS[name], session, web)[0]
     assert isinstance(came, tuple) == (name in FAIL), came
+
+
+def test_a_connect_takes_no_slot(web: Web) -> None:
+    """Through a proxy for TLS, a slot is for what arrives at the site, retries and all, by the site's own URL."""
+    limiter = Nekkar(clock=FakeClock())
+    rules = RuleTable([Rule(f"https://127.0.0.1:{web.tls.server_port}/flaky/*", "all")], {"all": 1000})
+    with requests.Session() as session:
+        session.trust_env = False
+        session.mount("https://", HTTPAdapter(max_retries=RETRY))
+        limit(session, limiter, rules)
+        web.tls.forget()
+        web.proxy.passed.clear()
+        response = session.get(
+            f"{web.tls.url}/flaky/2", verify=web.ca, proxies={"https": web.proxy.url}, timeout=TIMEOUT
+        )
+    assert response.text == "hello"
+    assert web.proxy.passed == [f"CONNECT 127.0.0.1:{web.tls.server_port}"]
+    assert len(web.tls.hits) == limiter("all", 1000).status().windows[0].used == 3

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
-import socket
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from weakref import ref
 
@@ -18,7 +19,7 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import HTTPDigestAuth
 from urllib3.util import Retry
 
-from nekkar.core.cache import MemoryCache
+from nekkar.core.cache import MemoryCache, SqliteCache
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog
 from nekkar.core.limiter import Admission, Nekkar
 from nekkar.requests import NekkarAdapter, RequestCacheError, RequestCorruptLog, RequestWaitTooLong, limit, options
@@ -101,10 +102,6 @@ class Delegate(BaseAdapter):
 
 
 Mount = Callable[[requests.Session, Nekkar], object]
-
-
-def by_mount(adapter: NekkarAdapter) -> Callable[[requests.Session], None]:
-    return lambda session: session.mount("http://", adapter)
 
 
 def by_limit(session: requests.Session, limiter: Nekkar, adapter: BaseAdapter) -> None:
@@ -196,6 +193,19 @@ def test_a_digest_after_limit_is_counted(site: Site, session: requests.Session, 
     assert len(site.hits) == used(limiter) == 4
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"max_retries": RETRY}, {"adapter": HTTPAdapter(max_retries=RETRY)}], ids=["own", "wrapped"]
+)
+def test_retries_of_an_unpickled_adapter_are_counted(
+    arguments: dict[str, Any], site: Site, session: requests.Session, tmp_path: Path
+) -> None:
+    """The pools that it makes anew ask as those before."""
+    limiter = Nekkar(SqliteCache(tmp_path / "limits.db", timeout=10))
+    session.mount("http://", pickle.loads(pickle.dumps(NekkarAdapter(limiter, RULES, **arguments))))
+    session.get(f"{site.url}/flaky/3", timeout=TIMEOUT)
+    assert len(site.hits) == used(limiter) == 4
+
+
 def test_pools_in_use_before_are_counted_too(site: Site, session: requests.Session, limiter: Nekkar) -> None:
     """A session that has connections already keeps them, and its retries are admitted from then on."""
     session.mount("http://", HTTPAdapter(max_retries=RETRY))
@@ -206,14 +216,15 @@ def test_pools_in_use_before_are_counted_too(site: Site, session: requests.Sessi
 
 
 def test_an_adapter_in_two_sessions_is_limited_in_one(site: Site, session: requests.Session, limiter: Nekkar) -> None:
-    """What asks is the session's send: the same adapter mounted elsewhere is as free as it was."""
+    """What asks is the session's send: the same adapter mounted elsewhere is as free as it was, before and after."""
     adapter = HTTPAdapter(max_retries=RETRY)
     by_limit(session, limiter, adapter)
+    session.get(site.url, timeout=TIMEOUT)
     with requests.Session() as other:
         other.trust_env = False
         other.mount("http://", adapter)
         other.get(f"{site.url}/flaky/2", timeout=TIMEOUT)
-    assert (len(site.hits), used(limiter)) == (3, 0)
+    assert (len(site.hits), used(limiter)) == (4, 1)
 
 
 def test_a_request_inside_another_keeps_to_its_own_limit(
@@ -434,8 +445,7 @@ def test_what_asking_raises_leaves_a_pool_as_refused() -> None:
     def refuse() -> None:
         raise error
 
-    with socket.socket() as held, urllib3.HTTPConnectionPool("127.0.0.1", 1, maxsize=1, block=True) as pool:
-        held.bind(("127.0.0.1", 0))
+    with urllib3.HTTPConnectionPool("127.0.0.1", 1, maxsize=1, block=True) as pool:
         token = asking.set(refuse)
         try:
             for _ in range(3):
@@ -446,3 +456,22 @@ def test_what_asking_raises_leaves_a_pool_as_refused() -> None:
         finally:
             asking.reset(token)
         assert pool.num_connections == 1
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_an_interrupted_wait_leaves_the_pool_whole(block: bool, site: Site) -> None:
+    """Ctrl-C while an attempt waits is no refusal; the pool has as many connections to give as before."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with urllib3.HTTPConnectionPool("127.0.0.1", site.server_port, maxsize=1, block=block) as pool:
+        ask_first(pool)
+        pool.request("GET", "/", timeout=TIMEOUT)
+        token = asking.set(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                pool.request("GET", "/")
+        finally:
+            asking.reset(token)
+        assert pool.request("GET", "/", timeout=TIMEOUT, pool_timeout=0).data == b"hello"
