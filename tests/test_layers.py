@@ -42,6 +42,7 @@ LAYERS = [
     "nekkar.rules",
     "nekkar",
     "nekkar.gate",
+    "nekkar.urllib3",
     "nekkar.requests",
     "nekkar.httpx",
     "nekkar.httpx2",

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pickle
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,78 +23,16 @@ from nekkar.core.limiter import Admission, Nekkar
 from nekkar.requests import NekkarAdapter, RequestCacheError, RequestWaitTooLong
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import START_US, FakeClock
+from tests.web import TIMEOUT, Site, running
 
 START = START_US / 1e6
-TIMEOUT = 30.0
 EVERYTHING = RuleTable([Rule("*", "all")], {"all": {"rate": 2, "period": 10.0, "margin": 0.05}})
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answer /redirect/N with a redirect, /status/N with that status, /digest with a challenge, else 200."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.respond()
-
-    def do_POST(self) -> None:
-        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.respond()
-
-    def respond(self) -> None:
-        assert isinstance(self.server, Server)
-        self.server.seen.append((self.command, self.path))
-        kind, _, number = self.path.strip("/").partition("/")
-        if kind == "redirect" and int(number) > 0:
-            self.answer(302, {"Location": f"/redirect/{int(number) - 1}"})
-        elif kind == "status":
-            self.answer(int(number), {"Retry-After": "7"})
-        elif kind == "digest" and "Authorization" not in self.headers:
-            self.answer(401, {"WWW-Authenticate": 'Digest realm="r", nonce="n", qop="auth"'})
-        else:
-            self.answer(200, {}, b"x" * 100_000 if kind == "large" else b"hello")
-
-    def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
-        """Say nothing."""
-
-
-class Server(ThreadingHTTPServer):
-    """A server on a free port of this machine that remembers what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.seen: list[tuple[str, str]] = []
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that closed a stream early."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.005})
-        thread.start()
-        try:
-            yield running
-        finally:
-            running.shutdown()
-            thread.join(TIMEOUT)
+def server() -> Iterator[Site]:
+    with running(Site()) as made:
+        yield made
 
 
 @pytest.fixture
@@ -151,7 +87,7 @@ class Recorder(BaseAdapter):
 # What is limited.
 
 
-def test_requests_wait_for_their_slot(server: Server, session: requests.Session, clock: FakeClock) -> None:
+def test_requests_wait_for_their_slot(server: Site, session: requests.Session, clock: FakeClock) -> None:
     """Each request on a limited URL takes a slot; the response carries its admission."""
     mounted(session, NekkarAdapter(Nekkar(clock=clock), EVERYTHING))
     admissions = [admission(session.get(f"{server.url}/{number}", timeout=TIMEOUT)) for number in range(3)]
@@ -160,10 +96,10 @@ def test_requests_wait_for_their_slot(server: Server, session: requests.Session,
         Admission("all", 1, START, 0.0),
         Admission("all", 1, START + 10.05, 10.05),
     ]
-    assert server.seen == [("GET", "/0"), ("GET", "/1"), ("GET", "/2")]
+    assert server.asked == [("GET", "/0"), ("GET", "/1"), ("GET", "/2")]
 
 
-def test_a_url_without_a_rule_is_not_limited(server: Server, session: requests.Session, clock: FakeClock) -> None:
+def test_a_url_without_a_rule_is_not_limited(server: Site, session: requests.Session, clock: FakeClock) -> None:
     """No match, or a rule of False, means no wait, no cache, and an admission of None."""
     rules = RuleTable(
         [Rule("*/free", False), Rule("127.0.0.1/limited", "one", methods=["GET"])],
@@ -179,7 +115,7 @@ def test_a_url_without_a_rule_is_not_limited(server: Server, session: requests.S
     assert clock.now == START
 
 
-def test_captures_make_a_limit_each(server: Server, session: requests.Session, clock: FakeClock) -> None:
+def test_captures_make_a_limit_each(server: Site, session: requests.Session, clock: FakeClock) -> None:
     """A captured segment is part of the limit's name: one user's calls do not hold up another's."""
     rules = RuleTable([Rule("*/users/{user}/*", "user-{user}")], {"user-{user}": {"rate": 1, "max_wait": 0}})
     mounted(session, NekkarAdapter(Nekkar(clock=clock), rules))
@@ -199,32 +135,30 @@ def test_all_settings_of_a_limit_apply(session: requests.Session, clock: FakeClo
     assert (refusal.value.retry_after, refusal.value.max_wait) == (0.5, 0.4)
 
 
-def test_each_hop_of_a_redirect_takes_a_slot(server: Server, session: requests.Session, clock: FakeClock) -> None:
+def test_each_hop_of_a_redirect_takes_a_slot(server: Site, session: requests.Session, clock: FakeClock) -> None:
     """Redirects are requests of their own: three hops, three admissions."""
     mounted(session, NekkarAdapter(Nekkar(clock=clock), EVERYTHING))
     response = session.get(f"{server.url}/redirect/2", timeout=TIMEOUT)
     assert [admission(hop).at - START for hop in [*response.history, response]] == pytest.approx([0, 0, 10.05])
-    assert [path for _, path in server.seen] == ["/redirect/2", "/redirect/1", "/redirect/0"]
+    assert [path for _, path in server.asked] == ["/redirect/2", "/redirect/1", "/redirect/0"]
 
 
-def test_each_step_of_an_authentication_takes_a_slot(
-    server: Server, session: requests.Session, clock: FakeClock
-) -> None:
+def test_each_step_of_an_authentication_takes_a_slot(server: Site, session: requests.Session, clock: FakeClock) -> None:
     """The request that a challenge asks for waits as any other."""
     mounted(session, NekkarAdapter(Nekkar(clock=clock), EVERYTHING))
     for _ in range(2):
         session.auth = HTTPDigestAuth("user", "secret")
         assert session.get(f"{server.url}/digest", timeout=TIMEOUT).status_code == 200
-    assert len(server.seen) == 4
+    assert len(server.asked) == 4
     assert clock.now == START + 10.05
 
 
-def test_a_refused_hop_is_not_sent(server: Server, session: requests.Session, clock: FakeClock) -> None:
+def test_a_refused_hop_is_not_sent(server: Site, session: requests.Session, clock: FakeClock) -> None:
     """Where a redirect's slot lies too far off, the redirect is not followed."""
     mounted(session, NekkarAdapter(Nekkar(clock=clock), EVERYTHING, max_wait=5))
     with pytest.raises(RequestWaitTooLong) as refusal:
         session.get(f"{server.url}/redirect/5", timeout=TIMEOUT)
-    assert len(server.seen) == 2
+    assert len(server.asked) == 2
     assert url_of(refusal.value) == f"{server.url}/redirect/3"
 
 
@@ -250,7 +184,7 @@ def test_sessions_with_one_limiter_share_its_limits(clock: FakeClock) -> None:
         limiter("all", 2, period=10.0, margin=0.05).acquire(max_wait=0)
 
 
-def test_threads_share_one_session(server: Server, session: requests.Session) -> None:
+def test_threads_share_one_session(server: Site, session: requests.Session) -> None:
     """Twenty threads on one session: as many are let through as the limit holds, the rest are refused."""
     rules = RuleTable([Rule("*", "all")], {"all": {"rate": "7/hour", "max_wait": 0}})
     mounted(session, NekkarAdapter(Nekkar(clock=FakeClock(jump=False)), rules))
@@ -269,7 +203,7 @@ def test_threads_share_one_session(server: Server, session: requests.Session) ->
     for thread in threads:
         thread.join(TIMEOUT)
     assert sorted(outcomes) == ["200"] * 7 + ["RequestWaitTooLong"] * 13
-    assert len(server.seen) == 7
+    assert len(server.asked) == 7
 
 
 def test_mocked_responses_are_limited_too(clock: FakeClock) -> None:
@@ -286,7 +220,7 @@ def test_mocked_responses_are_limited_too(clock: FakeClock) -> None:
 # What passes through untouched.
 
 
-def test_statuses_pass_through(server: Server, session: requests.Session, clock: FakeClock) -> None:
+def test_statuses_pass_through(server: Site, session: requests.Session, clock: FakeClock) -> None:
     """An HTTP error is a response as ever, with its headers and its admission."""
     mounted(session, NekkarAdapter(Nekkar(clock=clock), EVERYTHING))
     for status in (404, 429, 503):
@@ -297,7 +231,7 @@ def test_statuses_pass_through(server: Server, session: requests.Session, clock:
             response.raise_for_status()
 
 
-def test_streams_pass_through(server: Server, session: requests.Session, clock: FakeClock) -> None:
+def test_streams_pass_through(server: Site, session: requests.Session, clock: FakeClock) -> None:
     """A streamed response is not read ahead."""
     mounted(session, NekkarAdapter(Nekkar(clock=clock), EVERYTHING))
     with session.get(f"{server.url}/large", stream=True, timeout=TIMEOUT) as response:
@@ -316,7 +250,7 @@ def test_a_server_that_is_away_gives_requests_own_error(session: requests.Sessio
     assert not isinstance(raised.value, NekkarError)
 
 
-def test_the_wait_is_outside_the_http_timeout(server: Server, session: requests.Session) -> None:
+def test_the_wait_is_outside_the_http_timeout(server: Site, session: requests.Session) -> None:
     """A request may wait for its slot far longer than for its answer."""
     rules = RuleTable([Rule("*", "all")], {"all": {"rate": 1, "period": 1.2}})
     mounted(session, NekkarAdapter(Nekkar(), rules))
@@ -416,7 +350,7 @@ def test_what_a_wrapped_adapter_raises_comes_out(session: requests.Session, cloc
     assert raised.value is error
 
 
-def test_arguments_make_an_http_adapter(server: Server, session: requests.Session, clock: FakeClock) -> None:
+def test_arguments_make_an_http_adapter(server: Site, session: requests.Session, clock: FakeClock) -> None:
     """What ``HTTPAdapter`` takes, the adapter takes, and it is one."""
     adapter = NekkarAdapter(Nekkar(clock=clock), EVERYTHING, pool_connections=3, pool_maxsize=4, max_retries=5)
     assert isinstance(adapter, HTTPAdapter)
@@ -471,7 +405,7 @@ def test_a_pickled_session_keeps_its_limits(tmp_path: Path) -> None:
             each.get("http://example.com/")
 
 
-def test_a_pickled_adapter_of_its_own_making_still_sends(server: Server, tmp_path: Path) -> None:
+def test_a_pickled_adapter_of_its_own_making_still_sends(server: Site, tmp_path: Path) -> None:
     """The HTTP arguments survive pickling with the limits."""
     limiter = Nekkar(SqliteCache(tmp_path / "limits.db", timeout=10))
     rules = RuleTable([Rule("*", "all")], {"all": "2/hour"})

@@ -22,7 +22,7 @@ from nekkar.core.errors import WaitTooLong
 from nekkar.core.limiter import Nekkar
 from nekkar.core.rate import SECOND
 from nekkar.demo.server import READY as READY_PATH
-from nekkar.requests import NekkarAdapter
+from nekkar.requests import NekkarAdapter, options
 from nekkar.rules import Rule, RuleTable
 
 READY = "ready"
@@ -107,35 +107,32 @@ def work(pipe: Connection, task: Task) -> None:
     failure = None
     try:
         with requests.Session() as session:
-            _call_all(pipe, task, session, _mounted(session, task.terms, cache))
+            _mount(session, task.terms, cache)
+            _call_all(pipe, task, session)
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
     with suppress(OSError):  # nobody listens any more: the parent is gone, and so should this be
         pipe.send(Ended(cache.operations if cache else 0, failure))
 
 
-def _mounted(session: requests.Session, terms: Terms | None, cache: CountingCache | None) -> NekkarAdapter | None:
+def _mount(session: requests.Session, terms: Terms | None, cache: CountingCache | None) -> None:
     """Put the session under the limit, but for the call that only connects."""
     session.trust_env = False  # a proxy has no part in this
-    if terms is None or cache is None:
-        return None
-    rules = RuleTable([Rule(f"*{READY_PATH}", False), Rule("*", terms.name)], {terms.name: terms.rate})
-    adapter = NekkarAdapter(Nekkar(cache), rules)
-    session.mount("http://", adapter)
-    return adapter
+    if terms is not None and cache is not None:
+        rules = RuleTable([Rule(f"*{READY_PATH}", False), Rule("*", terms.name)], {terms.name: terms.rate})
+        session.mount("http://", NekkarAdapter(Nekkar(cache), rules))
 
 
-def _call_all(pipe: Connection, task: Task, session: requests.Session, adapter: NekkarAdapter | None) -> None:
+def _call_all(pipe: Connection, task: Task, session: requests.Session) -> None:
     session.get(urljoin(task.url, READY_PATH), timeout=TIMEOUT)
     pipe.send(READY)
     begin_us = pipe.recv()
     clock, end_us = SystemClock(), begin_us + round(task.seconds * SECOND)
     _sleep_until(begin_us)
     while (now_us := clock.now_us()) < end_us:
-        if adapter:
-            adapter.max_wait = (end_us - now_us) / SECOND
         try:
-            status = session.get(task.url, timeout=TIMEOUT).status_code
+            with options(max_wait=(end_us - now_us) / SECOND):
+                status = session.get(task.url, timeout=TIMEOUT).status_code
         except WaitTooLong:  # the next slot is past the end
             return
         pipe.send(Answer(status, clock.now_us() <= end_us))
