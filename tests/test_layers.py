@@ -38,6 +38,7 @@ LAYERS = [
     "nekkar.rules",
     "nekkar",
     "nekkar.gate",
+    "nekkar.transports",
     "nekkar.requests",
     "nekkar.httpx",
     "nekkar.httpx2",
