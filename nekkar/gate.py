@@ -7,15 +7,16 @@ brings a method, a URL and the options of the call, and turns the errors into th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.core.rate import micros, whole
-from nekkar.rules import RuleTable
+from nekkar.rules import Match, RuleTable
 
 _OPTIONS = ("cost", "max_wait")
+_MOST_LIMITS = 1024  # kept at hand; past that all are asked for anew, so that idle ones can be forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Gate:
     limiter: Nekkar
     rules: RuleTable
     max_wait: float | None = None
+    _limits: dict[str, Limit] = field(default_factory=dict, init=False, repr=False, compare=False)  # by name
 
     def __post_init__(self) -> None:
         if not isinstance(self.limiter, Nekkar):
@@ -70,9 +72,21 @@ class Gate:
     def limit(self, method: str, url: object) -> Limit | None:
         """Return the limit of a request, or None where it is unlimited."""
         match = self.rules.match(method, url)
-        return self.limiter(match.name, match.rate_limit, **match.options) if match else None
+        if match is None:
+            return None
+        limit = self._limits.get(match.name)
+        return self._defined(match) if limit is None else limit
 
     def asked(self, options: Options) -> dict[str, Any]:
         """Return the arguments for the limit's ``acquire``: the call's own max_wait comes before the gate's."""
         longest = self.max_wait if options.max_wait is None else options.max_wait
         return {"cost": options.cost, "max_wait": longest}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.limiter, self.rules, self.max_wait)
+
+    def _defined(self, match: Match) -> Limit:
+        if len(self._limits) >= _MOST_LIMITS:
+            self._limits.clear()
+        limit = self._limits[match.name] = self.limiter(match.name, match.rate_limit, **match.options)
+        return limit
