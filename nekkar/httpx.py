@@ -9,8 +9,8 @@
   ``HTTPTransport(retries=…)`` repeats failed connects alone, which never reached the service.
 - ``extensions={"nekkar": {"cost": 3, "max_wait": 5}}`` on a call asks for so many hits and bounds the wait, in
   seconds. ``response.extensions["nekkar"]`` is the Admission, or None where no rule applied.
-- A client sends what it has a proxy or a mount for (the environment's proxies too) past its ``transport=``:
-  ``limit`` is for those.
+- What a client has a proxy or a mount for never passes its ``transport=``, and a client given one does not look
+  for the environment's proxies: ``limit`` keeps all these, and limits them.
 """
 
 from __future__ import annotations

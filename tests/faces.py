@@ -77,7 +77,7 @@ class Face:
             for piece in pieces:
                 yield piece
 
-        return made() if self.is_async else iter(pieces)
+        return made() if self.is_async else (piece for piece in pieces)
 
 
 FACES = [

@@ -57,11 +57,16 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         pieces = []
-        while size := int(self.rfile.readline(), 16):
+        while size := int(self.line(), 16):
             pieces.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
+            self.line()
+        self.line()
         return b"|".join(pieces)
+
+    def line(self) -> bytes:
+        if line := self.rfile.readline():
+            return line
+        raise ConnectionError("the client left in the middle of its body")
 
     def answer(self, status: int = 200, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
         self.send_response(status)
