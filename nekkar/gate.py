@@ -12,11 +12,10 @@ from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.rate import micros, whole
-from nekkar.rules import Match, RuleTable
+from nekkar.core.rate import Quota, micros, quota, whole
+from nekkar.rules import RuleTable
 
 _OPTIONS = ("cost", "max_wait")
-_MOST_LIMITS = 1024  # kept at hand; past that all are asked for anew, so that idle ones can be forgotten
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Gate:
     limiter: Nekkar
     rules: RuleTable
     max_wait: float | None = None
-    _limits: dict[str, Limit] = field(default_factory=dict, init=False, repr=False, compare=False)  # by name
+    _terms: dict[str | bool, tuple[Quota, float | None]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.limiter, Nekkar):
@@ -68,25 +67,20 @@ class Gate:
             )
         if self.max_wait is not None:
             micros(self.max_wait, "max_wait")
+        object.__setattr__(self, "_terms", {name: _terms(given) for name, given in self.rules.limits.items()})
 
     def limit(self, method: str, url: object) -> Limit | None:
         """Return the limit of a request, or None where it is unlimited."""
         match = self.rules.match(method, url)
-        if match is None:
-            return None
-        limit = self._limits.get(match.name)
-        return self._defined(match) if limit is None else limit
+        return self.limiter.limit_of(match.name, *self._terms[match.rule.limit]) if match else None
 
     def asked(self, options: Options) -> dict[str, Any]:
         """Return the arguments for the limit's ``acquire``: the call's own max_wait comes before the gate's."""
         longest = self.max_wait if options.max_wait is None else options.max_wait
         return {"cost": options.cost, "max_wait": longest}
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.limiter, self.rules, self.max_wait)
 
-    def _defined(self, match: Match) -> Limit:
-        if len(self._limits) >= _MOST_LIMITS:
-            self._limits.clear()
-        limit = self._limits[match.name] = self.limiter(match.name, match.rate_limit, **match.options)
-        return limit
+def _terms(given: Mapping[str, Any]) -> tuple[Quota, float | None]:
+    """Read a limit of the table once, not at each request."""
+    terms = quota(given["rate"], given.get("period"), given.get("spacing", 0.0), given.get("margin"))
+    return terms, given.get("max_wait")
