@@ -205,6 +205,15 @@ async def proxied(world: World) -> Any:
         return told(await done(client.get("http://nowhere.example/echo")))
 
 
+async def proxied_by_the_environment(world: World) -> Any:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HTTP_PROXY", world.plain.url)
+        environment.setenv("NO_PROXY", "127.0.0.1")
+        async with world.client(trust_env=True) as client:
+            urls = ("http://nowhere.example/echo", f"{world.plain.url}/echo")
+            return [told(await done(client.get(url))) for url in urls]
+
+
 async def tunnelled(world: World) -> Any:
     async with world.client(proxy=world.plain.url, verify=world.trust) as client:
         return told(await done(client.get(f"{world.secure.url}/echo"))), world.plain.tunnels
@@ -264,6 +273,7 @@ CALLS: list[tuple[Callable[[World], Awaitable[Any]], int, int, str]] = [
     (no_protocol, 1, 0, "UnsupportedProtocol"),
     (a_closed_client, 0, 0, "RuntimeError"),
     (proxied, 1, 1, ""),
+    (proxied_by_the_environment, 2, 2, ""),
     (tunnelled, 1, 1, ""),
     (secure, 1, 1, ""),
     (unverified, 1, 1, ""),
