@@ -12,7 +12,7 @@ from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.rate import Quota, micros, quota, whole
+from nekkar.core.rate import Quota, micros, patience, quota, whole
 from nekkar.rules import RuleTable
 
 _OPTIONS = ("cost", "max_wait")
@@ -67,7 +67,7 @@ class Gate:
             )
         if self.max_wait is not None:
             micros(self.max_wait, "max_wait")
-        object.__setattr__(self, "_terms", {name: _terms(given) for name, given in self.rules.limits.items()})
+        object.__setattr__(self, "_terms", {name: _terms(name, given) for name, given in self.rules.limits.items()})
 
     def limit(self, method: str, url: object) -> Limit | None:
         """Return the limit of a request, or None where it is unlimited."""
@@ -80,7 +80,8 @@ class Gate:
         return {"cost": options.cost, "max_wait": longest}
 
 
-def _terms(given: Mapping[str, Any]) -> tuple[Quota, float | None]:
+def _terms(name: str, given: Mapping[str, Any]) -> tuple[Quota, float | None]:
     """Read a limit of the table once, not at each request."""
     terms = quota(given["rate"], given.get("period"), given.get("spacing", 0.0), given.get("margin"))
-    return terms, given.get("max_wait")
+    longest = given.get("max_wait")
+    return terms, None if longest is None else patience(longest, name)
