@@ -7,12 +7,12 @@ brings a method, a URL and the options of the call, and turns the errors into th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.rate import micros, whole
+from nekkar.core.rate import Quota, micros, patience, quota, whole
 from nekkar.rules import RuleTable
 
 _OPTIONS = ("cost", "max_wait")
@@ -56,6 +56,7 @@ class Gate:
     limiter: Nekkar
     rules: RuleTable
     max_wait: float | None = None
+    _terms: dict[str | bool, tuple[Quota, float | None]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.limiter, Nekkar):
@@ -66,13 +67,21 @@ class Gate:
             )
         if self.max_wait is not None:
             micros(self.max_wait, "max_wait")
+        object.__setattr__(self, "_terms", {name: _terms(name, given) for name, given in self.rules.limits.items()})
 
     def limit(self, method: str, url: object) -> Limit | None:
         """Return the limit of a request, or None where it is unlimited."""
         match = self.rules.match(method, url)
-        return self.limiter(match.name, match.rate_limit, **match.options) if match else None
+        return self.limiter.limit_of(match.name, *self._terms[match.rule.limit]) if match else None
 
     def asked(self, options: Options) -> dict[str, Any]:
         """Return the arguments for the limit's ``acquire``: the call's own max_wait comes before the gate's."""
         longest = self.max_wait if options.max_wait is None else options.max_wait
         return {"cost": options.cost, "max_wait": longest}
+
+
+def _terms(name: str, given: Mapping[str, Any]) -> tuple[Quota, float | None]:
+    """Read a limit of the table once, not at each request."""
+    terms = quota(given["rate"], given.get("period"), given.get("spacing", 0.0), given.get("margin"))
+    longest = given.get("max_wait")
+    return terms, None if longest is None else patience(longest, name)

@@ -43,6 +43,7 @@ LAYERS = [
     "nekkar",
     "nekkar.gate",
     "nekkar.urllib3",
+    "nekkar.transports",
     "nekkar.requests",
     "nekkar.httpx",
     "nekkar.httpx2",
@@ -53,6 +54,7 @@ LAYERS = [
     "nekkar.__main__",
 ]
 ADAPTERS = {"nekkar.requests", "nekkar.httpx", "nekkar.httpx2", "nekkar.redis"}
+SHARED = {"nekkar.gate", "nekkar.transports"}
 HTTP = {"requests", "httpx", "httpx2", "urllib3", "http", "httpcore", "httpcore2", "aiohttp", "h11"}
 EXTRAS = ["requests", "httpx", "httpx2", "redis", "rich", "matplotlib", "opentelemetry"]
 LAZY = ["pymemcache", "sqlite3", "anyio", "asyncio"]
@@ -124,9 +126,9 @@ def test_the_table_of_contents_of_the_core_is_empty() -> None:
     assert imports(MODULES["nekkar.core"]) == set()
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("nekkar.core")])
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("nekkar.core") or name in SHARED])
 def test_the_core_knows_nothing_of_http(module: str) -> None:
-    """Nowhere in the core, not even inside a function, is an HTTP library imported."""
+    """Nowhere in the core and in what the HTTP faces share, not even inside a function, is an HTTP library imported."""
     names = {name for node in ast.walk(tree(MODULES[module])) for name in imported(node)}
     assert not {name for name in names if name.partition(".")[0] in HTTP or name.startswith("urllib.request")}
 
@@ -177,7 +179,8 @@ def test_a_limit_for_threads_loads_no_event_loop() -> None:
     assert loaded("from nekkar import Nekkar\nwith Nekkar()('calls', 5): pass", [*EXTRAS, *LAZY]) == []
 
 
-def test_importing_an_adapter_imports_its_library_alone() -> None:
-    """``nekkar.requests`` loads requests, and no other extra."""
-    pytest.importorskip("requests")
-    assert loaded("import nekkar.requests", EXTRAS) == ["requests"]
+@pytest.mark.parametrize("library", ["requests", "httpx", "httpx2"])
+def test_importing_an_adapter_imports_its_library_alone(library: str) -> None:
+    """``nekkar.requests`` loads requests, and no other extra; so do the others."""
+    pytest.importorskip(library)
+    assert loaded(f"import nekkar.{library}", EXTRAS) == [library]

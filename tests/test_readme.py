@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+import httpx2
 import pytest
 import responses
 
@@ -46,6 +48,21 @@ def strict_server(rate: str) -> Iterator[CountingServer]:
         finally:
             running.shutdown()
             thread.join()
+
+
+ANSWER = {"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello."}}]}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the clients of httpx and httpx2 answer for themselves."""
+    for library in (httpx, httpx2):
+        answer = library.MockTransport(lambda request, library=library: library.Response(200, json=ANSWER))
+        sync, task = answer.handle_request, answer.handle_async_request
+        monkeypatch.setattr(library.HTTPTransport, "handle_request", lambda self, request, sync=sync: sync(request))
+        monkeypatch.setattr(
+            library.AsyncHTTPTransport, "handle_async_request", lambda self, request, task=task: task(request)
+        )
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[str(number) for number in range(len(BLOCKS))])

@@ -1,0 +1,154 @@
+"""httpx2: transports that make each request wait for its slot, and ``limit`` for a client as it is.
+
+    client = limit(httpx2.Client(), limiter, rules)
+    client = httpx2.Client(transport=NekkarTransport(limiter, rules))
+
+- The request's method and URL are resolved to a limit through the rule table; the request waits until the
+  limit admits it, and then goes to the wrapped transport as it is. The wait is outside the HTTP timeouts.
+- Every redirect and every step of an authentication is a request of its own, and waits for its own slot.
+  ``HTTPTransport(retries=…)`` repeats failed connects alone, which never reached the service.
+- ``extensions={"nekkar": {"cost": 3, "max_wait": 5}}`` on a call asks for so many hits and bounds the wait, in
+  seconds. ``response.extensions["nekkar"]`` is the Admission, or None where no rule applied.
+- What a client has a proxy or a mount for never passes its ``transport=``, and a client given one does not look
+  for the environment's proxies: ``limit`` keeps all these, and limits them.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, shown
+from nekkar.core.limiter import Nekkar
+from nekkar.gate import Gate
+from nekkar.rules import RuleTable
+from nekkar.transports import Door, Errors, inner, limit_client, noted
+
+__all__ = [
+    "AsyncNekkarTransport",
+    "NekkarTransport",
+    "RequestCacheError",
+    "RequestCorruptLog",
+    "RequestWaitTooLong",
+    "limit",
+]
+
+AnyClient = TypeVar("AnyClient", bound=httpx2.Client | httpx2.AsyncClient)
+
+
+class RequestWaitTooLong(WaitTooLong, httpx2.TimeoutException):
+    """A ``WaitTooLong`` that ``except httpx2.TimeoutException`` catches; the request was not sent."""
+
+    def __init__(self, name: str, retry_after: float, max_wait: float, request: httpx2.Request | None = None) -> None:
+        WaitTooLong.__init__(self, name, retry_after, max_wait)
+        httpx2.TimeoutException.__init__(self, str(self), request=request)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.retry_after, self.max_wait, self._request)
+
+
+class RequestCacheError(CacheError, httpx2.TransportError):
+    """A ``CacheError`` that ``except httpx2.TransportError`` catches; the request was not sent."""
+
+
+class RequestCorruptLog(RequestCacheError, CorruptLog):
+    """A ``CorruptLog`` that ``except httpx2.TransportError`` catches; the request was not sent."""
+
+
+_ERRORS = Errors(RequestWaitTooLong, RequestCacheError, RequestCorruptLog)
+
+
+class NekkarTransport(httpx2.BaseTransport):
+    """A transport for ``httpx2.Client(transport=…)`` that waits for the limit of each request.
+
+    ``transport``: the one that sends; else an ``httpx2.HTTPTransport`` is made with ``http_transport_args``.
+    ``max_wait``: the longest wait in seconds, before the limit's own. Thread-safe.
+    Raises ConfigurationError; requests raise RequestWaitTooLong, RequestCacheError, and what sending raises.
+    """
+
+    def __init__(
+        self,
+        limiter: Nekkar,
+        rules: RuleTable,
+        transport: httpx2.BaseTransport | None = None,
+        *,
+        max_wait: float | None = None,
+        **http_transport_args: Any,
+    ) -> None:
+        self._door = Door(Gate(limiter, rules, max_wait), _ERRORS)
+        self._transport = inner(transport, "handle_request", httpx2.HTTPTransport, http_transport_args)
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Wait for the request's limit, then send it; blocks."""
+        admission = self._door.admit(request)
+        return noted(self._transport.handle_request(request), admission)
+
+    def close(self) -> None:
+        """Close the wrapped transport."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        self._transport.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self._transport.__exit__(kind, error, traceback)
+
+
+class AsyncNekkarTransport(httpx2.AsyncBaseTransport):
+    """A transport for ``httpx2.AsyncClient(transport=…)``: as NekkarTransport, under asyncio and trio.
+
+    Waiting holds up no other task, and a cancelled wait keeps no slot.
+    """
+
+    def __init__(
+        self,
+        limiter: Nekkar,
+        rules: RuleTable,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        *,
+        max_wait: float | None = None,
+        **http_transport_args: Any,
+    ) -> None:
+        self._door = Door(Gate(limiter, rules, max_wait), _ERRORS)
+        self._transport = inner(transport, "handle_async_request", httpx2.AsyncHTTPTransport, http_transport_args)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Wait for the request's limit, then send it."""
+        admission = await self._door.admit_async(request)
+        return noted(await self._transport.handle_async_request(request), admission)
+
+    async def aclose(self) -> None:
+        """Close the wrapped transport."""
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self._transport.__aexit__(kind, error, traceback)
+
+
+def limit(client: AnyClient, limiter: Nekkar, rules: RuleTable, *, max_wait: float | None = None) -> AnyClient:
+    """Limit all that a client sends from now on, proxies and mounts included; return the same client.
+
+    ``client``: an ``httpx2.Client`` or ``httpx2.AsyncClient``. Raises ConfigurationError, a second time too.
+    """
+    if not isinstance(client, httpx2.Client | httpx2.AsyncClient):
+        raise ConfigurationError(f"client {shown(client)} is not httpx2's; give an httpx2.Client or httpx2.AsyncClient")
+    wrapper = NekkarTransport if isinstance(client, httpx2.Client) else AsyncNekkarTransport
+    limit_client(client, wrapper, lambda transport: wrapper(limiter, rules, transport, max_wait=max_wait))
+    return client
