@@ -19,6 +19,7 @@ PACKAGE = ROOT / "nekkar"
 # layer; inside it imports go one way too, since nowhere are they circular.
 LAYERS = [
     "nekkar.core.errors",
+    "nekkar.core.events",
     "nekkar.core.rate",
     "nekkar.core.log",
     "nekkar.core.codec",
@@ -32,6 +33,7 @@ LAYERS = [
     "nekkar.core.view",
     "nekkar.core.ledger",
     "nekkar.core.callers",
+    "nekkar.core.voice",
     "nekkar.core.spares",
     "nekkar.core.places",
     "nekkar.core.line",

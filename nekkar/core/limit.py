@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakSet
@@ -16,6 +16,7 @@ from nekkar.core.decorate import decorated
 from nekkar.core.drive import LoopWaker, of_this_loop, run, run_async, run_steps, run_steps_async, wake_threads
 from nekkar.core.effects import Event, Steps
 from nekkar.core.errors import ConfigurationError
+from nekkar.core.events import Listeners
 from nekkar.core.ledger import Ledger, cache_key
 from nekkar.core.line import Line
 from nekkar.core.log import HitLog
@@ -23,6 +24,7 @@ from nekkar.core.outage import Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, whole
 from nekkar.core.slots import Slot
 from nekkar.core.store import store_of
+from nekkar.core.voice import Voice
 
 if TYPE_CHECKING:
     from nekkar.core.limiter import Nekkar
@@ -65,7 +67,8 @@ class Status:
 
     ``windows``: of this process's terms. ``next_at``: the next free slot for a call of cost 1, Unix time in
     seconds on the limit's clock. ``hold_until``: the end of a hold, likewise, or None. ``waiting``: callers
-    of this process that wait now.
+    of this process that wait now. ``at``: when it was read; ``last_at``: the last slot that has come, or None, both
+    likewise.
     """
 
     name: str
@@ -73,14 +76,19 @@ class Status:
     next_at: float
     hold_until: float | None
     waiting: int
+    at: float = field(default=0.0, compare=False)
+    last_at: float | None = field(default=None, compare=False)
 
 
 class Shared:
     """What all limits of one name share in one process: the ledger, and a line for threads and each event loop."""
 
-    def __init__(self, name: str, terms: Quota, cache: BaseCache, clock: Clock, outage: Outage) -> None:
+    def __init__(
+        self, name: str, terms: Quota, cache: BaseCache, clock: Clock, outage: Outage, listeners: Listeners
+    ) -> None:
         self.name, self.quota, self.clock = name, terms, clock
-        self.ledger = Ledger(store_of(cache, clock), cache_key(name), terms, clock, outage)
+        self.voice = Voice(name, listeners)
+        self.ledger = Ledger(store_of(cache, clock), cache_key(name), terms, clock, outage, self.voice.held)
         self._lines: WeakSet[Line] = WeakSet()
         self._threads_line = self._new_line(threading.Event, wake_threads)
         self._pid = os.getpid()
@@ -120,10 +128,11 @@ class Shared:
         windows = [Window(rate.count, rate.period_us / SECOND, hits, max(0, rate.count - hits)) for rate, hits in used]
         held = log.hold_until / SECOND if log.hold_until > now else None
         next_at = log.earliest(self.quota, 1, now) / SECOND
-        return Status(self.name, tuple(windows), next_at, held, self.waiting)
+        last = next((time / SECOND for time, _ in reversed(log.hits()) if time <= now), None)
+        return Status(self.name, tuple(windows), next_at, held, self.waiting, now / SECOND, last)
 
     def _new_line(self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None]) -> Line:
-        line = Line(self.name, self.ledger, new_event, wake)
+        line = Line(self.name, self.ledger, new_event, wake, self.voice)
         self._lines.add(line)
         return line
 
@@ -136,6 +145,7 @@ class Limit:
 
     def __init__(self, limiter: Nekkar, shared: Shared, max_wait: float | None) -> None:
         self._limiter, self._shared, self._max_wait = limiter, shared, max_wait
+        self._listening = shared.voice.listening
         self._last_spared: tuple[Slot | None, Any] = (None, None)
 
     @property
@@ -263,6 +273,8 @@ class Limit:
         known = self._last_spared
         if known[0] is not slot:
             self._last_spared = known = (slot, self._admission(slot, 0))
+        if self._listening:
+            self._shared.voice.spared(slot)
         return cast(Admission, known[1])
 
     def _admission(self, slot: Slot, waited_us: int) -> Admission:

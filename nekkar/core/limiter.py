@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from nekkar.core.cache import BaseCache, MemoryCache, from_url
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.events import Callback, Listeners, Listening
 from nekkar.core.limit import Admission, Limit, Shared, Status, Window
 from nekkar.core.outage import OnCacheError, Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, quota
@@ -45,7 +46,8 @@ class Nekkar:
     ) -> None:
         self._cache, self._clock_name = _cache(cache), clock
         self._clock = _clock(clock)
-        self._outage = Outage(on_cache_error, local_share)
+        self._listeners = Listeners()
+        self._outage = Outage(on_cache_error, local_share, self._listeners)
         self.max_hold = micros(max_hold, "max_hold", 1) / SECOND
         self._known: WeakValueDictionary[str, Shared] = WeakValueDictionary()
         self._kept: dict[str, Shared] = {}  # alive for what they remember, though nobody holds their limit
@@ -90,7 +92,7 @@ class Nekkar:
         with self._lock:
             shared = self._known.get(name)
             if shared is None:
-                shared = Shared(name, terms, self._cache, self._clock, self._outage)
+                shared = Shared(name, terms, self._cache, self._clock, self._outage, self._listeners)
                 self._known[name] = shared
             self._kept[name] = shared
             if len(self._kept) >= self._sweep_at:
@@ -101,6 +103,14 @@ class Nekkar:
                 " give both the same terms, or another name"
             )
         return Limit(self, shared, max_wait)
+
+    def listen(self, callback: Callback) -> Listening:
+        """Call ``callback`` with each event of this limiter's limits (``nekkar.core.events``), from now on.
+
+        It runs before the call that it is told of, so it must return at once; what it raises is logged. ``stop()``
+        on what is returned, or the end of a ``with`` block on it, ends that; pickling does too.
+        """
+        return self._listeners.add(callback)
 
     def _forget_idle(self) -> None:
         """Let go of limits that nobody waits for and that remember nothing that matters."""

@@ -27,11 +27,15 @@ from itertools import count
 from nekkar.core.callers import Caller
 from nekkar.core.effects import Effects, Event, Steps, Transact, Wait
 from nekkar.core.errors import CacheError
+from nekkar.core.events import Listeners
 from nekkar.core.ledger import Ledger
 from nekkar.core.places import Places
 from nekkar.core.slots import Slot
+from nekkar.core.voice import Voice
 
 Wake = Callable[[list[Event]], None]
+
+_tickets = count(1)
 
 
 @dataclass(slots=True, eq=False)
@@ -45,14 +49,16 @@ class Line:
     """Callers of one limit that share a lock and a way to wake each other.
 
     ``new_event`` makes what a caller waits on; ``wake`` sets such events, from whatever thread. ``callers``:
-    all who wait now, for a slot or until theirs comes.
+    all who wait now, for a slot or until theirs comes. ``voice`` says what becomes of them.
     """
 
-    def __init__(self, name: str, ledger: Ledger, new_event: Callable[[], Event], wake: Wake) -> None:
+    def __init__(
+        self, name: str, ledger: Ledger, new_event: Callable[[], Event], wake: Wake, voice: Voice | None = None
+    ) -> None:
         self.name, self.ledger = name, ledger
+        self._voice = voice or Voice(name, Listeners())
         self._new_event, self._wake = new_event, wake
         self._lock = threading.RLock()  # a generator finalised by the collector may hold it already
-        self._tickets = count(1)
         self._places = Places(name, ledger, self._lock)
         self.spares = self._places.spares
         self._booking: _Booking | None = None
@@ -70,7 +76,7 @@ class Line:
         """
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
-        caller = Caller(next(self._tickets), cost, now, deadline, max_wait)
+        caller = Caller(next(_tickets), cost, now, deadline, max_wait)
         self.callers.add(caller)
         try:
             self._join(caller)
@@ -80,12 +86,14 @@ class Line:
                 if caller.slot is None:
                     yield from self._line_up(caller)
                 elif (yield from self._arrives(caller, caller.slot)):
-                    return caller.slot, self.ledger.clock.now_us() - caller.arrived
-        except GeneratorExit:  # dropped by its driver: nothing more can be asked of the cache
-            self._leave(caller)
+                    waited = self.ledger.clock.now_us() - caller.arrived
+                    self._voice.admitted(caller, caller.slot, waited)
+                    return caller.slot, waited
+        except GeneratorExit as error:  # dropped by its driver: nothing more can be asked of the cache
+            self._leave(caller, error)
             raise
-        except BaseException:
-            self._leave(caller)
+        except BaseException as error:
+            self._leave(caller, error)
             if booking := self._unbooking(caller):
                 yield from self._lead(booking, shielded=True)
             raise
@@ -102,6 +110,7 @@ class Line:
             if caller.deadline is not None and at > caller.deadline:
                 raise caller.too_long(self.name, at, caller.arrived)
             self._places.queue.join(caller)
+        self._voice.waits(caller, at, caller.arrived)
 
     def _line_up(self, caller: Caller) -> Effects[None]:
         """Lead a booking if it is this caller's turn, else wait for whatever comes first."""
@@ -134,6 +143,7 @@ class Line:
     def _arrives(self, caller: Caller, slot: Slot) -> Effects[bool]:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
         ledger = self.ledger
+        self._voice.waits(caller, slot.at, ledger.clock.now_us())
         while ledger.is_stale(slot) and ledger.vouches(slot):
             yield Wait(ledger.wake_at(slot), self._new_event())
             if ledger.is_stale(slot) and ledger.vouches(slot):
@@ -166,7 +176,7 @@ class Line:
             passed.set()
             yield Wait(slot.at, passed)
 
-    def _leave(self, caller: Caller) -> None:
+    def _leave(self, caller: Caller, error: BaseException) -> None:
         now = self.ledger.clock.now_us()
         with self._lock:
             self._places.queue.leave(caller)
@@ -178,6 +188,7 @@ class Line:
         if booking and booking.leader is caller:
             self._call_off(booking)
         self._wake_all()
+        self._voice.ended(caller, error, now)
 
     def _call_off(self, booking: _Booking) -> None:
         """Make way where a booking never began: its leader was cancelled or interrupted before."""
