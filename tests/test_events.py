@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -35,7 +36,7 @@ def heard(limiter: Nekkar) -> list[Event]:
     return events
 
 
-def kinds(events: list[Event]) -> list[str]:
+def kinds(events: Sequence[Event]) -> list[str]:
     return [type(event).__name__ for event in events]
 
 
@@ -57,9 +58,8 @@ class TestCalls:
         assert isinstance(waiting, Waiting)
         assert isinstance(admitted, Admitted)
         assert waiting == Waiting("jobs", 1, began, admission.at, 0.0, admitted.call)
-        assert (
-            (admitted.at, admitted.waited) == (admission.at, admission.waited) == (pytest.approx(began + 10.05), 10.05)
-        )
+        assert (admitted.at, admitted.waited) == (admission.at, admission.waited)
+        assert admission.waited == 10.05
 
     def test_a_call_that_would_wait_too_long_is_refused(self, limiter: Nekkar, heard: list[Event]) -> None:
         """The event tells what the error does."""

@@ -51,6 +51,8 @@ LAYERS = [
     "nekkar.httpx2",
     "nekkar.redis",
     "nekkar.testing",
+    "nekkar.plan",
+    "nekkar.plot",
     "nekkar.demo",
     "nekkar.cli",
     "nekkar.__main__",

@@ -15,9 +15,10 @@ from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import Any, TextIO
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from nekkar.core.cache import BaseCache, from_url
+from nekkar.core.cache.url import without_secrets
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.ledger import cache_key
 from nekkar.core.rate import SECOND, Rate, micros, quota, whole
@@ -80,7 +81,7 @@ def perform(plan: Plan, out: TextIO, err: TextIO, as_json: bool) -> int:
 
 def _result(plan: Plan, limited: Outcome, bare: Outcome) -> Result:
     most = most_calls(plan.rates, round(plan.seconds * SECOND))
-    where = "an SQLite file in a temporary folder" if plan.cache is None else _without_secrets(plan.cache)
+    where = "an SQLite file in a temporary folder" if plan.cache is None else without_secrets(plan.cache)
     return Result(plan.workers, plan.rate, plan.seconds, where, most, limited, bare)
 
 
@@ -110,12 +111,6 @@ def _shared_cache(given: str | None, name: str) -> Iterator[str]:
 def _temporary() -> Iterator[str]:
     with TemporaryDirectory(prefix="nekkar-demo-", ignore_cleanup_errors=True) as folder:
         yield f"sqlite:///{quote(str(Path(folder, 'limits.db')))}"
-
-
-def _without_secrets(url: str) -> str:
-    """Return a cache URL without a user's name and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 @contextmanager

@@ -36,6 +36,12 @@ def from_url(url: str) -> BaseCache:
         raise ConfigurationError(f"cache URL {shown(url)}: {cause}; use one of {_KNOWN}") from cause
 
 
+def without_secrets(url: str) -> str:
+    """Return a cache URL without a user's name and password, to show."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def _memory(parts: SplitResult, options: dict[str, Any]) -> BaseCache:
     if parts.netloc or parts.path or options:
         raise ConfigurationError("a memory cache has no address and no options; write 'memory:'")
