@@ -36,13 +36,13 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One fleet's run. ``windows``: (the limit's name, a rate of it). ``holds``: (from, to), in seconds."""
+    """One fleet's run. ``windows``: (the limit's name, a rate of it). ``holds``: (the limit's name, from, to), in s."""
 
     title: str
     workers: int
     marks: Sequence[Mark]
     windows: Sequence[tuple[str, Rate]]
-    holds: Sequence[tuple[float, float]] = ()
+    holds: Sequence[tuple[str, float, float]] = ()
 
 
 def check_path(path: str) -> None:
@@ -90,12 +90,12 @@ def _draw_panel(axes: Sequence[Axes], panel: Panel) -> None:
     for place, (name, rate) in zip(axes, panel.windows, strict=False):
         times = sorted(mark.at for mark in panel.marks if mark.name == name)
         _draw_window(place, name, rate, times, end)
+        _draw_holds(place, [hold for hold in panel.holds if hold[0] == name])
     for place in axes[len(panel.windows) : -1]:
         place.set_axis_off()
     _draw_workers(axes[-1], panel)
+    _draw_holds(axes[-1], panel.holds)
     for place in axes:
-        for start, stop in panel.holds:
-            place.axvspan(start, stop, facecolor="none", edgecolor=_GREY, hatch="//", alpha=0.35, label="hold")
         place.set_xlim(0, end * 1.02)
         place.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("seconds since the start")
@@ -110,6 +110,11 @@ def _draw_window(place: Axes, name: str, rate: Rate, times: Sequence[float], end
     place.axhline(rate.count, color=_RED, linestyle="--", linewidth=1.5, label="limit")
     place.set_ylabel(f"{_short(name)}\ncalls in the last {period:g} s", fontsize=9)
     place.set_ylim(0, max(rate.count, *counts) * 1.18)
+
+
+def _draw_holds(place: Axes, holds: Sequence[tuple[str, float, float]]) -> None:
+    for _, start, stop in holds:
+        place.axvspan(start, stop, facecolor="none", edgecolor=_GREY, hatch="//", alpha=0.35, label="hold")
 
 
 def _draw_workers(place: Axes, panel: Panel) -> None:

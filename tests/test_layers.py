@@ -51,6 +51,8 @@ LAYERS = [
     "nekkar.httpx2",
     "nekkar.redis",
     "nekkar.testing",
+    "nekkar.progress",
+    "nekkar.opentelemetry",
     "nekkar.plan",
     "nekkar.plot",
     "nekkar.demo",
@@ -183,7 +185,7 @@ def test_a_limit_for_threads_loads_no_event_loop() -> None:
     assert loaded("from nekkar import Nekkar\nwith Nekkar()('calls', 5): pass", [*EXTRAS, *LAZY]) == []
 
 
-@pytest.mark.parametrize("library", ["requests", "httpx", "httpx2"])
+@pytest.mark.parametrize("library", ["requests", "httpx", "httpx2", "opentelemetry"])
 def test_importing_an_adapter_imports_its_library_alone(library: str) -> None:
     """``nekkar.requests`` loads requests, and no other extra; so do the others."""
     pytest.importorskip(library)

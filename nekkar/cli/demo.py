@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from nekkar.cli.options import Commands, add_command, needs
+from nekkar.plot import check_path
 
 _ABOUT = """\
 Run several worker processes against a strict local server that answers 429 past its limit: first with nekkar,
@@ -34,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
     needs("cli", "requests", "rich")
     if options.plot:
         needs("plot", "matplotlib")
+        check_path(options.plot)
     from nekkar.demo.stage import perform, read_plan
 
     plan = read_plan(options.workers, options.rate, options.seconds, options.cache)
-    return perform(plan, sys.stdout, sys.stderr, options.json)
+    return perform(plan, sys.stdout, sys.stderr, options.json, options.plot)

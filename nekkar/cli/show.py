@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
     import rich.table
 
-BAR = 16
+BAR = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,19 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(title=self.title, box=SIMPLE_HEAD, title_style="bold", title_justify="left")
+        table = RichTable(
+            title=self.title,
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            title_style="bold",
+            title_justify="left",
+        )
         table.caption, table.caption_justify = self.note, "left"
         for column in self.columns:
             right = column.startswith(">")
-            table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
+            justify: Literal["left", "right"] = "right" if right else "left"
+            table.add_column(column.removeprefix(">"), justify=justify, no_wrap=bool(table.columns), overflow="fold")
         for row in self.rows:
             table.add_row(*map(Text, row))
         return table
@@ -78,13 +86,13 @@ def bar(part: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in words, such as ``12.0 s``, ``5 min 2 s`` or ``3 h 20 min``."""
+    """Return seconds as people read them, such as ``12.0 s``, ``5m 2s`` or ``3h 20m``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
-    units = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)]
+    units = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)]
     left, parts = round(seconds), list[str]()
     for unit, length in units:
         count, left = divmod(left, length)
         if count or parts:
-            parts.append(f"{count} {unit}")
-    return " ".join(part for part in parts[:2] if not part.startswith("0 "))
+            parts.append(f"{count}{unit}")
+    return " ".join(part for part in parts[:2] if not part.startswith("0"))

@@ -11,7 +11,7 @@ from nekkar.cli.options import Commands, add_command, add_json, needs, seconds
 from nekkar.cli.show import Table, duration, is_rich, show, show_json
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.rate import SECOND, Rate, micros, whole
-from nekkar.plan import Ask, Hold, Start, Tally, asked, read_calls, read_log, run
+from nekkar.plan import Ask, Hold, Start, Tally, Usage, asked, read_calls, read_log, run
 from nekkar.rules import RuleTable
 
 MOST_WORKERS = 10_000
@@ -104,17 +104,17 @@ def _workers(tally: Tally) -> str:
 
 
 def _as_json(tally: Tally) -> dict[str, Any]:
-    limits = [
-        {
-            "name": name, "calls": usage.calls, "refused": usage.refused, "waits": usage.waits,
-            "waited": round(usage.waited, 6), "longest": round(usage.longest, 6), "bounds": {bound: round(waited, 6) for bound, waited in usage.bounds.items()},
-        }
-        for name, usage in tally.limits.items()
-    ]  # fmt: skip
+    limits = [_limit_as_json(name, usage) for name, usage in tally.limits.items()]
     shares = {"waiting_share": round(tally.waiting_share, 4), "calling_share": round(tally.calling_share, 4)}
     per_worker = [tally.per_worker[worker] for worker in range(tally.workers)]
     whole_plan = {"calls": tally.calls, "workers": tally.workers, "seconds": round(tally.seconds, 6), **shares}
     return whole_plan | {"binding": tally.binding, "limits": limits, "calls_per_worker": per_worker}
+
+
+def _limit_as_json(name: str | None, usage: Usage) -> dict[str, Any]:
+    counts = {"name": name, "calls": usage.calls, "refused": usage.refused, "waits": usage.waits}
+    bounds = {bound: round(waited, 6) for bound, waited in usage.bounds.items()}
+    return counts | {"waited": round(usage.waited, 6), "longest": round(usage.longest, 6), "bounds": bounds}
 
 
 def _can_draw(path: str) -> None:
@@ -131,5 +131,5 @@ def _draw(path: str, tally: Tally, asks: Sequence[Ask], starts: Sequence[Start],
     busiest = sorted(terms, key=lambda name: -tally.limits[name].waited)
     windows: list[tuple[str, Rate]] = [(name, rate) for name in busiest for rate in terms[name]][:MOST_WINDOWS]
     marks = [Mark(one.worker, one.asked / SECOND, one.at / SECOND, one.refused, one.name) for one in starts]
-    spans = [(hold.at / SECOND, (hold.at + hold.us) / SECOND) for hold in holds]
+    spans = [(hold.name, hold.at / SECOND, (hold.at + hold.us) / SECOND) for hold in holds]
     draw([Panel("", tally.workers, marks, windows, spans)], _table(tally).title, path)

@@ -18,6 +18,8 @@ from nekkar.rules import RuleTable
 
 LEAST_EVERY = 0.5
 
+_UNITS = {1.0: "second", 60.0: "minute", 3600.0: "hour", 86_400.0: "day"}
+
 _ABOUT = """\
 Show how much of each window of each limit is used, the next free slot, whether the limit is held, and the last
 slot taken. Reads the cache once a limit (and once more where no rules tell the rate), and writes nothing.
@@ -80,11 +82,11 @@ def next_slot(status: Status) -> str:
 
 
 def _rows(status: Status, bars: bool) -> list[tuple[str, ...]]:
-    held = f"{duration(status.hold_until - status.at)} more" if status.hold_until else "-"
+    held = f"for {duration(status.hold_until - status.at)}" if status.hold_until else "-"
     last = "-" if status.last_at is None else f"{duration(status.at - status.last_at)} ago"
     rows = list[tuple[str, ...]]()
     for window in status.windows:
-        terms = f"{window.limit} per {window.period:g} s"
+        terms = f"{window.limit}/{_UNITS.get(window.period, f'{window.period:g} s')}"
         use = bar(window.used / window.limit) if bars else ""
         own = (next_slot(status), held, last) if not rows else ("", "", "")
         rows.append(("" if rows else status.name, terms, str(window.used), use, str(window.remaining), *own))
