@@ -135,11 +135,11 @@ def _new_bars(stream: TextIO) -> Any:
         def render(self, task: Task) -> ProgressBar:
             return ProgressBar(total=task.total or 1.0, completed=task.elapsed or 0.0, width=24)
 
-    class Left(TextColumn):
+    class Remaining(TextColumn):
         """The seconds that are left."""
 
         def render(self, task: Task) -> Text:
             return Text(f"{max(0.0, (task.total or 0.0) - (task.elapsed or 0.0)):.0f} s")
 
-    columns = (TextColumn("{task.description}: {task.fields[calls]}", markup=False), Elapsing(), Left(""))
+    columns = (TextColumn("{task.description}: {task.fields[calls]}", markup=False), Elapsing(), Remaining(""))
     return Progress(*columns, console=Console(file=stream), refresh_per_second=4, transient=True)

@@ -38,8 +38,8 @@ def from_url(url: str) -> BaseCache:
 
 def without_secrets(url: str) -> str:
     """Return a cache URL without a user's name and password, to show."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    user, at, _ = urlsplit(url).netloc.rpartition("@")
+    return url.replace(f"{user}{at}", "", 1) if at else url
 
 
 def _memory(parts: SplitResult, options: dict[str, Any]) -> BaseCache:
