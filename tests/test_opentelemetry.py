@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -16,7 +18,9 @@ from nekkar.core.limiter import Nekkar
 from nekkar.opentelemetry import BUCKETS, instrument
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
+from tests.integration.servers import Memcached
 from tests.test_outage import FlakyCache
+from tests.test_readme import BLOCKS, LIMITS_TOML
 
 RULES = RuleTable([Rule("*/{user}", "user-{user}")], {"user-{user}": 10, "jobs": "2/10s"})
 
@@ -121,3 +125,25 @@ def test_it_can_be_stopped(recorded: Recorded) -> None:
     listening.stop()
     limiter("jobs", 10).acquire()
     assert recorded.values("nekkar.admissions") == {("jobs",): 1}
+
+
+def test_the_recipe_for_prometheus_serves_the_metrics(
+    server: Memcached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The README's block, as it stands, but for the addresses."""
+    monkeypatch.chdir(tmp_path)
+    Path("limits.toml").write_text(LIMITS_TOML)
+    (recipe,) = [block for block in BLOCKS if "PrometheusMetricReader" in block]
+    program = recipe.replace("memcached://localhost:11211", server.url).replace("9464", "0")
+    names: dict[str, Any] = {}
+    exec(compile(program, "README.md", "exec"), names)
+    try:
+        with urlopen(f"http://127.0.0.1:{names['server'].server_port}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+    finally:
+        names["server"].shutdown()
+        names["server"].server_close()
+    for name in ("nekkar_wait_duration_seconds_bucket", "nekkar_admissions_total"):
+        found = [line for line in lines if line.startswith(name) and 'nekkar_limit="user-{user}"' in line]
+        assert found, name
+        assert found[0].endswith(" 1.0")

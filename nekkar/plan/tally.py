@@ -81,12 +81,12 @@ class Tally:
         if self.binding is None:
             return (
                 f"The workers bind: they call {self.calling_share:.0%} of their time and wait for limits"
-                f" {self.waiting_share:.0%} of it. More workers would be sooner done."
+                f" {self.waiting_share:.0%} of it. More workers would finish sooner."
             )
         usage = self.limits[self.binding]
         return (
             f"Limit {self.binding!r} binds, by {usage.bound}: the workers wait for it"
-            f" {self._share(usage.waited):.0%} of their time. More workers would not be sooner done."
+            f" {self._share(usage.waited):.0%} of their time. More workers would not finish sooner."
         )
 
     def _share(self, seconds: float) -> float:
