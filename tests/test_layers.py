@@ -28,6 +28,7 @@ LAYERS = [
     "nekkar.core.cache",
     "nekkar.core.effects",
     "nekkar.core.slots",
+    "nekkar.core.status",
     "nekkar.core.outage",
     "nekkar.core.store",
     "nekkar.core.view",

@@ -38,7 +38,7 @@ from nekkar.core.pace import Pace, crowded
 from nekkar.core.rate import SECOND, Quota
 from nekkar.core.slots import Answer, Ask, Slot, booked
 from nekkar.core.store import Store
-from nekkar.core.view import OnHold, View
+from nekkar.core.view import View
 
 MOST_CONFLICTS = 500
 
@@ -57,18 +57,10 @@ class Ledger:
     Its state is a few frozen values, each replaced whole: the worst of a race is an older look.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        key: str,
-        quota: Quota,
-        clock: Clock,
-        outage: Outage | None = None,
-        on_hold: OnHold | None = None,
-    ) -> None:
+    def __init__(self, store: Store, key: str, quota: Quota, clock: Clock, outage: Outage | None = None) -> None:
         self.store, self.key, self.quota, self.clock = store, key, quota, clock
         self.alone = Alone(outage or Outage(), key, quota)
-        self.view = View(key, quota, on_hold)
+        self.view = View(key, quota)
         self.pace = Pace()
 
     def no_slot_before(self, cost: int, hits: int, calls: int) -> int:

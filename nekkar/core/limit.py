@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakSet
@@ -23,6 +22,7 @@ from nekkar.core.log import HitLog
 from nekkar.core.outage import Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, whole
 from nekkar.core.slots import Slot
+from nekkar.core.status import Admission, Status, Window
 from nekkar.core.store import store_of
 from nekkar.core.voice import Voice
 
@@ -34,52 +34,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """A call's leave to start now.
-
-    ``name``: the limit's. ``cost``: the hits it took. ``at``: the booked slot, Unix time in seconds on
-    the limit's clock. ``waited``: seconds from asking to admission.
-    """
-
-    name: str
-    cost: int
-    at: float
-    waited: float
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """One window of a limit: ``limit`` calls per ``period`` seconds, of which so many are ``used``, ``remaining``.
-
-    Hits booked for later count as used. ``used`` may exceed ``limit`` where others share it with a larger one.
-    """
-
-    limit: int
-    period: float
-    used: int
-    remaining: int
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How a limit stands, as the cache tells it.
-
-    ``windows``: of this process's terms. ``next_at``: the next free slot for a call of cost 1, Unix time in
-    seconds on the limit's clock. ``hold_until``: the end of a hold, likewise, or None. ``waiting``: callers
-    of this process that wait now. ``at``: when it was read; ``last_at``: the last slot that has come, or None, both
-    likewise.
-    """
-
-    name: str
-    windows: tuple[Window, ...]
-    next_at: float
-    hold_until: float | None
-    waiting: int
-    at: float = field(default=0.0, compare=False)
-    last_at: float | None = field(default=None, compare=False)
-
-
 class Shared:
     """What all limits of one name share in one process: the ledger, and a line for threads and each event loop."""
 
@@ -88,7 +42,8 @@ class Shared:
     ) -> None:
         self.name, self.quota, self.clock = name, terms, clock
         self.voice = Voice(name, listeners)
-        self.ledger = Ledger(store_of(cache, clock), cache_key(name), terms, clock, outage, self.voice.held)
+        self.ledger = Ledger(store_of(cache, clock), cache_key(name), terms, clock, outage)
+        self.ledger.view.on_hold = self.voice.held
         self._lines: WeakSet[Line] = WeakSet()
         self._threads_line = self._new_line(threading.Event, wake_threads)
         self._pid = os.getpid()

@@ -14,9 +14,10 @@ from nekkar.core.cache import BaseCache, MemoryCache, from_url
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.events import Callback, Listeners, Listening
-from nekkar.core.limit import Admission, Limit, Shared, Status, Window
+from nekkar.core.limit import Limit, Shared
 from nekkar.core.outage import OnCacheError, Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, quota
+from nekkar.core.status import Admission, Status, Window
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 

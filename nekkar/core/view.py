@@ -24,8 +24,6 @@ from nekkar.core.slots import Slot
 
 log = logging.getLogger("nekkar")
 
-OnHold = Callable[[int, int], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -50,12 +48,13 @@ class Mirror:
 class View:
     """One process's knowledge of the log under ``key``. Safe between threads.
 
-    ``on_hold`` is called with the end of a hold, and the time, where one is new to this process.
+    ``on_hold``, where it is set, is called with the end of a hold, and the time, where one is new to this process.
     """
 
-    def __init__(self, key: str, quota: Quota, on_hold: OnHold | None = None) -> None:
+    def __init__(self, key: str, quota: Quota) -> None:
         self.key, self.quota = key, quota
-        self._on_hold, self._held = on_hold, 0
+        self.on_hold: Callable[[int, int], None] | None = None
+        self._held = 0
         self.mirror: Mirror | None = None
         self.seen = Look(0, 0, None, 0, 0)
         self._orders = count(1)
@@ -116,9 +115,9 @@ class View:
     def _see_hold(self, until: int, now: int) -> None:
         """Tell of a hold that is new, or twice as long as was told; each refusal of a storm may move it a little."""
         self._held = min(self._held, until)  # less: it was released
-        if self._on_hold and until > now + 2 * max(0, self._held - now):
+        if self.on_hold and until > now + 2 * max(0, self._held - now):
             self._held = until
-            self._on_hold(until, now)
+            self.on_hold(until, now)
 
     def _say_others(self, found: HitLog) -> None:
         self._said = True
