@@ -11,9 +11,11 @@ import anyio
 import pytest
 
 from nekkar.core.cache import MemoryCache
+from nekkar.core.callers import Caller
 from nekkar.core.errors import CacheError, ConfigurationError, WaitTooLong
-from nekkar.core.events import Admitted, CacheBack, CacheLost, Event, Held, Left, Refused, Waiting
+from nekkar.core.events import Admitted, CacheBack, CacheLost, Event, Held, Left, Listeners, Refused, Waiting
 from nekkar.core.limiter import Limit, Nekkar
+from nekkar.core.voice import Voice
 from nekkar.testing import FakeClock
 from tests.test_outage import FlakyCache
 
@@ -106,6 +108,15 @@ class TestCalls:
             clock.advance(0.0001)
         assert kinds(heard) == ["Admitted"] * 200
         assert sum(isinstance(event, Admitted) and not event.call for event in heard) > 100
+
+    def test_a_wait_is_told_once_and_again_if_it_moves_by_a_second(self) -> None:
+        """Not as a call in line gets the slot that was foreseen for it."""
+        listeners, events = Listeners(), list[Event]()
+        listeners.add(events.append)
+        voice, caller = Voice("jobs", listeners), Caller(1, 1, 100, None, None)
+        for until in (5_000_000, 5_000_000, 5_999_999, 6_000_000):
+            voice.waits(caller, until, 100)
+        assert [event.until for event in events if isinstance(event, Waiting)] == [5.0, 6.0]
 
     def test_a_slot_that_moves_is_told_of_again(self, clock: FakeClock) -> None:
         """A hold over the slot of a call that waits: the call's wait is told anew, and the hold."""

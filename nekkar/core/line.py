@@ -79,16 +79,10 @@ class Line:
         caller = Caller(next(_tickets), cost, now, deadline, max_wait)
         self.callers.add(caller)
         try:
-            self._join(caller)
-            while True:
-                if caller.error:
-                    raise caller.error
-                if caller.slot is None:
-                    yield from self._line_up(caller)
-                elif (yield from self._arrives(caller, caller.slot)):
-                    waited = self.ledger.clock.now_us() - caller.arrived
-                    self._voice.admitted(caller, caller.slot, waited)
-                    return caller.slot, waited
+            slot = yield from self._served(caller)
+            waited = self.ledger.clock.now_us() - caller.arrived
+            self._voice.admitted(caller, slot, waited)
+            return slot, waited
         except GeneratorExit as error:  # dropped by its driver: nothing more can be asked of the cache
             self._leave(caller, error)
             raise
@@ -101,6 +95,16 @@ class Line:
             self.callers.discard(caller)
 
     # A caller's way: in line, leading, at its slot, leaving.
+
+    def _served(self, caller: Caller) -> Effects[Slot]:
+        self._join(caller)
+        while True:
+            if caller.error:
+                raise caller.error
+            if caller.slot is None:
+                yield from self._line_up(caller)
+            elif (yield from self._arrives(caller, caller.slot)):
+                return caller.slot
 
     def _join(self, caller: Caller) -> None:
         with self._lock:
