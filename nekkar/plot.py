@@ -20,6 +20,30 @@ if TYPE_CHECKING:
 MOST_WINDOWS = 4
 KINDS = (".png", ".svg", ".pdf")
 
+_UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
+_STEPS = (
+    0.1,
+    0.2,
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    20,
+    30,
+    60,
+    120,
+    300,
+    600,
+    1200,
+    1800,
+    3600,
+    7200,
+    18_000,
+    43_200,
+    86_400,
+    604_800,
+)
 _BLUE, _ORANGE, _RED, _GREY = "#0072B2", "#E69F00", "#D55E00", "#555555"
 
 
@@ -67,8 +91,10 @@ def draw(panels: Sequence[Panel], title: str, path: str) -> None:
     grid = figure.subplots(
         rows, len(panels), squeeze=False, sharex=True, sharey="row", gridspec_kw={"height_ratios": heights}
     )
+    end = max((mark.at for panel in panels for mark in panel.marks), default=1.0)
     for column, panel in enumerate(panels):
-        _draw_panel([row[column] for row in grid], panel)
+        _draw_panel([row[column] for row in grid], panel, end)
+        _mark_time(grid[-1][column], end)
     _legend(figure, grid)
     figure.savefig(path, dpi=130)
 
@@ -84,11 +110,10 @@ def in_window(times: Sequence[float], period: float) -> tuple[list[float], list[
     return at, counts
 
 
-def _draw_panel(axes: Sequence[Axes], panel: Panel) -> None:
-    end = max((mark.at for mark in panel.marks), default=1.0)
+def _draw_panel(axes: Sequence[Axes], panel: Panel, end: float) -> None:
     axes[0].set_title(panel.title, fontsize=11)
     for place, (name, rate) in zip(axes, panel.windows, strict=False):
-        times = sorted(mark.at for mark in panel.marks if mark.name == name)
+        times = sorted(mark.at for mark in panel.marks if mark.name == name and not mark.refused)
         _draw_window(place, name, rate, times, end)
         _draw_holds(place, [hold for hold in panel.holds if hold[0] == name])
     for place in axes[len(panel.windows) : -1]:
@@ -96,17 +121,26 @@ def _draw_panel(axes: Sequence[Axes], panel: Panel) -> None:
     _draw_workers(axes[-1], panel)
     _draw_holds(axes[-1], panel.holds)
     for place in axes:
-        place.set_xlim(0, end * 1.02)
         place.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xlabel("seconds since the start")
+
+
+def _mark_time(place: Axes, end: float) -> None:
+    """Scale the axis of time, in seconds, minutes or hours, whichever is read most easily."""
+    step = next((step for step in _STEPS if end <= 12 * step), _STEPS[-1])
+    unit, length = next((unit, length) for unit, length in _UNITS if length <= step or length == 1)
+    place.set_xlim(0, end * 1.02)
+    place.set_xticks([number * step for number in range(int(end / step) + 1)])
+    place.xaxis.set_major_formatter(lambda time, _: f"{time / length:g}")
+    place.set_xlabel(f"{unit} since the start")
 
 
 def _draw_window(place: Axes, name: str, rate: Rate, times: Sequence[float], end: float) -> None:
     period = rate.period_us / SECOND
     at, counts = in_window(times, period)
     until = bisect_right(at, end)
-    place.step(at[:until], counts[:until], where="post", color=_BLUE, linewidth=1.2, label="calls in the window")
-    place.fill_between(at[:until], counts[:until], step="post", color=_BLUE, alpha=0.15, linewidth=0)
+    at, counts = [*at[:until], end], [*counts[:until], counts[until - 1]]
+    place.step(at, counts, where="post", color=_BLUE, linewidth=1.2, label="calls in the window")
+    place.fill_between(at, counts, step="post", color=_BLUE, alpha=0.15, linewidth=0)
     place.axhline(rate.count, color=_RED, linestyle="--", linewidth=1.5, label="limit")
     place.set_ylabel(f"{_short(name)}\ncalls in the last {period:g} s", fontsize=9)
     place.set_ylim(0, max(rate.count, *counts) * 1.18)

@@ -15,6 +15,7 @@ from nekkar.core.callers import Caller
 from nekkar.core.errors import CacheError, ConfigurationError, WaitTooLong
 from nekkar.core.events import Admitted, CacheBack, CacheLost, Event, Held, Left, Listeners, Refused, Waiting
 from nekkar.core.limiter import Limit, Nekkar
+from nekkar.core.slots import Slot
 from nekkar.core.voice import Voice
 from nekkar.testing import FakeClock
 from tests.test_outage import FlakyCache
@@ -265,6 +266,19 @@ class TestTheLog:
             limit.acquire()
             limit.acquire()
             assert self.lines(caplog) == expected
+
+    def test_a_long_wait_that_nobody_foresaw_is_said_as_it_ends(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Such as one in a line that moved slowly; one that was said already is not said again."""
+        caplog.set_level(logging.INFO, "nekkar")
+        voice, slot = Voice("jobs", Listeners()), Slot(7_000_000, 1, 1)
+        for foreseen in (0, 9_000_000):
+            caller = Caller(1, 1, 0, None, None)
+            voice.waits(caller, foreseen, 0)
+            voice.admitted(caller, slot, 7_000_000)
+        assert self.lines(caplog) == [
+            ("INFO", "limit 'jobs': a call waited 7.0 s for its slot"),
+            ("INFO", "limit 'jobs': a call waits 9.0 s for its slot"),
+        ]
 
     def test_a_hold_is_a_warning_once(self, limiter: Nekkar, caplog: pytest.LogCaptureFixture) -> None:
         """Not once a call."""

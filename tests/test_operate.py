@@ -209,6 +209,15 @@ class TestExplain:
         assert "now: the call would wait" in out
         assert "s: the limit is held" in out
 
+    def test_a_cache_that_is_away_does_not_keep_it_from_explaining(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The rule first, then what is wrong with the cache."""
+        away = ["--cache", "memcached://127.0.0.1:1"]
+        code = main(["explain", "GET", "https://api.example.com/slow", "--rules", "limits.toml", *away])
+        out, err = capsys.readouterr()
+        assert (code, err.count("\n")) == (1, 1)
+        assert "limit 'slow'" in out
+        assert err.startswith("nekkar explain: memcached at 127.0.0.1:1: ")
+
     def test_json_has_it_all(self, limiter: Nekkar, capsys: pytest.CaptureFixture[str]) -> None:
         """Rule, limit, near misses and status; null where there is none."""
         post = as_json(capsys, "explain", "POST", "https://api.example.com/search/a", "--rules", "limits.toml")

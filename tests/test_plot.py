@@ -41,13 +41,14 @@ def test_axes_are_labelled_with_units_and_bounded_by_the_limit(tmp_path: Path, m
         saved(figure, *args, **more)
 
     monkeypatch.setattr(Figure, "savefig", save)
-    panel = Panel("run", 2, [*MARKS, Mark(1, 2.5, 2.5, refused=True)], RATES, [("search", 1.0, 1.8)])
+    panel = Panel("run", 2, [*MARKS, Mark(1, 2.5, 2.5, True, "search")], RATES, [("search", 1.0, 1.8)])
     draw([panel], "Title", str(tmp_path / "plot.png"))
     axes = figures[0].axes
     assert [place.get_ylabel() for place in axes] == [
         "search\ncalls in the last 1 s", "search\ncalls in the last 4 s", "worker",
     ]  # fmt: skip
     assert axes[-1].get_xlabel() == "seconds since the start"
+    assert [max(place.lines[0].get_ydata()) for place in axes[:2]] == [2, 3]  # what was refused does not count
     assert [place.get_ylim()[1] > rate.count for place, (_, rate) in zip(axes, RATES, strict=False)] == [True, True]
     legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
     assert set(legend) == {"calls in the window", "limit", "waits for its slot", "call starts", "refused", "hold"}

@@ -39,14 +39,14 @@ def run(options: argparse.Namespace) -> int:
     rules = RuleTable.from_file(options.rules)
     told = rules.explain(options.method, options.url, dict(map(_header, options.header)))
     status = None
+    if not options.json:
+        print(told, flush=True)  # first, since the cache may be away
     if told.match and options.cache:
         status = from_rules(Nekkar(open_cache(options.cache)), told.match.name, rules).status()
     if options.json:
         show_json(_as_json(told, status), sys.stdout)
-        return 0
-    print(told)
-    if told.match and status:
-        print(f"  now: {_outcome(told.match.max_wait, status)}", flush=True)
+    elif told.match and status:
+        print(f"  now: {_outcome(told.match.max_wait, status)}\n", flush=True)
         show([table("", [status], is_rich(sys.stdout))], sys.stdout)
     return 0
 
