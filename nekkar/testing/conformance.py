@@ -10,12 +10,12 @@ write keys that begin with ``nekkar:conformance-``, which no other run uses, and
 
 from __future__ import annotations
 
-import time
 from functools import cached_property
 from typing import Any
 from unittest import SkipTest
 
 from nekkar.core.cache import BaseCache, SwapCache
+from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, shown
 from nekkar.core.ledger import cache_key
 from nekkar.core.limiter import Admission, Nekkar
@@ -96,9 +96,7 @@ class CacheConformance:
         for key in keys:
             self._cache.set(key, f"of {key}")
         for key in keys:
-            self._cache.expect(
-                key, f"of {key}", "set of it and of other keys", "every key kept, whole, and apart from others"
-            )
+            self._cache.expect(key, f"of {key}", "set of several keys", "each key whole, and apart from others")
 
     def test_set_overwrites_what_was_there(self) -> None:
         """Set is unconditional, over what add or set wrote."""
@@ -186,7 +184,7 @@ class CacheConformance:
         calls = [("add", "key", "value"), ("get", "key"), ("set", "key", "value"), ("delete", "key")]
         calls += [("gets", "key")] if isinstance(away, SwapCache) else []
         for method, *args in calls:
-            began = time.monotonic()
+            began = monotonic()
             try:
                 answer = shown(getattr(away, method)(*args))
             except CacheError:
@@ -195,7 +193,7 @@ class CacheConformance:
                 answer = f"{type(error).__name__}: {error}"
             if answer:
                 fault(f"{method} on a cache that is away gave {answer}", "a nekkar.CacheError, and no guess")
-            if time.monotonic() - began > AWAY_PATIENCE:
+            if monotonic() - began > AWAY_PATIENCE:
                 fault(f"{method} on a cache that is away took over {AWAY_PATIENCE:g} s", "a timeout, of 1 s or so")
 
     def test_swapped_bytes_come_back(self) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from nekkar.core.clock import monotonic
+
 T = TypeVar("T")
 
 THREADS = 8
-PATIENCE = 120.0
+PATIENCE = 60.0
 
 
 def at_once(work: Callable[[int, int], T], rounds: int = 1, threads: int = THREADS) -> list[list[T]]:
@@ -32,12 +34,13 @@ def at_once(work: Callable[[int, int], T], rounds: int = 1, threads: int = THREA
             errors.append(error)  # the first is the cause, the others only miss it at the barrier
             begin.abort()
 
+    deadline = monotonic() + PATIENCE
     running = [threading.Thread(target=run, args=(thread,), daemon=True) for thread in range(threads)]
     with _switching_often():
         for one in running:
             one.start()
         for one in running:
-            one.join(PATIENCE)
+            one.join(max(0.0, deadline - monotonic()))
     if errors:
         raise errors[0]
     if any(one.is_alive() for one in running):
