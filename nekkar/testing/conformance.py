@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import Any
-from unittest import SkipTest
 
 from nekkar.core.cache import BaseCache, SwapCache
 from nekkar.core.clock import monotonic
@@ -21,7 +20,7 @@ from nekkar.core.ledger import cache_key
 from nekkar.core.limiter import Admission, Nekkar
 from nekkar.testing import swaps
 from nekkar.testing.threads import THREADS, at_once
-from nekkar.testing.trial import Trial, fault, new_key
+from nekkar.testing.trial import Trial, fault, new_key, skipped
 from nekkar.testing.windows import assert_never_over
 
 LONG = "long 時間 " * 10_000
@@ -149,7 +148,7 @@ class CacheConformance:
     def test_two_caches_share_their_keys(self) -> None:
         """What one cache writes, another made alike reads; only where ``shared``."""
         if not self.shared:
-            raise SkipTest("shared = False: this cache is for one process alone")
+            raise skipped("shared = False: this cache is for one process alone")
         one, other = self._caches(2)
         key = new_key()
         one.set(key, "of the first")
@@ -180,7 +179,7 @@ class CacheConformance:
         """Every method raises CacheError within half a minute; only where ``make_unreachable`` gives such a cache."""
         away: Any = self.make_unreachable()
         if away is None:
-            raise SkipTest("make_unreachable gives no cache whose server is away")
+            raise skipped("make_unreachable gives no cache whose server is away")
         calls = [("add", "key", "value"), ("get", "key"), ("set", "key", "value"), ("delete", "key")]
         calls += [("gets", "key")] if isinstance(away, SwapCache) else []
         for method, *args in calls:
@@ -235,5 +234,5 @@ class CacheConformance:
     def _swapping(self) -> list[Trial]:
         """Caches as above, if they swap; else the test is none of theirs."""
         if not isinstance(self.make_cache(), SwapCache):
-            raise SkipTest("this cache has no gets, cas and in_process: nekkar swaps by its add")
+            raise skipped("this cache has no gets, cas and in_process: nekkar swaps by its add")
         return self._caches()

@@ -95,3 +95,10 @@ def told(wrong: str, need: str) -> str:
 def fault(wrong: str, need: str) -> None:
     """Raise AssertionError that tells a cache's author what is wrong and what nekkar needs."""
     raise AssertionError(told(wrong, need))
+
+
+def skipped(reason: str) -> Exception:
+    """Return what pytest and unittest alike take for a skip."""
+    from unittest import SkipTest
+
+    return SkipTest(reason)
