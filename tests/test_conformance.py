@@ -199,6 +199,7 @@ class TestDjangoOnMemcached(CacheConformance):
 
     def make_cache(self) -> BaseCache:
         self.made.append(django_on_memcached(self.port, use_pooling=True, retry_attempts=0))
+        self.made[-1].get("first")  # Django makes its client at the first use, one for each thread that comes at once
         return self.made[-1]
 
     def make_unreachable(self) -> BaseCache:
@@ -449,7 +450,7 @@ FAULTS: list[tuple[type[BaseCache], str, str]] = [
     (AddAlwaysWins, "test_add_sets_only_what_is_not_set", "is set, did not return False; .* only if it is not set"),
     (AddTellsNothing, "test_add_sets_only_what_is_not_set", "is not set, did not return True"),
     (AddLooksFirst, "test_of_many_threads_one_add_wins", "told True; nekkar needs add to be one atomic step"),
-    (AddAlwaysWins, "test_of_many_threads_one_add_wins", "8 of 8 threads"),
+    (AddAlwaysWins, "test_of_many_threads_one_add_wins", "8 of 8 threads that added"),
     (GetGivesBytes, "test_texts_come_back_as_they_went", "of type bytes; nekkar needs text: decode it to str"),
     (GetGivesEmpty, "test_a_key_never_set_is_none", "never set returned ''; nekkar needs None"),
     (EmptyIsNone, "test_texts_come_back_as_they_went", "returned None, not ''"),
@@ -469,7 +470,7 @@ FAULTS: list[tuple[type[BaseCache], str, str]] = [
     (AwayRaisesItsOwn, "test_a_cache_that_is_away_says_so", "gave ConnectionRefusedError"),
     (AddAlwaysWins, "test_a_limit_is_never_over", "over the limit|a limit on the cache raised"),
     (CasIgnoresItsToken, "test_a_token_loses_after_any_change", "from before a cas told that it wrote; .* atomic step"),
-    (CasIgnoresItsToken, "test_of_many_threads_one_swap_wins", "8 of 8 threads with one token"),
+    (CasIgnoresItsToken, "test_of_many_threads_one_swap_wins", "[2-8] of 8 threads with one token"),
     (CasOfMissingIgnoresItsToken, "test_the_token_of_a_missing_key_creates_it_once", "from before a cas told"),
     (CasComparesValues, "test_a_key_deleted_and_made_again_is_another", "from before a delete, and add"),
     (CasComparesValues, "test_a_token_loses_after_any_change", "from before a cas of the same bytes"),
