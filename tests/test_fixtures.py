@@ -59,6 +59,12 @@ def test_the_fixtures_are_there_where_nekkar_is_installed(tmp_path: Path) -> Non
     assert "3 passed" in pytest_run(tmp_path, USES_BOTH)
 
 
+def test_the_fixtures_may_be_asked_for_twice(tmp_path: Path) -> None:
+    """By entry point and by name: pytest once refused to start, one module having two names."""
+    test = 'pytest_plugins = ["nekkar.testing.fixtures"]\n' + USES_BOTH
+    assert "3 passed" in pytest_run(tmp_path, test, "-p", "nekkar.testing.fixtures")
+
+
 def test_the_fixtures_say_what_they_are(tmp_path: Path) -> None:
     """``pytest --fixtures`` lists both with their docstrings."""
     told = pytest_run(tmp_path, USES_NONE, "--fixtures")
@@ -77,7 +83,7 @@ def test_the_plugin_is_light() -> None:
     code = f"""
 import sys, pytest
 before = set(sys.modules)
-import nekkar.testing.fixtures
+import nekkar.testing.plugin, nekkar.testing.fixtures
 print(*sorted((set(sys.modules) - before) & set({[*EXTRAS, *LAZY]})))
 """
     assert run(code).split() == []

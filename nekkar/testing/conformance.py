@@ -51,40 +51,40 @@ class CacheConformance:
     def test_a_key_never_set_is_none(self) -> None:
         """Get of a key that is not set is None."""
         key = new_key()
-        if (value := self._cache.get(key)) is not None:
+        if (value := self._trial.get(key)) is not None:
             fault(f"get({key!r}) of a key never set returned {shown(value)}", "None, or it reads a log that is none")
 
     def test_add_sets_only_what_is_not_set(self) -> None:
         """The first add tells True; a later one tells False and changes nothing; after a delete one wins again."""
-        cache, key = self._cache, new_key()
+        cache, key = self._trial, new_key()
         for value in ("first", "anew"):
             if not cache.add(key, value):
                 fault(f"add of {key!r}, which is not set, did not return True", "to know that its write won")
-            self._cache.expect(key, value, "add")
+            self._trial.expect(key, value, "add")
             if cache.add(key, "later"):
                 fault(f"add of {key!r}, which is set, did not return False", "add to set a key only if it is not set")
-            self._cache.expect(key, value, "an add that lost", "add to leave alone a key that is set")
+            self._trial.expect(key, value, "an add that lost", "add to leave alone a key that is set")
             cache.delete(key)
 
     def test_of_many_threads_one_add_wins(self) -> None:
         """For each of 100 keys, all threads add at once: one is told True, and the value is the winner's."""
-        caches, key = self._caches(), new_key()
+        caches, key = self._trials(), new_key()
         rounds = at_once(lambda number, thread: caches[thread].add(f"{key}-{number}", str(thread)), 100)
         need = "add to be one atomic step of the server: whoever wins an add commits its slots"
         for number, won in enumerate(rounds):
             if sum(won) != 1:
                 fault(f"{sum(won)} of {THREADS} threads that added one key at once were told True", need)
-            self._cache.expect(f"{key}-{number}", str(won.index(True)), "the add that was told True", need)
+            self._trial.expect(f"{key}-{number}", str(won.index(True)), "the add that was told True", need)
 
     def test_texts_come_back_as_they_went(self) -> None:
         """What add or set stores, get returns, character for character: empty, Unicode, 80,000 characters."""
         for text in TEXTS:
             key = new_key()
-            self._cache.add(key, text)
-            self._cache.expect(key, text, "add", "each text back as it went")
-            self._cache.set(key, "other")
-            self._cache.set(key, text)
-            self._cache.expect(key, text, "set", "each text back as it went")
+            self._trial.add(key, text)
+            self._trial.expect(key, text, "add", "each text back as it went")
+            self._trial.set(key, "other")
+            self._trial.set(key, text)
+            self._trial.expect(key, text, "set", "each text back as it went")
 
     def test_keys_are_told_apart(self) -> None:
         """All keys that nekkar makes of names, up to 220 bytes, in any case of letters, are keys of their own."""
@@ -93,44 +93,44 @@ class CacheConformance:
         keys = [cache_key(name) for name in names]
         keys += [f"{key}:{part}" for key in keys for part in ("v1", "v11", "v123456789", "head0", "head1", "floor")]
         for key in keys:
-            self._cache.set(key, f"of {key}")
+            self._trial.set(key, f"of {key}")
         for key in keys:
-            self._cache.expect(key, f"of {key}", "set of several keys", "each key whole, and apart from others")
+            self._trial.expect(key, f"of {key}", "set of several keys", "each key whole, and apart from others")
 
     def test_set_overwrites_what_was_there(self) -> None:
         """Set is unconditional, over what add or set wrote."""
         key = new_key()
-        self._cache.add(key, "added")
+        self._trial.add(key, "added")
         for value in ("set", "set again"):
-            self._cache.set(key, value)
-            self._cache.expect(key, value, "set", "set to write, whatever was there")
+            self._trial.set(key, value)
+            self._trial.expect(key, value, "set", "set to write, whatever was there")
 
     def test_delete_removes_and_is_silent(self) -> None:
         """A deleted key is None; delete of what is not set does nothing."""
         key = new_key()
-        self._cache.delete(key)
-        self._cache.set(key, "value")
+        self._trial.delete(key)
+        self._trial.set(key, "value")
         for _ in range(2):
-            self._cache.delete(key)
-            self._cache.expect(key, None, "delete", "a deleted key to be gone")
+            self._trial.delete(key)
+            self._trial.expect(key, None, "delete", "a deleted key to be gone")
 
     def test_many_keys_stay(self) -> None:
         """A thousand keys are all there: nothing is evicted or expires."""
         key = new_key()
         for number in range(MANY):
-            self._cache.add(f"{key}-{number}", str(number))
+            self._trial.add(f"{key}-{number}", str(number))
         need = "keys that stay until they are deleted: raise the cache's most entries, and let nothing expire"
         for number in range(MANY):
-            self._cache.expect(f"{key}-{number}", str(number), f"adding {MANY} keys", need)
+            self._trial.expect(f"{key}-{number}", str(number), f"adding {MANY} keys", need)
 
     def test_threads_get_their_own_answers(self) -> None:
         """Threads that set and get each its own key never read another's: no shared connection mixes answers."""
         key = new_key()
 
         def own(number: int, thread: int) -> None:
-            self._cache.set(f"{key}-{thread}", f"{thread}: {number}")
+            self._trial.set(f"{key}-{thread}", f"{thread}: {number}")
             need = "a cache that threads may share: a lock, or a connection for each"
-            self._cache.expect(f"{key}-{thread}", f"{thread}: {number}", "set in one of many threads", need)
+            self._trial.expect(f"{key}-{thread}", f"{thread}: {number}", "set in one of many threads", need)
 
         at_once(own, 50)
 
@@ -139,8 +139,8 @@ class CacheConformance:
         key, values = new_key(), [str(thread) * 10_000 for thread in range(THREADS)]
 
         def write(_: int, thread: int) -> None:
-            self._cache.set(key, values[thread])
-            if (value := self._cache.get(key)) not in values:
+            self._trial.set(key, values[thread])
+            if (value := self._trial.get(key)) not in values:
                 fault(f"get({key!r}) during writes returned {shown(value)}", "one of the values, whole, at any time")
 
         at_once(write, 50)
@@ -149,7 +149,7 @@ class CacheConformance:
         """What one cache writes, another made alike reads; only where ``shared``."""
         if not self.shared:
             raise skipped("shared = False: this cache is for one process alone")
-        one, other = self._caches(2)
+        one, other = self._trials(2)
         key = new_key()
         one.set(key, "of the first")
         if (value := other.get(key)) != "of the first":
@@ -197,42 +197,42 @@ class CacheConformance:
 
     def test_swapped_bytes_come_back(self) -> None:
         """What cas writes, gets reads, byte for byte; what set wrote reads as its UTF-8 bytes."""
-        swaps.bytes_come_back(self._swapping())
+        swaps.bytes_come_back(self._swap_trials())
 
     def test_the_token_of_a_missing_key_creates_it_once(self) -> None:
         """Gets of a missing key gives None and a token; the first cas with it creates, and none once the key is set."""
-        swaps.missing_key_is_created_once(self._swapping())
+        swaps.missing_key_is_created_once(self._swap_trials())
 
     def test_a_token_loses_after_any_change(self) -> None:
         """Cas with a token read before another cas (also of the same bytes), set or delete writes nothing."""
-        swaps.token_loses_after_any_change(self._swapping())
+        swaps.token_loses_after_any_change(self._swap_trials())
 
     def test_a_key_deleted_and_made_again_is_another(self) -> None:
         """Cas with a token from before a delete loses, though the key has the same bytes again."""
-        swaps.key_made_again_is_another(self._swapping())
+        swaps.key_made_again_is_another(self._swap_trials())
 
     def test_of_many_threads_one_swap_wins(self) -> None:
         """For each of 100 tokens, all threads swap at once: one is told True, and the value is the winner's."""
-        swaps.one_of_many_wins(self._swapping())
+        swaps.one_of_many_wins(self._swap_trials())
 
     def test_no_swap_is_lost(self) -> None:
         """Threads that count up by gets and cas lose none: each cas that tells True stays."""
-        swaps.none_is_lost(self._swapping())
+        swaps.none_is_lost(self._swap_trials())
 
     def test_a_swap_lives_its_ttl(self) -> None:
         """A value is there for its ttl, of days, of over 30 days, of a century; a later swap's ttl counts."""
-        swaps.value_lives_its_ttl(self._swapping())
+        swaps.value_lives_its_ttl(self._swap_trials())
 
     @cached_property
-    def _cache(self) -> Trial:
+    def _trial(self) -> Trial:
         return Trial(self.make_cache())
 
-    def _caches(self, count: int = THREADS) -> list[Trial]:
+    def _trials(self, count: int = THREADS) -> list[Trial]:
         """Caches that share their keys: each its own where ``shared``, else one again and again."""
-        return [Trial(self.make_cache()) if self.shared else self._cache for _ in range(count)]
+        return [Trial(self.make_cache()) if self.shared else self._trial for _ in range(count)]
 
-    def _swapping(self) -> list[Trial]:
+    def _swap_trials(self) -> list[Trial]:
         """Caches as above, if they swap; else the test is none of theirs."""
         if not isinstance(self.make_cache(), SwapCache):
             raise skipped("this cache has no gets, cas and in_process: nekkar swaps by its add")
-        return self._caches()
+        return self._trials()

@@ -1,4 +1,4 @@
-"""pytest fixtures, there wherever nekkar is installed: a clock that never waits, and a limiter on it.
+"""pytest fixtures, there wherever nekkar is installed (see ``plugin``): a clock that never waits, a limiter on it.
 
 This module is loaded in every pytest run of whoever installs nekkar: it imports no extra, no cache's
 library and no event loop. ``pytest -p no:nekkar`` leaves it out.
