@@ -195,6 +195,7 @@ def test_a_fake_clock_survives_with_its_time() -> None:
     assert (twin.now_us(), twin._jump) == (100_000_000, False)
     twin.advance(1)
     assert (clock.now, twin.now) == (100, 101)
+    assert copy.deepcopy(clock) is clock
     assert isinstance(pickle.loads(pickle.dumps(Nekkar(clock=clock)))("some_id", 5).acquire(), Admission)
 
 

@@ -18,7 +18,8 @@ class FakeClock:
 
     Whoever would sleep returns at once, with the time set to the end of its sleep: a test of a thousand
     calls at ten a second takes no time. With ``jump=False`` sleepers wait until the test advances the
-    clock past the end of their sleep. Thread-safe. A pickled one tells the same time, and goes its own way.
+    clock past the end of their sleep. Thread-safe. A pickled one tells the same time, and goes its own way;
+    a deep copy is the clock itself, so that a copied limiter stays on it.
     """
 
     def __init__(self, start: float = START_US / SECOND, *, jump: bool = True) -> None:
@@ -28,6 +29,9 @@ class FakeClock:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_now": self._now, "_jump": self._jump}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FakeClock:
+        return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _changed=threading.Condition())

@@ -20,7 +20,7 @@ from nekkar.core.ledger import cache_key
 from nekkar.core.limiter import Admission, Nekkar
 from nekkar.testing import swaps
 from nekkar.testing.threads import THREADS, at_once
-from nekkar.testing.trial import Trial, fault, new_key, skipped
+from nekkar.testing.trial import Trial, fault, new_key, skipped, told
 from nekkar.testing.windows import assert_never_over
 
 LONG = "long 時間 " * 10_000
@@ -170,10 +170,14 @@ class CacheConformance:
             try:
                 return [limits[thread // 2].acquire(max_wait=60) for _ in range(CALLS)]
             except Exception as error:
-                raise AssertionError(f"a limit on the cache raised {type(error).__name__}: {error}") from error
+                raised = f"a limit on the cache raised {type(error).__name__}: {error}"
+                raise AssertionError(told(raised, "what the other tests ask for")) from error
 
         admissions = [one for own in at_once(call)[0] for one in own]
-        assert_never_over(admissions, LIMIT, period=PERIOD)
+        try:
+            assert_never_over(admissions, LIMIT, period=PERIOD)
+        except AssertionError as error:
+            raise AssertionError(told(f"a limit on the cache went {error}", "one winner of each add, or cas")) from None
 
     def test_a_cache_that_is_away_says_so(self) -> None:
         """Every method raises CacheError within half a minute; only where ``make_unreachable`` gives such a cache."""
