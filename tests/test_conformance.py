@@ -250,6 +250,13 @@ class AddAlwaysWins(DictCache):
         return True
 
 
+class AddAlwaysWinsSlowly(DictCache):
+    def add(self, key: str, value: str) -> bool:
+        time.sleep(0.001)  # as a server's answer takes
+        self.set(key, value)
+        return True
+
+
 class AddTellsNothing(DictCache):
     def add(self, key: str, value: str) -> Any:
         super().add(key, value)
@@ -469,7 +476,7 @@ FAULTS: list[tuple[type[BaseCache], str, str]] = [
     (SharesNothing, "test_two_caches_share_their_keys", "was None in another; .* set shared = False"),
     (AwayIsMissing, "test_a_cache_that_is_away_says_so", "gave True; nekkar needs a nekkar.CacheError, and no guess"),
     (AwayRaisesItsOwn, "test_a_cache_that_is_away_says_so", "gave ConnectionRefusedError"),
-    (AddAlwaysWins, "test_a_limit_is_never_over", "a limit on the cache (went over the limit|raised)"),
+    (AddAlwaysWinsSlowly, "test_a_limit_is_never_over", "a limit on the cache (went over the limit|raised)"),
     (CasIgnoresItsToken, "test_a_token_loses_after_any_change", "from before a cas told that it wrote; .* atomic step"),
     (CasIgnoresItsToken, "test_of_many_threads_one_swap_wins", "[2-8] of 8 threads with one token"),
     (CasOfMissingIgnoresItsToken, "test_the_token_of_a_missing_key_creates_it_once", "from before a cas told"),
@@ -481,7 +488,7 @@ FAULTS: list[tuple[type[BaseCache], str, str]] = [
     (CasCutsAtNul, "test_swapped_bytes_come_back", "after cas, gets"),
     (CasIgnoresItsToken, "test_no_swap_is_lost", "after 400 swaps that each added one"),
     (LosesEverySecondSwap, "test_no_swap_is_lost", "after 400 swaps that each added one"),
-    (CasIgnoresItsToken, "test_a_limit_is_never_over", "went over the limit: .* of 10 per 0.2 s; .* one winner of each"),
+    (CasIgnoresItsToken, "test_a_limit_is_never_over", "went over the limit: .* 10 per 0.2 s; .* one winner of"),
     (TtlIsMilliseconds, "test_a_swap_lives_its_ttl", "after 2.2 s of a ttl of 10|did not write"),
     (TtlIsNotRenewed, "test_a_swap_lives_its_ttl", "a ttl of a day over one of 2 s"),
     (TtlIsADate, "test_a_swap_lives_its_ttl", "is a long one read as a date"),

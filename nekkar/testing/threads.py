@@ -34,18 +34,23 @@ def at_once(work: Callable[[int, int], T], rounds: int = 1, threads: int = THREA
             errors.append(error)  # the first is the cause, the others only miss it at the barrier
             begin.abort()
 
-    deadline = monotonic() + PATIENCE
-    running = [threading.Thread(target=run, args=(thread,), daemon=True) for thread in range(threads)]
-    with _switching_often():
-        for one in running:
-            one.start()
-        for one in running:
-            one.join(max(0.0, deadline - monotonic()))
+    done = _all_done([threading.Thread(target=run, args=(thread,), daemon=True) for thread in range(threads)])
     if errors:
         raise errors[0]
-    if any(one.is_alive() for one in running):
+    if not done:
         raise AssertionError(f"a thread was not done within {PATIENCE:g} s: the cache blocks without bound")
     return [[found[thread] for thread in range(threads)] for found in results]
+
+
+def _all_done(threads: list[threading.Thread]) -> bool:
+    """Run threads, switched often, for PATIENCE at most; return whether all came to their end."""
+    deadline = monotonic() + PATIENCE
+    with _switching_often():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - monotonic()))
+    return not any(thread.is_alive() for thread in threads)
 
 
 @contextmanager
