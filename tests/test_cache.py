@@ -1,4 +1,4 @@
-"""Caches: one contract over all of them, then what each does when its server, its file or its process fails."""
+"""Caches: what each does when its server, its file or its process fails. Their contract: test_conformance.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -78,7 +77,7 @@ def on(*kinds: str) -> pytest.MarkDecorator:
 everywhere = on(*KINDS)
 
 
-# One contract, over every cache.
+# Every cache, beyond the contract.
 
 
 @everywhere
@@ -89,136 +88,11 @@ def test_every_cache_is_a_base_cache_that_swaps(cache: AnyCache) -> None:
 
 
 @everywhere
-def test_add_sets_only_what_is_not_set(cache: AnyCache, key: str) -> None:
-    """The first add tells True; a later one tells False and changes nothing; after a delete one wins again."""
-    assert cache.add(key, "first") is True
-    assert cache.add(key, "second") is False
-    assert cache.get(key) == "first"
-    cache.delete(key)
-    assert cache.add(key, "third") is True
-    assert cache.get(key) == "third"
-
-
-@everywhere
-def test_of_eight_threads_that_add_one_key_exactly_one_wins(cache: AnyCache, key: str) -> None:
-    """For each of 100 keys, all threads add at once: one True, and the value is the winner's."""
-    barrier = threading.Barrier(8)
-
-    def race(mine: str) -> list[bool]:
-        won = []
-        for number in range(100):
-            barrier.wait(60)
-            won.append(cache.add(f"{key}-{number}", mine))
-        return won
-
-    with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(race, map(str, range(8))))
-    for number, outcomes in enumerate(zip(*results, strict=True)):
-        assert sum(outcomes) == 1
-        assert cache.get(f"{key}-{number}") == str(outcomes.index(True))
-
-
-@everywhere
-@pytest.mark.parametrize(
-    "text",
-    ["plain", "", " spaces  and\ttabs ", "line\r\nEND\r\nVALUE", "naïve, 時間, 🕰", "\x00\x7f", "x" * 200_000],
-    ids=["ascii", "empty", "blanks", "protocol", "unicode", "control", "long"],
-)
-def test_texts_come_back_as_they_went(cache: AnyCache, key: str, text: str) -> None:
-    """What add or set stores, get returns, character for character."""
-    assert cache.add(key, text)
-    assert cache.get(key) == text
-    cache.set(key, "other")
-    cache.set(key, text)
-    assert cache.get(key) == text
-
-
-@everywhere
-def test_a_missing_key_is_none_and_deletes_in_silence(cache: AnyCache, key: str) -> None:
-    """Get of what was never set, or was deleted, is None; delete of it does nothing."""
-    assert cache.get(key) is None
-    cache.delete(key)
-    cache.set(key, "value")
-    cache.delete(key)
-    assert cache.get(key) is None
-    cache.delete(key)
-
-
-@everywhere
-def test_set_overwrites_what_add_set_and_cas_wrote(cache: AnyCache, key: str) -> None:
-    """Set is unconditional."""
-    cache.add(key, "added")
-    cache.set(key, "set")
-    assert cache.get(key) == "set"
-    assert cache.cas(key, b"swapped", cache.gets(key)[1], 3600)
-    cache.set(key, "set again")
-    assert cache.get(key) == "set again"
-
-
-@everywhere
-def test_gets_reads_bytes_whatever_wrote_them(cache: AnyCache, key: str) -> None:
-    """A str written by add or set reads as its UTF-8 bytes, as memcached would have it."""
-    cache.add(key, "naïve")
-    assert cache.gets(key)[0] == "naïve".encode()
-    cache.set(key, "時間")
-    assert cache.gets(key)[0] == "時間".encode()
-
-
-@everywhere
 def test_another_programs_text_under_a_limits_key_is_a_corrupt_log(cache: AnyCache, key: str) -> None:
     """It used to be a TypeError where the cache kept the str as it was."""
     cache.set(cache_key(key), "not a log")
     with pytest.raises(CorruptLog, match=key):
         nekkar.Nekkar(cache)(key, 10).acquire()
-
-
-@everywhere
-def test_the_token_of_a_missing_key_creates_it_once(cache: AnyCache, key: str) -> None:
-    """Gets of a missing key is (None, token); the first cas with that token creates, the second loses."""
-    value, token = cache.gets(key)
-    assert value is None
-    assert cache.cas(key, b"created", token, 3600) is True
-    assert cache.cas(key, b"again", token, 3600) is False
-    assert cache.gets(key)[0] == b"created"
-
-
-@everywhere
-def test_a_token_is_good_for_one_swap(cache: AnyCache, key: str) -> None:
-    """Cas with the newest token wins; with an older one it loses and changes nothing."""
-    cache.set(key, "one")
-    value, token = cache.gets(key)
-    assert value == b"one"
-    assert cache.cas(key, b"\x00two\xff\r\n", token, 3600) is True
-    assert cache.cas(key, b"three", token, 3600) is False
-    assert cache.gets(key)[0] == b"\x00two\xff\r\n"
-
-
-@everywhere
-@pytest.mark.parametrize("change", ["set", "cas", "same bytes", "delete", "delete and set", "delete and add"])
-def test_a_token_loses_after_any_change(cache: AnyCache, key: str, change: str) -> None:
-    """Also where the key was deleted and made again with the same bytes (ABA), and nothing is written."""
-    cache.set(key, "one")
-    _, token = cache.gets(key)
-    if "delete" in change:
-        cache.delete(key)
-    if "set" in change:
-        cache.set(key, "two")
-    if "add" in change:
-        assert cache.add(key, "one")
-    if change in ("cas", "same bytes"):
-        assert cache.cas(key, b"one" if change == "same bytes" else b"two", token, 3600)
-    before = cache.gets(key)[0]
-    assert cache.cas(key, b"late", token, 3600) is False
-    assert cache.gets(key)[0] == before
-
-
-@everywhere
-def test_the_token_of_a_missing_key_loses_once_the_key_is_set(cache: AnyCache, key: str) -> None:
-    """Whoever creates first wins, by add, set or cas alike."""
-    _, token = cache.gets(key)
-    cache.add(key, "there")
-    assert cache.cas(key, b"late", token, 3600) is False
-    assert cache.get(key) == "there"
 
 
 def _increment(cache: AnyCache, key: str, times: int) -> int:
@@ -233,23 +107,6 @@ def _increment(cache: AnyCache, key: str, times: int) -> int:
     return lost
 
 
-@everywhere
-def test_eight_threads_that_swap_lose_no_increment(cache: AnyCache, key: str) -> None:
-    """The counter ends at the sum, and swaps did conflict."""
-    added = conflicts = 0
-    switch = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        with ThreadPoolExecutor(8) as pool:
-            while conflicts == 0 and added < 8 * 50 * 40:
-                conflicts += sum(pool.map(lambda _: _increment(cache, key, 50), range(8)))
-                added += 8 * 50
-    finally:
-        sys.setswitchinterval(switch)
-    assert cache.gets(key)[0] == b"%d" % added
-    assert conflicts > 0
-
-
 def _work(cache: AnyCache, key: str, begin: Any, results: Any) -> None:
     begin.wait(120)
     results.put(_increment(cache, key, 150))
@@ -257,7 +114,7 @@ def _work(cache: AnyCache, key: str, begin: Any, results: Any) -> None:
 
 @on("sqlite", "memcached")
 def test_four_processes_that_swap_lose_no_increment(cache: AnyCache, key: str) -> None:
-    """The same between processes, each with the cache as it was pickled to it."""
+    """Between processes, each with the cache as it was pickled to it; and swaps did conflict."""
     added = conflicts = 0
     for _ in range(5):
         begin, results = _spawn.Barrier(4), _spawn.Queue()

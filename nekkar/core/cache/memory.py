@@ -27,7 +27,10 @@ class _Item(NamedTuple):
 
 
 class MemoryCache(BaseCache):
-    """A dict behind a lock. Two of them share nothing; a pickled one comes back empty, and says so once."""
+    """A dict behind a lock. Two of them share nothing; a pickled one comes back empty, and says so once.
+
+    A copy, by ``copy`` or ``deepcopy``, is the cache itself: a copied limiter has the same limits.
+    """
 
     in_process = True
 
@@ -41,6 +44,12 @@ class MemoryCache(BaseCache):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, ()
+
+    def __copy__(self) -> MemoryCache:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MemoryCache:
+        return self
 
     def add(self, key: str, value: str) -> bool:
         """Set ``key`` only if it is not set already; return whether it was set now."""
