@@ -48,6 +48,7 @@ def logs(draw: st.DrawFn) -> HitLog:
         numbers=column(list(numbers)[1:]),
         crowd=draw(st.integers(0, 2**16 - 1)),
         horizon_us=draw(TIME),
+        written_at=draw(TIME),
     )
 
 
@@ -60,7 +61,7 @@ def is_legal(log: HitLog) -> bool:
         and all(fewer < more for fewer, more in pairwise(numbers))
         and len(log.times) == len(log.numbers)
         and min(log.epoch, log.nonce, log.base, log.zero, log.crowd, log.hold_until, log.origin_us) >= 0
-        and min(log.margin_us, log.spacing_us, log.horizon_us, log.reset_at) >= 0
+        and min(log.margin_us, log.spacing_us, log.horizon_us, log.reset_at, log.written_at) >= 0
         and len(log.windows) <= MAX_WINDOWS
         and all(MIN_PERIOD <= rate.period_us <= MAX_PERIOD and 1 <= rate.count <= MAX_COUNT for rate in log.windows)
         and decode(encode(log)) == log
@@ -105,7 +106,8 @@ def test_the_empty_log_comes_back() -> None:
 def test_no_field_is_left_out() -> None:
     """Were a field of the log not encoded, its value would be another's default here."""
     times, numbers = array("Q", [2**40]), array("Q", [2**41])
-    full = HitLog(7, 8, 9, 10, 11, (Rate(S, 5),), 12, 13, 3, times, numbers, crowd=14, horizon_us=15, reset_at=16)
+    windows = (Rate(S, 5),)
+    full = HitLog(7, 8, 9, 10, 11, windows, 12, 13, 3, times, numbers, 14, horizon_us=15, reset_at=16, written_at=17)
     empty = HitLog(0)
     assert all(getattr(full, one.name) != getattr(empty, one.name) for one in fields(HitLog))
     assert decode(encode(full)) == full
@@ -121,8 +123,8 @@ def test_sixteen_windows_come_back_and_seventeen_are_refused() -> None:
 
 def test_the_bytes_are_laid_out_little_endian_for_every_machine() -> None:
     """One log's bytes, spelled out: a fleet of different machines reads the same log."""
-    log = HitLog(1, 2, 3, 4, 5, (Rate(60 * S, 100),), 6, NOW, 5, array("I", [0, 258]), array("I", [2, 9]), 7, 8, 10)
-    fixed = struct.pack("<QQqqqqqQqQHHI", 1, 2, 3, 4, 5, 8, 10, 6, NOW, 5, 7, 1, 2)
+    log = HitLog(1, 2, 3, 4, 5, (Rate(60 * S, 100),), 6, NOW, 5, array("I", [0, 258]), array("I", [2, 9]), 7, 8, 10, 9)
+    fixed = struct.pack("<QQqqqqqqQqQHHI", 1, 2, 3, 4, 5, 8, 10, 9, 6, NOW, 5, 7, 1, 2)
     body = fixed + struct.pack("<QQ", 60 * S, 100) + struct.pack("<IIII", 0, 258, 2, 9)
     assert encode(log) == struct.pack("<4sBBHI", b"nkkr", 1, 0, len(fixed), crc32(body)) + body
 
@@ -240,6 +242,8 @@ def test_random_bytes_are_refused(raw: bytes, prefix: bytes) -> None:
         HitLog(1, spacing_us=-1),
         HitLog(1, horizon_us=-1),
         HitLog(1, origin_us=-1),
+        HitLog(1, reset_at=-1),
+        HitLog(1, written_at=-1),
         HitLog(1, windows=(Rate(0, 1),)),
         HitLog(1, windows=(Rate(MAX_PERIOD + 1, 1),)),
         HitLog(1, windows=(Rate(S, 0),)),

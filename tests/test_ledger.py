@@ -171,6 +171,15 @@ class TestBooking:
         book(alone, 1, returned=slots)
         assert logged(store).total == 4
 
+    def test_each_write_is_stamped_with_its_writers_time(self) -> None:
+        """Whoever reads the log knows when it was last changed."""
+        clock, store = FakeClock(), Store()
+        alone = ledger(store, clock)
+        for _ in range(2):
+            clock.advance(0.3)
+            book(alone, 1)
+            assert logged(store).written_at == clock.now_us()
+
     def test_an_unbooking_alone_with_nothing_to_take_out_writes_nothing(self) -> None:
         """No swap for nothing."""
         store = Store()

@@ -21,8 +21,8 @@ MAGIC = b"nkkr"
 VERSION = 1
 _PREFIX = struct.Struct("<4sBBHI")
 _FIELDS: tuple[str, ...] = ("epoch", "nonce", "hold_until", "margin_us", "spacing_us", "horizon_us", "reset_at")
-_FIELDS += ("base", "origin_us", "zero", "crowd")
-_HEADER = struct.Struct("<QQqqqqqQqQHHI")  # the fields above, how many windows, how many entries
+_FIELDS += ("written_at", "base", "origin_us", "zero", "crowd")
+_HEADER = struct.Struct("<QQqqqqqqQqQHHI")  # the fields above, how many windows, how many entries
 _values = attrgetter(*_FIELDS)
 _WINDOW = struct.Struct("<QQ")
 _WIDE_TIMES, _WIDE_NUMBERS = 1, 2
@@ -76,8 +76,8 @@ def _check(log: HitLog) -> None:
         raise CorruptLog("its hits are not in order")
     if log.numbers and log.zero + log.numbers[0] <= log.base:
         raise CorruptLog("its numbers start below its base")
-    least = min(log.hold_until, log.origin_us, log.margin_us, log.spacing_us, log.horizon_us, log.reset_at)
-    if len(log.windows) > MAX_WINDOWS or least < 0:
+    times = (log.hold_until, log.origin_us, log.reset_at, log.written_at)
+    if len(log.windows) > MAX_WINDOWS or min(*times, log.margin_us, log.spacing_us, log.horizon_us) < 0:
         raise CorruptLog("its header is out of bounds")
     for window in log.windows:
         if not (MIN_PERIOD <= window.period_us <= MAX_PERIOD and 1 <= window.count <= MAX_COUNT):

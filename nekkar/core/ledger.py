@@ -165,7 +165,8 @@ class Ledger:
             planned, answers = plan(base, now, doubt is not None)
             if planned is base and found:
                 return answers
-            written = replace(planned, nonce=randbits(63), crowd=crowded(planned.crowd, conflicts))
+            crowd = crowded(planned.crowd, conflicts)
+            written = replace(planned, nonce=randbits(63), crowd=crowd, written_at=now)
             won = yield from self._try(written, token, now, answers)
             if won is True:
                 self._won(written, answers, order, now)
@@ -269,10 +270,11 @@ class Ledger:
             found, token = yield from self.look()
             if found is None or found.nonce != nonce:
                 return
-            undone = replace(found, nonce=randbits(63))
+            now = self.clock.now_us()
+            undone = replace(found, nonce=randbits(63), written_at=now)
             for answer in answers:
                 undone = undone.unbook(answer.at, answer.cost) if isinstance(answer, Slot) else undone
-            yield from self._write(undone, token, self.clock.now_us())
+            yield from self._write(undone, token, now)
         except CacheError as error:
             log.warning("cache key %r: an interrupted call leaves its slot unused: %s", self.key, error)
 

@@ -49,6 +49,7 @@ class HitLog:
     ``crowd``: how often swaps of it lately met others (pace.py). ``windows``, ``margin_us``,
     ``spacing_us``, ``horizon_us``: those in use, the largest where there is one value.
     ``reset_at``: when the limit was started afresh (0: never); what others remember of before counts no more.
+    ``written_at``: when the newest write was sent, by its writer's clock (0: never written).
     ``times`` and ``numbers`` hold the entries as offsets from ``origin_us`` and ``zero``.
     """
 
@@ -66,6 +67,7 @@ class HitLog:
     crowd: int = 0
     horizon_us: int = 0
     reset_at: int = 0
+    written_at: int = 0
 
     # What the log says.
 
