@@ -29,11 +29,12 @@ from itertools import count
 from secrets import randbits
 from typing import Any
 
-from nekkar.core.clock import Clock
+from nekkar.core.clock import Clock, ReadClock
 from nekkar.core.codec import decode, encode
-from nekkar.core.effects import Pause, Steps
+from nekkar.core.effects import Call, Pause, Steps
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.log import LINGER_US, HitLog
+from nekkar.core.notices import Notices
 from nekkar.core.pace import Pace, crowded
 from nekkar.core.rate import SECOND, Quota
 from nekkar.core.slots import Ask, Refusal, Slot
@@ -76,12 +77,14 @@ class Ledger:
 
     def __init__(self, store: Store, key: str, quota: Quota, clock: Clock) -> None:
         self.store, self.key, self.quota, self.clock = store, key, quota, clock
+        self._read_clock = clock if isinstance(clock, ReadClock) else None
+        self.clock_is_due: Callable[[], bool] = self._read_clock.is_due if self._read_clock else bool
         self.mirror: Mirror | None = None
         self.seen = Look(0, 0, None, 0, 0)
         self._looks = count(1)
         self.pace = Pace()
         self._newest: tuple[bytes, HitLog] | None = None
-        self._said = False
+        self._notices = Notices(key, quota)
 
     def no_slot_before(self, cost: int, hits: int, calls: int) -> int:
         """Return a lower bound of a call's slot behind ``calls`` others of ``hits``, as far as the mirror shows."""
@@ -102,13 +105,22 @@ class Ledger:
 
     # Steps.
 
+    def read_clock(self) -> Steps[None]:
+        """Read the clock where that is due; raises CacheError where its time is not known and can't be read."""
+        if self._read_clock and self.clock_is_due():
+            yield Call(self._read_clock.read, ())
+
     def look(self) -> Steps[tuple[HitLog | None, Any]]:
         """Read the log, and the token to swap it with; raises CacheError, or CorruptLog."""
+        yield from self.read_clock()
         order, sent = next(self._looks), self.clock.now_us()
         raw, token = yield from self.store.read(self.key)
-        self.pace.read_took(self.clock.now_us() - sent)
+        answered = self.clock.now_us()
+        self.pace.read_took(answered - sent)
         found = None if raw is None else self._decoded(raw)
         self._saw(order, sent, found)
+        if found:
+            self._notices.look(found, answered)
         return found, token
 
     def book(self, asks: Sequence[Ask], returned: Sequence[Slot] = ()) -> Steps[Answers]:
@@ -258,11 +270,6 @@ class Ledger:
         newer = known is None or swapped or (order > known.order and found and found.epoch == known.log.epoch)
         if found and newer:
             self.mirror = Mirror(found, order, sent)
-        others = sorted(set(found.windows) - set(self.quota.rates)) if found and not self._said else []
-        if others:
-            self._said = True
-            elsewhere = "; ".join(map(str, others))
-            log.warning("cache key %r has other limits elsewhere: %s, and %s here", self.key, elsewhere, self.quota)
 
     def _take_back(self, nonce: int, answers: Answers) -> Steps[None]:
         """After an interrupted write: undo it where it landed and is still the newest."""

@@ -10,11 +10,12 @@ import threading
 from typing import Any
 from weakref import WeakValueDictionary
 
-from nekkar.core.cache import BaseCache, MemoryCache, from_url
+from nekkar.core.cache import BaseCache, MemoryCache, TellsTime, from_url
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit import Admission, Limit, Shared, Status, Window
 from nekkar.core.rate import Quota, patience, quota
+from nekkar.core.server_clock import ServerClock
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
@@ -25,14 +26,15 @@ class Nekkar:
     """A rate limiter over one cache; call it to get limits.
 
     ``cache``: a cache object, a URL (``"memcached://localhost:11211"``, ``"sqlite:///file.db"``,
-    ``"memory:"``), or None for this process only. ``clock``: ``"auto"`` or ``"local"`` for the
-    machine's clock, or an object with the methods of ``nekkar.core.clock.Clock``.
+    ``"memory:"``), or None for this process only. ``clock``: ``"auto"`` for the clock of the cache's server
+    where that tells it, else the machine's; ``"server"`` insists, ``"local"`` trusts the machine's; or an object
+    with the methods of ``nekkar.core.clock.Clock``.
     Raises ConfigurationError; nothing is connected before the first call.
     """
 
     def __init__(self, cache: BaseCache | str | None = None, *, clock: Clock | str = "auto") -> None:
         self._cache, self._clock_name = _cache(cache), clock
-        self._clock = _clock(clock)
+        self._clock = _clock(clock, self._cache)
         self._known: WeakValueDictionary[str, Shared] = WeakValueDictionary()
         self._kept: dict[str, Shared] = {}  # alive for what they remember, though nobody holds their limit
         self._sweep_at = SWEEP_AT
@@ -105,11 +107,15 @@ def _cache(cache: BaseCache | str | None) -> BaseCache:
     return cache
 
 
-def _clock(clock: Clock | str) -> Clock:
+def _clock(clock: Clock | str, cache: BaseCache) -> Clock:
+    if clock in ("auto", "server") and isinstance(cache, TellsTime):
+        return ServerClock(cache.tell_time, insist=clock == "server")
+    if clock == "server":
+        raise ConfigurationError(f"clock 'server': {shown(cache)} has no server that tells a clock; use 'auto'")
     if clock in ("auto", "local"):
         return SystemClock()
     if isinstance(clock, (str, type)) or not callable(getattr(clock, "now_us", None)):
-        raise ConfigurationError(f"clock {shown(clock)} is not known; use 'auto', 'local' or a Clock")
+        raise ConfigurationError(f"clock {shown(clock)} is not known; use 'auto', 'server', 'local' or a Clock")
     return clock
 
 

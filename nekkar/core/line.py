@@ -71,6 +71,8 @@ class Line:
 
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
+        if self.ledger.clock_is_due():
+            yield Transact(self.ledger.read_clock())
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
         caller = Caller(next(self._tickets), cost, now, deadline, max_wait)
@@ -152,12 +154,11 @@ class Line:
         return False
 
     def _leave(self, caller: Caller) -> None:
-        now = self.ledger.clock.now_us()
         with self._lock:
             self._queue.leave(caller)
             slot, caller.slot = caller.slot, None
             if slot:
-                self._pass_on(slot, now)
+                self._pass_on(slot, self.ledger.clock.now_us())
             self._wake_head()
             booking = self._booking
         if booking and booking.leader is caller:
@@ -207,9 +208,8 @@ class Line:
     def _asked(self) -> tuple[list[Caller], list[Slot]]:
         """Return for whom to book, nobody while a slot lies beyond the horizon, and what to unbook."""
         with self._lock:
-            may_book = self.ledger.clock.now_us() >= self._resume_at
             returned, self._returned = self._returned, []
-            return list(self._queue) if may_book else [], returned
+            return list(self._queue) if self.ledger.clock.now_us() >= self._resume_at else [], returned
 
     def _hand_out(self, asks: list[Caller], answers: list[Slot | Refusal]) -> None:
         now = self.ledger.clock.now_us()
