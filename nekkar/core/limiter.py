@@ -115,7 +115,7 @@ def _clock(clock: Clock | str, cache: BaseCache) -> Clock:
     if clock in ("auto", "local"):
         return SystemClock()
     if isinstance(clock, (str, type)) or not callable(getattr(clock, "now_us", None)):
-        raise ConfigurationError(f"clock {shown(clock)} is not known; use 'auto', 'server', 'local' or a Clock")
+        raise ConfigurationError(f"clock {shown(clock)} is not known; use 'server', 'auto', 'local' or a Clock")
     return clock
 
 
