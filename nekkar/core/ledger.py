@@ -177,8 +177,7 @@ class Ledger:
             planned, answers = plan(base, now, doubt is not None)
             if planned is base and found:
                 return answers
-            crowd = crowded(planned.crowd, conflicts)
-            written = replace(planned, nonce=randbits(63), crowd=crowd, written_at=now)
+            written = replace(planned, nonce=randbits(63), written_at=now, crowd=crowded(planned.crowd, conflicts))
             won = yield from self._try(written, token, now, answers)
             if won is True:
                 self._won(written, answers, order, now)
