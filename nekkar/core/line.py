@@ -73,6 +73,8 @@ class Line:
 
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
+        if self.ledger.clock_is_due():
+            yield Transact(self.ledger.know_time())
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
         caller = Caller(next(self._tickets), cost, now, deadline, max_wait)
@@ -196,12 +198,11 @@ class Line:
         return event
 
     def _leave(self, caller: Caller) -> None:
-        now = self.ledger.clock.now_us()
         with self._lock:
             self._places.queue.leave(caller)
             slot, caller.slot = caller.slot, None
             if slot:
-                self._places.pass_on(slot, now)
+                self._places.pass_on(slot, self.ledger.clock.now_us())
                 self._places.wake_next()
             self._places.wake_head()
             booking = self._booking
