@@ -1,9 +1,12 @@
-"""From a URL to a cache."""
+"""From a URL to a cache: one function for each scheme, of the URL's parts and its options."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote
 
 from nekkar.core.cache.base import BaseCache
 from nekkar.core.cache.memcached import MemcachedCache
@@ -11,19 +14,29 @@ from nekkar.core.cache.memory import MemoryCache
 from nekkar.core.cache.sqlite import SqliteCache
 from nekkar.core.errors import ConfigurationError, shown
 
-_KNOWN = "memory:, sqlite:///file.db, sqlite:////folder/file.db, memcached://host:11211, memcached:///path/to/socket"
+_KNOWN = (
+    "memory:, sqlite:///file.db, sqlite:////folder/file.db, memcached://host:11211, memcached://host1,host2:11212,"
+    " memcacheds://host (TLS), memcached:///path/to/socket"
+)
+_URL = re.compile(r"([^:/?#]*):(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)  # RFC 3986, appendix B
 
 
 def from_url(url: str) -> BaseCache:
     """Return the cache that ``url`` names; ConfigurationError where it names none.
 
-    ``?timeout=SECONDS`` sets the timeout of a memcached or SQLite cache.
+    ``?timeout=SECONDS`` sets the timeout of a memcached or SQLite cache. ``memcacheds`` is memcached over TLS,
+    trusting what the system trusts.
     """
     if not isinstance(url, str):
         raise ConfigurationError(f"cache URL {shown(url)} is no text; use one of {_KNOWN}")
-    makers = {"memory": _memory, "sqlite": _sqlite, "memcached": _memcached}
+    makers: dict[str, Callable[..., BaseCache]] = {
+        "memory": _memory,
+        "sqlite": _sqlite,
+        "memcached": _memcached,
+        "memcacheds": partial(_memcached, tls_context=True),
+    }
     try:
-        parts = urlsplit(url)
+        parts = _split(url)
         make = makers[parts.scheme]
         if make is not _memory and not url[len(parts.scheme) :].startswith("://"):
             raise ConfigurationError(f"'//' is missing behind '{parts.scheme}:'; use one of {_KNOWN}")
@@ -48,12 +61,19 @@ def _sqlite(parts: SplitResult, options: dict[str, Any]) -> BaseCache:
     return SqliteCache(unquote(parts.path[1:]), **options)
 
 
-def _memcached(parts: SplitResult, options: dict[str, Any]) -> BaseCache:
+def _memcached(parts: SplitResult, options: dict[str, Any], tls_context: bool | None = None) -> BaseCache:
     if not parts.netloc and len(parts.path) > 1:
-        return MemcachedCache(unquote(parts.path), **options)
-    if "," in parts.netloc or parts.path.strip("/") or parts.username is not None:
-        raise ConfigurationError("a memcached cache is one server, host:port, with no path and no user")
-    return MemcachedCache(parts.hostname or "", 11211 if parts.port is None else parts.port, **options)
+        return MemcachedCache(unquote(parts.path), tls_context=tls_context, **options)
+    if "@" in parts.netloc or parts.path.strip("/"):
+        raise ConfigurationError("a memcached cache is servers, host:port, parted by ','; with no path and no user")
+    return MemcachedCache(servers=parts.netloc.split(","), tls_context=tls_context, **options)
+
+
+def _split(url: str) -> SplitResult:
+    """Split as the standard library does, which refuses a list of IPv6 hosts."""
+    found = _URL.fullmatch(url)
+    scheme, *parts = found.groups(default="") if found else ("", "", "", "", "")
+    return SplitResult(scheme.lower(), *parts)
 
 
 def _options(parts: SplitResult) -> dict[str, Any]:
