@@ -23,7 +23,7 @@ from nekkar.core.rate import whole
 
 PORT = 11211
 
-_NAMED = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([0-9]*))?")
+_NAMED = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]/@\s]*))(?::([0-9]*))?")
 
 
 @dataclass(frozen=True, slots=True)

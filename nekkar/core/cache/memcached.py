@@ -41,7 +41,7 @@ class MemcachedCache(BaseCache):
         host: str = "localhost",
         port: int = PORT,
         *,
-        servers: Sequence[tuple[str, int] | str] | None = None,
+        servers: Sequence[tuple[str, int] | str | Address] | None = None,
         timeout: float = 1.0,
         tls_context: ssl.SSLContext | bool | None = None,
     ) -> None:

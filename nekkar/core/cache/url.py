@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote
 
+from nekkar.core.cache.address import address
 from nekkar.core.cache.base import BaseCache
 from nekkar.core.cache.memcached import MemcachedCache
 from nekkar.core.cache.memory import MemoryCache
@@ -66,7 +67,11 @@ def _memcached(parts: SplitResult, options: dict[str, Any], tls_context: bool | 
         return MemcachedCache(unquote(parts.path), tls_context=tls_context, **options)
     if "@" in parts.netloc or parts.path.strip("/"):
         raise ConfigurationError("a memcached cache is servers, host:port, parted by ','; with no path and no user")
-    return MemcachedCache(servers=parts.netloc.split(","), tls_context=tls_context, **options)
+    try:
+        servers = [address(server) for server in parts.netloc.split(",")]
+    except ConfigurationError as cause:
+        raise ConfigurationError(f"{cause}; use one of {_KNOWN}") from None
+    return MemcachedCache(servers=servers, tls_context=tls_context, **options)
 
 
 def _split(url: str) -> SplitResult:
