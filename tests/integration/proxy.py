@@ -82,6 +82,21 @@ def now_and_then(share: float, *faults: Fault) -> Fault:
     return mixed
 
 
+def received(connection: socket.socket) -> bytes:
+    """Return a whole request or answer, its value included; b"" at the end."""
+    got = connection.recv(RECEIVE)
+    while got and len(got) < _length(got):
+        got += connection.recv(RECEIVE)
+    return got
+
+
+def _length(message: bytes) -> int:
+    head, _, _ = message.partition(b"\r\n")
+    words = [*head.split(), b"", b"", b"", b"", b""]
+    at = {b"ms": 2, b"set": 4, b"add": 4, b"cas": 4, b"VA": 1, b"VALUE": 3}.get(words[0])
+    return len(head) + 2 + (int(words[at]) + 2 if at else 0) + (5 if words[0] == b"VALUE" else 0)
+
+
 class Proxy:
     """Listens on ``port`` before the memcached on another. ``fault`` meets the answers to requests like ``only``."""
 
@@ -116,7 +131,7 @@ class Proxy:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             way = self.tls.wrap_socket(client, server_side=True) if self.tls else client
             with way:
-                while request := way.recv(RECEIVE):
+                while request := received(way):
                     self._answer(way, server, request)
         self.open.discard(client)
 
@@ -126,7 +141,7 @@ class Proxy:
             client.sendall(refusal)
             return
         server.sendall(request)
-        answer = server.recv(RECEIVE)
+        answer = received(server)
         (self.fault if request.startswith(self.only) else pass_on)(client, answer)
 
 

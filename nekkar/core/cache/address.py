@@ -38,6 +38,11 @@ class Address:
             return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def name(self) -> str:
+        """What tells it from others: a host in any case is one."""
+        return str(self) if self.port is None else str(self).lower()
+
 
 def address(server: Any) -> Address:
     """Read a server as pymemcache takes it: ``("host", 11211)``, "host:11211", "host", "[::1]:11211", "/a/socket"."""
@@ -63,7 +68,7 @@ def addresses(servers: Any) -> tuple[Address, ...]:
     if isinstance(servers, str) or not isinstance(servers, Sequence) or not servers:
         raise ConfigurationError(f"memcached servers {shown(servers)} are no list of servers, such as ['h1', 'h2']")
     found = tuple(map(address, servers))
-    names = [str(each).lower() for each in found]
+    names = [each.name for each in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise ConfigurationError(f"memcached server {twice!r} is listed twice; name each once")
@@ -76,8 +81,7 @@ def keeper(servers: Sequence[Address], key: str) -> Address:
 
 
 def _weight(server: Address, key: str) -> bytes:
-    name = str(server) if server.port is None else str(server).lower()
-    return blake2b(f"{name} {key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return blake2b(f"{server.name} {key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _named(server: str) -> Address:
