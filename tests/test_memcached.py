@@ -154,6 +154,17 @@ def test_what_came_before_it_was_asked_for_is_no_classic_answer(cache: Memcached
     assert cache.get("key") == "mine"
 
 
+def test_a_server_without_tokens_is_an_error() -> None:
+    """``memcached -C`` tells 0 for every token, and takes 0 for no condition: each swap would win."""
+    with memcached("-C") as running, proxy(running.port) as way:
+        for way.refuse in (before_meta, lambda request: None):
+            cache = MemcachedCache(HOST, way.port)
+            cache.set("key", "value")
+            with pytest.raises(CacheError, match="without -C"):
+                cache.cas("key", b"other", cache.gets("key")[1], 60)
+            assert cache.get("key") == "value"
+
+
 # Answers that are none.
 
 

@@ -9,7 +9,7 @@ from nekkar.core.cache.address import PORT, addresses, at, keeper
 from nekkar.core.cache.base import UNREAD, BaseCache
 from nekkar.core.cache.server import Connection, Server
 from nekkar.core.clock import SystemClock
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import CacheError, ConfigurationError, shown
 from nekkar.core.rate import SECOND, micros
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class MemcachedCache(BaseCache):
             return None
         server, expire = self._server_of(key), _expiry(ttl)
         generation, unique = token
+        if unique == b"0":
+            raise CacheError(f"memcached at {server.address} keeps no tokens to swap by; start it without -C")
 
         def command(connection: Connection) -> Any:
             if server.pool.generation != generation:
