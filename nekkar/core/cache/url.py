@@ -30,15 +30,9 @@ def from_url(url: str) -> BaseCache:
     """
     if not isinstance(url, str):
         raise ConfigurationError(f"cache URL {shown(url)} is no text; use one of {_KNOWN}")
-    makers: dict[str, Callable[..., BaseCache]] = {
-        "memory": _memory,
-        "sqlite": _sqlite,
-        "memcached": _memcached,
-        "memcacheds": partial(_memcached, tls_context=True),
-    }
     try:
         parts = _split(url)
-        make = makers[parts.scheme]
+        make = _MAKERS[parts.scheme]
         if make is not _memory and not url[len(parts.scheme) :].startswith("://"):
             raise ConfigurationError(f"'//' is missing behind '{parts.scheme}:'; use one of {_KNOWN}")
         return make(parts, _options(parts))
@@ -86,3 +80,11 @@ def _options(parts: SplitResult) -> dict[str, Any]:
     if parts.fragment or [name for name, _ in pairs] not in ([], ["timeout"]):
         raise ConfigurationError("the only option is ?timeout=SECONDS, once")
     return {name: float(value) for name, value in pairs}
+
+
+_MAKERS: dict[str, Callable[[SplitResult, dict[str, Any]], BaseCache]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "memcached": _memcached,
+    "memcacheds": partial(_memcached, tls_context=True),
+}
