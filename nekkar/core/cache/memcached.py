@@ -102,7 +102,7 @@ class MemcachedCache(BaseCache):
     def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         """Write ``value`` for ``ttl`` seconds if ``key`` is as when ``token`` was read; return the new token.
 
-        None where it was not written; UNREAD where it was, and the server tells no token (before 1.6.13).
+        None where it was not written; UNREAD where it was, and the server tells no token (before 1.6.18).
         """
         if token is UNREAD:
             return None

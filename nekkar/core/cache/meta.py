@@ -13,15 +13,11 @@ from __future__ import annotations
 import re
 from itertools import count
 from secrets import randbits
-from typing import TYPE_CHECKING
 
 from nekkar.core.cache.stream import Stream
 from nekkar.core.errors import shown
 
-if TYPE_CHECKING:
-    from pymemcache.client.base import Client
-
-OLDEST = (1, 6, 13)  # before it the token that a store tells is not always the new one
+OLDEST = (1, 6, 18)  # some before it tell no opaque on a miss (1.6.14), or a wrong token (1.6.12), or speak otherwise
 LONGEST_LINE = 2048
 RECEIVE = 8192
 
@@ -33,6 +29,10 @@ Answer = tuple[bytes, dict[bytes, bytes], bytes]
 
 class BadAnswer(Exception):
     """What came is not the answer to the command that was sent."""
+
+
+class Refused(BadAnswer):
+    """Whoever answers does not know the command, whatever its version: a proxy on the way."""
 
 
 class Meta:
@@ -77,6 +77,8 @@ class Meta:
         head = b" ".join((verb, name, *size, *flags, b"k", b"O" + opaque))
         self.stream.sendall(head + b"\r\n" if data is None else b"%b\r\n%b\r\n" % (head, data))
         line, rest = self._line()
+        if line == b"ERROR":
+            raise Refused(f"answered {shown(line)} to {verb.decode()}")
         code, length, fields = _parsed(line)
         if fields.get(b"O") != opaque or fields.get(b"k") != name or not _fits(verb, code, fields):
             raise BadAnswer(f"answered {shown(line)} to {verb.decode()} of key {shown(key)}")
@@ -109,25 +111,10 @@ class Meta:
         return got
 
 
-def is_spoken(client: Client) -> bool:
-    """Return whether the server speaks meta as it is needed here, opaque numbers on misses too.
-
-    Where it refuses the command that finds out, pymemcache closes the connection (``client.sock`` is None).
-    """
-    from pymemcache.exceptions import MemcacheClientError
-
-    try:
-        version = _VERSION.match(client.version())
-        if not version or tuple(map(int, version.groups())) < OLDEST:
-            return False
-        opaque = b"%d" % next(_opaques)
-        line = client.raw_command(b"mg nekkar k O" + opaque)
-    except MemcacheClientError:
-        return False
-    code, _, fields = _parsed(line)
-    if code not in (b"EN", b"HD") or fields.get(b"O", opaque) != opaque:
-        raise BadAnswer(f"answered {shown(line)} to mg")
-    return fields == {b"k": b"nekkar", b"O": opaque}
+def is_spoken(version: bytes) -> bool:
+    """Return whether a server of this version speaks meta as it is needed here."""
+    found = _VERSION.match(version)
+    return found is not None and tuple(map(int, found.groups())) >= OLDEST
 
 
 def _parsed(line: bytes) -> tuple[bytes, int, dict[bytes, bytes]]:

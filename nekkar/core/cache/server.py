@@ -6,7 +6,7 @@ Rules:
 - A read that meets a kept connection which was closed meanwhile, or which holds what is not its answer, is
   tried once more, on a new one. A write never is: whether the first was done nobody knows.
 - Tokens are of one ``generation`` of connections (pool.py), each server's own: none outlives a restart.
-- Whether a server speaks meta is asked on each new connection. Every other one is spoken to classically.
+- A server of a version that speaks meta is spoken to by it, unless a command was refused; any other classically.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from nekkar.core.cache.address import Address
 from nekkar.core.cache.classic import Classic
-from nekkar.core.cache.meta import BadAnswer, Meta, is_spoken
+from nekkar.core.cache.meta import BadAnswer, Meta, Refused, is_spoken
 from nekkar.core.cache.pool import Pool
 from nekkar.core.cache.stream import connect
 from nekkar.core.clock import monotonic
@@ -36,6 +36,7 @@ class Server:
 
     def __init__(self, address: Address, timeout: float, tls: ssl.SSLContext | bool | None) -> None:
         self.address, self.timeout, self._tls = address, timeout, tls
+        self._refuses = False
         self.pool: Pool[Connection] = Pool(self._connect, lambda connection: connection.close())
 
     def read(self, command: Callable[[Connection], T]) -> T:
@@ -45,7 +46,8 @@ class Server:
         try:
             return self._run(command, until)
         except CacheError as error:
-            if not kept or isinstance(error.__cause__, TimeoutError):
+            cause = error.__cause__
+            if not isinstance(cause, Refused) and (not kept or isinstance(cause, TimeoutError)):
                 raise
         return self._run(command, until)
 
@@ -73,6 +75,7 @@ class Server:
         if isinstance(cause, TimeoutError):
             remedy = "see that it runs and can be reached, or allow a longer timeout"
             return f" did not answer within {self.timeout:g} s; {remedy}"
+        self._refuses |= isinstance(cause, Refused)
         if isinstance(cause, BadAnswer):
             return f" {cause}; that connection is closed, and the call may be repeated"
         if isinstance(cause, OSError | MemcacheError | ValueError | LookupError):
@@ -80,16 +83,18 @@ class Server:
         return None
 
     def _connect(self, until: float) -> Connection:
+        from pymemcache.exceptions import MemcacheClientError
+
         client = self._client(until)
         try:
-            if is_spoken(client):
+            if is_spoken(client.version()) and not self._refuses:
                 return Meta(client.sock)
-            if client.sock is None:
-                client = self._client(until)
-            return Classic(client.sock, client)
+        except MemcacheClientError:  # a server that does not know its version; pymemcache has closed the connection
+            client = self._client(until)
         except BaseException:
             client.close()
             raise
+        return Classic(client.sock, client)
 
     def _client(self, until: float) -> Client:
         """Return pymemcache's client on a connection of ours: its own has a timeout for each ``recv`` alone."""
