@@ -30,8 +30,8 @@ class Memcached:
     options: tuple[str, ...] = ()
 
     def start(self) -> None:
-        command = ["memcached", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0"]
-        command += [*self.options, *(["-u", "root"] if os.geteuid() == 0 else [])]
+        command = ["memcached", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", *self.options]
+        command += ["-u", "root"] if os.geteuid() == 0 else []
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 30
         while True:
@@ -74,7 +74,7 @@ class Memcached:
 
 @contextmanager
 def memcached(*options: str) -> Iterator[Memcached]:
-    """Run a memcached for a while; without one installed, skip, or fail where CI is set."""
+    """Run a memcached for a while, with more options; without one installed, skip, or fail where CI is set."""
     if shutil.which("memcached") is None:
         if os.environ.get("CI"):
             pytest.fail("memcached is not installed")
