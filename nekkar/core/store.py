@@ -61,7 +61,7 @@ class Native:
 
     def swap(self, key: str, value: bytes, token: Any, ttl: int) -> Steps[bool]:
         """Swap the value."""
-        return cast(bool, (yield Call(self.cache.cas, (key, value, token, ttl))))
+        return bool((yield Call(self.cache.cas, (key, value, token, ttl))))
 
 
 class Versions:

@@ -11,16 +11,22 @@ from nekkar.core.cache.memory import MemoryCache
 from nekkar.core.cache.sqlite import SqliteCache
 from nekkar.core.errors import ConfigurationError, shown
 
-_KNOWN = "memory:, sqlite:///file.db, sqlite:////folder/file.db, memcached://host:11211, memcached:///path/to/socket"
+_KNOWN = (
+    "memory:, sqlite:///file.db, sqlite:////folder/file.db, memcached://host:11211, memcached:///path/to/socket,"
+    " redis://host:6379/0"
+)
+_REDIS = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
 
 
 def from_url(url: str) -> BaseCache:
     """Return the cache that ``url`` names; ConfigurationError where it names none.
 
-    ``?timeout=SECONDS`` sets the timeout of a memcached or SQLite cache.
+    ``?timeout=SECONDS`` sets the timeout of a memcached, SQLite or Redis cache.
     """
     if not isinstance(url, str):
         raise ConfigurationError(f"cache URL {shown(url)} is no text; use one of {_KNOWN}")
+    if url.lower().startswith(_REDIS):
+        return _redis(url)
     makers = {"memory": _memory, "sqlite": _sqlite, "memcached": _memcached}
     try:
         parts = urlsplit(url)
@@ -54,6 +60,12 @@ def _memcached(parts: SplitResult, options: dict[str, Any]) -> BaseCache:
     if "," in parts.netloc or parts.path.strip("/") or parts.username is not None:
         raise ConfigurationError("a memcached cache is one server, host:port, with no path and no user")
     return MemcachedCache(parts.hostname or "", 11211 if parts.port is None else parts.port, **options)
+
+
+def _redis(url: str) -> BaseCache:
+    from nekkar.redis import RedisCache  # needs its extra, and errors of its own that keep passwords out
+
+    return RedisCache(url)
 
 
 def _options(parts: SplitResult) -> dict[str, Any]:
