@@ -44,6 +44,7 @@ _SHA = sha1(_SWAP.encode(), usedforsecurity=False).hexdigest()
 _REMEDIES = {
     "ReadOnlyError": "it is a replica; give the address of its primary",
     "AskError": "it is one node of a cluster; give a redis.cluster.RedisCluster client",  # and MovedError
+    "MOVED": "it is one node of a cluster; give a valkey.cluster.ValkeyCluster client",  # valkey has no error for it
     "OutOfMemoryError": "it is full; raise its maxmemory, or give limits a server of their own",
     "BusyLoadingError": "it is loading its data; call again once it is done",
     "AuthenticationError": "see the user name and the password",
@@ -187,7 +188,7 @@ class RedisCache(BaseCache):
             raise CacheError(self._told(key, cause)) from cause
 
     def _told(self, key: str, cause: BaseException) -> str:
-        names = [base.__name__ for base in type(cause).__mro__]
+        names = [base.__name__ for base in type(cause).__mro__] + str(cause).split()[:1]
         if "TimeoutError" in names:
             what = f"did not answer within {self._timeout:g} s"
             return f"Redis at {self._place} {what}; see that it runs and can be reached, or allow a longer timeout"

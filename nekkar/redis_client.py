@@ -47,11 +47,13 @@ def _by_address(host: str, port: int, db: int, options: dict[str, Any]) -> Any:
 
 
 def _by_url(url: str, options: dict[str, Any]) -> Any:
-    name = _SCHEMES.get(url.partition("://")[0].lower())
+    scheme, colon, rest = url.partition(":")
+    name = _SCHEMES.get(scheme.lower())
     if name is None or not _reads(url):
         raise ConfigurationError(f"Redis URL {redacted(url)!r} is none; {_EXPECTED}")
+    kind = getattr(library(name), _CLIENTS[name])
     try:
-        return getattr(library(name), _CLIENTS[name]).from_url(url, **options)
+        return kind.from_url(scheme.lower() + colon + rest, **options)
     except (ValueError, TypeError):
         raise ConfigurationError(f"Redis URL {redacted(url)!r} can't be read; {_EXPECTED}") from None
 
