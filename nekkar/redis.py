@@ -195,7 +195,8 @@ class RedisCache(BaseCache):
         found = [_REMEDIES[name] for name in names if name in _REMEDIES]
         other = "see that it runs and can be reached" if "ConnectionError" in names else "see what holds the key"
         remedy = found[0] if found else other
-        return f"Redis at {self._place}: {type(cause).__name__}: {cause} (key {shown(key)}); {remedy}"
+        where = f"Redis at {self._place}, key {shown(key)}" if key else f"Redis at {self._place}"
+        return f"{where}: {type(cause).__name__}: {cause}; {remedy}"
 
 
 def _ask(connection: Any, *words: Any) -> Any:
