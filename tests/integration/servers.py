@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +102,10 @@ class RedisServer:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def forget(self) -> None:
+        """Remove what it saved: the next start finds nothing."""
+        Path(self.folder, "dump.rdb").unlink(missing_ok=True)
 
     def ask(self, command: str) -> str:
         """Send one command on a connection of its own; return the answer as it came, without its end."""

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 import pytest
@@ -41,39 +41,53 @@ def test_eight_processes_share_one_exact_window_and_use_all_of_it(scheme: str, r
     assert 0 < redis.commands() - before <= 4 * len(starts)
 
 
+def wait_until(reached: Callable[[], bool]) -> None:
+    """Wait for what a fleet does, however busy the machine."""
+    deadline = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < deadline, "the fleet does not get there"
+        time.sleep(0.01)
+
+
 def test_a_flush_of_data_and_scripts_in_the_middle_is_never_over(redis: RedisServer) -> None:
     """All processes used the limit before; the log is lost twice: at most a period goes unused each time."""
     with fleet(Plan(redis.url, "100/2s", SECONDS), 8) as running:
-        for instant in (2.7, 6.1):
-            running.sleep_until(instant)
+        wait_until(lambda: all(running.starts()))
+        for pause in (0.7, 3.4):
+            time.sleep(pause)
             assert redis.ask("FLUSHALL") == "+OK"
             assert redis.ask("SCRIPT FLUSH") == "+OK"
         running.join(60)
         starts = all_starts(running)
-        firsts = [own[0] for own in running.starts()]
-    assert max(firsts) < (running.begin + 2.7) * 1e6
     assert worst_window(starts, PERIOD_US) <= 100
     assert in_time(starts) >= 200
 
 
-def test_a_server_killed_twice_is_never_over_with_nothing_or_with_an_older_state(redis: RedisServer) -> None:
-    """It comes back empty first, then with what it had saved a while before: the calls since still count."""
-    with fleet(Plan(redis.url, "100/2s", SECONDS), 8) as running:
-        for instant in (2.7, 6.1):
-            running.sleep_until(instant - 0.8)
-            if instant > 5:
-                assert redis.ask("SAVE") == "+OK"
-            running.sleep_until(instant)
-            redis.stop()
-            time.sleep(0.3)
-            redis.start()
+def test_a_server_killed_twice_is_never_over_with_an_older_state_or_with_nothing(redis: RedisServer) -> None:
+    """It comes back first with what it saved before the last eighty calls, which still count; then empty."""
+
+    def kill(saved: bool) -> None:
+        redis.stop()
+        time.sleep(0.3)
+        redis.start()
+        assert redis.ask("EXISTS nekkar:fleet") == (":1" if saved else ":0")
+        redis.forget()
+
+    with fleet(Plan(redis.url, "100/2s", 1.5 * SECONDS), 8) as running:
+        wait_until(lambda: all(running.starts()))
+        time.sleep(0.5)
+        assert redis.ask("SAVE") == "+OK"
+        saved = len(all_starts(running))
+        wait_until(lambda: len(all_starts(running)) >= saved + 80)
+        kill(saved=True)
+        time.sleep(3.0)
+        kill(saved=False)
+        back = time.time()
         running.join(60)
         starts = all_starts(running)
-        firsts = [own[0] for own in running.starts()]
-    assert max(firsts) < (running.begin + 2.7) * 1e6
     assert worst_window(starts, PERIOD_US) <= 100
-    assert in_time(starts) >= 150
-    assert sum(start > (running.begin + 6.5 + PERIOD) * 1e6 for start in starts) >= 20
+    assert len(starts) >= 150
+    assert starts[-1] > back * 1e6
 
 
 def test_workers_killed_and_one_frozen_are_never_over(redis: RedisServer) -> None:
