@@ -133,8 +133,8 @@ def redis_server(*options: str) -> Iterator[RedisServer]:
     _need("redis-server")
     with tempfile.TemporaryDirectory(prefix="nekkar-redis-") as folder:
         server = RedisServer(folder, options or ("--save", ""))
-        server.start()
         try:
+            server.start()
             yield server
         finally:
             server.stop()
