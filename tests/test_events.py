@@ -18,6 +18,7 @@ from nekkar.core.limiter import Limit, Nekkar
 from nekkar.core.slots import Slot
 from nekkar.core.voice import Voice
 from nekkar.testing import FakeClock
+from tests.integration.servers import free_port
 from tests.test_outage import FlakyCache
 
 
@@ -86,6 +87,15 @@ class TestCalls:
         assert kinds(events) == ["CacheLost", "Left"]
         assert isinstance(events[1], Left)
         assert events[1].error is error.value
+
+    def test_a_call_that_cannot_know_the_time_has_left(self) -> None:
+        """A server away at the very first call, before its clock was read."""
+        events = list[Event]()
+        limiter = Nekkar(f"memcached://127.0.0.1:{free_port()}")
+        limiter.listen(events.append)
+        with pytest.raises(CacheError):
+            limiter("jobs", 1).acquire()
+        assert kinds(events) == ["CacheLost", "Left"]
 
     def test_a_cancelled_wait_has_left(self, limiter: Nekkar, heard: list[Event]) -> None:
         """A wait that is told of is told to end, however it ends."""

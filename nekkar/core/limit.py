@@ -73,7 +73,7 @@ class Shared:
 
         lines: WeakKeyDictionary[Shared, Line] = of_this_loop("lines", WeakKeyDictionary)
         if self not in lines:
-            lines[self] = self._new_line(anyio.Event, LoopWaker())
+            lines[self] = self._new_line(anyio.Event, LoopWaker(), in_order=True)
         return lines[self]
 
     def status(self, log: HitLog, now: int) -> Status:
@@ -86,8 +86,10 @@ class Shared:
         last = next((time / SECOND for time, _ in reversed(log.hits()) if time <= now), None)
         return Status(self.name, tuple(windows), next_at, held, self.waiting, now / SECOND, last)
 
-    def _new_line(self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None]) -> Line:
-        line = Line(self.name, self.ledger, new_event, wake, self.voice)
+    def _new_line(
+        self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None], in_order: bool = False
+    ) -> Line:
+        line = Line(self.voice, self.ledger, new_event, wake, in_order)
         self._lines.add(line)
         return line
 

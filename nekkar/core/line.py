@@ -8,6 +8,8 @@ Rules:
 - A caller with a slot sleeps until it. Where the log may have changed over the slot since the newest
   look, it wakes early and reads once. It starts within half the margin of its slot; otherwise it goes
   back to the front of the line, and the next booking unbooks its old hit.
+- Tasks start in the order of their slots and of their arrival, whichever timer ends first. Of threads, the machine
+  decides which runs first. Callers whose slots come together share one look.
 - A caller that leaves passes its slot to the next of equal cost, else it is unbooked. A booking runs to
   its end whatever becomes of the caller that leads it; what it brought for callers gone is passed on.
 - Whoever waits in line decides anew each time it wakes, from the state under the lock; waking somebody
@@ -24,10 +26,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from nekkar.core.callers import Caller
+from nekkar.core.callers import Caller, Order
 from nekkar.core.effects import Effects, Event, Steps, Transact, Wait
 from nekkar.core.errors import CacheError
-from nekkar.core.events import Listeners
 from nekkar.core.ledger import Ledger
 from nekkar.core.places import Places
 from nekkar.core.slots import Slot
@@ -49,20 +50,21 @@ class Line:
     """Callers of one limit that share a lock and a way to wake each other.
 
     ``new_event`` makes what a caller waits on; ``wake`` sets such events, from whatever thread. ``callers``:
-    all who wait now, for a slot or until theirs comes. ``voice`` says what becomes of them.
+    all who wait now, for a slot or until theirs comes. ``in_order``: they are tasks, and start in order. ``voice``
+    says what becomes of them.
     """
 
     def __init__(
-        self, name: str, ledger: Ledger, new_event: Callable[[], Event], wake: Wake, voice: Voice | None = None
+        self, voice: Voice, ledger: Ledger, new_event: Callable[[], Event], wake: Wake, in_order: bool = False
     ) -> None:
-        self.name, self.ledger = name, ledger
-        self._voice = voice or Voice(name, Listeners())
+        self.name, self._voice, self.ledger = voice.name, voice, ledger
         self._new_event, self._wake = new_event, wake
         self._lock = threading.RLock()  # a generator finalised by the collector may hold it already
-        self._places = Places(name, ledger, self._lock)
+        self._places = Places(self.name, ledger, self._lock, in_order)
+        self.callers = self._places.callers
         self.spares = self._places.spares
         self._booking: _Booking | None = None
-        self.callers: set[Caller] = set()
+        self._looking = False
 
     @property
     def waiting(self) -> int:
@@ -74,15 +76,15 @@ class Line:
 
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
+        if self.ledger.clock_is_due():
+            yield from self._know_time(cost)
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
         caller = Caller(next(_tickets), cost, now, deadline, max_wait)
         self.callers.add(caller)
         try:
             slot = yield from self._served(caller)
-            waited = self.ledger.clock.now_us() - caller.arrived
-            self._voice.admitted(caller, slot, waited)
-            return slot, waited
+            return slot, self._voice.admitted(caller, slot, self.ledger.clock.now_us())
         except GeneratorExit as error:  # dropped by its driver: nothing more can be asked of the cache
             self._leave(caller, error)
             raise
@@ -95,6 +97,15 @@ class Line:
             self.callers.discard(caller)
 
     # A caller's way: in line, leading, at its slot, leaving.
+
+    def _know_time(self, cost: int) -> Effects[None]:
+        """Read the clock, before a call has its place in time; where that fails, the call does."""
+        try:
+            yield Transact(self.ledger.know_time())
+        except BaseException as error:
+            now = self.ledger.clock.now_us()
+            self._voice.ended(Caller(next(_tickets), cost, now, None, None), error, now)
+            raise
 
     def _served(self, caller: Caller) -> Effects[Slot]:
         self._join(caller)
@@ -130,7 +141,7 @@ class Line:
                 until = self._patience(caller, now)
                 if leads:
                     until = min(self._places.resume_at, self._places.resume_at if until is None else until)
-                caller.event = event = self._new_event()
+                event = self._event_of(caller)
         if booking:
             yield from self._lead(booking)
         else:
@@ -148,51 +159,75 @@ class Line:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
         ledger = self.ledger
         self._voice.waits(caller, slot.at, ledger.clock.now_us())
-        while ledger.is_stale(slot) and ledger.vouches(slot):
-            yield Wait(ledger.wake_at(slot), self._new_event())
+        while ledger.is_stale(slot) and ledger.vouches(slot) and not caller.error:
+            yield Wait(ledger.wake_at(slot), self._event_of(caller))
             if ledger.is_stale(slot) and ledger.vouches(slot):
-                yield Transact(ledger.check())
-        if ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
-            yield from self._sleep(caller, slot)
-        if ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot):
-            return True
+                yield from self._look(caller, slot)
+        while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
+            yield Wait(slot.at, self._event_of(caller))
+        if self._places.order:
+            yield from self._give_way(caller, self._places.order)
+        is_good = ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot)
         with self._lock:
-            caller.slot = None
-            self._places.give_back(slot)
-            self._places.queue.rejoin(caller)
-            self._places.wake_head()
+            self._places.wake_next()
+            if not is_good:
+                caller.slot, caller.has_started = None, False
+                self._places.give_back(slot)
+                self._places.queue.rejoin(caller)
+                self._places.wake_head()
         self._wake_all()
-        return False
+        return is_good and not caller.error
 
-    def _sleep(self, caller: Caller, slot: Slot) -> Effects[None]:
-        """Sleep until the slot; then let those go first that come before, if their timers have not ended yet."""
+    def _look(self, caller: Caller, slot: Slot) -> Effects[None]:
+        """Look for all whose slots come, or wait for who does; an error is all theirs."""
         with self._lock:
-            self._places.sleepers.add(caller, slot)
-        while self.ledger.vouches(slot) and self.ledger.clock.now_us() < slot.at:
-            caller.event = self._new_event()
-            yield Wait(slot.at, caller.event)
-        with self._lock:
-            ahead = self._places.sleepers.ahead(caller, slot)
-            self._places.to_wake += ahead
-        self._wake_all()
-        if ahead:
-            passed = self._new_event()
-            passed.set()
-            yield Wait(slot.at, passed)
+            is_first = not self._looking
+            self._looking = True
+            if not is_first:
+                self._places.onlookers.append(caller)
+                event = self._event_of(caller)
+        if not is_first:
+            yield Wait(self.ledger.good_until(slot), event)
+            return
+        error = None
+        try:
+            yield Transact(self.ledger.check())
+        except CacheError as raised:
+            error = raised
+            raise
+        finally:
+            with self._lock:
+                self._looking = False
+                self._places.tell_onlookers(error)
+            self._wake_all()
+
+    def _give_way(self, caller: Caller, order: Order) -> Effects[None]:
+        """Let those start before who come before, whichever timer or look took longer."""
+        while True:
+            with self._lock:
+                if order.first() in (caller, None):
+                    caller.has_started = True
+                    break
+                event = self._event_of(caller)
+            yield Wait(None, event)
+
+    def _event_of(self, caller: Caller) -> Event:
+        caller.event = event = self._new_event()
+        return event
 
     def _leave(self, caller: Caller, error: BaseException) -> None:
-        now = self.ledger.clock.now_us()
         with self._lock:
             self._places.queue.leave(caller)
             slot, caller.slot = caller.slot, None
             if slot:
-                self._places.pass_on(slot, now)
+                self._places.pass_on(slot, self.ledger.clock.now_us())
+                self._places.wake_next()
             self._places.wake_head()
             booking = self._booking
         if booking and booking.leader is caller:
             self._call_off(booking)
         self._wake_all()
-        self._voice.ended(caller, error, now)
+        self._voice.ended(caller, error, self.ledger.clock.now_us())
 
     def _call_off(self, booking: _Booking) -> None:
         """Make way where a booking never began: its leader was cancelled or interrupted before."""

@@ -11,7 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -19,10 +18,7 @@ from itertools import count
 from nekkar.core.codec import decode
 from nekkar.core.errors import CorruptLog
 from nekkar.core.log import HitLog
-from nekkar.core.rate import Quota
 from nekkar.core.slots import Slot
-
-log = logging.getLogger("nekkar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +47,14 @@ class View:
     ``on_hold``, where it is set, is called with the end of a hold, and the time, where one is new to this process.
     """
 
-    def __init__(self, key: str, quota: Quota) -> None:
-        self.key, self.quota = key, quota
+    def __init__(self, key: str) -> None:
+        self.key = key
         self.on_hold: Callable[[int, int], None] | None = None
         self._held = 0
         self.mirror: Mirror | None = None
         self.seen = Look(0, 0, None, 0, 0)
         self._orders = count(1)
         self._newest: tuple[bytes, HitLog] | None = None
-        self._said = False
 
     @property
     def log(self) -> HitLog | None:
@@ -109,8 +104,6 @@ class View:
         newer = known is None or swapped or (order > known.order and found and found.epoch == known.log.epoch)
         if found and newer:
             self.mirror = Mirror(found, order, sent)
-        if found and not self._said and not set(found.windows) <= set(self.quota.rates):
-            self._say_others(found)
 
     def _see_hold(self, until: int, now: int) -> None:
         """Tell of a hold that is new, or twice as long as was told; each refusal of a storm may move it a little."""
@@ -118,8 +111,3 @@ class View:
         if self.on_hold and until > now + 2 * max(0, self._held - now):
             self._held = until
             self.on_hold(until, now)
-
-    def _say_others(self, found: HitLog) -> None:
-        self._said = True
-        elsewhere = "; ".join(map(str, sorted(set(found.windows) - set(self.quota.rates))))
-        log.warning("cache key %r has other limits elsewhere: %s, and %s here", self.key, elsewhere, self.quota)

@@ -40,12 +40,14 @@ class Voice:
             seconds = (now / SECOND, until / SECOND, waited / SECOND)
             self.listeners.tell(Waiting(self.name, caller.cost, *seconds, caller.ticket))
 
-    def admitted(self, caller: Caller, slot: Slot, waited: int) -> None:
-        """Say that a call starts."""
+    def admitted(self, caller: Caller, slot: Slot, now: int) -> int:
+        """Say that a call starts; return how long it waited."""
+        waited = now - caller.arrived
         if waited > LONG_US and not caller.logged:
             log.info("limit %r: a call waited %.1f s for its slot", self.name, waited / SECOND)
         if self.listening:
             self.listeners.tell(Admitted(self.name, slot.cost, slot.at / SECOND, waited / SECOND, caller.ticket))
+        return waited
 
     def spared(self, slot: Slot) -> None:
         """Say that a call starts on a spare slot."""
