@@ -8,7 +8,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from nekkar.core.cache import BaseCache, from_url
 from nekkar.core.errors import ConfigurationError, shown
@@ -54,8 +54,8 @@ def open_cache(url: str | None) -> BaseCache:
     cache = from_url(url)
     if getattr(cache, "in_process", False):
         raise ConfigurationError(f"cache {url!r} is not shared by processes; give the one that the fleet uses")
-    parts = urlsplit(url)
-    if parts.scheme == "sqlite" and not Path(unquote(parts.path[1:])).exists():
+    file = re.fullmatch(r"sqlite:///([^?#]+).*", url, re.IGNORECASE)
+    if file and not Path(unquote(file[1])).exists():
         raise ConfigurationError(f"cache {url!r}: there is no such file; nobody has used it yet, or elsewhere")
     return cache
 

@@ -22,7 +22,8 @@ _UNITS = {1.0: "second", 60.0: "minute", 3600.0: "hour", 86_400.0: "day"}
 
 _ABOUT = """\
 Show how much of each window of each limit is used, the next free slot, whether the limit is held, and the last
-slot taken. Reads the cache once a limit (and once more where no rules tell the rate), and writes nothing.
+slot taken. Reads the cache once a limit (and once more where no rules tell the rate), and changes no limit. To know
+memcached's clock it stores, now and then, a key that is gone at once.
 """
 _EXIT_CODES = "Exit code: 0 if all limits were read, 1 if the cache is away or has no such limit, 2 for bad usage."
 
