@@ -426,7 +426,7 @@ def alone(ledger: Ledger, cost: int) -> Generator[Any, Any, Slot]:
     while True:
         slot: Slot
         (slot,) = yield Transact(ledger.book([One(cost)], returned))
-        if ledger.is_stale(slot):
+        if ledger.is_stale(slot.at):
             yield Wait(slot.at - ledger.pace.ahead_us, Event())
             yield Transact(ledger.look())
         while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:

@@ -81,7 +81,7 @@ class TestPlantedFaults:
 
     def test_skipping_the_wake_read_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A slot booked long ago may be another epoch's by now."""
-        monkeypatch.setattr(Ledger, "is_stale", lambda self, slot: False)
+        monkeypatch.setattr(Ledger, "is_stale", lambda self, at: False)
         assert first_over(FLUSHED) is not None
 
     def test_trusting_another_epoch_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from nekkar.core.clock import Clock
 from nekkar.core.codec import encode
 from nekkar.core.effects import Pause, Steps
 from nekkar.core.errors import CacheError
+from nekkar.core.heard import Word, heard, held
 from nekkar.core.log import LINGER_US, HitLog
 from nekkar.core.outage import Alone, Outage
 from nekkar.core.pace import Pace, crowded
@@ -78,9 +79,9 @@ class Ledger:
         """Return until when a caller may start on its slot; the margin's other half is the way's."""
         return slot.at + self.quota.margin_us // 2
 
-    def is_stale(self, slot: Slot) -> bool:
-        """Whether the log could have changed over the slot since the newest look at it."""
-        return self.view.is_stale(slot, self.pace.horizon_us)
+    def is_stale(self, at: int) -> bool:
+        """Whether the log could have changed over a slot at ``at`` since the newest look at it."""
+        return self.view.is_stale(at, self.pace.horizon_us)
 
     def vouches(self, slot: Slot) -> bool:
         """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
@@ -129,9 +130,25 @@ class Ledger:
         """Let no slot be given for so long from now; a longer hold stays."""
 
         def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
-            return replace(base, hold_until=max(base.hold_until, now + seconds_us)), []
+            return held(base, now + seconds_us), []
 
         yield from self._swap(plan)
+
+    def is_news(self, word: Word) -> bool:
+        """Whether a service's word changes the log, as far as the mirror shows."""
+        known = self.view.log
+        return known is None or self.alone.is_on or heard(known, self.quota, word, self.clock.now_us()) is not known
+
+    def hear(self, word: Word) -> Steps[None]:
+        """Put in the log what a service said; in an outage that was provided for, this process alone keeps to it."""
+
+        def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
+            return heard(base, self.quota, word, now), []
+
+        if (yield from self._unless_away(self._swap(plan))) is None:
+            now = self.clock.now_us()
+            self.alone.hears(word, now)
+            self._is_alone(now)
 
     def release(self) -> Steps[None]:
         """End a hold for those who have not booked behind it yet."""

@@ -15,7 +15,8 @@ from nekkar.core.clock import Clock
 from nekkar.core.decorate import decorated
 from nekkar.core.drive import LoopWaker, of_this_loop, run, run_async, run_steps, run_steps_async, wake_threads
 from nekkar.core.effects import Event, Steps
-from nekkar.core.errors import ConfigurationError
+from nekkar.core.errors import CacheError, ConfigurationError
+from nekkar.core.heard import Word
 from nekkar.core.ledger import Ledger, cache_key
 from nekkar.core.line import Line
 from nekkar.core.log import HitLog
@@ -116,7 +117,7 @@ class Shared:
     def status(self, log: HitLog, now: int) -> Status:
         """Return how the limit stands by a log read at ``now``."""
         spare = sum(line.spares.left for line in list(self._lines))
-        used = [(rate, max(0, log.used(rate, now) - spare)) for rate in self.quota.rates]
+        used = [(rate, max(0, log.since(now - rate.period_us) - spare)) for rate in self.quota.rates]
         windows = [Window(rate.count, rate.period_us / SECOND, hits, max(0, rate.count - hits)) for rate, hits in used]
         held = log.hold_until / SECOND if log.hold_until > now else None
         next_at = log.earliest(self.quota, 1, now) / SECOND
@@ -238,6 +239,27 @@ class Limit:
     async def reset_async(self) -> None:
         """Start the limit afresh, from a task; see ``reset``."""
         await self._run_async(self._shared.ledger.reset())
+
+    def hear(self, word: Word) -> None:
+        """Let all who share the limit know what its service said; blocks for a swap where that is news.
+
+        Raises nothing where the cache does not answer: that is logged, once.
+        """
+        if self._shared.ledger.is_news(word):
+            self._run(self._hearing(word))
+
+    async def hear_async(self, word: Word) -> None:
+        """Hear, from a task; see ``hear``. A cancellation does not end the wait."""
+        if self._shared.ledger.is_news(word):
+            store = self._shared.ledger.store
+            await run_steps_async(self._hearing(word), self._shared.clock, store.in_process, shielded=True)
+
+    def _hearing(self, word: Word) -> Steps[None]:
+        try:
+            yield from self._shared.ledger.hear(word)
+        except CacheError as error:
+            said = "limit %r: what its service said reaches no other process: %s"
+            self._limiter.once.warn("unheard", said, self.name, error)
 
     def _run(self, steps: Steps[T]) -> T:
         return run_steps(steps, self._shared.clock)

@@ -134,9 +134,9 @@ class Line:
     def _arrives(self, caller: Caller, slot: Slot) -> Effects[bool]:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
         ledger = self.ledger
-        while ledger.is_stale(slot) and ledger.vouches(slot):
+        while ledger.is_stale(slot.at) and ledger.vouches(slot):
             yield Wait(ledger.wake_at(slot), self._new_event())
-            if ledger.is_stale(slot) and ledger.vouches(slot):
+            if ledger.is_stale(slot.at) and ledger.vouches(slot):
                 yield Transact(ledger.check())
         if ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
             yield from self._sleep(caller, slot)

@@ -64,9 +64,9 @@ class View:
         """Return the number of a look that is about to be sent."""
         return next(self._orders)
 
-    def is_stale(self, slot: Slot, horizon_us: int) -> bool:
-        """Whether the log could have changed over the slot since the newest look at it."""
-        return slot.at - self.seen.sent > min(self.seen.horizon_us, horizon_us)
+    def is_stale(self, at: int, horizon_us: int) -> bool:
+        """Whether the log could have changed over a slot at ``at`` since the newest look at it."""
+        return at - self.seen.sent > min(self.seen.horizon_us, horizon_us)
 
     def vouches(self, slot: Slot) -> bool:
         """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
