@@ -1,7 +1,7 @@
 """The gate of an HTTP client: from a request to the limit that it waits for, whatever library sends it.
 
 It names no class of any HTTP library: each face (``nekkar.requests``, ``nekkar.httpx``, ``nekkar.httpx2``)
-brings a method, a URL and the options of the call, and turns the errors into those of its library.
+brings the method, the URL, the headers and the options of a call, and turns the errors into those of its library.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class Gate:
             micros(self.max_wait, "max_wait")
         object.__setattr__(self, "_terms", {name: _terms(name, given) for name, given in self.rules.limits.items()})
 
-    def passage(self, method: str, url: object) -> Passage | None:
+    def passage(self, method: str, url: object, headers: Mapping[str, str] | None = None) -> Passage | None:
         """Return the limit of a request, with the way back for its answer; None where it is unlimited."""
-        match = self.rules.match(method, url)
+        match = self.rules.match(method, url, headers)
         if match is None:
             return None
         return Passage(self.limiter, self.limiter.limit_of(match.name, *self._terms[match.rule.limit]))

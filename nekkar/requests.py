@@ -128,7 +128,8 @@ class NekkarAdapter(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """Send the request, each attempt as soon as its limit admits it."""
         send = super().send if self._adapter is None else self._adapter.send
-        attempts = _Attempts(request, self._gate, self._gate.passage(request.method or "GET", request.url))
+        passage = self._gate.passage(request.method or "GET", request.url, request.headers)
+        attempts = _Attempts(request, self._gate, passage)
         asks, hears = asking.set(attempts), hearing.set(attempts.hear)
         try:
             if not self._waits_for_connections(send):

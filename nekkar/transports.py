@@ -2,8 +2,8 @@
 
 - It names no class of either library: each face (``nekkar.httpx``, ``nekkar.httpx2``) brings its own.
 - The options of a call are read, and its limit found, before anything is sent; so a bad option sends nothing.
-- A request is admitted by its method, its URL and its options alone: neither it nor its body is touched. Of the
-  response status and headers are heard.
+- A request is admitted by its method, its URL, its headers and its options alone: neither it nor its body is
+  touched. Of the response status and headers are heard.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Door:
 
     def _asked(self, request: Any) -> tuple[Passage | None, dict[str, Any]]:
         options = Options.read(request.extensions.get(KEY))
-        return self.gate.passage(request.method, request.url), self.gate.asked(options)
+        return self.gate.passage(request.method, request.url, request.headers), self.gate.asked(options)
 
 
 def heard(response: Any, admitted: Admitted | None) -> Any:
