@@ -75,7 +75,8 @@ class Gate:
         match = self.rules.match(method, url, headers)
         if match is None:
             return None
-        return Passage(self.limiter, self.limiter.limit_of(match.name, *self._terms[match.rule.limit]))
+        limit = self.limiter.limit_of(match.name, *self._terms[match.rule.limit])
+        return Passage(self.limiter, limit, match.headers)
 
     def asked(self, options: Options) -> dict[str, Any]:
         """Return the arguments for the limit's ``acquire``: the call's own max_wait comes before the gate's."""

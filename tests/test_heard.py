@@ -266,3 +266,47 @@ def test_no_budget_stops_a_limit_for_longer_than_the_longest_hold(budgets: list[
     limit = quota(rate)
     log = heard(HitLog(1).joined(limit, 1), limit, told(*budgets, most_us=most), NOW)
     assert log.earliest(limit, 1, NOW) <= NOW + most + limit.margin_us + S
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3 * S), st.integers(0, 2), st.integers(0, 2 * S)), min_size=5, max_size=60),
+    st.booleans(),
+)
+def test_no_hit_of_others_is_booked_that_there_was_not(steps: list[tuple[int, int, int]], fixed: bool) -> None:
+    """A service of 20 per 10 s, fixed or sliding, tells whole seconds, and answers late and out of order.
+
+    Of what the log has for others, the service has counted as many in its window.
+    """
+    limit, period = quota("20/10s"), 10 * S
+    log, now = HitLog(1).joined(limit, 1), NOW
+    own, others, booked = list[int](), list[int](), list[tuple[int, int]]()
+    answers: list[tuple[int, int, Budget]] = []
+    for wait, outside, latency in steps:
+        now += wait
+        others += [now] * outside
+        at = log.earliest(limit, 1, now)
+        log = log.book(at, 1)
+        now = at
+        own.append(now)
+        begin = now - now % period if fixed else now - period
+        counted = sorted(time for time in own + others if time >= begin)
+        reset = begin + period - now if fixed else counted[0] + period - now
+        budget = Budget(max(0, 20 - len(counted)), 20, None, -(-reset // S) * S, is_window=True)
+        answers.append((now + latency, now, budget))
+        due = sorted((answer for answer in answers if answer[0] <= now), key=lambda answer: answer[0])
+        answers = [answer for answer in answers if answer[0] > now]
+        for _, sent_at, budget in due:
+            before = log.total
+            log = heard(log, limit, told(budget, sent_at=sent_at), now)
+            booked.append((now - period + (budget.reset_us or 0), log.total - before))
+        live = sum(count for time, count in booked if time >= begin)
+        assert live <= sum(time >= begin - 2 * S for time in others)
+
+
+def test_hits_before_a_services_window_are_not_set_against_it() -> None:
+    """40 of ours lie before the window's beginning: the service has counted 1 of ours, and 20 of others."""
+    limit = quota("60/10s")
+    log = log_of(limit, (-5 * S, 40), (0, 1))
+    log = heard(log, limit, told(Budget(39, 60, reset_us=9 * S, is_window=True)), NOW)
+    assert log.since(NOW - 2 * S) == 21
+    assert heard(log, limit, told(Budget(39, 60, reset_us=10 * S, is_window=True)), NOW) is log

@@ -15,7 +15,7 @@ from urllib3.util import Retry
 from urllib3.util import retry as urllib3_retry
 
 from nekkar.core.cache import MemoryCache
-from nekkar.core.errors import CacheError
+from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.limiter import Nekkar
 from nekkar.gate import Gate
 from nekkar.requests import NekkarAdapter, limit
@@ -300,3 +300,79 @@ def test_an_answer_is_heard_once(limiter: Nekkar, site: Site, monkeypatch: pytes
     assert len(words) == 1
     answered(limiter, 429, {})
     assert len(words) == 2
+
+
+# What remains, where a limit has ``headers`` on.
+
+LISTENING = RuleTable([Rule("*", "all")], {"all": {"rate": RATE, "headers": True}})
+
+
+def told(limiter: Nekkar, headers: dict[str, str], rules: RuleTable = LISTENING) -> int:
+    """Have an answer with these headers; return how many hits the log has then."""
+    with requests.Session() as session:
+        session.mount("https://", NekkarAdapter(limiter, rules, Canned(200, headers)))
+        session.get(URL)
+    return limiter("all", RATE).status().windows[0].used
+
+
+def test_what_others_used_counts_where_the_limit_listens(limiter: Nekkar) -> None:
+    """Off by default; on, the log takes over what the service has counted, and no more than that."""
+    left = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "60", "X-RateLimit-Reset": "9"}
+    assert told(limiter, left, RULES) == 1
+    assert told(limiter, left) == 40
+    assert told(limiter, left) == 41
+
+
+@pytest.mark.parametrize("face", FACES, ids=str)
+def test_every_face_listens(face: Face, limiter: Nekkar) -> None:
+    """httpx and httpx2, sync and async: nothing remains, so nobody calls until the reset."""
+
+    async def body() -> None:
+        answer = face.library.Response(200, headers={"RateLimit": '"all";r=0;t=8'})
+        transport = face.transport(limiter, LISTENING, face.library.MockTransport(lambda request: answer))
+        async with entered(face.client(transport=transport)) as client:
+            await done(client.get(URL))
+        assert held(limiter) == 8
+
+    face.run(body)
+
+
+def test_an_answer_that_agrees_costs_no_command(limiter: Nekkar, cache: FlakyCache) -> None:
+    """Only a difference that matters is written; reading headers alone touches no cache."""
+    counts = []
+    for headers in ({}, {"X-RateLimit-Remaining": "98"}, {"X-RateLimit-Remaining": "50"}):
+        before = cache.calls
+        told(limiter, headers)
+        counts.append(cache.calls - before)
+    assert counts[0] == counts[1] < counts[2]
+
+
+def test_odd_budgets_are_ignored_and_said_once(limiter: Nekkar, caplog: pytest.LogCaptureFixture) -> None:
+    """No limit of 0, nothing below 0, no more left than there is."""
+    with caplog.at_level(logging.WARNING, "nekkar"):
+        for remaining, total in (("-1", "100"), ("0", "0"), ("5", "1"), ("all", "100")):
+            told(limiter, {"X-RateLimit-Remaining": remaining, "X-RateLimit-Limit": total, "X-RateLimit-Reset": "9"})
+    assert held(limiter) == 0
+    assert limiter("all", RATE).status().windows[0].used == 4
+    assert [record.getMessage() for record in caplog.records] == [
+        "limit 'all': its service tells '-1 remaining of 100', which is ignored; said once"
+    ]
+
+
+@given(st.dictionaries(st.sampled_from(["ratelimit", "x-ratelimit-remaining", "x-ratelimit-reset"]), st.text()))
+def test_no_budget_raises(headers: dict[str, str]) -> None:
+    """Whatever a service sends."""
+    passage = Gate(Nekkar(clock=FakeClock()), LISTENING).passage("GET", URL)
+    assert passage is not None
+    passage.hear(passage.limit.acquire(), 200, headers)
+
+
+def test_headers_is_a_setting_of_a_limit_in_the_table() -> None:
+    """True or false; it is told with the other settings, and is no option of the limit itself."""
+    match = LISTENING.match("GET", URL)
+    assert match is not None
+    assert match.headers
+    assert "headers" not in match.options
+    assert "headers = True" in str(LISTENING.explain("GET", URL))
+    with pytest.raises(ConfigurationError, match=r"limits\['all'\]: headers 'yes' is no yes or no; give true"):
+        RuleTable([Rule("*", "all")], {"all": {"rate": 5, "headers": "yes"}})

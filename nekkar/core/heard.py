@@ -4,9 +4,11 @@ Rules:
 
 - What a service asks for never holds its limit for longer than ``most_us``.
 - Where less remains than the log thinks, somebody else calls under the same key: the difference is booked as
-  foreign hits, which count until the service's reset, at most a period. Hits of this fleet that the service may
-  have counted, those on the wire and booked since too, are set against what it says; so none is booked twice,
-  and what is not seen now is seen in a later answer.
+  foreign hits, which count until the service's reset, at most a period. All hits of this fleet that the service
+  may have counted, those on the wire too, are set against what it says; so none is booked twice, and what is not
+  seen now is seen in a later answer.
+- Where a reset is a window's end, the service counts nothing from before that window; a second's grace is for
+  services that tell whole seconds.
 - A difference that is small beside what remains can wait. Where nothing changes, the log itself is returned.
 
 Pure, as the log is. test_heard.py states the rules as properties.
@@ -28,13 +30,15 @@ MATTERS_PART = 64
 class Budget:
     """``remaining`` calls of a window, as the service tells; None for what it does not.
 
-    ``limit``: the window's calls. ``period_us``: its length. ``reset_us``: how long until all are back.
+    ``limit``: the window's calls. ``period_us``: its length. ``reset_us``: how long until all are back;
+    ``is_window``: all at once, as a window ends, and not bit by bit.
     """
 
     remaining: int
     limit: int | None = None
     period_us: int | None = None
     reset_us: int | None = None
+    is_window: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ def _spent(log: HitLog, quota: Quota, budget: Budget, word: Word, now: int) -> H
     """Return the log with what others have used of a window, as far as it matters."""
     rate = _rate_of(budget, quota)
     since = word.sent_at - rate.period_us - log.margin(quota, now)
+    if budget.is_window and budget.reset_us is not None and budget.reset_us <= rate.period_us:
+        since += max(0, budget.reset_us - SECOND)
     foreign = rate.count - log.since(since) - budget.remaining
     reset = rate.period_us if budget.reset_us is None else max(budget.reset_us, SECOND)
     is_told = budget.remaining == 0 and budget.reset_us is not None

@@ -36,3 +36,37 @@ def test_one_workers_refusal_pauses_the_whole_fleet(server: Memcached) -> None:
     assert len(inside) <= 15  # 5 of a horizon, 4 on the wire, and what a busy machine adds; 150 if nobody heard
     assert not late
     assert len(after) >= 20
+
+
+class SharedWindow:
+    """A service's fixed windows of ``period`` seconds for ``limit`` calls, of which others make ``others`` at once."""
+
+    def __init__(self, limit: int, period: float, others: int) -> None:
+        self.limit, self.period, self.others = limit, round(period * S), others
+        self.window, self.used = 0, 0
+
+    def __call__(self, at: int) -> tuple[int, dict[str, str]]:
+        window, into = divmod(at, self.period)
+        if window != self.window:
+            self.window, self.used = window, self.others
+        is_over = self.used >= self.limit
+        self.used += not is_over
+        left = {"X-RateLimit-Limit": self.limit, "X-RateLimit-Remaining": self.limit - self.used}
+        headers = {name: str(value) for name, value in left.items()}
+        headers["X-RateLimit-Reset"] = f"{(self.period - into) / S:.3f}"
+        return (429, headers | {"Retry-After": "0"}) if is_over else (200, headers)
+
+
+def test_a_key_shared_with_a_client_outside_stays_within_its_limit(server: Memcached) -> None:
+    """60 per 3 s, of which somebody else takes 20 as each window begins: the fleet takes the other 40.
+
+    Refusals say ``Retry-After: 0``, so that it is the headers alone that hold it back.
+    """
+    begin = time.time() + 3
+    with serving(SharedWindow(60, 3.0, 20)) as service:
+        terms = {"rate": "60/3 seconds", "headers": True}
+        with callers(Plan(server.url, service.url, terms, begin, begin + 9), FACES):
+            pass
+        accepted, refused = service.at(200), service.at(429)
+    assert len(accepted) >= 80  # of 120
+    assert len(refused) <= 6  # those on the wire as a window ends; 20 in each window if nobody listened
