@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from nekkar.core.limiter import Nekkar
 from tests.integration.servers import Memcached
 from tests.integration.service import Plan, callers, serving
 
@@ -70,3 +71,38 @@ def test_a_key_shared_with_a_client_outside_stays_within_its_limit(server: Memca
         accepted, refused = service.at(200), service.at(429)
     assert len(accepted) >= 80  # of 120
     assert len(refused) <= 6  # those on the wire as a window ends; 20 in each window if nobody listened
+
+
+class LongerWindow:
+    """A service's sliding window of ``limit`` calls that is longer than it says; what it refuses does not count."""
+
+    def __init__(self, limit: int, period_us: int) -> None:
+        self.limit, self.period_us, self.counted = limit, period_us, list[int]()
+
+    def __call__(self, at: int) -> tuple[int, dict[str, str]]:
+        if sum(time > at - self.period_us for time in self.counted) >= self.limit:
+            return 429, {}
+        self.counted.append(at)
+        return 200, {}
+
+
+def test_a_fleet_learns_the_margin_of_a_service_that_counts_otherwise(server: Memcached) -> None:
+    """The service says 60 per 2 s, and counts over 2.15 s: it refuses a few calls, then none; a fifth is lost at most.
+
+    The margin doubles once for each burst of refusals, from 50 ms, however many workers hear it.
+    """
+    begin, seconds = time.time() + 3, 17
+    with serving(LongerWindow(60, 2_150_000)) as service:
+        with callers(Plan(server.url, service.url, "60/2s", begin, begin + seconds), FACES):
+            pass
+        accepted, refused = service.at(200), service.at(429)
+    settled = (begin + 9) * S
+    assert 1 <= len(refused) <= 30
+    assert refused[-1] < settled
+    late = [at for at in accepted if settled <= at < (begin + seconds) * S]
+    assert late[120] - late[0] <= 2 * 2_150_000 / 0.8  # two windows
+    limit = Nekkar(server.url)("all", "60/2s")
+    limit.status()
+    log = limit._shared.ledger.view.log
+    assert log is not None
+    assert 100_000 <= log.refusals.margin_us <= 400_000
