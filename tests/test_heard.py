@@ -310,3 +310,10 @@ def test_hits_before_a_services_window_are_not_set_against_it() -> None:
     log = heard(log, limit, told(Budget(39, 60, reset_us=9 * S, is_window=True)), NOW)
     assert log.since(NOW - 2 * S) == 21
     assert heard(log, limit, told(Budget(39, 60, reset_us=10 * S, is_window=True)), NOW) is log
+
+
+def test_hits_are_kept_for_as_long_as_a_learned_margin_counts_them() -> None:
+    """A hit of 23 s ago still holds a window of 20 s back, whose learned margin is 5 s."""
+    limit = quota("1/20s")
+    log = replace(log_of(limit, (0, 1)), refusals=Refusals(NOW + 23 * S, 0, 5 * S, NOW))
+    assert log.forget(NOW + 23 * S).earliest(limit, 1, NOW + 23 * S) == NOW + 25 * S

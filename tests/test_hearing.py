@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,13 +17,14 @@ from urllib3.util import retry as urllib3_retry
 
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError
+from nekkar.core.heard import Word
 from nekkar.core.limiter import Nekkar
 from nekkar.gate import Gate
 from nekkar.requests import NekkarAdapter, limit
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.faces import FACES, Face, done, entered
-from tests.web import Site, running
+from tests.web import TIMEOUT, Site, running, wait_until
 
 RATE = "100/10s"
 RULES = RuleTable([Rule("*/free", False), Rule("*", "all")], {"all": RATE})
@@ -209,6 +211,68 @@ def test_a_process_alone_keeps_to_a_pause(clock: FakeClock, cache: FlakyCache) -
     before = clock.now
     limiter("all", RATE).acquire()
     assert clock.now - before == pytest.approx(60)
+
+
+def test_a_process_alone_remembers_what_was_learned(clock: FakeClock, cache: FlakyCache) -> None:
+    """Two refusals in a row, then the cache goes: the third pause is twice the second."""
+    limiter = Nekkar(cache, clock=clock, on_cache_error="local")
+    for _ in range(2):
+        answered(limiter, 429, {})
+    cache.is_away = True
+    before = clock.now
+    answered(limiter, 429, {})
+    limiter("all", RATE).acquire()
+    assert clock.now - before == pytest.approx(20 + 40, abs=0.5)
+
+
+def test_a_slot_inside_a_pause_is_booked_again(cache: FlakyCache) -> None:
+    """A caller that waits for its slot since before the pause looks as it wakes, and starts after the pause."""
+    clock = FakeClock(jump=False)
+    limit, other = (Nekkar(cache, clock=clock)("all", "1/10s") for _ in range(2))
+    begin = clock.now
+    limit.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(limit.acquire)
+        wait_until(lambda: other.status().windows[0].used == 2)
+        clock.advance(5)
+        other.hear(Word(clock.now_us(), 10**9, pause_us=30 * 10**6))
+        clock.advance(5.2)  # to its slot, and past it
+        wait_until(lambda: other.status().next_at > begin + 45)
+        assert not waiting.done()
+        clock.advance(24.8)  # to the end of the pause
+        assert waiting.result(TIMEOUT).at >= begin + 35
+
+
+@pytest.mark.parametrize("face", FACES, ids=str)
+def test_an_interrupted_hearing_closes_the_response(
+    face: Face, limiter: Nekkar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody gets the response then, so its connection would be lost."""
+    closed: list[str] = []
+
+    class Body(face.library.SyncByteStream, face.library.AsyncByteStream):  # type: ignore[misc, name-defined]
+        def close(self) -> None:
+            closed.append("closed")
+
+        async def aclose(self) -> None:
+            self.close()
+
+    class Interrupted(BaseException):
+        """What no handler of errors catches."""
+
+    def interrupt(*args: Any) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr("nekkar.hearing.Passage._word", interrupt)
+
+    async def body() -> None:
+        transport = face.library.MockTransport(lambda request: face.library.Response(429, stream=Body()))
+        async with entered(face.client(transport=face.transport(limiter, RULES, transport))) as client:
+            with pytest.raises(Interrupted):
+                await done(client.get(URL))
+
+    face.run(body)
+    assert closed == ["closed"]
 
 
 def test_each_kind_of_nonsense_is_said_once(limiter: Nekkar, caplog: pytest.LogCaptureFixture) -> None:
