@@ -70,11 +70,10 @@ class _Told:
 
 def read(headers: Mapping[str, str], now_us: int, date: str | None = None) -> Reading:
     """Return what the headers (names in lower case) of an answer tell; ``date``: its ``Date``."""
-    answered = date_us(date) if date else None
     budgets: list[Budget] = []
     faults: list[str] = []
     for told in _all_told(headers):
-        budget = _budget(told, now_us if answered is None else answered, faults)
+        budget = _budget(told, now_us, date, faults)
         budgets += [budget] if budget else []
     return Reading(tuple(dict.fromkeys(budgets)), tuple(faults))
 
@@ -105,9 +104,9 @@ def _items(text: str) -> Iterator[tuple[str, dict[str, str]]]:
         at = found.end()
 
 
-def _budget(told: _Told, now_us: int, faults: list[str]) -> Budget | None:
+def _budget(told: _Told, now_us: int, date: str | None, faults: list[str]) -> Budget | None:
     remaining, limit = whole(told.remaining), None if told.limit is None else whole(told.limit)
-    reset = None if told.reset is None else reset_us(told.reset, now_us)
+    reset = None if told.reset is None else reset_us(told.reset, now_us, date)
     if told.reset is not None and reset is None:
         faults.append(f"a reset of {told.reset}")
     if told.limit is not None and not limit:
@@ -132,8 +131,8 @@ def whole(text: str, times: int = 1) -> int | None:
     return int(text) * times if _WHOLE.fullmatch(text := text.strip()) else None
 
 
-def reset_us(text: str, now_us: int) -> int | None:
-    """Return how many µs from now a reset is, None where it can't be read, or is long past."""
+def reset_us(text: str, now_us: int, date: str | None = None) -> int | None:
+    """Return how many µs from now a reset is, None where it can't be read, or is long past; ``date``: of its answer."""
     text = text.strip()
     if _DURATION.fullmatch(text):
         return round(sum(float(value) * _UNITS[unit] for value, unit in _PART.findall(text)))
@@ -144,7 +143,11 @@ def reset_us(text: str, now_us: int) -> int | None:
         at = date_us(text) or _rfc3339_us(text)
     else:
         at = round(value * SECOND / (1 if value < _UNIX_MS else 1000)) if value < _UNIX_END else None
-    return None if at is None or at < now_us - LONG_PAST_US else max(0, at - now_us)
+    if at is None:
+        return None
+    answered = date_us(date) if date else None
+    wait = at - (now_us if answered is None else answered)
+    return None if wait < -LONG_PAST_US else max(0, wait)
 
 
 def _rfc3339_us(text: str) -> int | None:

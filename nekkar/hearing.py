@@ -3,7 +3,8 @@
 - 429 is a refusal: the fleet pauses for as long as ``Retry-After`` says, or as the log has it where that says
   nothing. 503 pauses it only where it has a ``Retry-After``. Any other answer costs a comparison.
 - ``retry-after-ms``, of OpenAI and Azure, comes before ``Retry-After``.
-- A limit with ``headers`` on also hears how much remains of its windows; see ``budgets``.
+- A limit with ``headers`` on also hears how much remains of its windows, see ``budgets``; a refusal that says
+  nothing of a wait then pauses until the reset that it tells.
 - Nonsense is ignored, and what is over ``max_hold`` capped; each kind is logged once.
 """
 
@@ -58,6 +59,8 @@ class Passage:
         most = round(self.limiter.max_hold * SECOND)
         pause = self._pause(headers, most) if is_no else None
         budgets = self._budgets(headers) if self.reads_budgets else ()
+        if pause is None and status == REFUSED:
+            pause = max((one.reset_us for one in budgets if not one.remaining and one.reset_us), default=None)
         if status != REFUSED and pause is None and not budgets:
             return None
         return Word(round(admission.at * SECOND), most, status == REFUSED, pause, budgets)

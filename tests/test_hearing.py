@@ -387,6 +387,15 @@ def test_what_others_used_counts_where_the_limit_listens(limiter: Nekkar) -> Non
     assert told(limiter, left) == 41
 
 
+def test_a_refusal_pauses_until_the_reset_that_it_tells(limiter: Nekkar) -> None:
+    """No ``Retry-After``, nothing left, and a reset in 4 s: that is the wait, and not a period of 10 s."""
+    with requests.Session() as session:
+        left = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "4"}
+        session.mount("https://", NekkarAdapter(limiter, LISTENING, Canned(429, left)))
+        session.get(URL)
+    assert held(limiter) == 4
+
+
 @pytest.mark.parametrize("face", FACES, ids=str)
 def test_every_face_listens(face: Face, limiter: Nekkar) -> None:
     """httpx and httpx2, sync and async: nothing remains, so nobody calls until the reset."""
