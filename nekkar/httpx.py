@@ -45,9 +45,6 @@ class RequestWaitTooLong(WaitTooLong, httpx.TimeoutException):
         WaitTooLong.__init__(self, name, retry_after, max_wait)
         httpx.TimeoutException.__init__(self, str(self), request=request)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.retry_after, self.max_wait, self._request)
-
 
 class RequestCacheError(CacheError, httpx.TransportError):
     """A ``CacheError`` that ``except httpx.TransportError`` catches; the request was not sent."""

@@ -45,9 +45,6 @@ class RequestWaitTooLong(WaitTooLong, httpx2.TimeoutException):
         WaitTooLong.__init__(self, name, retry_after, max_wait)
         httpx2.TimeoutException.__init__(self, str(self), request=request)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.retry_after, self.max_wait, self._request)
-
 
 class RequestCacheError(CacheError, httpx2.TransportError):
     """A ``CacheError`` that ``except httpx2.TransportError`` catches; the request was not sent."""

@@ -49,9 +49,6 @@ class RequestWaitTooLong(WaitTooLong, requests.exceptions.Timeout):
         super().__init__(name, retry_after, max_wait)
         self.request, self.response = request, None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.retry_after, self.max_wait, self.request)
-
 
 class RequestCacheError(CacheError, requests.exceptions.ConnectionError):
     """A ``CacheError`` that ``except requests.ConnectionError`` catches; the attempt was not sent."""

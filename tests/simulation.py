@@ -112,12 +112,13 @@ class Store(Contents):
         found: tuple[bytes | None, int | None] = self.items.get(key, (None, None))
         return found
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> int | None:
         if self.items.get(key, (None, None))[1] != token:
             self.lost_swaps += 1
-            return False
-        self.items[key] = (value, next(self.versions))
-        return True
+            return None
+        version = next(self.versions)
+        self.items[key] = (value, version)
+        return version
 
 
 @dataclass
@@ -352,7 +353,7 @@ class World:
         clock = Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2)
         outage = Outage("local", 1 / self.story.processes) if self.story.outages else Outage()
         ledger = Ledger(store_of(self.store, clock), "key", self.quota, clock, outage)
-        return Process(clock, ledger, Line(f"p{index}", ledger, Event, _set_all))
+        return Process(clock, ledger, Line(f"p{index}", ledger, Event, _set_all, in_order=self.story.tasks))
 
     def _spawn(self, process: Process) -> None:
         actor = Actor(self, process, self._caller(process))
@@ -440,7 +441,7 @@ def alone(ledger: Ledger, cost: int) -> Generator[Any, Any, Slot]:
     while True:
         slot: Slot
         (slot,) = yield Transact(ledger.book([One(cost)], returned))
-        if ledger.is_stale(slot.at):
+        if ledger.is_stale(slot):
             yield Wait(slot.at - ledger.pace.ahead_us, Event())
             yield Transact(ledger.look())
         while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:

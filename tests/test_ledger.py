@@ -81,7 +81,7 @@ class TestPlantedFaults:
 
     def test_skipping_the_wake_read_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A slot booked long ago may be another epoch's by now."""
-        monkeypatch.setattr(Ledger, "is_stale", lambda self, at: False)
+        monkeypatch.setattr(Ledger, "is_stale", lambda self, slot: False)
         assert first_over(FLUSHED) is not None
 
     def test_trusting_another_epoch_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ class Deaf(Store):
         super().__init__()
         self.lose, self.performs, self.writes = lose, performs, 0
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> int | None:
         self.writes += 1
         if self.writes not in self.lose:
             return super().cas(key, value, token, ttl)
@@ -329,7 +329,7 @@ class TestTrouble:
     def test_swaps_that_never_win_end(self) -> None:
         """A booking gives up after its bound, and says what it lost."""
         store = Store()
-        store.cas = lambda *args: False  # type: ignore[method-assign]
+        store.cas = lambda *args: None  # type: ignore[method-assign]
         with pytest.raises(CacheError, match=f"lost {MOST_CONFLICTS} swaps in a row"):
             book(ledger(store), 1)
 

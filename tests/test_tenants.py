@@ -33,7 +33,7 @@ class OpenCache(MemoryCache):
         super().__init__()
         self.seen: list[object] = []
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> int | None:
         self.seen += [key, value]
         return super().cas(key, value, token, ttl)
 

@@ -13,7 +13,7 @@ import pytest
 
 from nekkar.core.clock import Clock
 from nekkar.core.limiter import Nekkar
-from nekkar.testing import FakeClock
+from nekkar.testing import FakeClock, threads
 
 PATIENCE = 30.0
 BACKENDS = ["asyncio", "trio"]
@@ -234,3 +234,15 @@ def test_a_free_limit_admits_at_once_on_a_standing_clock_whatever_its_margin() -
     caller.start()
     caller.join(0.5)
     assert not caller.is_alive()
+
+
+def test_a_hanging_cache_does_not_hang_its_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that are not done within its patience are a failure that says so; a thread's error comes first."""
+    monkeypatch.setattr(threads, "PATIENCE", 0.2)
+    never = threading.Event()
+    with pytest.raises(AssertionError, match=r"not done within 0\.2 s: the cache blocks without bound"):
+        threads.at_once(lambda number, thread: never.wait(PATIENCE) if thread == 1 else True, threads=2)
+    never.set()
+    with pytest.raises(ZeroDivisionError):
+        threads.at_once(lambda number, thread: 1 // thread, rounds=3, threads=4)
+    assert threads.at_once(lambda number, thread: (number, thread), 2, 2) == [[(0, 0), (0, 1)], [(1, 0), (1, 1)]]

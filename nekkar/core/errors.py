@@ -55,7 +55,7 @@ class WaitTooLong(NekkarError, TimeoutError):
         self.max_wait = max_wait
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.retry_after, self.max_wait)
+        return type(self), (self.name, self.retry_after, self.max_wait), vars(self)  # with notes, and what adapters add
 
 
 def copied(error: CacheError) -> CacheError:

@@ -28,12 +28,13 @@ from dataclasses import replace
 from secrets import randbits
 from typing import Any, TypeVar
 
-from nekkar.core.clock import Clock
+from nekkar.core.clock import Clock, ReadClock
 from nekkar.core.codec import encode
-from nekkar.core.effects import Pause, Steps
+from nekkar.core.effects import Call, Pause, Steps
 from nekkar.core.errors import CacheError
 from nekkar.core.heard import Word, heard, held
 from nekkar.core.log import LINGER_US, HitLog
+from nekkar.core.notices import Notices
 from nekkar.core.outage import Alone, Outage
 from nekkar.core.pace import Pace, crowded
 from nekkar.core.rate import SECOND, Quota
@@ -60,8 +61,11 @@ class Ledger:
 
     def __init__(self, store: Store, key: str, quota: Quota, clock: Clock, outage: Outage | None = None) -> None:
         self.store, self.key, self.quota, self.clock = store, key, quota, clock
+        self._read_clock = clock if isinstance(clock, ReadClock) else None
+        self.clock_is_due: Callable[[], bool] = self._read_clock.is_due if self._read_clock else bool
         self.alone = Alone(outage or Outage(), key, quota)
-        self.view = View(key, quota)
+        self.view = View(key)
+        self._notices = Notices(key, quota)
         self.pace = Pace()
 
     def no_slot_before(self, cost: int, hits: int, calls: int) -> int:
@@ -79,9 +83,9 @@ class Ledger:
         """Return until when a caller may start on its slot; the margin's other half is the way's."""
         return slot.at + self.quota.margin_us // 2
 
-    def is_stale(self, at: int) -> bool:
-        """Whether the log could have changed over a slot at ``at`` since the newest look at it."""
-        return self.view.is_stale(at, self.pace.horizon_us)
+    def is_stale(self, slot: Slot) -> bool:
+        """Whether the log could have changed over the slot since the newest look at it."""
+        return self.view.is_stale(slot, self.pace.horizon_us)
 
     def vouches(self, slot: Slot) -> bool:
         """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
@@ -89,19 +93,32 @@ class Ledger:
 
     # Steps.
 
+    def know_time(self) -> Steps[None]:
+        """Read the clock where that is due, for a caller that comes; see ``check``."""
+        yield from self._unless_away(self.read_clock())
+
+    def read_clock(self) -> Steps[None]:
+        """Read the clock where that is due; raises CacheError where its time is not known and can't be read."""
+        if self._read_clock and self.clock_is_due():
+            yield Call(self._read_clock.read, ())
+
     def look(self) -> Steps[tuple[HitLog | None, Any]]:
         """Read the log, and the token to swap it with; raises CacheError, or CorruptLog."""
+        yield from self.read_clock()
         order, sent = self.view.order(), self.clock.now_us()
         raw, token = yield from self.store.read(self.key)
-        self.pace.read_took(self.clock.now_us() - sent)
+        answered = self.clock.now_us()
+        self.pace.read_took(answered - sent)
         found = None if raw is None else self.view.decoded(raw)
         self.view.saw(order, sent, found)
+        if found:
+            self._notices.look(found, answered)
         if self.alone.outage.is_on:
             self.alone.outage.ends()
         return found, token
 
     def check(self) -> Steps[None]:
-        """Look, for a caller whose slot comes; in an outage that was provided for, this raises nothing."""
+        """Look, for a caller whose slot comes. In an outage that the user provided for this raises nothing."""
         yield from self._unless_away(self.look())
 
     def book(self, asks: Sequence[Ask], returned: Sequence[Slot] = (), spare: int = 0) -> Steps[Answers]:
@@ -128,27 +145,14 @@ class Ledger:
 
     def hold(self, seconds_us: int) -> Steps[None]:
         """Let no slot be given for so long from now; a longer hold stays."""
-
-        def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
-            return held(base, now + seconds_us), []
-
-        yield from self._swap(plan)
-
-    def is_news(self, word: Word) -> bool:
-        """Whether a service's word changes the log, as far as the mirror shows."""
-        known = self.view.log
-        return known is None or self.alone.is_on or heard(known, self.quota, word, self.clock.now_us()) is not known
+        yield from self._swap(lambda base, now, lost: (held(base, now + seconds_us), []))
 
     def hear(self, word: Word) -> Steps[None]:
         """Put in the log what a service said; in an outage that was provided for, this process alone keeps to it."""
-
-        def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
-            return heard(base, self.quota, word, now), []
-
-        if (yield from self._unless_away(self._swap(plan))) is None:
-            now = self.clock.now_us()
-            self.alone.hears(word, now)
-            self._is_alone(now)
+        steps = self._swap(lambda base, now, lost: (heard(base, self.quota, word, now), []))
+        if (yield from self._unless_away(steps)) is None:
+            self.alone.hears(word, self.clock.now_us())
+            self._is_alone(self.clock.now_us())
 
     def release(self) -> Steps[None]:
         """End a hold for those who have not booked behind it yet."""
@@ -206,13 +210,13 @@ class Ledger:
             crowd = crowded(planned.crowd, conflicts)
             written = replace(planned, nonce=randbits(63), crowd=crowd, written_at=now)
             won = yield from self._try(written, token, now, answers)
-            if won is True:
-                self._won(written, answers, order, now)
-                return answers
             if isinstance(won, CacheError):
                 if doubt:
                     raise won
                 doubt = (written.nonce, answers)
+            elif won is not None:
+                self._won(written, answers, order, now)
+                return answers
         raise CacheError(
             f"cache key {self.key!r}: lost {MOST_CONFLICTS} swaps in a row; share it among fewer processes"
         )
@@ -238,8 +242,8 @@ class Ledger:
                 base = base.unbook(slot.at, slot.cost)
         return base
 
-    def _try(self, written: HitLog, token: Any, now: int, answers: Answers) -> Steps[bool | CacheError]:
-        """Write; return whether it won, or the error where the answer was lost. An interrupted write is undone."""
+    def _try(self, written: HitLog, token: Any, now: int, answers: Answers) -> Steps[Any]:
+        """Write; return the new token, None, or the error where the answer was lost. An interrupted write is undone."""
         try:
             return (yield from self._write(written, token, now))
         except CacheError as error:
@@ -250,7 +254,7 @@ class Ledger:
             yield from self._take_back(written.nonce, answers)
             raise
 
-    def _write(self, written: HitLog, token: Any, now: int) -> Steps[bool]:
+    def _write(self, written: HitLog, token: Any, now: int) -> Steps[Any]:
         ttl = max(written.dies_at - now, written.keep_us + LINGER_US) // SECOND + 2
         raw = encode(written)
         self.view.wrote(raw, written)

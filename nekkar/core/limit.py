@@ -111,7 +111,7 @@ class Shared:
 
         lines: WeakKeyDictionary[Shared, Line] = of_this_loop("lines", WeakKeyDictionary)
         if self not in lines:
-            lines[self] = self._new_line(anyio.Event, LoopWaker())
+            lines[self] = self._new_line(anyio.Event, LoopWaker(), in_order=True)
         return lines[self]
 
     def status(self, log: HitLog, now: int) -> Status:
@@ -123,8 +123,10 @@ class Shared:
         next_at = log.earliest(self.quota, 1, now) / SECOND
         return Status(self.name, tuple(windows), next_at, held, self.waiting)
 
-    def _new_line(self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None]) -> Line:
-        line = Line(self.name, self.ledger, new_event, wake)
+    def _new_line(
+        self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None], in_order: bool = False
+    ) -> Line:
+        line = Line(self.name, self.ledger, new_event, wake, in_order)
         self._lines.add(line)
         return line
 
@@ -245,14 +247,16 @@ class Limit:
 
         Raises nothing where the cache does not answer: that is logged, once.
         """
-        if self._shared.ledger.is_news(word):
+        if self._is_news(word):
             self._run(self._hearing(word))
 
     async def hear_async(self, word: Word) -> None:
         """Hear, from a task; see ``hear``. A cancellation does not end the wait."""
-        if self._shared.ledger.is_news(word):
-            store = self._shared.ledger.store
-            await run_steps_async(self._hearing(word), self._shared.clock, store.in_process, shielded=True)
+        if self._is_news(word):
+            await self._run_async(self._hearing(word), shielded=True)
+
+    def _is_news(self, word: Word) -> bool:
+        return self._shared.ledger.view.is_news(word, self._shared.quota, self._shared.clock.now_us())
 
     def _hearing(self, word: Word) -> Steps[None]:
         try:
@@ -264,8 +268,8 @@ class Limit:
     def _run(self, steps: Steps[T]) -> T:
         return run_steps(steps, self._shared.clock)
 
-    async def _run_async(self, steps: Steps[T]) -> T:
-        return await run_steps_async(steps, self._shared.clock, self._shared.ledger.store.in_process)
+    async def _run_async(self, steps: Steps[T], shielded: bool = False) -> T:
+        return await run_steps_async(steps, self._shared.clock, self._shared.ledger.store.in_process, shielded)
 
     def _held(self, seconds: float) -> int:
         return micros(seconds, f"limit {self.name!r}: hold", 1)

@@ -12,8 +12,8 @@ Rules:
 from __future__ import annotations
 
 import threading
+from collections.abc import Sized
 
-from nekkar.core.callers import Queue
 from nekkar.core.ledger import Ledger
 from nekkar.core.slots import Slot
 
@@ -21,25 +21,28 @@ LEAST, MOST = 8, 1024
 
 
 class Spares:
-    """The spare slots of one line, all of one instant. ``left``: how many. All but ``take`` holds the line's lock."""
+    """The spare slots of one line, all of one instant; ``left`` of them. All but ``take`` is called under its lock.
 
-    def __init__(self, ledger: Ledger, queue: Queue, lock: threading.RLock) -> None:
-        self._ledger, self._queue, self._lock = ledger, queue, lock
+    ``before``: who comes before a caller that takes a spare.
+    """
+
+    def __init__(self, ledger: Ledger, before: Sized, lock: threading.RLock) -> None:
+        self._ledger, self._before, self._lock = ledger, before, lock
         self._slot: Slot | None = None
         self.left = 0
         self._filled = self._counted_from = 0
         self._demand = 0
 
     def take(self) -> Slot | None:
-        """Return a slot of one hit that may start now, where there is one to spare and nobody stands in line."""
+        """Return a slot of one hit that may start now, where there is one to spare and nobody comes first."""
         if not self.left:
             return None
         with self._lock:
             slot, ledger = self._slot, self._ledger
-            if slot is None or not self.left or self._queue or not ledger.vouches(slot):
+            if slot is None or not self.left or self._before or not ledger.vouches(slot):
                 return None
-            now = ledger.clock.now_us()
-            if not slot.at <= now <= ledger.good_until(slot) or ledger.is_stale(now):
+            last = min(ledger.good_until(slot), ledger.view.seen.sent + ledger.pace.horizon_us)
+            if not slot.at <= ledger.clock.now_us() <= last:
                 return None
             self.left -= 1
             return slot

@@ -11,17 +11,15 @@ Rules:
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from itertools import count
 
 from nekkar.core.codec import decode
 from nekkar.core.errors import CorruptLog
+from nekkar.core.heard import Word, heard
 from nekkar.core.log import HitLog
 from nekkar.core.rate import Quota
 from nekkar.core.slots import Slot
-
-log = logging.getLogger("nekkar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +45,12 @@ class Mirror:
 class View:
     """One process's knowledge of the log under ``key``. Safe between threads."""
 
-    def __init__(self, key: str, quota: Quota) -> None:
-        self.key, self.quota = key, quota
+    def __init__(self, key: str) -> None:
+        self.key = key
         self.mirror: Mirror | None = None
         self.seen = Look(0, 0, None, 0, 0)
         self._orders = count(1)
         self._newest: tuple[bytes, HitLog] | None = None
-        self._said = False
 
     @property
     def log(self) -> HitLog | None:
@@ -64,13 +61,17 @@ class View:
         """Return the number of a look that is about to be sent."""
         return next(self._orders)
 
-    def is_stale(self, at: int, horizon_us: int) -> bool:
-        """Whether the log could have changed over a slot at ``at`` since the newest look at it."""
-        return at - self.seen.sent > min(self.seen.horizon_us, horizon_us)
+    def is_stale(self, slot: Slot, horizon_us: int) -> bool:
+        """Whether the log could have changed over the slot since the newest look at it."""
+        return slot.at - self.seen.sent > min(self.seen.horizon_us, horizon_us)
 
     def vouches(self, slot: Slot) -> bool:
         """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
         return self.seen.epoch == slot.epoch and self.seen.hold_until <= slot.at
+
+    def is_news(self, word: Word, terms: Quota, now: int) -> bool:
+        """Whether a service's word changes the log, as far as the mirror shows."""
+        return self.log is None or heard(self.log, terms, word, now) is not self.log
 
     def decoded(self, raw: bytes) -> HitLog:
         """Decode a log, unless these are the bytes that this process saw or wrote last; raises CorruptLog."""
@@ -101,10 +102,3 @@ class View:
         newer = known is None or swapped or (order > known.order and found and found.epoch == known.log.epoch)
         if found and newer:
             self.mirror = Mirror(found, order, sent)
-        if found and not self._said and not set(found.windows) <= set(self.quota.rates):
-            self._say_others(found)
-
-    def _say_others(self, found: HitLog) -> None:
-        self._said = True
-        elsewhere = "; ".join(map(str, sorted(set(found.windows) - set(self.quota.rates))))
-        log.warning("cache key %r has other limits elsewhere: %s, and %s here", self.key, elsewhere, self.quota)

@@ -1,9 +1,9 @@
-"""For tests of programs that use nekkar: a clock that never makes a test wait."""
+"""A clock that never makes a test wait."""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nekkar.core.rate import SECOND
 
@@ -18,13 +18,23 @@ class FakeClock:
 
     Whoever would sleep returns at once, with the time set to the end of its sleep: a test of a thousand
     calls at ten a second takes no time. With ``jump=False`` sleepers wait until the test advances the
-    clock past the end of their sleep. Thread-safe.
+    clock past the end of their sleep. Thread-safe. A pickled one tells the same time, and goes its own way;
+    a deep copy is the clock itself, so that a copied limiter stays on it.
     """
 
     def __init__(self, start: float = START_US / SECOND, *, jump: bool = True) -> None:
         self._now = round(start * SECOND)
         self._jump = jump
         self._changed = threading.Condition()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_now": self._now, "_jump": self._jump}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FakeClock:
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _changed=threading.Condition())
 
     def now_us(self) -> int:
         """Return the time, in microseconds since the Unix epoch."""

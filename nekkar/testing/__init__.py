@@ -1,0 +1,12 @@
+"""For tests of programs that use nekkar, and of caches that carry it.
+
+``FakeClock`` never makes a test wait; ``assert_never_over`` tells whether calls kept to a limit;
+``CacheConformance`` tries a cache of one's own. None of them needs pytest. With pytest come two
+fixtures, ``nekkar_clock`` and ``nekkar_limiter`` (see ``fixtures``); ``-p no:nekkar`` turns them off.
+"""
+
+from nekkar.testing.clock import START_US, FakeClock
+from nekkar.testing.conformance import CacheConformance
+from nekkar.testing.windows import assert_never_over
+
+__all__ = ["START_US", "CacheConformance", "FakeClock", "assert_never_over"]
