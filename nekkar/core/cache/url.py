@@ -17,19 +17,22 @@ from nekkar.core.errors import ConfigurationError, shown
 
 _KNOWN = (
     "memory:, sqlite:///file.db, sqlite:////folder/file.db, memcached://host:11211, memcached://host1,host2:11212,"
-    " memcacheds://host (TLS), memcached:///path/to/socket"
+    " memcacheds://host (TLS), memcached:///path/to/socket, redis://host:6379/0"
 )
 _URL = re.compile(r"([^:/?#]*):(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)  # RFC 3986, appendix B
+_REDIS = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
 
 
 def from_url(url: str) -> BaseCache:
     """Return the cache that ``url`` names; ConfigurationError where it names none.
 
-    ``?timeout=SECONDS`` sets the timeout of a memcached or SQLite cache. ``memcacheds`` is memcached over TLS,
+    ``?timeout=SECONDS`` sets the timeout of a memcached, SQLite or Redis cache. ``memcacheds`` is memcached over TLS,
     trusting what the system trusts.
     """
     if not isinstance(url, str):
         raise ConfigurationError(f"cache URL {shown(url)} is no text; use one of {_KNOWN}")
+    if url.lower().startswith(_REDIS):
+        return _redis(url)
     try:
         parts = _split(url)
         make = _MAKERS[parts.scheme]
@@ -73,6 +76,12 @@ def _split(url: str) -> SplitResult:
     found = _URL.fullmatch(url)
     scheme, *parts = found.groups(default="") if found else ("", "", "", "", "")
     return SplitResult(scheme.lower(), *parts)
+
+
+def _redis(url: str) -> BaseCache:
+    from nekkar.redis import RedisCache  # needs its extra, and errors of its own that keep passwords out
+
+    return RedisCache(url)
 
 
 def _options(parts: SplitResult) -> dict[str, Any]:
