@@ -83,6 +83,7 @@ class Shared:
         self.name, self.quota, self.clock = name, terms, clock
         self.ledger = Ledger(store_of(cache, clock), cache_key(name), terms, clock, outage)
         self._lines: WeakSet[Line] = WeakSet()
+        self._last_spared: tuple[Slot | None, Any] = (None, None)
         self._threads_line = self._new_line(threading.Event, wake_threads)
         self._pid = os.getpid()
 
@@ -123,6 +124,13 @@ class Shared:
         next_at = log.earliest(self.quota, 1, now) / SECOND
         return Status(self.name, tuple(windows), next_at, held, self.waiting)
 
+    def spared(self, slot: Slot) -> Admission:
+        """Return the admission of a spare slot: that of the one before, where they are of one batch."""
+        known = self._last_spared
+        if known[0] is not slot:
+            self._last_spared = known = (slot, Admission(self.name, slot.cost, slot.at / SECOND, 0.0))
+        return cast(Admission, known[1])
+
     def _new_line(
         self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None], in_order: bool = False
     ) -> Line:
@@ -139,7 +147,6 @@ class Limit:
 
     def __init__(self, limiter: Nekkar, shared: Shared, max_wait: float | None) -> None:
         self._limiter, self._shared, self._max_wait = limiter, shared, max_wait
-        self._last_spared: tuple[Slot | None, Any] = (None, None)
 
     @property
     def name(self) -> str:
@@ -168,10 +175,10 @@ class Limit:
         Raises WaitTooLong as soon as the slot is known to lie too far off, CacheError where the cache
         does not answer within its timeout, and ConfigurationError for a cost that can never be admitted.
         """
-        line = self._shared.thread_line()
-        if cost == 1 and max_wait is None and (spare := line.spares.take()):
-            return self._spared(spare)
         cost, longest = self._checked(cost, max_wait)
+        line = self._shared.thread_line()
+        if cost == 1 and (spare := line.spares.take()):
+            return self._shared.spared(spare)
         slot, waited = run(line.acquire(cost, longest), self._shared.clock)
         return self._admission(slot, waited)
 
@@ -187,7 +194,7 @@ class Limit:
         shared = self._shared
         line = shared.loop_line()
         if cost == 1 and (spare := line.spares.take()):
-            return self._spared(spare)
+            return self._shared.spared(spare)
         slot, waited = await run_async(line.acquire(cost, longest), shared.clock, shared.ledger.store.in_process)
         return self._admission(slot, waited)
 
@@ -275,6 +282,8 @@ class Limit:
         return micros(seconds, f"limit {self.name!r}: hold", 1)
 
     def _checked(self, cost: int, max_wait: float | None) -> tuple[int, float | None]:
+        if type(cost) is int and cost == 1 and max_wait is None:
+            return 1, self._max_wait
         if type(cost) is not int or cost != 1:
             cost = whole(cost, f"limit {self.name!r}: cost")
         if cost > self._shared.quota.max_cost:
@@ -283,13 +292,6 @@ class Limit:
                 f" give at most {self._shared.quota.max_cost}"
             )
         return cost, self._max_wait if max_wait is None else patience(max_wait, self.name)
-
-    def _spared(self, slot: Slot) -> Admission:
-        """Return the admission of a spare slot: that of the one before, where they are of one batch."""
-        known = self._last_spared
-        if known[0] is not slot:
-            self._last_spared = known = (slot, self._admission(slot, 0))
-        return cast(Admission, known[1])
 
     def _admission(self, slot: Slot, waited_us: int) -> Admission:
         return Admission(self.name, slot.cost, slot.at / SECOND, waited_us / SECOND)

@@ -91,6 +91,9 @@ class Nekkar:
 
     def limit_of(self, name: str, terms: Quota, max_wait: float | None) -> Limit:
         """Return the limit ``name`` of these terms; ConfigurationError where it has others already."""
+        known = self._kept.get(name)
+        if known and known.quota is terms:  # each request of an HTTP client asks
+            return Limit(self, known, max_wait)
         with self._lock:
             shared = self._known.get(name)
             if shared is None:
