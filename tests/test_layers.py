@@ -21,7 +21,10 @@ LAYERS = [
     "nekkar.core.errors",
     "nekkar.core.events",
     "nekkar.core.rate",
+    "nekkar.core.once",
+    "nekkar.core.refusals",
     "nekkar.core.log",
+    "nekkar.core.heard",
     "nekkar.core.codec",
     "nekkar.core.pace",
     "nekkar.core.notices",
@@ -47,6 +50,9 @@ LAYERS = [
     "nekkar.core.limiter",
     "nekkar.rules",
     "nekkar",
+    "nekkar.retry_after",
+    "nekkar.budgets",
+    "nekkar.hearing",
     "nekkar.gate",
     "nekkar.urllib3",
     "nekkar.transports",
@@ -65,7 +71,7 @@ LAYERS = [
     "nekkar.__main__",
 ]
 ADAPTERS = {"nekkar.requests", "nekkar.httpx", "nekkar.httpx2", "nekkar.redis"}
-SHARED = {"nekkar.gate", "nekkar.transports"}
+SHARED = {"nekkar.retry_after", "nekkar.budgets", "nekkar.hearing", "nekkar.gate", "nekkar.transports"}
 HTTP = {"requests", "httpx", "httpx2", "urllib3", "http", "httpcore", "httpcore2", "aiohttp", "h11"}
 EXTRAS = ["requests", "httpx", "httpx2", "redis", "rich", "matplotlib", "opentelemetry"]
 LAZY = ["pymemcache", "sqlite3", "anyio", "asyncio"]
