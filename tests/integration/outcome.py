@@ -27,17 +27,21 @@ class Expect:
     """What a fault may cost. Never over is expected of all.
 
     ``used``: the least part of a calm run's calls. ``silence``: the longest that nobody calls, in seconds.
+    ``starved``: the longest that one worker does not, of those to whom nothing is done.
     ``recovery``: until full speed again after the cache is back, or a call of the worker that is, in seconds.
     ``lost``: slots booked in vain for each worker killed. ``share``: the most calls of one process in a window while
-    the cache is away. ``spared``: the least part of all calls on spare slots.
+    the cache is away. ``spared``: the least part of all calls on spare slots. ``growth``: KiB of memory, and open
+    files, by which a worker may grow.
     """
 
     used: float = 0.0
     silence: float | None = None
+    starved: float | None = None
     recovery: float | None = None
     lost: float | None = None
     share: int | None = None
     spared: float = 0.0
+    growth: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Outcome:
 
     ``used``: calls in part of the most that the limit allows. ``lost``: slots booked that no call started on,
     where that is known. ``late``: the latest start after its slot, in seconds. ``failed``: workers that ended by
-    themselves before the end.
+    themselves before the end. ``undone``: deeds that were to be done and were not. All else is as in ``Expect``.
     """
 
     seed: int
@@ -55,6 +59,7 @@ class Outcome:
     worst: int
     used: float
     silence: float
+    starved: float
     recovery: float | None
     kills: int
     lost: int | None
@@ -62,16 +67,19 @@ class Outcome:
     late: float
     spared: float
     stall: float
+    growth: tuple[int, int]
+    undone: int
     failed: tuple[str, ...]
 
     def broken(self, expect: Expect, calm: float) -> list[str]:
         """Say which expectations were not met; ``calm``: what a calm run used."""
         slack = WAKES * self.stall
         found = [*self.failed, *([f"{self.worst} in a window, limit {self.limit}"] if self.worst > self.limit else [])]
-        for what, most in (("silence", expect.silence), ("recovery", expect.recovery)):
-            took = getattr(self, what)
+        found += [f"{self.undone} deeds were left undone"] if self.undone else []
+        for what in ("silence", "starved", "recovery"):
+            took, most = getattr(self, what), getattr(expect, what)
             if most is not None and (took is None or took > most + slack):
-                found.append(f"{what} {took} s, expected {most} s and {slack:.2f} s for a busy machine")
+                found.append(f"{what} for {took} s, expected {most} s and {slack:.2f} s for a busy machine")
         if self.used < expect.used * calm:
             found.append(f"used {self.used:.1%}, expected {expect.used:.0%} of a calm run's {calm:.1%}")
         if expect.lost is not None and self.lost is not None and self.lost > expect.lost * max(1, self.kills):
@@ -80,6 +88,8 @@ class Outcome:
             found.append(f"{self.share} calls of one process in a window while the cache was away")
         if self.spared < expect.spared:
             found.append(f"only {self.spared:.1%} of the calls were on spare slots: nothing was tried")
+        if expect.growth and any(grew > most for grew, most in zip(self.growth, expect.growth, strict=True)):
+            found.append(f"a worker grew by {self.growth[0]} KiB and {self.growth[1]} open files")
         return found
 
 

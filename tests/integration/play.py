@@ -15,6 +15,7 @@ from tests.integration.outcome import Expect, Outcome
 from tests.integration.scripts import Script
 from tests.integration.servers import memcached
 from tests.integration.stage import Stage
+from tests.integration.surroundings import Surroundings, nothing_else
 
 PROCESSES = 8
 
@@ -23,19 +24,23 @@ Tick = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is done to a fleet that follows a plan, and what it may cost. ``long``: too long for the quick set."""
+    """What is done to a fleet that follows a plan, in what surroundings, and what it may cost.
+
+    ``long``: too long for the quick set.
+    """
 
     name: str
     plan: Plan
     script: Script
     expect: Expect = field(default_factory=Expect)
+    around: Surroundings = nothing_else
     long: bool = False
 
 
 def play(fault: Fault, seed: int, tick: Tick = lambda seconds: None) -> Outcome:
     """Play a fault once; ``tick`` is told the seconds so far. Blocks for the plan's seconds and some more."""
     draw = Random(seed)
-    with memcached() as server, fleet(replace(fault.plan, url=server.url), PROCESSES) as running:
+    with memcached() as server, fault.around(server) as url, fleet(replace(fault.plan, url=url), PROCESSES) as running:
         stage = Stage(running, server, draw)
         stage.play(fault.script(draw), tick)
         running.join(60)
@@ -54,6 +59,7 @@ def _measured(stage: Stage, rate: Rate, seed: int) -> Outcome:
         worst=worst_window(starts, rate.period_us),
         used=figures.used(starts, rate, plan.seconds),
         silence=figures.silence(starts, running.begin, plan.seconds),
+        starved=_starved(stage, each),
         recovery=_slowest(stage, starts, each, rate),
         kills=len(stage.ended_by_us),
         lost=_lost(stage, len(starts)),
@@ -61,8 +67,17 @@ def _measured(stage: Stage, rate: Rate, seed: int) -> Outcome:
         late=max((call.late for call in chain.from_iterable(calls)), default=0) / 1e6,
         spared=figures.spared(calls),
         stall=stage.stall,
+        growth=stage.growth(),
+        undone=stage.undone,
         failed=tuple(stage.failed()),
     )
+
+
+def _starved(stage: Stage, each: list[list[int]]) -> float:
+    """Return the longest silence of one worker, of those to whom nothing was done."""
+    struck = {victim for _, _, victim in stage.done}
+    spared = [own for index, own in enumerate(each[:PROCESSES]) if index not in struck]
+    return max((figures.silence(own, stage.fleet.begin, stage.fleet.plan.seconds) for own in spared), default=0.0)
 
 
 def _slowest(stage: Stage, starts: list[int], each: list[list[int]], rate: Rate) -> float | None:

@@ -8,7 +8,10 @@ from typing import TextIO
 
 from tests.integration.outcome import Outcome
 
-HEADS = ("fault", "runs", "worst window", "used", "recovery s", "silence s", "lost", "late ms", "spares", "stall ms")
+HEADS = (
+    *("fault", "runs", "worst window", "used", "recovery s", "silence s", "of one s"),
+    *("lost", "late ms", "spares", "stall ms"),
+)
 
 Results = dict[str, list[Outcome]]
 Report = Callable[[str, float], None]
@@ -46,6 +49,7 @@ def _row(name: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
         _range(f"{used[0]:.0%}", f"{used[-1]:.0%}"),
         "never" if None in took else _or_dash(max(one for one in took if one is not None), "{:.2f}"),
         f"{max(outcome.silence for outcome in outcomes):.2f}",
+        f"{max(outcome.starved for outcome in outcomes):.2f}",
         f"{sum(lost)} to {sum(outcome.kills for outcome in outcomes)} kills" if lost else "-",
         f"{max(outcome.late for outcome in outcomes) * 1e3:.0f}",
         _or_dash(max(outcome.spared for outcome in outcomes), "{:.0%}"),

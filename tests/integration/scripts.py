@@ -29,12 +29,12 @@ def nothing(draw: Random) -> list[Deed]:
     return []
 
 
-def kills(count: int, first: float, last: float) -> Script:
-    """Kill workers one after another, each third in the middle of a swap."""
+def kills(count: int, first: float, last: float, each: int) -> Script:
+    """Kill workers one after another, one of ``each`` in the middle of a swap."""
 
     def script(draw: Random) -> list[Deed]:
         times = sorted(draw.uniform(first, last) for _ in range(count))
-        return [Deed(at, "kill" if index % 3 else "kill in a swap") for index, at in enumerate(times)]
+        return [Deed(at, "kill" if index % each else "kill in a swap") for index, at in enumerate(times)]
 
     return script
 

@@ -85,24 +85,27 @@ def test_calls_while_the_cache_is_away_are_counted_for_each_process() -> None:
     ("expect", "told"),
     [
         (Expect(), "101 in a window, limit 100"),
-        (Expect(silence=2.5), "silence 3.0 s"),
-        (Expect(recovery=3.0), "recovery None s"),
+        (Expect(silence=2.5), "silence for 3.0 s"),
+        (Expect(starved=4.5), "starved for 5.0 s"),
+        (Expect(recovery=3.0), "recovery for None s"),
         (Expect(used=0.9), "used 50.0%"),
         (Expect(lost=2), "9 slots lost to 4 kills"),
         (Expect(share=12), "13 calls of one process"),
         (Expect(spared=0.1), "nothing was tried"),
+        (Expect(growth=(1024, 2)), "grew by 1025 KiB"),
+        (Expect(), "1 deeds were left undone"),
         (Expect(), "worker 3 ended with 1"),
     ],
 )
 def test_whatever_is_broken_is_told(expect: Expect, told: str) -> None:
     """An outcome that is bad in every way breaks each expectation, and what was not expected is not missed."""
     bad = Outcome(
-        seed=1, limit=100, calls=9, worst=101, used=0.5, silence=3.0, recovery=None, kills=4, lost=9, share=13,
-        late=0.0, spared=0.0, stall=0.01, failed=("worker 3 ended with 1",),
+        seed=1, limit=100, calls=9, worst=101, used=0.5, silence=3.0, starved=5.0, recovery=None, kills=4, lost=9,
+        share=13, late=0.0, spared=0.0, stall=0.01, growth=(1025, 0), undone=1, failed=("worker 3 ended with 1",),
     )  # fmt: skip
     found = bad.broken(expect, 1.0)
     assert any(told in text for text in found)
-    assert len(found) == 2 + (expect != Expect())
+    assert len(found) == 3 + (expect != Expect())
 
 
 def test_the_quick_set_is_quick() -> None:
