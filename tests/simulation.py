@@ -348,7 +348,7 @@ class World:
         clock = Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2)
         outage = Outage("local", 1 / self.story.processes) if self.story.outages else Outage()
         ledger = Ledger(store_of(self.store, clock), "key", self.quota, clock, outage)
-        return Process(clock, ledger, Line(f"p{index}", ledger, Event, _set_all))
+        return Process(clock, ledger, Line(f"p{index}", ledger, Event, _set_all, in_order=self.story.tasks))
 
     def _spawn(self, process: Process) -> None:
         actor = Actor(self, process, self._caller(process))

@@ -25,32 +25,31 @@ class Caller:
     slot: Slot | None = None
     error: Exception | None = None
     event: Event | None = None
+    has_started: bool = False
 
     def too_long(self, name: str, at: int, now: int) -> WaitTooLong:
         """Return the error for a caller whose slot can't come before ``at``."""
         return WaitTooLong(name, max(0, at - now) / 1e6, self.max_wait or 0.0)
 
 
-class Sleepers:
-    """Callers asleep until their slots, so that they start in order, whichever timer ends first."""
+class Order:
+    """Callers with slots, by these and by arrival: they start in this order, whichever timer ends first."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Caller]] = []
 
     def add(self, caller: Caller, slot: Slot) -> None:
-        """Have a caller sleep until its slot; who leaves may stay here."""
+        """Take in a caller with its slot; it may leave, or come again with another."""
         heappush(self._heap, (slot.at, caller.ticket, caller))
 
-    def ahead(self, caller: Caller, slot: Slot) -> list[Caller]:
-        """Return, in order, who is to start before a caller whose slot has come; none of them sleeps any longer."""
-        found = []
-        while self._heap and self._heap[0][:2] < (slot.at, caller.ticket):
-            at, _, other = heappop(self._heap)
-            if other.slot and other.slot.at == at:
-                found.append(other)
-        if self._heap and self._heap[0][2] is caller:
+    def first(self) -> Caller | None:
+        """Return who is to start next."""
+        while self._heap:
+            at, _, caller = self._heap[0]
+            if caller.slot and caller.slot.at == at and not caller.has_started:
+                return caller
             heappop(self._heap)
-        return found
+        return None
 
 
 class Queue:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import anyio
@@ -30,6 +30,17 @@ class Clock(Protocol):
         """Let this task wait until ``at_us`` (None: no bound) or until ``wake`` is set."""
 
 
+@runtime_checkable
+class ReadClock(Protocol):
+    """A clock that has to be read elsewhere now and then; a limiter does so where it is due, before it books."""
+
+    def is_due(self) -> bool:
+        """Return at once whether it is to be read."""
+
+    def read(self) -> None:
+        """Read it; blocks where its time is not known yet, and raises CacheError where it can't be."""
+
+
 class SystemClock:
     """The machine's own clock."""
 
@@ -39,21 +50,31 @@ class SystemClock:
 
     def sleep_until(self, at_us: int | None, wake: threading.Event) -> None:
         """Block this thread until ``at_us`` (None: no bound) or until ``wake`` is set."""
-        wake.wait(self._seconds_until(at_us))
+        wake.wait(seconds_until(at_us, self.now_us()))
 
     async def sleep_until_async(self, at_us: int | None, wake: anyio.Event) -> None:
         """Let this task wait until ``at_us`` (None: no bound) or until ``wake`` is set."""
         import anyio
 
-        with anyio.move_on_after(self._seconds_until(at_us)):
+        with anyio.move_on_after(seconds_until(at_us, self.now_us())):
             await wake.wait()
-
-    def _seconds_until(self, at_us: int | None) -> float:
-        if at_us is None:
-            return LONGEST_SLEEP_S
-        return min(max(at_us - self.now_us(), 0) / 1e6, LONGEST_SLEEP_S)
 
 
 def monotonic() -> float:
     """Return seconds of a clock that never steps, for ages within one process."""
     return time.monotonic()
+
+
+def ticks() -> int:
+    """Return µs of a clock that never steps, and that runs on while the machine is suspended where it has one."""
+    return time.clock_gettime_ns(_TICKING) // 1000 if _TICKING is not None else time.monotonic_ns() // 1000
+
+
+_TICKING: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def seconds_until(at_us: int | None, now_us: int) -> float:
+    """Return how long to sleep until ``at_us``; an hour at most."""
+    if at_us is None:
+        return LONGEST_SLEEP_S
+    return min(max(at_us - now_us, 0) / 1e6, LONGEST_SLEEP_S)

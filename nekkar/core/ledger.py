@@ -28,11 +28,12 @@ from dataclasses import replace
 from secrets import randbits
 from typing import Any, TypeVar
 
-from nekkar.core.clock import Clock
+from nekkar.core.clock import Clock, ReadClock
 from nekkar.core.codec import encode
-from nekkar.core.effects import Pause, Steps
+from nekkar.core.effects import Call, Pause, Steps
 from nekkar.core.errors import CacheError
 from nekkar.core.log import LINGER_US, HitLog
+from nekkar.core.notices import Notices
 from nekkar.core.outage import Alone, Outage
 from nekkar.core.pace import Pace, crowded
 from nekkar.core.rate import SECOND, Quota
@@ -59,8 +60,11 @@ class Ledger:
 
     def __init__(self, store: Store, key: str, quota: Quota, clock: Clock, outage: Outage | None = None) -> None:
         self.store, self.key, self.quota, self.clock = store, key, quota, clock
+        self._read_clock = clock if isinstance(clock, ReadClock) else None
+        self.clock_is_due: Callable[[], bool] = self._read_clock.is_due if self._read_clock else bool
         self.alone = Alone(outage or Outage(), key, quota)
-        self.view = View(key, quota)
+        self.view = View(key)
+        self._notices = Notices(key, quota)
         self.pace = Pace()
 
     def no_slot_before(self, cost: int, hits: int, calls: int) -> int:
@@ -88,19 +92,32 @@ class Ledger:
 
     # Steps.
 
+    def know_time(self) -> Steps[None]:
+        """Read the clock where that is due, for a caller that comes; see ``check``."""
+        yield from self._unless_away(self.read_clock())
+
+    def read_clock(self) -> Steps[None]:
+        """Read the clock where that is due; raises CacheError where its time is not known and can't be read."""
+        if self._read_clock and self.clock_is_due():
+            yield Call(self._read_clock.read, ())
+
     def look(self) -> Steps[tuple[HitLog | None, Any]]:
         """Read the log, and the token to swap it with; raises CacheError, or CorruptLog."""
+        yield from self.read_clock()
         order, sent = self.view.order(), self.clock.now_us()
         raw, token = yield from self.store.read(self.key)
-        self.pace.read_took(self.clock.now_us() - sent)
+        answered = self.clock.now_us()
+        self.pace.read_took(answered - sent)
         found = None if raw is None else self.view.decoded(raw)
         self.view.saw(order, sent, found)
+        if found:
+            self._notices.look(found, answered)
         if self.alone.outage.is_on:
             self.alone.outage.ends()
         return found, token
 
     def check(self) -> Steps[None]:
-        """Look, for a caller whose slot comes; in an outage that was provided for, this raises nothing."""
+        """Look, for a caller whose slot comes. In an outage that the user provided for this raises nothing."""
         yield from self._unless_away(self.look())
 
     def book(self, asks: Sequence[Ask], returned: Sequence[Slot] = (), spare: int = 0) -> Steps[Answers]:

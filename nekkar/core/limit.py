@@ -110,7 +110,7 @@ class Shared:
 
         lines: WeakKeyDictionary[Shared, Line] = of_this_loop("lines", WeakKeyDictionary)
         if self not in lines:
-            lines[self] = self._new_line(anyio.Event, LoopWaker())
+            lines[self] = self._new_line(anyio.Event, LoopWaker(), in_order=True)
         return lines[self]
 
     def status(self, log: HitLog, now: int) -> Status:
@@ -122,8 +122,10 @@ class Shared:
         next_at = log.earliest(self.quota, 1, now) / SECOND
         return Status(self.name, tuple(windows), next_at, held, self.waiting)
 
-    def _new_line(self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None]) -> Line:
-        line = Line(self.name, self.ledger, new_event, wake)
+    def _new_line(
+        self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None], in_order: bool = False
+    ) -> Line:
+        line = Line(self.name, self.ledger, new_event, wake, in_order)
         self._lines.add(line)
         return line
 

@@ -10,12 +10,13 @@ import threading
 from typing import Any
 from weakref import WeakValueDictionary
 
-from nekkar.core.cache import BaseCache, MemoryCache, from_url
+from nekkar.core.cache import BaseCache, MemoryCache, TellsTime, from_url
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit import Admission, Limit, Shared, Status, Window
 from nekkar.core.outage import OnCacheError, Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, quota
+from nekkar.core.server_clock import ServerClock
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
@@ -26,11 +27,12 @@ class Nekkar:
     """A rate limiter over one cache; call it to get limits.
 
     ``cache``: a cache object, a URL (``"memcached://localhost:11211"``, ``"sqlite:///file.db"``,
-    ``"memory:"``), or None for this process only. ``clock``: ``"auto"`` or ``"local"`` for the
-    machine's clock, or an object with the methods of ``nekkar.core.clock.Clock``. ``on_cache_error``: what
-    calls do while the cache is away: ``"raise"`` CacheError, pass (``"open"``), or go on with ``"local"``
-    limits, in which this process admits at most floor(N × ``local_share``) calls a window (with W workers give
-    1/W). ``max_hold``: the longest pause in seconds that a service's answer may bring on the limit.
+    ``"memory:"``), or None for this process only. ``clock``: ``"auto"`` for the clock of the cache's server
+    where that tells it, else the machine's; ``"server"`` insists, ``"local"`` trusts the machine's; or an object
+    with the methods of ``nekkar.core.clock.Clock``. ``on_cache_error``: what calls do while the cache is away:
+    ``"raise"`` CacheError, pass (``"open"``), or go on with ``"local"`` limits, in which this process admits at
+    most floor(N × ``local_share``) calls a window (with W workers give 1/W). ``max_hold``: the longest pause in
+    seconds that a service's answer may bring on a limit.
     Raises ConfigurationError; nothing is connected before the first call.
     """
 
@@ -44,7 +46,7 @@ class Nekkar:
         max_hold: float = 3600.0,
     ) -> None:
         self._cache, self._clock_name = _cache(cache), clock
-        self._clock = _clock(clock)
+        self._clock = _clock(clock, self._cache)
         self._outage = Outage(on_cache_error, local_share)
         self.max_hold = micros(max_hold, "max_hold", 1) / SECOND
         self._known: WeakValueDictionary[str, Shared] = WeakValueDictionary()
@@ -119,11 +121,15 @@ def _cache(cache: BaseCache | str | None) -> BaseCache:
     return cache
 
 
-def _clock(clock: Clock | str) -> Clock:
+def _clock(clock: Clock | str, cache: BaseCache) -> Clock:
+    if clock in ("auto", "server") and isinstance(cache, TellsTime):
+        return ServerClock(cache.tell_time, insist=clock == "server")
+    if clock == "server":
+        raise ConfigurationError(f"clock 'server': {shown(cache)} has no server that tells a clock; use 'auto'")
     if clock in ("auto", "local"):
         return SystemClock()
     if isinstance(clock, (str, type)) or not callable(getattr(clock, "now_us", None)):
-        raise ConfigurationError(f"clock {shown(clock)} is not known; use 'auto', 'local' or a Clock")
+        raise ConfigurationError(f"clock {shown(clock)} is not known; use 'server', 'auto', 'local' or a Clock")
     return clock
 
 

@@ -8,6 +8,8 @@ Rules:
 - A caller with a slot sleeps until it. Where the log may have changed over the slot since the newest
   look, it wakes early and reads once. It starts within half the margin of its slot; otherwise it goes
   back to the front of the line, and the next booking unbooks its old hit.
+- Tasks start in the order of their slots and of their arrival, whichever timer ends first. Of threads, the machine
+  decides which runs first. Callers whose slots come together share one look.
 - A caller that leaves passes its slot to the next of equal cost, else it is unbooked. A booking runs to
   its end whatever becomes of the caller that leads it; what it brought for callers gone is passed on.
 - Whoever waits in line decides anew each time it wakes, from the state under the lock; waking somebody
@@ -24,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from nekkar.core.callers import Caller
+from nekkar.core.callers import Caller, Order
 from nekkar.core.effects import Effects, Event, Steps, Transact, Wait
 from nekkar.core.errors import CacheError
 from nekkar.core.ledger import Ledger
@@ -45,18 +47,21 @@ class Line:
     """Callers of one limit that share a lock and a way to wake each other.
 
     ``new_event`` makes what a caller waits on; ``wake`` sets such events, from whatever thread. ``callers``:
-    all who wait now, for a slot or until theirs comes.
+    all who wait now, for a slot or until theirs comes. ``in_order``: they are tasks, and start in order.
     """
 
-    def __init__(self, name: str, ledger: Ledger, new_event: Callable[[], Event], wake: Wake) -> None:
+    def __init__(
+        self, name: str, ledger: Ledger, new_event: Callable[[], Event], wake: Wake, in_order: bool = False
+    ) -> None:
         self.name, self.ledger = name, ledger
         self._new_event, self._wake = new_event, wake
         self._lock = threading.RLock()  # a generator finalised by the collector may hold it already
         self._tickets = count(1)
-        self._places = Places(name, ledger, self._lock)
+        self._places = Places(name, ledger, self._lock, in_order)
+        self.callers = self._places.callers
         self.spares = self._places.spares
         self._booking: _Booking | None = None
-        self.callers: set[Caller] = set()
+        self._looking = False
 
     @property
     def waiting(self) -> int:
@@ -68,6 +73,8 @@ class Line:
 
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
+        if self.ledger.clock_is_due():
+            yield Transact(self.ledger.know_time())
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
         caller = Caller(next(self._tickets), cost, now, deadline, max_wait)
@@ -117,7 +124,7 @@ class Line:
                 until = self._patience(caller, now)
                 if leads:
                     until = min(self._places.resume_at, self._places.resume_at if until is None else until)
-                caller.event = event = self._new_event()
+                event = self._event_of(caller)
         if booking:
             yield from self._lead(booking)
         else:
@@ -134,45 +141,69 @@ class Line:
     def _arrives(self, caller: Caller, slot: Slot) -> Effects[bool]:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
         ledger = self.ledger
-        while ledger.is_stale(slot) and ledger.vouches(slot):
-            yield Wait(ledger.wake_at(slot), self._new_event())
+        while ledger.is_stale(slot) and ledger.vouches(slot) and not caller.error:
+            yield Wait(ledger.wake_at(slot), self._event_of(caller))
             if ledger.is_stale(slot) and ledger.vouches(slot):
-                yield Transact(ledger.check())
-        if ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
-            yield from self._sleep(caller, slot)
-        if ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot):
-            return True
+                yield from self._look(caller, slot)
+        while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
+            yield Wait(slot.at, self._event_of(caller))
+        if self._places.order:
+            yield from self._give_way(caller, self._places.order)
+        is_good = ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot)
         with self._lock:
-            caller.slot = None
-            self._places.give_back(slot)
-            self._places.queue.rejoin(caller)
-            self._places.wake_head()
+            self._places.wake_next()
+            if not is_good:
+                caller.slot, caller.has_started = None, False
+                self._places.give_back(slot)
+                self._places.queue.rejoin(caller)
+                self._places.wake_head()
         self._wake_all()
-        return False
+        return is_good and not caller.error
 
-    def _sleep(self, caller: Caller, slot: Slot) -> Effects[None]:
-        """Sleep until the slot; then let those go first that come before, if their timers have not ended yet."""
+    def _look(self, caller: Caller, slot: Slot) -> Effects[None]:
+        """Look for all whose slots come, or wait for who does; an error is all theirs."""
         with self._lock:
-            self._places.sleepers.add(caller, slot)
-        while self.ledger.vouches(slot) and self.ledger.clock.now_us() < slot.at:
-            caller.event = self._new_event()
-            yield Wait(slot.at, caller.event)
-        with self._lock:
-            ahead = self._places.sleepers.ahead(caller, slot)
-            self._places.to_wake += ahead
-        self._wake_all()
-        if ahead:
-            passed = self._new_event()
-            passed.set()
-            yield Wait(slot.at, passed)
+            is_first = not self._looking
+            self._looking = True
+            if not is_first:
+                self._places.onlookers.append(caller)
+                event = self._event_of(caller)
+        if not is_first:
+            yield Wait(self.ledger.good_until(slot), event)
+            return
+        error = None
+        try:
+            yield Transact(self.ledger.check())
+        except CacheError as raised:
+            error = raised
+            raise
+        finally:
+            with self._lock:
+                self._looking = False
+                self._places.tell_onlookers(error)
+            self._wake_all()
+
+    def _give_way(self, caller: Caller, order: Order) -> Effects[None]:
+        """Let those start before who come before, whichever timer or look took longer."""
+        while True:
+            with self._lock:
+                if order.first() in (caller, None):
+                    caller.has_started = True
+                    break
+                event = self._event_of(caller)
+            yield Wait(None, event)
+
+    def _event_of(self, caller: Caller) -> Event:
+        caller.event = event = self._new_event()
+        return event
 
     def _leave(self, caller: Caller) -> None:
-        now = self.ledger.clock.now_us()
         with self._lock:
             self._places.queue.leave(caller)
             slot, caller.slot = caller.slot, None
             if slot:
-                self._places.pass_on(slot, now)
+                self._places.pass_on(slot, self.ledger.clock.now_us())
+                self._places.wake_next()
             self._places.wake_head()
             booking = self._booking
         if booking and booking.leader is caller:

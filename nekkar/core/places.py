@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import cast
 
-from nekkar.core.callers import Caller, Queue, Sleepers
+from nekkar.core.callers import Caller, Order, Queue
 from nekkar.core.errors import CacheError, copied
 from nekkar.core.ledger import Ledger
 from nekkar.core.slots import Answer, Slot
@@ -16,17 +16,20 @@ from nekkar.core.spares import Spares
 
 
 class Places:
-    """``queue``: callers without a slot. ``sleepers``: those with one. ``to_wake``: those for whom something changed.
+    """``queue``: callers without a slot. ``order``: those with one, where they are to start in order, else None.
 
-    ``returned``: slots to unbook. ``furthest``: the latest slot given. ``spares``: slots that nobody asked for yet.
+    ``callers``: all of both. ``to_wake``: those for whom something changed. ``onlookers``: those who wait for
+    another's look. ``returned``: slots to unbook. ``spares``: slots that nobody asked for yet.
     """
 
-    def __init__(self, name: str, ledger: Ledger, lock: threading.RLock) -> None:
+    def __init__(self, name: str, ledger: Ledger, lock: threading.RLock, in_order: bool) -> None:
         self.name, self.ledger = name, ledger
-        self.queue, self.sleepers = Queue(), Sleepers()
-        self.spares = Spares(ledger, self.queue, lock)
+        self.queue, self.order = Queue(), Order() if in_order else None
+        self.callers: set[Caller] = set()
+        self.spares = Spares(ledger, self.callers if in_order else self.queue, lock)
         self.returned: list[Slot] = []
         self.to_wake: list[Caller] = []
+        self.onlookers: list[Caller] = []
         self._furthest = 0
 
     @property
@@ -63,6 +66,13 @@ class Places:
         for caller in [caller for caller in asks if caller in self.queue]:
             self._answer(caller, copied(error))
 
+    def tell_onlookers(self, error: CacheError | None) -> None:
+        """Have all woken, in order, who waited for somebody else's look; an error is each one's."""
+        for caller in sorted(self.onlookers, key=lambda caller: caller.ticket):
+            caller.error = copied(error) if error else None
+            self.to_wake.append(caller)
+        self.onlookers = []
+
     def pass_on(self, slot: Slot, now: int) -> None:
         """Give a slot that lost its caller to the next of equal cost, else have it unbooked."""
         if self.ledger.vouches(slot) and now <= self.ledger.good_until(slot):
@@ -83,9 +93,16 @@ class Places:
         if self.queue.head:
             self.to_wake.append(self.queue.head)
 
+    def wake_next(self) -> None:
+        """Have the caller woken whose turn it is to start."""
+        if self.order and (first := self.order.first()):
+            self.to_wake.append(first)
+
     def _give(self, caller: Caller, slot: Slot) -> None:
         caller.slot = slot
         self._furthest = max(self._furthest, slot.at)
+        if self.order:
+            self.order.add(caller, slot)
         self._answer(caller, None)
 
     def _refuse(self, caller: Caller, at: int, now: int) -> None:

@@ -13,8 +13,8 @@ Rules:
 from __future__ import annotations
 
 import threading
+from collections.abc import Sized
 
-from nekkar.core.callers import Queue
 from nekkar.core.ledger import Ledger
 from nekkar.core.slots import Slot
 
@@ -22,25 +22,26 @@ LEAST, MOST = 8, 1024
 
 
 class Spares:
-    """The spare slots of one line, all of one instant. All but ``take`` holds the line's lock.
+    """The spare slots of one line, all of one instant. All but ``take`` is called under its lock.
 
-    ``left``: how many. ``counted_from``: since when calls are counted: the end of the newest swap.
+    ``left``: how many. ``before``: who comes before a caller that takes one. ``counted_from``: since when calls are
+    counted: the end of the newest swap.
     """
 
-    def __init__(self, ledger: Ledger, queue: Queue, lock: threading.RLock) -> None:
-        self._ledger, self._queue, self._lock = ledger, queue, lock
+    def __init__(self, ledger: Ledger, before: Sized, lock: threading.RLock) -> None:
+        self._ledger, self._before, self._lock = ledger, before, lock
         self._slot: Slot | None = None
         self.left = 0
         self._filled = self.counted_from = 0
         self._demand = 0
 
     def take(self) -> Slot | None:
-        """Return a slot of one hit that may start now, where there is one to spare and nobody stands in line."""
+        """Return a slot of one hit that may start now, where there is one to spare and nobody comes first."""
         if not self.left:
             return None
         with self._lock:
             slot, ledger = self._slot, self._ledger
-            if slot is None or not self.left or self._queue or not ledger.vouches(slot):
+            if slot is None or not self.left or self._before or not ledger.vouches(slot):
                 return None
             if not slot.at <= ledger.clock.now_us() <= ledger.good_until(slot):
                 return None

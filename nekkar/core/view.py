@@ -11,17 +11,13 @@ Rules:
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from itertools import count
 
 from nekkar.core.codec import decode
 from nekkar.core.errors import CorruptLog
 from nekkar.core.log import HitLog
-from nekkar.core.rate import Quota
 from nekkar.core.slots import Slot
-
-log = logging.getLogger("nekkar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +43,12 @@ class Mirror:
 class View:
     """One process's knowledge of the log under ``key``. Safe between threads."""
 
-    def __init__(self, key: str, quota: Quota) -> None:
-        self.key, self.quota = key, quota
+    def __init__(self, key: str) -> None:
+        self.key = key
         self.mirror: Mirror | None = None
         self.seen = Look(0, 0, None, 0, 0)
         self._orders = count(1)
         self._newest: tuple[bytes, HitLog] | None = None
-        self._said = False
 
     @property
     def log(self) -> HitLog | None:
@@ -101,10 +96,3 @@ class View:
         newer = known is None or swapped or (order > known.order and found and found.epoch == known.log.epoch)
         if found and newer:
             self.mirror = Mirror(found, order, sent)
-        if found and not self._said and not set(found.windows) <= set(self.quota.rates):
-            self._say_others(found)
-
-    def _say_others(self, found: HitLog) -> None:
-        self._said = True
-        elsewhere = "; ".join(map(str, sorted(set(found.windows) - set(self.quota.rates))))
-        log.warning("cache key %r has other limits elsewhere: %s, and %s here", self.key, elsewhere, self.quota)

@@ -27,10 +27,11 @@ class Memcached:
 
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    options: tuple[str, ...] = ()
 
     def start(self) -> None:
         command = ["memcached", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0"]
-        command += ["-u", "root"] if os.geteuid() == 0 else []
+        command += [*self.options, *(["-u", "root"] if os.geteuid() == 0 else [])]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 30
         while True:
@@ -72,13 +73,13 @@ class Memcached:
 
 
 @contextmanager
-def memcached() -> Iterator[Memcached]:
+def memcached(*options: str) -> Iterator[Memcached]:
     """Run a memcached for a while; without one installed, skip, or fail where CI is set."""
     if shutil.which("memcached") is None:
         if os.environ.get("CI"):
             pytest.fail("memcached is not installed")
         pytest.skip("memcached is not installed")
-    server = Memcached()
+    server = Memcached(options=options)
     server.start()
     try:
         yield server

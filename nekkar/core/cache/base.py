@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -42,4 +43,15 @@ class SwapCache(Protocol):
         """Write ``value`` for ``ttl`` seconds if ``key`` is as when ``token`` was read; return whether.
 
         An error leaves open whether the value was written.
+        """
+
+
+@runtime_checkable
+class TellsTime(Protocol):
+    """A cache whose server tells its own clock, which all who share it then go by."""
+
+    def tell_time(self, now: Callable[[], int]) -> tuple[int, int, int] | None:
+        """Return (before, server, after): the server's clock in µs since the epoch, bracketed by ``now()`` in µs.
+
+        None where this server can't tell. Blocks for at most the cache's timeout; raises CacheError where it is away.
         """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nekkar.core.cache.base import BaseCache
 from nekkar.core.cache.pool import Pool
+from nekkar.core.cache.watch import read_clock
 from nekkar.core.clock import SystemClock
 from nekkar.core.errors import CacheError, ConfigurationError, shown
 from nekkar.core.rate import SECOND, micros, whole
@@ -84,6 +86,15 @@ class MemcachedCache(BaseCache):
             return bool(client.cas(key, value, unique, expire=expire, noreply=False))
 
         return self._run(command)
+
+    def tell_time(self, now: Callable[[], int]) -> tuple[int, int, int] | None:
+        """Return (before, server, after): the server's clock in µs, by its log; None where that may not be watched."""
+
+        def command(client: Client) -> tuple[int, int, int] | None:
+            with closing(self._connect()) as watcher:
+                return read_clock(watcher.sock, lambda key: client.set(key, b"", expire=-1), now, self._args[2])
+
+        return self._read(command)
 
     def _connect(self) -> Client:
         from pymemcache.client.base import Client
