@@ -9,7 +9,7 @@ import pytest
 
 from nekkar.core.rate import quota
 from tests.integration import outcome as figures
-from tests.integration.faults import CALM, FAULTS, SECONDS, soak
+from tests.integration.faults import CALM, FAULTS, LOSS, SECONDS, soak
 from tests.integration.outcome import Expect, Outcome
 from tests.integration.play import Fault, play
 
@@ -47,7 +47,7 @@ def test_a_script_is_drawn_alike_from_one_seed() -> None:
 
 
 def test_every_fault_ends_in_time_to_see_what_comes_of_it() -> None:
-    """Whatever is stopped goes on, and a period and a second are left after the cache is back."""
+    """Whatever is stopped goes on; after a loss there is time to recover, before the next one and before the end."""
     for fault in (*FAULTS, soak(1.0)):
         for seed in range(50):
             deeds = fault.script(Random(seed))
@@ -56,6 +56,11 @@ def test_every_fault_ends_in_time_to_see_what_comes_of_it() -> None:
             assert acts.count("stop server") == acts.count("start server")
             back = [deed.at for deed in deeds if deed.act in ("flush", "start server", "thaw")]
             assert max(back, default=0.0) <= fault.plan.seconds - 3.0
+            if fault.expect.recovery == LOSS:
+                lost = [deed.at for deed in deeds if deed.act in ("flush", "stop server")]
+                assert all(
+                    after - before > LOSS - 0.5 for before, after in zip(back, [*lost[1:], SECONDS], strict=True)
+                )
 
 
 def test_recovery_is_the_first_call_of_a_window_full_but_for_a_tenth() -> None:
