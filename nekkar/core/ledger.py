@@ -241,7 +241,9 @@ class Ledger:
     def _try(self, written: HitLog, token: Any, now: int, answers: Answers) -> Steps[bool | CacheError]:
         """Write; return whether it won, or the error where the answer was lost. An interrupted write is undone."""
         try:
-            return (yield from self._write(written, token, now))
+            won = yield from self._write(written, token, now)
+            self.pace.swap_took(self.clock.now_us() - now)
+            return won
         except CacheError as error:
             return error
         except GeneratorExit:
@@ -259,7 +261,7 @@ class Ledger:
     def _won(self, written: HitLog, answers: Answers, order: int, now: int) -> None:
         answered = self.clock.now_us()
         first = next((answer for answer in answers if isinstance(answer, Slot)), None)
-        self.pace.swap_took(answered - now, late=first is not None and answered > self.good_until(first))
+        self.pace.booked(late=first is not None and answered > self.good_until(first))
         self._saw_won(order, now, written)
 
     def _saw_won(self, order: int, now: int, written: HitLog) -> None:
