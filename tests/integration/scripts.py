@@ -50,15 +50,15 @@ def freeze(first: float, seconds: float) -> Script:
 
 
 def flushes(*times: float) -> Script:
-    """Empty the cache."""
-    return lambda draw: [Deed(at + draw.random(), "flush") for at in times]
+    """Empty the cache, up to 2 s after each of these times: anywhere in a period."""
+    return lambda draw: [Deed(at + 2 * draw.random(), "flush") for at in times]
 
 
 def restarts(away: float, *times: float) -> Script:
-    """Kill the server, and start another on its port after a while."""
+    """Kill the server, up to 2 s after each of these times, and start another on its port after a while."""
 
     def script(draw: Random) -> list[Deed]:
-        stops = [at + draw.random() for at in times]
+        stops = [at + 2 * draw.random() for at in times]
         return [deed for at in stops for deed in (Deed(at, "stop server"), Deed(at + away, "start server"))]
 
     return script
