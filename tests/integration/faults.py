@@ -51,7 +51,7 @@ FAULTS = (
     ),
     Fault("freeze", THREADS, freeze(1.2, 5.0), Expect(used=0.9, recovery=RETURN)),
     Fault("flushes", LOSSES, flushes(1.0, 7.5), Expect(used=0.65, recovery=LOSS)),
-    Fault("restarts", LOSSES, restarts(0.5, 1.0, 7.5), Expect(used=0.65, recovery=LOSS)),
+    Fault("restarts", LOSSES, restarts(0.5, 1.0, 8.0), Expect(used=0.65, recovery=LOSS)),
     Fault("outage, local shares", LOCAL, restarts(4.0, 1.0), Expect(used=0.5, share=100 // PROCESSES)),
     Fault("hot, nothing", HOT, nothing, SPARED),
     Fault("hot, kills", HOT, kills(8, 0.5, 8.5, each=3), SPARED),
