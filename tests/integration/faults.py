@@ -20,7 +20,8 @@ from tests.integration.report import Results, progress, show
 from tests.integration.scripts import at_random, flushes, freeze, kills, nothing, restarts, together
 from tests.integration.surroundings import busy_machine, slow_cache
 
-PERIOD = 2.05  # with the margin
+MARGIN = 0.05
+PERIOD = 2.0 + MARGIN
 SECONDS = 5 * PERIOD
 SETTING_UP = 2.0
 SILENCE = 2.0 + 0.5
@@ -49,14 +50,14 @@ FAULTS = (
         Expect(silence=SILENCE, lost=2),
         long=True,
     ),
-    Fault("freeze", THREADS, freeze(1.2, 5.0), Expect(used=0.9, recovery=RETURN)),
+    Fault("freeze", THREADS, freeze(1.2, 5.0), Expect(used=0.9, recovery=RETURN, late=MARGIN)),
     Fault("flushes", LOSSES, flushes(1.0, 7.5), Expect(used=0.65, recovery=LOSS)),
     Fault("restarts", LOSSES, restarts(0.5, 1.0, 8.0), Expect(used=0.65, recovery=LOSS)),
     Fault("outage, local shares", LOCAL, restarts(4.0, 1.0), Expect(used=0.5, share=100 // PROCESSES)),
     Fault("hot, nothing", HOT, nothing, SPARED),
     Fault("hot, kills", HOT, kills(8, 0.5, 8.5, each=3), SPARED),
     Fault("hot, freeze", HOT, freeze(1.2, 5.0), SPARED),
-    Fault("hot, flush and restart", HOT, together(flushes(1.5), restarts(0.5, 5.0)), SPARED),
+    Fault("hot, flush and restart", HOT, together(flushes(1.5), restarts(0.5, 4.5)), SPARED),
     Fault("64 busy processes", THREADS, nothing, Expect(starved=STARVED), busy_machine(64)),
     Fault("cache 20 ms away", THREADS, nothing, Expect(used=0.95, starved=STARVED), slow_cache(0.02)),
     Fault("cache 200 ms away", MANY, nothing, Expect(used=0.9, starved=2 * STARVED), slow_cache(0.2)),

@@ -29,7 +29,7 @@ class Expect:
     ``used``: the least part of a calm run's calls. ``silence``: the longest that nobody calls, in seconds.
     ``starved``: the longest that one worker does not, of those to whom nothing is done.
     ``recovery``: until full speed again after the cache is back, or a call of the worker that is, in seconds.
-    ``lost``: slots booked in vain for each worker killed. ``share``: the most calls of one process in a window while
+    ``lost``: slots booked in vain for each worker killed. ``late``: seconds from a slot to its start. ``share``: the most calls of one process in a window while
     the cache is away. ``spared``: the least part of all calls on spare slots. ``growth``: KiB of memory, and open
     files, by which a worker may grow.
     """
@@ -39,6 +39,7 @@ class Expect:
     starved: float | None = None
     recovery: float | None = None
     lost: float | None = None
+    late: float | None = None
     share: int | None = None
     spared: float = 0.0
     growth: tuple[int, int] | None = None
@@ -76,7 +77,7 @@ class Outcome:
         slack = WAKES * self.stall
         found = [*self.failed, *([f"{self.worst} in a window, limit {self.limit}"] if self.worst > self.limit else [])]
         found += [f"{self.undone} deeds were left undone"] if self.undone else []
-        for what in ("silence", "starved", "recovery"):
+        for what in ("silence", "starved", "recovery", "late"):
             took, most = getattr(self, what), getattr(expect, what)
             if most is not None and (took is None or took > most + slack):
                 found.append(f"{what} for {took} s, expected {most} s and {slack:.2f} s for a busy machine")

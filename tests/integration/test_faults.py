@@ -94,6 +94,7 @@ def test_calls_while_the_cache_is_away_are_counted_for_each_process() -> None:
         (Expect(recovery=3.0), "recovery for None s"),
         (Expect(used=0.9), "used 50.0%"),
         (Expect(lost=2), "9 slots lost to 4 kills"),
+        (Expect(late=0.05), "late for 0.1 s"),
         (Expect(share=12), "13 calls of one process"),
         (Expect(spared=0.1), "nothing was tried"),
         (Expect(growth=(1024, 2)), "grew by 1025 KiB"),
@@ -105,7 +106,7 @@ def test_whatever_is_broken_is_told(expect: Expect, told: str) -> None:
     """An outcome that is bad in every way breaks each expectation, and what was not expected is not missed."""
     bad = Outcome(
         seed=1, limit=100, calls=9, worst=101, used=0.5, silence=3.0, starved=5.0, recovery=None, kills=4, lost=9,
-        share=13, late=0.0, spared=0.0, stall=0.01, growth=(1025, 0), undone=1, failed=("worker 3 ended with 1",),
+        share=13, late=0.1, spared=0.0, stall=0.01, growth=(1025, 0), undone=1, failed=("worker 3 ended with 1",),
     )  # fmt: skip
     found = bad.broken(expect, 1.0)
     assert any(told in text for text in found)
