@@ -27,11 +27,11 @@ class Expect:
     """What a fault may cost. Never over is expected of all.
 
     ``used``: the least part of a calm run's calls. ``silence``: the longest that nobody calls, in seconds.
-    ``starved``: the longest that one worker does not, of those to whom nothing is done.
-    ``recovery``: until full speed again after the cache is back, or a call of the worker that is, in seconds.
-    ``lost``: slots booked in vain for each worker killed. ``late``: seconds from a slot to its start. ``share``: the most calls of one process in a window while
-    the cache is away. ``spared``: the least part of all calls on spare slots. ``growth``: KiB of memory, and open
-    files, by which a worker may grow.
+    ``starved``: the longest that one worker does not, of those to whom nothing is done. ``recovery``: until full
+    speed again after the cache is back, or a call of the worker that is, in seconds. ``lost``: slots booked in vain
+    for each worker killed. ``late``: seconds from a slot to its start. ``share``: the most calls of one process in a
+    window while the cache is away. ``spared``: the least part of all calls on spare slots. ``growth``: KiB of
+    memory, and open files, by which a worker may grow.
     """
 
     used: float = 0.0
