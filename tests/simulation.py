@@ -109,12 +109,13 @@ class Store(Contents):
         found: tuple[bytes | None, int | None] = self.items.get(key, (None, None))
         return found
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> int | None:
         if self.items.get(key, (None, None))[1] != token:
             self.lost_swaps += 1
-            return False
-        self.items[key] = (value, next(self.versions))
-        return True
+            return None
+        version = next(self.versions)
+        self.items[key] = (value, version)
+        return version
 
 
 @dataclass

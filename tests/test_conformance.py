@@ -371,13 +371,13 @@ class AwayRaisesItsOwn(DictCache):
 
 
 class CasIgnoresItsToken(MemoryCache):
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         time.sleep(0.001)  # as a server's answer takes
         return super().cas(key, value, self.gets(key)[1], ttl)
 
 
 class CasOfMissingIgnoresItsToken(MemoryCache):
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         return super().cas(key, value, self.gets(key)[1] if token is None else token, ttl)
 
 
@@ -388,13 +388,13 @@ class CasComparesValues(MemoryCache):
         value, _ = super().gets(key)
         return value, value
 
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         found, version = super().gets(key)
         return found == token and super().cas(key, value, version, ttl)
 
 
 class CasLooksFirst(MemoryCache):
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         if self.gets(key)[1] != token:
             return False
         time.sleep(0.0001)
@@ -403,7 +403,7 @@ class CasLooksFirst(MemoryCache):
 
 
 class CasNeverCreates(MemoryCache):
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         return token is not None and super().cas(key, value, token, ttl)
 
 
@@ -418,17 +418,17 @@ class GetsGivesText(MemoryCache):
 
 
 class CasCutsAtNul(MemoryCache):
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         return super().cas(key, value.split(b"\0")[0], token, ttl)
 
 
 class TtlIsMilliseconds(MemoryCache):
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         return super().cas(key, value, token, ttl / 1000)  # type: ignore[arg-type]
 
 
 class TtlIsNotRenewed(MemoryCache):
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         old = self._items.get(key)
         won = super().cas(key, value, token, ttl)
         if won and old:
@@ -439,7 +439,7 @@ class TtlIsNotRenewed(MemoryCache):
 class TtlIsADate(MemoryCache):
     """As memcached reads a relative one past 30 days: long ago."""
 
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         return super().cas(key, value, token, ttl if ttl <= 30 * 86_400 else -1)
 
 
@@ -448,7 +448,7 @@ class LosesEverySecondSwap(MemoryCache):
 
     turn = 0
 
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         self.turn += 1
         return True if self.turn % 2 == 0 else super().cas(key, value, token, ttl)
 

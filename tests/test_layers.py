@@ -50,6 +50,7 @@ LAYERS = [
     "nekkar.requests",
     "nekkar.httpx",
     "nekkar.httpx2",
+    "nekkar.redis_client",
     "nekkar.redis",
     "nekkar.testing",
     "nekkar.demo",

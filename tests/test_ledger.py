@@ -198,7 +198,7 @@ class Deaf(Store):
         super().__init__()
         self.lose, self.performs, self.writes = lose, performs, 0
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> int | None:
         self.writes += 1
         if self.writes not in self.lose:
             return super().cas(key, value, token, ttl)
@@ -329,7 +329,7 @@ class TestTrouble:
     def test_swaps_that_never_win_end(self) -> None:
         """A booking gives up after its bound, and says what it lost."""
         store = Store()
-        store.cas = lambda *args: False  # type: ignore[method-assign]
+        store.cas = lambda *args: None  # type: ignore[method-assign]
         with pytest.raises(CacheError, match=f"lost {MOST_CONFLICTS} swaps in a row"):
             book(ledger(store), 1)
 

@@ -74,8 +74,8 @@ class WatchedCache(BaseCache):
         value, token = self._watched(self.memory.gets, key)
         return value, token
 
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
-        return bool(self._watched(self.memory.cas, key, value, token, ttl))
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
+        return self._watched(self.memory.cas, key, value, token, ttl)
 
     def _watched(self, call: Callable[..., Any], *args: Any) -> Any:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ class CountingCache(MemoryCache):
         super().__init__()
         self.swaps = 0
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> Any:
         self.swaps += 1
         return super().cas(key, value, token, ttl)
 

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from nekkar.core.cache import BaseCache, MemcachedCache, MemoryCache, SqliteCache, TellsTime, watch
+from nekkar.core.cache.stream import Stream
 from nekkar.core.cache.watch import read_clock, stamp_us
 from nekkar.core.errors import CacheError
 from tests.integration.servers import Memcached, free_port, memcached
@@ -47,7 +48,7 @@ class Server:
 
     def read(self, timeout: float = 5.0) -> tuple[int, int, int] | None:
         with self.ours, self.watcher:
-            return read_clock(self.watcher, self.touch, self.now, timeout)
+            return read_clock(Stream(self.watcher, time.monotonic() + timeout), self.touch, self.now, timeout)
 
 
 @pytest.fixture

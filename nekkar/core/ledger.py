@@ -206,13 +206,13 @@ class Ledger:
             crowd = crowded(planned.crowd, conflicts)
             written = replace(planned, nonce=randbits(63), crowd=crowd, written_at=now)
             won = yield from self._try(written, token, now, answers)
-            if won is True:
-                self._won(written, answers, order, now)
-                return answers
             if isinstance(won, CacheError):
                 if doubt:
                     raise won
                 doubt = (written.nonce, answers)
+            elif won is not None:
+                self._won(written, answers, order, now)
+                return answers
         raise CacheError(
             f"cache key {self.key!r}: lost {MOST_CONFLICTS} swaps in a row; share it among fewer processes"
         )
@@ -238,8 +238,8 @@ class Ledger:
                 base = base.unbook(slot.at, slot.cost)
         return base
 
-    def _try(self, written: HitLog, token: Any, now: int, answers: Answers) -> Steps[bool | CacheError]:
-        """Write; return whether it won, or the error where the answer was lost. An interrupted write is undone."""
+    def _try(self, written: HitLog, token: Any, now: int, answers: Answers) -> Steps[Any]:
+        """Write; return the new token, None, or the error where the answer was lost. An interrupted write is undone."""
         try:
             won = yield from self._write(written, token, now)
             self.pace.swap_took(self.clock.now_us() - now)
@@ -252,7 +252,7 @@ class Ledger:
             yield from self._take_back(written.nonce, answers)
             raise
 
-    def _write(self, written: HitLog, token: Any, now: int) -> Steps[bool]:
+    def _write(self, written: HitLog, token: Any, now: int) -> Steps[Any]:
         ttl = max(written.dies_at - now, written.keep_us + LINGER_US) // SECOND + 2
         raw = encode(written)
         self.view.wrote(raw, written)

@@ -132,7 +132,7 @@ class HitLog:
         """
         margin = max(self.margin_us, quota.margin_us)
         at = self.hold_until
-        if self.times:
+        if self.times and quota.spacing_us:
             at = max(at, self.origin_us + self.times[-1] + (calls + 1) * quota.spacing_us)
         for rate in quota.rates:
             number = self.total + hits + cost - rate.count

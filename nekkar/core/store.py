@@ -20,7 +20,7 @@ import binascii
 from base64 import b85decode, b85encode
 from typing import Any, Protocol, cast
 
-from nekkar.core.cache import BaseCache, SwapCache
+from nekkar.core.cache import UNREAD, BaseCache, SwapCache
 from nekkar.core.clock import Clock
 from nekkar.core.effects import Call, Pause, Steps
 from nekkar.core.errors import CacheError, CorruptLog
@@ -40,8 +40,8 @@ class Store(Protocol):
     def read(self, key: str) -> Steps[tuple[bytes | None, Any]]:
         """Return the value (None where there is none) and a token to swap it with."""
 
-    def swap(self, key: str, value: bytes, token: Any, ttl: int) -> Steps[bool]:
-        """Write ``value`` if nobody did since ``token``; return whether. An error leaves it open."""
+    def swap(self, key: str, value: bytes, token: Any, ttl: int) -> Steps[Any]:
+        """Write ``value`` if nobody did since ``token``; return the new token, or None. An error leaves it open."""
 
 
 def store_of(cache: BaseCache | SwapCache, clock: Clock) -> Store:
@@ -59,9 +59,10 @@ class Native:
         """Read the value and its token."""
         return cast("tuple[bytes | None, Any]", (yield Call(self.cache.gets, (key,))))
 
-    def swap(self, key: str, value: bytes, token: Any, ttl: int) -> Steps[bool]:
-        """Swap the value."""
-        return cast(bool, (yield Call(self.cache.cas, (key, value, token, ttl))))
+    def swap(self, key: str, value: bytes, token: Any, ttl: int) -> Steps[Any]:
+        """Swap the value; a cache that tells no token, but only whether it won, is understood too."""
+        won = yield Call(self.cache.cas, (key, value, token, ttl))
+        return UNREAD if won is True else None if won is False else won
 
 
 class Versions:
@@ -90,18 +91,18 @@ class Versions:
             f" {_hint_key(key, 0)!r} and {_hint_key(key, 1)!r} to start afresh"
         )
 
-    def swap(self, key: str, value: bytes, token: int, ttl: int) -> Steps[bool]:
+    def swap(self, key: str, value: bytes, token: int, ttl: int) -> Steps[int | None]:
         """Commit the next version; versions don't expire."""
         version = token + 1
         if not (yield Call(self.cache.add, (_version_key(key, version), b85encode(value).decode()))):
-            return False
+            return None
         if token and (yield Call(self.cache.get, (_version_key(key, token),))) is None:
             yield Call(self.cache.delete, (_version_key(key, version),))
-            return False
+            return None
         self._known = version
         yield Call(self.cache.set, (_hint_key(key, version), str(version)))
         yield from self._sweep(key, version)
-        return True
+        return version
 
     def _hints(self, key: str) -> Steps[set[int]]:
         hints = set()

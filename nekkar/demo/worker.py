@@ -92,7 +92,7 @@ class CountingCache(BaseCache):
         self._counted()
         return self._swap.gets(key)
 
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         self._counted()
         return self._swap.cas(key, value, token, ttl)
 

@@ -46,8 +46,9 @@ class Trial:
         return cast("tuple[bytes | None, Any]", answer)
 
     def cas(self, key: str, value: bytes, token: Any, ttl: int = 3600) -> bool:
-        """Swap; the answer must be True or False, or count as one of them."""
-        return bool(self._asked("cas", key, value, token, ttl, need="cas to tell whether it wrote"))
+        """Swap; return whether it was written: the answer is a token then, or True, else None or False."""
+        answer = self._asked("cas", key, value, token, ttl, need="cas to tell whether it wrote")
+        return answer is not None and answer is not False
 
     def expect(self, key: str, value: str | None, after: str, need: str = "the value as it was set") -> None:
         """See that get gives ``value``, after what was done."""

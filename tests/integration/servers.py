@@ -1,4 +1,4 @@
-"""Real servers on this machine: memcached on a free port, started and stopped by pid."""
+"""Real servers on this machine: memcached and Redis on free ports, started and stopped by pid."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -30,8 +32,8 @@ class Memcached:
     options: tuple[str, ...] = ()
 
     def start(self) -> None:
-        command = ["memcached", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0"]
-        command += [*self.options, *(["-u", "root"] if os.geteuid() == 0 else [])]
+        command = ["memcached", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", *self.options]
+        command += ["-u", "root"] if os.geteuid() == 0 else []
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 30
         while True:
@@ -72,13 +74,84 @@ class Memcached:
         return f"memcached://127.0.0.1:{self.port}"
 
 
+@dataclass
+class RedisServer:
+    """A redis-server that can be killed and started again on its port; what it saves stays in ``folder``."""
+
+    folder: str
+    options: tuple[str, ...] = ("--save", "")
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers and has loaded what it saved."""
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--dir", self.folder]
+        self.process = subprocess.Popen([*command, *self.options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                if not self.ask("PING").startswith("-LOADING"):
+                    return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Kill it with -9."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def forget(self) -> None:
+        """Remove what it saved: the next start finds nothing."""
+        Path(self.folder, "dump.rdb").unlink(missing_ok=True)
+
+    def ask(self, command: str) -> str:
+        """Send one command on a connection of its own; return the answer as it came, without its end."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(command.encode() + b"\r\nQUIT\r\n")
+            answer = b""
+            while piece := connection.recv(65536):
+                answer += piece
+        return answer.decode(errors="replace").removesuffix("+OK\r\n").strip()
+
+    def commands(self) -> int:
+        """Return how many commands on keys were served so far, not counting those inside scripts."""
+        lines = (line.split(":calls=") for line in self.ask("INFO commandstats").splitlines() if ":calls=" in line)
+        calls = {name.removeprefix("cmdstat_"): int(rest.partition(",")[0]) for name, rest in lines}
+        return calls.get("get", 0) + calls.get("evalsha", 0) + calls.get("eval", 0)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+
+@contextmanager
+def redis_server(*options: str) -> Iterator[RedisServer]:
+    """Run a redis-server for a while; without one installed, skip, or fail where CI is set."""
+    _need("redis-server")
+    with tempfile.TemporaryDirectory(prefix="nekkar-redis-") as folder:
+        server = RedisServer(folder, options or ("--save", ""))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+def _need(program: str) -> None:
+    if shutil.which(program) is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{program} is not installed")
+        pytest.skip(f"{program} is not installed")
+
+
 @contextmanager
 def memcached(*options: str) -> Iterator[Memcached]:
-    """Run a memcached for a while; without one installed, skip, or fail where CI is set."""
-    if shutil.which("memcached") is None:
-        if os.environ.get("CI"):
-            pytest.fail("memcached is not installed")
-        pytest.skip("memcached is not installed")
+    """Run a memcached for a while, with more options; without one installed, skip, or fail where CI is set."""
+    _need("memcached")
     server = Memcached(options=options)
     server.start()
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from enum import Enum
+from typing import Any, Final, Protocol, runtime_checkable
 
 
 class BaseCache(ABC):
@@ -30,6 +31,15 @@ class BaseCache(ABC):
         """Remove ``key``; nothing happens where it is not set."""
 
 
+class Unread(Enum):
+    """The token of a value just written, where its cache can't tell it: no swap wins with it, so read again."""
+
+    UNREAD = "unread"
+
+
+UNREAD: Final = Unread.UNREAD
+
+
 @runtime_checkable
 class SwapCache(Protocol):
     """A cache that can compare and swap. ``in_process``: it answers at once, without I/O."""
@@ -39,10 +49,11 @@ class SwapCache(Protocol):
     def gets(self, key: str) -> tuple[bytes | None, Any]:
         """Return the value of ``key`` (None where there is none) and a token for ``cas``."""
 
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> bool:
-        """Write ``value`` for ``ttl`` seconds if ``key`` is as when ``token`` was read; return whether.
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
+        """Write ``value`` for ``ttl`` seconds if ``key`` is as when ``token`` was read.
 
-        An error leaves open whether the value was written.
+        Return the token of what was written, never None, for a next ``cas`` without a read; UNREAD where the cache
+        can't tell it. None where another's write came between. An error leaves open whether the value was written.
         """
 
 

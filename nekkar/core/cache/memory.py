@@ -54,7 +54,7 @@ class MemoryCache(BaseCache):
     def add(self, key: str, value: str) -> bool:
         """Set ``key`` only if it is not set already; return whether it was set now."""
         with _lock:
-            return self._live(key) is None and self._put(key, value.encode())
+            return self._live(key) is None and bool(self._put(key, value.encode()))
 
     def get(self, key: str) -> str | None:
         """Return the value of ``key``, or None where there is none."""
@@ -76,21 +76,22 @@ class MemoryCache(BaseCache):
         item = self._live(key)
         return (item.value, item.version) if item else (None, None)
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
-        """Write ``value`` for ``ttl`` seconds if the version of ``key`` is still ``token``."""
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> int | None:
+        """Write ``value`` for ``ttl`` seconds if the version of ``key`` is still ``token``; return the new version."""
         with _lock:
             item = self._live(key)
-            return (item.version if item else None) == token and self._put(key, value, monotonic() + ttl)
+            return self._put(key, value, monotonic() + ttl) if (item.version if item else None) == token else None
 
     def _live(self, key: str) -> _Item | None:
         item = self._items.get(key)
         return item if item and item.dies_at > monotonic() else None
 
-    def _put(self, key: str, value: bytes, dies_at: float = float("inf")) -> bool:
-        self._items[key] = _Item(value, next(self._versions), dies_at)
+    def _put(self, key: str, value: bytes, dies_at: float = float("inf")) -> int:
+        version = next(self._versions)
+        self._items[key] = _Item(value, version, dies_at)
         if len(self._items) >= self._sweep_at:
             self._sweep()
-        return True
+        return version
 
     def _sweep(self) -> None:
         """Drop what is dead; the next sweep comes when as much again has been added."""

@@ -30,15 +30,15 @@ _left_to_the_parent: list[Any] = []  # kept, since closing some (SQLite's) would
 class Pool(Generic[C]):
     """A stack of idle connections, safe between threads. What ``connect`` returns is connected."""
 
-    def __init__(self, connect: Callable[[], C], close: Callable[[C], None]) -> None:
+    def __init__(self, connect: Callable[..., C], close: Callable[[C], None]) -> None:
         self._connect, self._close = connect, close
         self._connections = count(1)
         self.generation = 0
         self._begin()
 
-    def run(self, command: Callable[[C], T]) -> T:
-        """Run ``command`` on a connection; what it raises comes out, and the connection is closed."""
-        connection = self._take()
+    def run(self, command: Callable[[C], T], *terms: Any) -> T:
+        """Run ``command`` on a connection, new ones made on ``terms``; where it raises, the connection is closed."""
+        connection = self._take(terms)
         try:
             result = command(connection)
         except BaseException:
@@ -63,14 +63,14 @@ class Pool(Generic[C]):
         self._pid = os.getpid()
         finalize(self, _close_all, self._idle, self._close, self._pid)
 
-    def _take(self) -> C:
+    def _take(self, terms: tuple[Any, ...]) -> C:
         if self._pid != os.getpid():
             _left_to_the_parent.append(self._idle)
             self._begin()
         try:
             return self._idle.pop()
         except IndexError:
-            connection = self._connect()
+            connection = self._connect(*terms)
             self.generation = next(self._connections)
             return connection
 

@@ -13,7 +13,7 @@ from secrets import randbits
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from nekkar.core.cache.base import BaseCache
+from nekkar.core.cache.base import UNREAD, BaseCache
 from nekkar.core.cache.pool import Pool
 from nekkar.core.clock import SystemClock, monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, shown
@@ -84,16 +84,18 @@ class SqliteCache(BaseCache):
         rows = self._run(lambda connection: connection.execute(_GET, (key, _now())).fetchall())
         return rows[0] if rows else (None, None)
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
-        """Write ``value`` for ``ttl`` seconds if the version of ``key`` is still ``token``."""
-        now = _now()
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> int | None:
+        """Write ``value`` for ``ttl`` seconds if the version of ``key`` is still ``token``; return the new version."""
+        if token is UNREAD:
+            return None
+        now, version = _now(), randbits(62)
         statement, *condition = (_ADD, now) if token is None else (_SWAP, token, now)
-        won = self._write(statement, key, value, randbits(62), now + ttl, *condition)
+        won = self._write(statement, key, value, version, now + ttl, *condition)
         self._writes += won
         if self._writes >= SWEEP_EVERY:
             self._writes = 0
             self._write(_SWEEP, now)
-        return won
+        return version if won else None
 
     def _connect(self) -> sqlite3.Connection:
         import sqlite3

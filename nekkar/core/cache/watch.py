@@ -9,12 +9,12 @@ where a connection's port is not.
 from __future__ import annotations
 
 import re
-import socket
 import threading
 from collections.abc import Callable
 from random import uniform
 from secrets import token_hex
 
+from nekkar.core.cache.stream import Stream
 from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError
 from nekkar.core.rate import SECOND
@@ -25,7 +25,7 @@ _STAMP = rb"ts=(\d+)\.(\d+) [^\n]* key=%s(\d+) "
 
 
 def read_clock(
-    watcher: socket.socket, touch: Callable[[str], object], now: Callable[[], int], timeout: float
+    watcher: Stream, touch: Callable[[str], object], now: Callable[[], int], timeout: float
 ) -> tuple[int, int, int] | None:
     """Return (before, server, after): the server's µs since the epoch, between two of ``now``.
 
@@ -72,7 +72,7 @@ def _admitted(lines: _Lines) -> bool:
 class _Lines:
     """What a watched log sends. ``heard``: whether it sent anything since that was last set."""
 
-    def __init__(self, connection: socket.socket, deadline: float) -> None:
+    def __init__(self, connection: Stream, deadline: float) -> None:
         self.connection, self.deadline = connection, deadline
         self._tail = b""
         self.heard = False
@@ -88,7 +88,7 @@ class _Lines:
         return found
 
     def _more(self, seconds: float) -> bool:
-        self.connection.settimeout(seconds)
+        self.connection.until = monotonic() + seconds
         try:
             data = self.connection.recv(1 << 16)
         except TimeoutError:

@@ -1,0 +1,133 @@
+"""memcached's meta commands over one connection: every answer proves that it is this command's.
+
+Each command asks for its key and an opaque number of its own back. An answer that lacks either, whose
+lengths do not fit, or behind which more came, is a BadAnswer, and so is a line that no server writes:
+late, repeated, crossed and garbled answers never pass for another. The connection that brought one is
+of no more use. A store tells the new token with its answer (``c``), so that the next swap needs no read.
+
+Protocol: https://docs.memcached.org/protocols/meta/
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import count
+from secrets import randbits
+
+from nekkar.core.cache.stream import Stream
+from nekkar.core.errors import shown
+
+OLDEST = (1, 6, 18)  # some before it tell no opaque on a miss (1.6.14), or a wrong token (1.6.12), or speak otherwise
+LONGEST_LINE = 2048
+RECEIVE = 8192
+
+_VERSION = re.compile(rb"(\d{1,4})\.(\d{1,4})\.(\d{1,4})")
+_opaques = count(randbits(40))  # no two commands of a process have the same, on whatever connection
+_CODES = {b"mg": (b"VA", b"EN"), b"ms": (b"HD", b"NS", b"EX", b"NF"), b"md": (b"HD", b"NF")}
+Answer = tuple[bytes, dict[bytes, bytes], bytes]
+
+
+class BadAnswer(Exception):
+    """What came is not the answer to the command that was sent."""
+
+
+class Refused(BadAnswer):
+    """Whoever answers does not know the command, whatever its version: a proxy on the way."""
+
+
+class Meta:
+    """A connection. A token is the server's own number, as bytes; that of a missing key is None."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    def get(self, key: str) -> bytes | None:
+        """Return the value of ``key``."""
+        return self.gets(key)[0]
+
+    def gets(self, key: str) -> tuple[bytes | None, bytes | None]:
+        """Return the value of ``key`` and its token."""
+        code, fields, value = self._ask(key, b"mg", (b"c", b"v"))
+        return (None, None) if code == b"EN" else (value, fields[b"c"])
+
+    def swap(self, key: str, value: bytes, token: bytes | None, expire: int) -> bytes | None:
+        """Store where the token of ``key`` is ``token``; return the new one, or None where it is not."""
+        condition = b"ME" if token is None else b"C" + token
+        code, fields, _ = self._ask(key, b"ms", (b"c", b"T%d" % expire, condition), value)
+        return fields[b"c"] if code == b"HD" else None
+
+    def set(self, key: str, value: bytes) -> None:
+        """Store, whatever is there."""
+        code, _, _ = self._ask(key, b"ms", (b"c", b"T0"), value)
+        if code != b"HD":
+            raise BadAnswer(f"answered {shown(code)} to a set of key {shown(key)}")
+
+    def delete(self, key: str) -> None:
+        """Remove ``key`` where it is set."""
+        self._ask(key, b"md", ())
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.stream.close()
+
+    def _ask(self, key: str, verb: bytes, flags: tuple[bytes, ...], data: bytes | None = None) -> Answer:
+        """Send one command; return its answer: the code, the fields by their letters, and the value."""
+        name, opaque = key.encode(), b"%d" % next(_opaques)
+        size = () if data is None else (b"%d" % len(data),)
+        head = b" ".join((verb, name, *size, *flags, b"k", b"O" + opaque))
+        self.stream.sendall(head + b"\r\n" if data is None else b"%b\r\n%b\r\n" % (head, data))
+        line, rest = self._line()
+        if line == b"ERROR":
+            raise Refused(f"answered {shown(line)} to {verb.decode()}")
+        code, length, fields = _parsed(line)
+        if fields.get(b"O") != opaque or fields.get(b"k") != name or not _fits(verb, code, fields):
+            raise BadAnswer(f"answered {shown(line)} to {verb.decode()} of key {shown(key)}")
+        return code, fields, self._behind(length, rest)
+
+    def _line(self) -> tuple[bytes, bytes]:
+        """Return the next line, and what came behind it."""
+        got = self._next()
+        while (end := got.find(b"\r\n")) < 0:
+            if len(got) > LONGEST_LINE:
+                raise BadAnswer(f"answered {shown(got)} without an end of the line")
+            got += self._next()
+        return got[:end], got[end + 2 :]
+
+    def _behind(self, length: int, got: bytes) -> bytes:
+        """Return the value of ``length`` bytes with its line break, of which some came; nothing more may come."""
+        if len(got) < length:
+            parts = bytearray(got)
+            while len(parts) < length:
+                parts += self._next()
+            got = bytes(parts)
+        if len(got) != length or not got.endswith(b"\r\n" if length else b""):
+            raise BadAnswer(f"sent {shown(got[-100:])} at the end of an answer of {length} bytes")
+        return got[:-2]
+
+    def _next(self) -> bytes:
+        got = self.stream.recv(RECEIVE)
+        if not got:
+            raise BadAnswer("closed the connection")
+        return got
+
+
+def is_spoken(version: bytes) -> bool:
+    """Return whether a server of this version speaks meta as it is needed here."""
+    found = _VERSION.match(version)
+    return found is not None and tuple(map(int, found.groups())) >= OLDEST
+
+
+def _parsed(line: bytes) -> tuple[bytes, int, dict[bytes, bytes]]:
+    """Return a line's code, the length of what comes behind it, and its fields by their letters."""
+    code, *words = line.split(b" ")
+    try:
+        length = int(words.pop(0)) + 2 if code == b"VA" else 0
+    except (LookupError, ValueError):
+        raise BadAnswer(f"answered {shown(line)}, a value without its size") from None
+    return code, length, {word[:1]: word[1:] for word in words}
+
+
+def _fits(verb: bytes, code: bytes, fields: dict[bytes, bytes]) -> bool:
+    """Return whether the code is one of the verb's, with a token where it must have one."""
+    tells = verb != b"md" and code in (b"VA", b"HD")
+    return code in _CODES[verb] and (not tells or fields.get(b"c", b"").isdigit())

@@ -1,0 +1,136 @@
+"""A connection whose every step ends by one instant: connecting, sending, and the whole of an answer.
+
+A socket's own timeout starts anew at each ``recv``, so a server that dribbles its answer byte by byte
+holds its caller up for as long as it likes. Here each step gets only what is left. Rules:
+
+- Of several addresses (``localhost`` is often ``::1`` and ``127.0.0.1``) each is tried, within its share
+  of the time left.
+- ``getaddrinfo`` has no timeout: a name is resolved in a thread, and waited for until the instant. A
+  resolver that hangs keeps that thread until it gives up; a numeric address needs none.
+- Nagle's algorithm is off, and a command is one send: small writes never wait for each other.
+"""
+
+from __future__ import annotations
+
+import socket
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from nekkar.core.cache.address import Address
+from nekkar.core.clock import monotonic
+
+if TYPE_CHECKING:
+    import ssl
+
+_Target = tuple[int, int, Any]  # family, protocol, address
+
+
+class Stream:
+    """A connected socket, as far as pymemcache uses one. ``until``: when the current command ends (monotonic)."""
+
+    __slots__ = ("_socket", "until")
+
+    def __init__(self, connected: socket.socket, until: float) -> None:
+        self._socket, self.until = connected, until
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of ``data``; TimeoutError where that is not done by ``until``."""
+        sent = self._timed().send(data)
+        while sent < len(data):
+            sent += self._timed().send(memoryview(data)[sent:])
+
+    def recv(self, size: int) -> bytes:
+        """Return up to ``size`` bytes, b"" at the end; TimeoutError where none came by ``until``."""
+        return self._timed().recv(size)
+
+    def is_quiet(self) -> bool:
+        """Return whether nothing waits to be read: before a command, whatever came is not its answer."""
+        self._socket.setblocking(False)
+        try:
+            self._socket.recv(1)
+        except OSError as error:
+            return isinstance(error, BlockingIOError) or type(error).__name__ == "SSLWantReadError"
+        return False
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def _timed(self) -> socket.socket:
+        self._socket.settimeout(_left(self.until))
+        return self._socket
+
+
+def connect(address: Address, until: float, tls: ssl.SSLContext | None) -> Stream:
+    """Return a stream to ``address``, with TLS where a context is given; OSError where that fails by ``until``."""
+    targets = _targets(address, until)
+    failed: OSError = OSError("no address")
+    for index, target in enumerate(targets):
+        share = monotonic() + _left(until) / (len(targets) - index)
+        try:
+            return Stream(_connected(target, share, tls, address.host), until)
+        except OSError as error:
+            failed = error
+    raise failed
+
+
+def _connected(target: _Target, until: float, tls: ssl.SSLContext | None, host: str) -> socket.socket:
+    family, protocol, address = target
+    connection = socket.socket(family, socket.SOCK_STREAM, protocol)
+    try:
+        if protocol == socket.IPPROTO_TCP:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(_left(until))
+        connection.connect(address)
+        if tls:
+            secured = tls.wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False)
+            connection = secured
+            secured.settimeout(_left(until))
+            secured.do_handshake()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _targets(address: Address, until: float) -> list[_Target]:
+    if address.port is None:
+        return [(socket.AF_UNIX, 0, address.host)]
+    try:
+        found = _resolved(address, socket.AI_NUMERICHOST)
+    except OSError:
+        found = _resolved_by(address, until)
+    return [(family, protocol, sockaddr) for family, _, protocol, _, sockaddr in found]
+
+
+def _resolved(address: Address, flags: int = 0) -> list[Any]:
+    return socket.getaddrinfo(
+        address.host, address.port, socket.AF_UNSPEC, socket.SOCK_STREAM, socket.IPPROTO_TCP, flags
+    )
+
+
+def _resolved_by(address: Address, until: float) -> list[Any]:
+    outcome: SimpleQueue[list[Any] | Exception] = SimpleQueue()
+
+    def resolve() -> None:
+        try:
+            outcome.put(_resolved(address))
+        except Exception as error:
+            outcome.put(error)
+
+    Thread(target=resolve, name="nekkar-resolver", daemon=True).start()
+    try:
+        found = outcome.get(timeout=_left(until))
+    except Empty:
+        raise TimeoutError(f"the name {address.host!r} was not resolved in time") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _left(until: float) -> float:
+    left = until - monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
