@@ -336,13 +336,13 @@ class TestTrouble:
     def test_a_swap_that_meets_another_tells_how_long_swaps_take(self) -> None:
         """Far from the cache most swaps meet others: by those that win alone, a process books too near for long."""
         clock, store = FakeClock(), Store()
-        outcomes = iter([False] * 8 + [True])
+        outcomes = iter([None] * 8 + [1])
 
-        def cas(*args: Any) -> bool:
+        def cas(*args: Any) -> int | None:
             clock.advance(0.2)
             return next(outcomes)
 
-        store.cas = cas  # type: ignore[assignment, method-assign]
+        store.cas = cas  # type: ignore[method-assign, assignment]
         far = ledger(store, clock)
         book(far, 1)
         assert far.pace.swap_us == SECOND // 5

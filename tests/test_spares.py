@@ -37,7 +37,7 @@ class CrowdedCache(CountingCache):
         super().__init__()
         self.clock = clock
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> bool:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> Any:
         self.clock.advance(0.008)
         return super().cas(key, value, token, ttl)
 

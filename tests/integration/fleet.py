@@ -36,7 +36,7 @@ RETRY_AFTER = 0.05
 
 _RECORD = struct.Struct("<qi?")
 _children = multiprocessing.get_context("forkserver")
-_children.set_forkserver_preload(["tests.integration.fleet", "pymemcache.client.base"])
+_children.set_forkserver_preload(["tests.integration.fleet"])
 
 
 class Call(NamedTuple):
