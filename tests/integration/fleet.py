@@ -2,7 +2,7 @@
 
 Starts are read from the monotonic clock, which all processes of a machine share and nobody sets; they are told
 in microseconds since the epoch, as the wall clock stood when the fleet was made. Workers come from a fork
-server that has all imported, so that one killed is replaced in milliseconds.
+server that has all imported, so that one killed is replaced in milliseconds; all begin at once, when all are up.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from nekkar.core.outage import OnCacheError
 
 DOOM = signal.SIGUSR1
 RETRY_AFTER = 0.05
+LEAD, LONGEST_START = 0.2, 60.0
 
 _RECORD = struct.Struct("<qi?")
 _children = multiprocessing.get_context("forkserver")
-_children.set_forkserver_preload(["tests.integration.fleet"])
+_children.set_forkserver_preload(["tests.integration.play"])  # and with it all that a worker needs
 
 
 class Call(NamedTuple):
@@ -71,17 +72,20 @@ class Fleet:
         self.plan = plan
         self.folder = tempfile.TemporaryDirectory(prefix="nekkar-fleet-")
         self._origin_us = time.time_ns() // 1000 - time.monotonic_ns() // 1000
-        self._begin = time.monotonic() + 1.0 + 0.05 * processes
-        self.begin = self._begin + self._origin_us / 1e6
+        self._signal = Path(self.folder.name, "begin")
         self.files: list[Path] = []
         self.workers: list[BaseProcess] = []
         for _ in range(processes):
             self.hire()
+        _wait_for(lambda: all(file.exists() for file in self.files))
+        self._begin = time.monotonic() + LEAD
+        self.begin = self._begin + self._origin_us / 1e6
+        _say(self._signal, self._begin)
 
     def hire(self) -> None:
         """Start one more worker; it calls from the fleet's begin, or from now on, to the fleet's end."""
         file = Path(self.folder.name, str(len(self.files)))
-        worker = _children.Process(target=_work, args=(self.plan, self._begin, str(file)))
+        worker = _children.Process(target=_work, args=(self.plan, str(self._signal), str(file)))
         worker.start()
         self.files.append(file)
         self.workers.append(worker)
@@ -146,7 +150,21 @@ def longest_silence(starts: list[int], begin: float, end: float) -> float:
     return max(after - before for before, after in pairwise(marks)) / 1e6
 
 
-def _work(plan: Plan, begin: float, file: str) -> None:
+def _say(signal: Path, begin: float) -> None:
+    """Write when to begin, so that nobody reads a part of it."""
+    draft = signal.with_suffix(".draft")
+    draft.write_text(repr(begin))
+    draft.rename(signal)
+
+
+def _wait_for(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LONGEST_START
+    while not reached():
+        assert time.monotonic() < deadline, f"a fleet did not come up in {LONGEST_START:g} s"
+        time.sleep(0.01)
+
+
+def _work(plan: Plan, signal_file: str, file: str) -> None:
     threading.excepthook = _die
     logging.getLogger("nekkar").addHandler(logging.NullHandler())  # an outage is told by each: too much to read
     cache = from_url(plan.url)
@@ -154,6 +172,8 @@ def _work(plan: Plan, begin: float, file: str) -> None:
     limiter = Nekkar(cache, on_cache_error=plan.on_cache_error, local_share=plan.local_share)
     limit = limiter(plan.name, plan.rate, spacing=plan.spacing)
     record = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    _wait_for(Path(signal_file).exists)
+    begin = float(Path(signal_file).read_text())
     end = begin + plan.seconds
     time.sleep(max(0.0, begin - time.monotonic()))
     threads = [threading.Thread(target=_loop, args=(limit, record, end)) for _ in range(plan.threads)]

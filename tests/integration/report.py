@@ -47,7 +47,7 @@ def _row(name: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
         str(len(outcomes)),
         f"{worst} of {outcomes[0].limit}",
         _range(f"{used[0]:.0%}", f"{used[-1]:.0%}"),
-        "never" if None in took else _or_dash(max(one for one in took if one is not None), "{:.2f}"),
+        "-" if None in took else _or_dash(max(one for one in took if one is not None), "{:.2f}"),
         f"{max(outcome.silence for outcome in outcomes):.2f}",
         f"{max(outcome.starved for outcome in outcomes):.2f}",
         f"{sum(lost)} to {sum(outcome.kills for outcome in outcomes)} kills" if lost else "-",
