@@ -33,7 +33,8 @@ STARVED = 2 * PERIOD + 0.5
 
 BINDING = Plan("", "100/2s", SECONDS)
 THREADS = replace(BINDING, threads=4)
-MANY = replace(BINDING, threads=32)  # a swap at a time, each a round trip: so far away, each must serve many
+# A swap at a time, each a round trip: so far away, each must serve many; and it takes some to learn how far.
+MANY = replace(BINDING, threads=32, seconds=12 * PERIOD)
 LOSSES = replace(BINDING, seconds=8 * PERIOD)
 LOCAL = replace(BINDING, on_cache_error="local", local_share=1 / PROCESSES)
 HOT = Plan("", "20000/2s", SECONDS)
