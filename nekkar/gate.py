@@ -1,7 +1,7 @@
 """The gate of an HTTP client: from a request to the limit that it waits for, whatever library sends it.
 
 It names no class of any HTTP library: each face (``nekkar.requests``, ``nekkar.httpx``, ``nekkar.httpx2``)
-brings a method, a URL and the options of the call, and turns the errors into those of its library.
+brings the method, the URL, the headers and the options of a call, and turns the errors into those of its library.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
-from nekkar.core.limiter import Limit, Nekkar
+from nekkar.core.limiter import Nekkar
 from nekkar.core.rate import Quota, micros, patience, quota, whole
+from nekkar.hearing import Passage
 from nekkar.rules import RuleTable
 
 _OPTIONS = ("cost", "max_wait")
@@ -69,10 +70,13 @@ class Gate:
             micros(self.max_wait, "max_wait")
         object.__setattr__(self, "_terms", {name: _terms(name, given) for name, given in self.rules.limits.items()})
 
-    def limit(self, method: str, url: object) -> Limit | None:
-        """Return the limit of a request, or None where it is unlimited."""
-        match = self.rules.match(method, url)
-        return self.limiter.limit_of(match.name, *self._terms[match.rule.limit]) if match else None
+    def passage(self, method: str, url: object, headers: Mapping[str, str] | None = None) -> Passage | None:
+        """Return the limit of a request, with the way back for its answer; None where it is unlimited."""
+        match = self.rules.match(method, url, headers)
+        if match is None:
+            return None
+        limit = self.limiter.limit_of(match.name, *self._terms[match.rule.limit])
+        return Passage(self.limiter, limit, match.headers)
 
     def asked(self, options: Options) -> dict[str, Any]:
         """Return the arguments for the limit's ``acquire``: the call's own max_wait comes before the gate's."""

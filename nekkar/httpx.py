@@ -24,7 +24,7 @@ from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitT
 from nekkar.core.limiter import Nekkar
 from nekkar.gate import Gate
 from nekkar.rules import RuleTable
-from nekkar.transports import Door, Errors, inner, limit_client, noted
+from nekkar.transports import Door, Errors, heard, heard_async, inner, limit_client
 
 __all__ = [
     "AsyncNekkarTransport",
@@ -78,9 +78,10 @@ class NekkarTransport(httpx.BaseTransport):
         self._transport = inner(transport, "handle_request", httpx.HTTPTransport, http_transport_args)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Wait for the request's limit, then send it; blocks."""
-        admission = self._door.admit(request)
-        return noted(self._transport.handle_request(request), admission)
+        """Wait for the request's limit, send it, and let the fleet know of a refusal; blocks."""
+        admitted = self._door.admit(request)
+        response: httpx.Response = heard(self._transport.handle_request(request), admitted)
+        return response
 
     def close(self) -> None:
         """Close the wrapped transport."""
@@ -118,9 +119,10 @@ class AsyncNekkarTransport(httpx.AsyncBaseTransport):
         self._transport = inner(transport, "handle_async_request", httpx.AsyncHTTPTransport, http_transport_args)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Wait for the request's limit, then send it."""
-        admission = await self._door.admit_async(request)
-        return noted(await self._transport.handle_async_request(request), admission)
+        """Wait for the request's limit, send it, and let the fleet know of a refusal."""
+        admitted = await self._door.admit_async(request)
+        response: httpx.Response = await heard_async(await self._transport.handle_async_request(request), admitted)
+        return response
 
     async def aclose(self) -> None:
         """Close the wrapped transport."""

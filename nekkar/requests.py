@@ -9,6 +9,7 @@ admits it. The wait is outside the HTTP timeouts, but inside ``response.elapsed`
 - Every hop of a redirect and every step of an authentication is a request of its own.
 - The first attempt is admitted before anything is sent, whatever sends it; each retry where urllib3 makes it.
 - Where callers wait for a connection (``pool_block``), the first is too: its slot would get old in that queue.
+- The answer to each attempt is heard where urllib3 sees it, those that it retries too; a mock's once it is back.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, shown
-from nekkar.core.limiter import Admission, Limit, Nekkar
+from nekkar.core.limiter import Admission, Nekkar
 from nekkar.gate import NO_OPTIONS, Gate, Options
+from nekkar.hearing import Headers, Passage
 from nekkar.rules import RuleTable
-from nekkar.urllib3 import Refused, ask_first, asking
+from nekkar.urllib3 import Refused, ask_first, asking, hearing
 
 __all__ = ["NekkarAdapter", "RequestCacheError", "RequestCorruptLog", "RequestWaitTooLong", "limit", "options"]
 
@@ -123,8 +125,9 @@ class NekkarAdapter(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """Send the request, each attempt as soon as its limit admits it."""
         send = super().send if self._adapter is None else self._adapter.send
-        attempts = _Attempts(request, self._gate, self._gate.limit(request.method or "GET", request.url))
-        token = asking.set(attempts)
+        passage = self._gate.passage(request.method or "GET", request.url, request.headers)
+        attempts = _Attempts(request, self._gate, passage)
+        asks, hears = asking.set(attempts), hearing.set(attempts.hear)
         try:
             if not self._waits_for_connections(send):
                 attempts.admit_ahead()
@@ -132,7 +135,9 @@ class NekkarAdapter(HTTPAdapter):
         except Refused as refused:
             raise refused.error from refused.error.__cause__
         finally:
-            asking.reset(token)
+            asking.reset(asks)
+            hearing.reset(hears)
+        attempts.hear(response.status_code, response.headers)
         response.nekkar = attempts.admission  # type: ignore[attr-defined]
         response.connection = self  # the next step of a digest goes through it
         return response
@@ -183,29 +188,36 @@ class NekkarAdapter(HTTPAdapter):
 
 @dataclass(slots=True, eq=False)
 class _Attempts:
-    """The attempts of one request, each admitted once; ``admission`` is the last one's."""
+    """The attempts of one request, each admitted once and heard once; ``admission`` is the last one's."""
 
     request: requests.PreparedRequest
     gate: Gate
-    limit: Limit | None
+    passage: Passage | None
     admission: Admission | None = None
     is_ahead: bool = False
+    is_heard: bool = False
 
     def __call__(self) -> None:
         """Admit an attempt that starts now, if that was not done ahead of it."""
         if self.is_ahead:
             self.is_ahead = False
-        elif self.limit is not None:
-            self.admission = self._admitted(self.limit)
+        elif self.passage is not None:
+            self.admission, self.is_heard = self._admitted(self.passage), False
 
     def admit_ahead(self) -> None:
         """Admit the first attempt before it is sent."""
         self()
         self.is_ahead = True
 
-    def _admitted(self, limit: Limit) -> Admission:
+    def hear(self, status: int, headers: Headers) -> None:
+        """Hear what came back of an attempt: in its pool, or else of the adapter that sent it."""
+        if self.passage and self.admission and not self.is_heard:
+            self.is_heard = True
+            self.passage.hear(self.admission, status, headers)
+
+    def _admitted(self, passage: Passage) -> Admission:
         try:
-            return limit.acquire(**self.gate.asked(_options.get()))
+            return passage.limit.acquire(**self.gate.asked(_options.get()))
         except WaitTooLong as error:
             raise RequestWaitTooLong(error.name, error.retry_after, error.max_wait, self.request) from error
         except CacheError as error:

@@ -1,8 +1,9 @@
-"""The transports of httpx and httpx2, but for their names: how a request is admitted, what is wrapped, what is raised.
+"""The transports of httpx and httpx2, but for their names: how a request is admitted, its answer heard, what is raised.
 
 - It names no class of either library: each face (``nekkar.httpx``, ``nekkar.httpx2``) brings its own.
 - The options of a call are read, and its limit found, before anything is sent; so a bad option sends nothing.
-- A request is admitted by its method, its URL and its options alone: neither it nor its body is touched.
+- A request is admitted by its method, its URL, its headers and its options alone: neither it nor its body is
+  touched. Of the response status and headers are heard.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, shown
-from nekkar.core.limiter import Admission, Limit
+from nekkar.core.limiter import Admission
 from nekkar.gate import Gate, Options
+from nekkar.hearing import Passage
 
 T = TypeVar("T")
 
@@ -37,40 +39,69 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that may be sent: the way that its response goes, and its admission."""
+
+    passage: Passage
+    admission: Admission
+
+
+@dataclass(frozen=True, slots=True)
 class Door:
     """Where the requests of one transport wait; raises the errors of its library."""
 
     gate: Gate
     errors: Errors
 
-    def admit(self, request: Any) -> Admission | None:
+    def admit(self, request: Any) -> Admitted | None:
         """Block until a request may be sent; None where it is unlimited."""
-        limit, asked = self._asked(request)
-        if limit is None:
+        passage, asked = self._asked(request)
+        if passage is None:
             return None
         try:
-            return limit.acquire(**asked)
+            return Admitted(passage, passage.limit.acquire(**asked))
         except (WaitTooLong, CacheError) as error:
             raise self.errors.of(error, request) from error
 
-    async def admit_async(self, request: Any) -> Admission | None:
+    async def admit_async(self, request: Any) -> Admitted | None:
         """Wait, in a task, until a request may be sent; None where it is unlimited."""
-        limit, asked = self._asked(request)
-        if limit is None:
+        passage, asked = self._asked(request)
+        if passage is None:
             return None
         try:
-            return await limit.acquire_async(**asked)
+            return Admitted(passage, await passage.limit.acquire_async(**asked))
         except (WaitTooLong, CacheError) as error:
             raise self.errors.of(error, request) from error
 
-    def _asked(self, request: Any) -> tuple[Limit | None, dict[str, Any]]:
+    def _asked(self, request: Any) -> tuple[Passage | None, dict[str, Any]]:
         options = Options.read(request.extensions.get(KEY))
-        return self.gate.limit(request.method, request.url), self.gate.asked(options)
+        return self.gate.passage(request.method, request.url, request.headers), self.gate.asked(options)
 
 
-def noted(response: T, admission: Admission | None) -> T:
-    """Return the response, with its admission in its extensions."""
-    response.extensions[KEY] = admission  # type: ignore[attr-defined]
+def heard(response: Any, admitted: Admitted | None) -> Any:
+    """Let the fleet know what a response says; return it, with its admission in its extensions."""
+    if admitted:
+        try:
+            admitted.passage.hear(admitted.admission, response.status_code, response.headers)
+        except BaseException:  # an interrupt: nobody gets the response, which has a connection
+            response.close()
+            raise
+    return _noted(response, admitted)
+
+
+async def heard_async(response: Any, admitted: Admitted | None) -> Any:
+    """Let the fleet know, from a task; see ``heard``."""
+    if admitted:
+        try:
+            await admitted.passage.hear_async(admitted.admission, response.status_code, response.headers)
+        except BaseException:
+            await response.aclose()
+            raise
+    return _noted(response, admitted)
+
+
+def _noted(response: Any, admitted: Admitted | None) -> Any:
+    response.extensions[KEY] = admitted.admission if admitted else None
     return response
 
 

@@ -1,7 +1,8 @@
-"""urllib3: connection pools whose every attempt asks first, the first one and each retry.
+"""urllib3: connection pools whose every attempt asks first, the first one and each retry, and tells what came back.
 
 urllib3 retries inside a pool's ``urlopen``, and takes a connection for each attempt: there the pool asks, of
-what ``asking`` holds for the request that is being sent. Asking blocks until the attempt may start.
+what ``asking`` holds for the request that is being sent. Asking blocks until the attempt may start. What came back
+goes to what ``hearing`` holds, before urllib3 sleeps and tries again.
 
 - A pool asks before it takes a connection, which could go stale in the wait, or serve somebody else.
 - One that blocks hands out few, and to wait for one would make the leave old: it takes the connection first.
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
 from urllib3.connectionpool import HTTPConnectionPool
@@ -22,10 +23,14 @@ from urllib3.util.connection import is_connection_dropped
 
 if TYPE_CHECKING:
     from urllib3._base_connection import BaseHTTPConnection
+    from urllib3.response import BaseHTTPResponse
 
 Ask = Callable[[], object]
 
+Hear = Callable[[int, Any], object]  # the status and the headers of an answer
+
 asking: ContextVar[Ask | None] = ContextVar("nekkar's asking", default=None)
+hearing: ContextVar[Hear | None] = ContextVar("nekkar's hearing", default=None)
 
 
 class Refused(EmptyPoolError):
@@ -37,13 +42,23 @@ class Refused(EmptyPoolError):
 
 
 def ask_first(pool: HTTPConnectionPool) -> HTTPConnectionPool:
-    """Let each attempt in ``pool`` ask; return the pool. Twice is as once.
+    """Let each attempt in ``pool`` ask, and tell what came back; return the pool. Twice is as once.
 
     The pool itself is changed, not the classes that a manager makes pools of: it may be of any class, and be
     in use already. It is held weakly, since urllib3 closes the connections of a pool when the last reference goes.
     """
     pool._get_conn = partial(_get_conn, ref(pool))  # type: ignore[method-assign]
+    pool._make_request = partial(_make_request, ref(pool))  # type: ignore[method-assign]
     return pool
+
+
+def _make_request(held: ReferenceType[HTTPConnectionPool], *args: Any, **kwargs: Any) -> BaseHTTPResponse:
+    pool = held()
+    assert pool is not None, "whoever calls holds it"
+    response = type(pool)._make_request(pool, *args, **kwargs)
+    if hear := hearing.get():
+        hear(response.status, response.headers)
+    return response
 
 
 def _get_conn(held: ReferenceType[HTTPConnectionPool], timeout: float | None = None) -> BaseHTTPConnection:

@@ -19,6 +19,7 @@ from typing import Any
 from nekkar.core.cache import BaseCache
 from nekkar.core.effects import Call, Pause, Transact, Wait
 from nekkar.core.errors import CacheError, NekkarError
+from nekkar.core.heard import Word
 from nekkar.core.ledger import Ledger
 from nekkar.core.line import Line
 from nekkar.core.outage import Outage
@@ -41,7 +42,8 @@ class Story:
     ``tasks``: cache calls run in threads of their own, which a cancellation does not reach. ``alone``: a
     caller a process, on the ledger with no line. ``newcomers``: with each flush a new process comes.
     ``busy``: callers call again at once. ``versions``: the cache has four methods only. ``outages``: times at
-    which it is away for all, and each process goes on with its share.
+    which it is away for all, and each process goes on with its share. ``refusals``: the chance that the service
+    refuses a call, with a pause or without a word of one.
     """
 
     rate: str = "6/0"
@@ -64,6 +66,7 @@ class Story:
     busy: bool = False
     versions: bool = False
     outages: int = 0
+    refusals: float = 0.0
 
 
 class Contents:
@@ -268,6 +271,7 @@ class World:
         self.outcomes: list[BaseException] = []
         self.bounded_waits: list[int] = []
         self.away_until = self.spares_taken = 0
+        self.pauses: list[tuple[int, int]] = []
         self.processes = [self._process(index) for index in range(story.processes)]
 
     @property
@@ -369,6 +373,8 @@ class World:
                     yield from alone(process.ledger, cost) if self.story.alone else process.line.acquire(cost, max_wait)
                 if not process.newcomer:
                     self.starts.append((self.now, cost))
+                if self.story.refusals and self.random.random() < self.story.refusals:
+                    yield from self._refused(process)
             except (Cancelled, NekkarError) as error:
                 self.outcomes.append(error)
                 yield Pause(self.random.randint(MS, 20 * MS))
@@ -378,6 +384,14 @@ class World:
                 yield Pause(self.random.randint(0, MS))
             elif self.random.random() < 0.3:
                 yield Pause(self.random.randint(0, self.period_us // 8))
+
+    def _refused(self, process: Process) -> Generator[Any, Any, None]:
+        """Hear of a refusal, and remember from when on all can know of the pause, and its end."""
+        sent_at, pause = process.clock.now_us(), self.random.choice((None, self.random.randint(0, self.period_us)))
+        yield Pause(self.latency())
+        yield Transact(process.ledger.hear(Word(sent_at, SECOND, is_refusal=True, pause_us=pause)))
+        known = process.ledger.view.log
+        self.pauses += [(self.now, known.hold_until)] if known else []
 
     def _faults(self) -> None:
         draw, story = self.random, self.story

@@ -20,7 +20,10 @@ PACKAGE = ROOT / "nekkar"
 LAYERS = [
     "nekkar.core.errors",
     "nekkar.core.rate",
+    "nekkar.core.once",
+    "nekkar.core.refusals",
     "nekkar.core.log",
+    "nekkar.core.heard",
     "nekkar.core.codec",
     "nekkar.core.pace",
     "nekkar.core.notices",
@@ -44,6 +47,9 @@ LAYERS = [
     "nekkar.core.limiter",
     "nekkar.rules",
     "nekkar",
+    "nekkar.retry_after",
+    "nekkar.budgets",
+    "nekkar.hearing",
     "nekkar.gate",
     "nekkar.urllib3",
     "nekkar.transports",
@@ -58,7 +64,7 @@ LAYERS = [
     "nekkar.__main__",
 ]
 ADAPTERS = {"nekkar.requests", "nekkar.httpx", "nekkar.httpx2", "nekkar.redis"}
-SHARED = {"nekkar.gate", "nekkar.transports"}
+SHARED = {"nekkar.retry_after", "nekkar.budgets", "nekkar.hearing", "nekkar.gate", "nekkar.transports"}
 HTTP = {"requests", "httpx", "httpx2", "urllib3", "http", "httpcore", "httpcore2", "aiohttp", "h11"}
 EXTRAS = ["requests", "httpx", "httpx2", "redis", "rich", "matplotlib", "opentelemetry"]
 LAZY = ["pymemcache", "sqlite3", "anyio", "asyncio"]

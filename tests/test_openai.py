@@ -11,6 +11,7 @@ import httpx2
 import openai
 import pytest
 
+from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.limiter import Nekkar
 from nekkar.httpx2 import RequestWaitTooLong, limit
@@ -30,7 +31,7 @@ class ChatHandler(Handler):
         assert isinstance(self.server, ChatServer)
         if self.server.refusals:
             status = self.server.refusals.pop()
-            return self.answer(status, {"Retry-After-Ms": "1"}, b"{}")
+            return self.answer(status, self.server.wait, b"{}")
         if json.loads(self.body).get("stream"):
             events = [json.dumps(chunk("chat.completion.chunk", delta={"content": word})) for word in WORDS]
             text = "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"])
@@ -46,6 +47,7 @@ class ChatServer(Server):
     def __init__(self) -> None:
         super().__init__()
         self.refusals: list[int] = []
+        self.wait = {"Retry-After-Ms": "1"}
 
 
 def chunk(kind: str, **choice: Any) -> dict[str, Any]:
@@ -144,3 +146,62 @@ def test_repeated_refusals_never_reach_the_service(
             client.chat.completions.create(model="m", messages=MESSAGES)
     assert backoffs == [0, 1, 2]
     assert used(limiter) == len(server.seen) == 4
+
+
+@pytest.fixture
+def sleeps(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the SDK sleeps before it repeats a call; time passes meanwhile."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.advance(seconds)
+
+    async def sleep_async(seconds: float) -> None:
+        sleep(seconds)
+
+    monkeypatch.setattr("openai._base_client.time.sleep", sleep)
+    monkeypatch.setattr("openai._base_client.anyio.sleep", sleep_async)
+    return slept
+
+
+def held(other: Nekkar) -> float:
+    """Return for how long another process of the fleet would have to wait."""
+    until = other("chat", "4/minute").status().hold_until
+    return 0.0 if until is None else round(until - other.now_us() / 1e6, 3)
+
+
+def test_a_refusal_is_heard_by_the_fleet_and_waited_for_once(
+    server: ChatServer, clock: FakeClock, sleeps: list[float]
+) -> None:
+    """The SDK sleeps the 20 s of ``Retry-After`` and repeats the call; the pause of the fleet is over just then."""
+    cache = MemoryCache()
+    other = Nekkar(cache, clock=clock)
+    server.refusals, server.wait = [429], {"Retry-After": "20"}
+    with client_of(server, Nekkar(cache, clock=clock), max_retries=0) as client, pytest.raises(openai.RateLimitError):
+        client.chat.completions.create(model="m", messages=MESSAGES)
+    assert held(other) == 20
+    clock.advance(30)
+    server.refusals, before = [429], clock.now
+    with client_of(server, Nekkar(cache, clock=clock)) as client:
+        assert client.chat.completions.create(model="m", messages=MESSAGES).choices[0].message.content == "Hello there."
+    assert sleeps == [20]
+    assert clock.now - before == pytest.approx(20)
+    assert len(server.seen) == 3
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_async_client_is_heard_too(server: ChatServer, clock: FakeClock, sleeps: list[float], backend: str) -> None:
+    """As with the sync client, under asyncio and trio."""
+    cache = MemoryCache()
+    server.refusals, server.wait = [503], {"Retry-After": "20"}
+
+    async def body() -> float:
+        async with async_client_of(server, Nekkar(cache, clock=clock)) as client:
+            before = clock.now
+            await client.chat.completions.create(model="m", messages=MESSAGES)
+            return clock.now - before
+
+    assert anyio.run(body, backend=backend) == pytest.approx(20)
+    assert sleeps == [20]
+    assert Nekkar(cache, clock=clock)("chat", "4/minute").status().windows[0].used == 2

@@ -170,3 +170,17 @@ def test_spaced_slots_have_no_spares(clock: FakeClock) -> None:
     for _ in range(100):
         limit.acquire()
         assert left(limit) == 0
+
+
+def test_a_hold_elsewhere_ends_spares_within_a_horizon(clock: FakeClock) -> None:
+    """A spare is good for half a second here, but taken no later than 100 ms after the newest look at the log."""
+    cache = MemoryCache()
+    limit, other = (Nekkar(cache, clock=clock)("jobs", 500_000, period=3600, margin=1.0) for _ in range(2))
+    hot(limit, clock)
+    while left(limit) < 10:
+        limit.acquire()
+    other.hold(5)
+    assert limit.acquire().waited == 0
+    clock.advance(0.11)
+    assert left(limit)
+    assert limit.acquire().waited >= 4.8

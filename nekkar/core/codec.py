@@ -16,14 +16,16 @@ from zlib import crc32
 from nekkar.core.errors import CorruptLog
 from nekkar.core.log import MAX_WINDOWS, Column, HitLog
 from nekkar.core.rate import MAX_COUNT, MAX_PERIOD, MIN_PERIOD, Rate
+from nekkar.core.refusals import MOST_DOUBLINGS, Refusals
 
 MAGIC = b"nkkr"
 VERSION = 1
 _PREFIX = struct.Struct("<4sBBHI")
 _FIELDS: tuple[str, ...] = ("epoch", "nonce", "hold_until", "margin_us", "spacing_us", "horizon_us", "reset_at")
 _FIELDS += ("written_at", "base", "origin_us", "zero", "crowd")
-_HEADER = struct.Struct("<QQqqqqqqQqQHHI")  # the fields above, how many windows, how many entries
-_values = attrgetter(*_FIELDS)
+_OF_REFUSALS = ("at", "row", "margin_us", "widened_at")
+_HEADER = struct.Struct("<QQqqqqqqQqQHqHqqHI")  # the fields above, how many windows, how many entries
+_values = attrgetter(*_FIELDS, *(f"refusals.{field}" for field in _OF_REFUSALS))
 _WINDOW = struct.Struct("<QQ")
 _WIDE_TIMES, _WIDE_NUMBERS = 1, 2
 _TYPECODES = ("I", "Q")
@@ -65,7 +67,8 @@ def _decode(raw: bytes) -> HitLog:
     _fill(times, columns[: entries * times.itemsize])
     _fill(numbers, columns[entries * times.itemsize :])
     rates = tuple(Rate(period, count) for period, count in pairs)
-    log = HitLog(**dict(zip(_FIELDS, values, strict=True)), windows=rates, times=times, numbers=numbers)
+    own, refusals = dict(zip(_FIELDS, values, strict=False)), Refusals(*values[len(_FIELDS) :])
+    log = HitLog(**own, windows=rates, times=times, numbers=numbers, refusals=refusals)
     _check(log)
     return log
 
@@ -79,6 +82,9 @@ def _check(log: HitLog) -> None:
     times = (log.hold_until, log.origin_us, log.reset_at, log.written_at)
     if len(log.windows) > MAX_WINDOWS or min(*times, log.margin_us, log.spacing_us, log.horizon_us) < 0:
         raise CorruptLog("its header is out of bounds")
+    refusals = log.refusals
+    if min(refusals.at, refusals.margin_us, refusals.widened_at) < 0 or refusals.row > MOST_DOUBLINGS:
+        raise CorruptLog("its refusals are out of bounds")
     for window in log.windows:
         if not (MIN_PERIOD <= window.period_us <= MAX_PERIOD and 1 <= window.count <= MAX_COUNT):
             raise CorruptLog(f"its window {window} is out of bounds")

@@ -32,6 +32,7 @@ from nekkar.core.clock import Clock, ReadClock
 from nekkar.core.codec import encode
 from nekkar.core.effects import Call, Pause, Steps
 from nekkar.core.errors import CacheError
+from nekkar.core.heard import Word, heard, held
 from nekkar.core.log import LINGER_US, HitLog
 from nekkar.core.notices import Notices
 from nekkar.core.outage import Alone, Outage
@@ -144,11 +145,14 @@ class Ledger:
 
     def hold(self, seconds_us: int) -> Steps[None]:
         """Let no slot be given for so long from now; a longer hold stays."""
+        yield from self._swap(lambda base, now, lost: (held(base, now + seconds_us), []))
 
-        def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
-            return replace(base, hold_until=max(base.hold_until, now + seconds_us)), []
-
-        yield from self._swap(plan)
+    def hear(self, word: Word) -> Steps[None]:
+        """Put in the log what a service said; in an outage that was provided for, this process alone keeps to it."""
+        steps = self._swap(lambda base, now, lost: (heard(base, self.quota, word, now), []))
+        if (yield from self._unless_away(steps)) is None:
+            self.alone.hears(word, self.clock.now_us())
+            self._is_alone(self.clock.now_us())
 
     def release(self) -> Steps[None]:
         """End a hold for those who have not booked behind it yet."""
@@ -259,9 +263,8 @@ class Ledger:
         return self.store.swap(self.key, raw, token, ttl)
 
     def _won(self, written: HitLog, answers: Answers, order: int, now: int) -> None:
-        answered = self.clock.now_us()
         first = next((answer for answer in answers if isinstance(answer, Slot)), None)
-        self.pace.booked(late=first is not None and answered > self.good_until(first))
+        self.pace.booked(late=first is not None and self.clock.now_us() > self.good_until(first))
         self._saw_won(order, now, written)
 
     def _saw_won(self, order: int, now: int, written: HitLog) -> None:

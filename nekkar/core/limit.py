@@ -15,7 +15,8 @@ from nekkar.core.clock import Clock
 from nekkar.core.decorate import decorated
 from nekkar.core.drive import LoopWaker, of_this_loop, run, run_async, run_steps, run_steps_async, wake_threads
 from nekkar.core.effects import Event, Steps
-from nekkar.core.errors import ConfigurationError
+from nekkar.core.errors import CacheError, ConfigurationError
+from nekkar.core.heard import Word
 from nekkar.core.ledger import Ledger, cache_key
 from nekkar.core.line import Line
 from nekkar.core.log import HitLog
@@ -82,6 +83,7 @@ class Shared:
         self.name, self.quota, self.clock = name, terms, clock
         self.ledger = Ledger(store_of(cache, clock), cache_key(name), terms, clock, outage)
         self._lines: WeakSet[Line] = WeakSet()
+        self._last_spared: tuple[Slot | None, Any] = (None, None)
         self._threads_line = self._new_line(threading.Event, wake_threads)
         self._pid = os.getpid()
 
@@ -116,11 +118,18 @@ class Shared:
     def status(self, log: HitLog, now: int) -> Status:
         """Return how the limit stands by a log read at ``now``."""
         spare = sum(line.spares.left for line in list(self._lines))
-        used = [(rate, max(0, log.used(rate, now) - spare)) for rate in self.quota.rates]
+        used = [(rate, max(0, log.since(now - rate.period_us) - spare)) for rate in self.quota.rates]
         windows = [Window(rate.count, rate.period_us / SECOND, hits, max(0, rate.count - hits)) for rate, hits in used]
         held = log.hold_until / SECOND if log.hold_until > now else None
         next_at = log.earliest(self.quota, 1, now) / SECOND
         return Status(self.name, tuple(windows), next_at, held, self.waiting)
+
+    def spared(self, slot: Slot) -> Admission:
+        """Return the admission of a spare slot: that of the one before, where they are of one batch."""
+        known = self._last_spared
+        if known[0] is not slot:
+            self._last_spared = known = (slot, Admission(self.name, slot.cost, slot.at / SECOND, 0.0))
+        return cast(Admission, known[1])
 
     def _new_line(
         self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None], in_order: bool = False
@@ -138,7 +147,6 @@ class Limit:
 
     def __init__(self, limiter: Nekkar, shared: Shared, max_wait: float | None) -> None:
         self._limiter, self._shared, self._max_wait = limiter, shared, max_wait
-        self._last_spared: tuple[Slot | None, Any] = (None, None)
 
     @property
     def name(self) -> str:
@@ -167,10 +175,10 @@ class Limit:
         Raises WaitTooLong as soon as the slot is known to lie too far off, CacheError where the cache
         does not answer within its timeout, and ConfigurationError for a cost that can never be admitted.
         """
-        line = self._shared.thread_line()
-        if cost == 1 and max_wait is None and (spare := line.spares.take()):
-            return self._spared(spare)
         cost, longest = self._checked(cost, max_wait)
+        line = self._shared.thread_line()
+        if cost == 1 and (spare := line.spares.take()):
+            return self._shared.spared(spare)
         slot, waited = run(line.acquire(cost, longest), self._shared.clock)
         return self._admission(slot, waited)
 
@@ -186,7 +194,7 @@ class Limit:
         shared = self._shared
         line = shared.loop_line()
         if cost == 1 and (spare := line.spares.take()):
-            return self._spared(spare)
+            return self._shared.spared(spare)
         slot, waited = await run_async(line.acquire(cost, longest), shared.clock, shared.ledger.store.in_process)
         return self._admission(slot, waited)
 
@@ -241,16 +249,41 @@ class Limit:
         """Start the limit afresh, from a task; see ``reset``."""
         await self._run_async(self._shared.ledger.reset())
 
+    def hear(self, word: Word) -> None:
+        """Let all who share the limit know what its service said; blocks for a swap where that is news.
+
+        Raises nothing where the cache does not answer: that is logged, once.
+        """
+        if self._is_news(word):
+            self._run(self._hearing(word))
+
+    async def hear_async(self, word: Word) -> None:
+        """Hear, from a task; see ``hear``. A cancellation does not end the wait."""
+        if self._is_news(word):
+            await self._run_async(self._hearing(word), shielded=True)
+
+    def _is_news(self, word: Word) -> bool:
+        return self._shared.ledger.view.is_news(word, self._shared.quota, self._shared.clock.now_us())
+
+    def _hearing(self, word: Word) -> Steps[None]:
+        try:
+            yield from self._shared.ledger.hear(word)
+        except CacheError as error:
+            said = "limit %r: what its service said reaches no other process: %s"
+            self._limiter.once.warn("unheard", said, self.name, error)
+
     def _run(self, steps: Steps[T]) -> T:
         return run_steps(steps, self._shared.clock)
 
-    async def _run_async(self, steps: Steps[T]) -> T:
-        return await run_steps_async(steps, self._shared.clock, self._shared.ledger.store.in_process)
+    async def _run_async(self, steps: Steps[T], shielded: bool = False) -> T:
+        return await run_steps_async(steps, self._shared.clock, self._shared.ledger.store.in_process, shielded)
 
     def _held(self, seconds: float) -> int:
         return micros(seconds, f"limit {self.name!r}: hold", 1)
 
     def _checked(self, cost: int, max_wait: float | None) -> tuple[int, float | None]:
+        if type(cost) is int and cost == 1 and max_wait is None:
+            return 1, self._max_wait
         if type(cost) is not int or cost != 1:
             cost = whole(cost, f"limit {self.name!r}: cost")
         if cost > self._shared.quota.max_cost:
@@ -259,13 +292,6 @@ class Limit:
                 f" give at most {self._shared.quota.max_cost}"
             )
         return cost, self._max_wait if max_wait is None else patience(max_wait, self.name)
-
-    def _spared(self, slot: Slot) -> Admission:
-        """Return the admission of a spare slot: that of the one before, where they are of one batch."""
-        known = self._last_spared
-        if known[0] is not slot:
-            self._last_spared = known = (slot, self._admission(slot, 0))
-        return cast(Admission, known[1])
 
     def _admission(self, slot: Slot, waited_us: int) -> Admission:
         return Admission(self.name, slot.cost, slot.at / SECOND, waited_us / SECOND)

@@ -14,6 +14,7 @@ from nekkar.core.cache import BaseCache, MemoryCache, TellsTime, from_url
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit import Admission, Limit, Shared, Status, Window
+from nekkar.core.once import Once
 from nekkar.core.outage import OnCacheError, Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, quota
 from nekkar.core.server_clock import ServerClock
@@ -49,6 +50,7 @@ class Nekkar:
         self._clock = _clock(clock, self._cache)
         self._outage = Outage(on_cache_error, local_share)
         self.max_hold = micros(max_hold, "max_hold", 1) / SECOND
+        self.once = Once()
         self._known: WeakValueDictionary[str, Shared] = WeakValueDictionary()
         self._kept: dict[str, Shared] = {}  # alive for what they remember, though nobody holds their limit
         self._sweep_at = SWEEP_AT
@@ -89,6 +91,9 @@ class Nekkar:
 
     def limit_of(self, name: str, terms: Quota, max_wait: float | None) -> Limit:
         """Return the limit ``name`` of these terms; ConfigurationError where it has others already."""
+        known = self._kept.get(name)
+        if known and known.quota is terms:  # each request of an HTTP client asks
+            return Limit(self, known, max_wait)
         with self._lock:
             shared = self._known.get(name)
             if shared is None:
@@ -103,6 +108,10 @@ class Nekkar:
                 " give both the same terms, or another name"
             )
         return Limit(self, shared, max_wait)
+
+    def now_us(self) -> int:
+        """Return the time, in microseconds, on the clock that its limits keep."""
+        return self._clock.now_us()
 
     def _forget_idle(self) -> None:
         """Let go of limits that nobody waits for and that remember nothing that matters."""

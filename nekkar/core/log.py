@@ -24,6 +24,7 @@ from itertools import pairwise
 
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.rate import SECOND, Quota, Rate
+from nekkar.core.refusals import NONE, Refusals
 
 EXACT_ENTRIES = 1024
 GRID = 512
@@ -49,7 +50,7 @@ class HitLog:
     ``crowd``: how often swaps of it lately met others (pace.py). ``windows``, ``margin_us``,
     ``spacing_us``, ``horizon_us``: those in use, the largest where there is one value.
     ``reset_at``: when the limit was started afresh (0: never); what others remember of before counts no more.
-    ``written_at``: when the newest write was sent, by its writer's clock (0: never written).
+    ``written_at``: when the newest write was sent, by its writer's clock (0: never written). ``refusals``: see there.
     ``times`` and ``numbers`` hold the entries as offsets from ``origin_us`` and ``zero``.
     """
 
@@ -68,6 +69,7 @@ class HitLog:
     horizon_us: int = 0
     reset_at: int = 0
     written_at: int = 0
+    refusals: Refusals = NONE
 
     # What the log says.
 
@@ -85,7 +87,7 @@ class HitLog:
     def keep_us(self) -> int:
         """How long a hit matters: the longest period or spacing, the margin, and 1 s for clocks apart."""
         longest = max((window.period_us for window in self.windows), default=0)
-        return max(longest, self.spacing_us) + self.margin_us + SECOND
+        return max(longest, self.spacing_us) + max(self.margin_us, self.refusals.margin_us) + SECOND
 
     @property
     def dies_at(self) -> int:
@@ -98,22 +100,26 @@ class HitLog:
             return None
         return self.origin_us + self.times[bisect_left(self.numbers, number - self.zero)]
 
-    def used(self, window: Rate, now: int) -> int:
-        """Return the hits in the window that ends now, with those booked for later."""
-        return self._since(now - window.period_us)
+    def margin(self, quota: Quota, now: int) -> int:
+        """Return the margin to book with: the largest in use, the learned one too."""
+        return max(self.margin_us, quota.margin_us, self.refusals.margin(now))
+
+    def since(self, start: int) -> int:
+        """Return the hits after ``start``, with those booked for later."""
+        return self.total - self._number_at(start)
+
+    def between(self, start: int, end: int) -> int:
+        """Return the hits after ``start`` and up to ``end``."""
+        return self._number_at(end) - self._number_at(start)
 
     def hits(self) -> list[tuple[int, int]]:
         """Return (time, how many) of each entry."""
         counts = (after - before for before, after in pairwise([self.base - self.zero, *self.numbers]))
         return [(self.origin_us + offset, count) for offset, count in zip(self.times, counts, strict=True)]
 
-    def room(self, quota: Quota, now: int) -> int:
-        """Return how many hits fit into every window of ``quota`` that ends ``now``."""
-        return min(rate.count - self._since(now - rate.period_us - self.margin_us) for rate in quota.rates)
-
     def earliest(self, quota: Quota, cost: int, now: int) -> int:
         """Return the earliest slot for a call of ``cost`` hits, at or after ``now``."""
-        margin = max(self.margin_us, quota.margin_us)
+        margin = self.margin(quota, now)
         at = max(now, self.hold_until)
         if self.times:
             at = max(at, self.origin_us + self.times[-1] + quota.spacing_us)
@@ -216,6 +222,7 @@ class HitLog:
             self,
             base=max(self.base, other.base),
             hold_until=max(self.hold_until, other.hold_until if other.reset_at >= self.reset_at else 0),
+            refusals=max(self.refusals, other.refusals if other.reset_at >= self.reset_at else NONE),
             reset_at=max(self.reset_at, other.reset_at),
             margin_us=max(self.margin_us, other.margin_us),
             spacing_us=max(self.spacing_us, other.spacing_us),
@@ -243,7 +250,7 @@ class HitLog:
     def filled(self, end: int, most: Mapping[Rate, int]) -> HitLog:
         """Return this log with all taken that is free at ``end`` (or its last hit), at most so much of each window."""
         end = max(end, self.last or 0)
-        free = {one: max(0, one.count - self._since(end - one.period_us - self.margin_us)) for one in most}
+        free = {one: max(0, one.count - self.since(end - one.period_us - self.margin_us)) for one in most}
         block = max((min(free[window], hits) for window, hits in most.items()), default=0)
         return self.book(end, block) if block else self
 
@@ -270,10 +277,10 @@ class HitLog:
         spans = (window.period_us + self.margin_us for window in self.windows)
         return max(1, next((span for span in spans if age <= span), self.keep_us) // GRID)
 
-    def _since(self, start: int) -> int:
-        """Return the hits after ``start``."""
-        gone = bisect_right(self.times, start - self.origin_us)
-        return self.total - (self.zero + self.numbers[gone - 1] if gone else self.base)
+    def _number_at(self, time: int) -> int:
+        """Return the number of the last hit up to ``time``."""
+        gone = bisect_right(self.times, time - self.origin_us)
+        return self.zero + self.numbers[gone - 1] if gone else self.base
 
     def _most_in(self, span: int) -> int:
         """Return the most hits in any ``span`` microseconds of this log."""

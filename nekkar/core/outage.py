@@ -25,6 +25,7 @@ from secrets import randbits
 from typing import Literal
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
+from nekkar.core.heard import Word, heard
 from nekkar.core.log import HitLog
 from nekkar.core.rate import SECOND, Quota, Rate
 from nekkar.core.slots import Answer, Ask, Slot, booked
@@ -128,6 +129,11 @@ class Alone:
         self.counts(answers, [slot for slot in returned if slot.epoch == kept.epoch])
         return answers
 
+    def hears(self, word: Word, now: int) -> None:
+        """Keep to a pause that a service asks for; what it counts, others share."""
+        with self._lock:
+            self.log = heard(self.log, self._share, replace(word, budgets=()), now)
+
     def merged(self, base: HitLog, now: int, margin_us: int) -> HitLog:
         """Return the log of a cache that is back, with what was admitted meanwhile, here and perhaps elsewhere."""
         if not self.is_on or self.outage.policy != "local":
@@ -168,6 +174,7 @@ class Alone:
             taken = math.ceil(others * self.outage.share)
         held = known.hold_until if known else 0
         alone = replace(HitLog(randbits(63)).joined(self._share, 0), hold_until=held)
+        alone = replace(alone, refusals=known.refusals) if known else alone
         return alone.with_hits(sorted((+hits).items())).forget(now)
 
 

@@ -66,8 +66,14 @@ def booked(
             break
         log, has_slot = log.book(at, ask.cost), True
         answers.append(Slot(at, ask.cost, log.epoch))
-    spare = min(spare, log.room(quota, soonest) // SPARE_PART) if has_slot and log.last == soonest else 0
+    spare = min(spare, _room(log, quota, soonest) // SPARE_PART) if has_slot and log.last == soonest else 0
     if spare and len(answers) == len(asks) and not quota.spacing_us:
         log = log.book(soonest, spare)
         answers.append(Slot(soonest, spare, log.epoch))
     return log, answers
+
+
+def _room(log: HitLog, quota: Quota, now: int) -> int:
+    """Return how many hits fit into every window that ends ``now``."""
+    margin = log.margin(quota, now)
+    return min(rate.count - log.since(now - rate.period_us - margin) for rate in quota.rates)

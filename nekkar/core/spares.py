@@ -6,7 +6,7 @@ Rules:
   are spaced. So a limit under 64 calls never has spares, and one that is all used neither.
 - As many as the process called for in a quarter of the margin lately, and none below eight. The time of swaps does
   not count: in a crowd, where they take long, spares are what thins it. A slot is good for half the margin after its
-  time, for a spare too.
+  time, for a spare too, but not beyond a horizon after the newest look: a hold is met.
 - What is left goes back with the next swap. A process that stops calling leaves its last spares booked unused.
 """
 
@@ -43,7 +43,8 @@ class Spares:
             slot, ledger = self._slot, self._ledger
             if slot is None or not self.left or self._before or not ledger.vouches(slot):
                 return None
-            if not slot.at <= ledger.clock.now_us() <= ledger.good_until(slot):
+            last = min(ledger.good_until(slot), ledger.view.seen.sent + ledger.pace.horizon_us)
+            if not slot.at <= ledger.clock.now_us() <= last:
                 return None
             self.left -= 1
             return slot

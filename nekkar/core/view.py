@@ -16,7 +16,9 @@ from itertools import count
 
 from nekkar.core.codec import decode
 from nekkar.core.errors import CorruptLog
+from nekkar.core.heard import Word, heard
 from nekkar.core.log import HitLog
+from nekkar.core.rate import Quota
 from nekkar.core.slots import Slot
 
 
@@ -66,6 +68,10 @@ class View:
     def vouches(self, slot: Slot) -> bool:
         """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
         return self.seen.epoch == slot.epoch and self.seen.hold_until <= slot.at
+
+    def is_news(self, word: Word, terms: Quota, now: int) -> bool:
+        """Whether a service's word changes the log, as far as the mirror shows."""
+        return self.log is None or heard(self.log, terms, word, now) is not self.log
 
     def decoded(self, raw: bytes) -> HitLog:
         """Decode a log, unless these are the bytes that this process saw or wrote last; raises CorruptLog."""

@@ -19,7 +19,7 @@ from nekkar.rules.rule import Rule, listed, nearest, unknown
 
 Report = Callable[[str, str], None]
 
-SETTINGS = ("rate", "period", "spacing", "max_wait", "margin")
+SETTINGS = ("rate", "period", "spacing", "max_wait", "margin", "headers")
 
 
 @dataclass(slots=True)
@@ -96,6 +96,8 @@ def _check_settings(where: str, settings: dict[str, Any], report: Report) -> Non
     attempt(report, where, quota, 1, None, 0.0, settings.get("margin"))
     if settings.get("max_wait") is not None:
         attempt(report, where, micros, settings["max_wait"], "max_wait")
+    if not isinstance(settings.get("headers", False), bool):
+        report(where, f"headers {shown(settings['headers'])} is no yes or no; give true to read RateLimit headers")
 
 
 def _check_rule(number: int, rule: Rule, parts: Parts, report: Report) -> None:

@@ -14,7 +14,8 @@ from nekkar.rules.rule import Rule
 class Match:
     """The limit that a request falls under: ``limiter(match.name, match.rate_limit, **match.options)``.
 
-    Durations are in seconds, as the table gives them; None (for ``spacing`` 0) is not given.
+    Durations are in seconds, as the table gives them; None (for ``spacing`` 0) is not given. ``headers``: whether
+    what the service's answers say of its limits counts; no option of the limit itself.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Match:
     spacing: float | str = 0.0
     max_wait: float | None = None
     margin: float | None = None
+    headers: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -58,4 +60,4 @@ class Unnamed:
 
     def _match(self, name: str) -> Match:
         own = self.match
-        return Match(name, own.rule, own.rate_limit, own.period, own.spacing, own.max_wait, own.margin)
+        return Match(name, own.rule, own.rate_limit, own.period, own.spacing, own.max_wait, own.margin, own.headers)

@@ -62,6 +62,7 @@ class Explanation:
         if self.match:
             template = f", from {shown(self.match.rule.limit)}" if self.match.name != self.match.rule.limit else ""
             settings = {"rate": self.match.rate_limit, **self.match.options}
+            settings |= {"headers": True} if self.match.headers else {}
             yield f"limit {shown(self.match.name)}{template}"
             yield "settings " + ", ".join(f"{name} = {value!r}" for name, value in settings.items())
         elif self.rule:

@@ -35,7 +35,7 @@ class RuleTable:
     """Rules with the limits that they name, checked as a whole.
 
     ``limits``: each a whole number of calls per 60 s, a rate such as ``"250/minute"``, or a dict with ``rate``
-    and any of ``period``, ``spacing``, ``max_wait``, ``margin``. Immutable, shared by threads, picklable.
+    and any of ``period``, ``spacing``, ``max_wait``, ``margin``, ``headers``. Immutable, shared by threads, picklable.
     """
 
     __slots__ = ("_find_cached", "_index", "_outcomes", "_templates", "limits", "rules")

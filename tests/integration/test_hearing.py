@@ -1,0 +1,108 @@
+"""One worker's refusal pauses the fleet: real processes, each of another HTTP client, and a service that refuses."""
+
+from __future__ import annotations
+
+import time
+
+from nekkar.core.limiter import Nekkar
+from tests.integration.servers import Memcached
+from tests.integration.service import Plan, callers, serving
+
+FACES = ["requests", "httpx", "httpx2", "async"]
+S = 1_000_000
+
+
+def test_one_workers_refusal_pauses_the_whole_fleet(server: Memcached) -> None:
+    """50 calls a second, evenly; one is refused with ``Retry-After: 3``: those on the wire or booked for the next
+    100 ms still arrive, nobody for the rest of the 3 s, and then all go on."""
+    begin = time.time() + 3
+    refused: list[int] = []
+
+    def refuse_one(at: int) -> tuple[int, dict[str, str]]:
+        if at < (begin + 1.5) * S or refused:
+            return 200, {}
+        refused.append(at)
+        return 429, {"Retry-After": "3"}
+
+    with serving(refuse_one) as service:
+        plan = Plan(server.url, service.url, {"rate": "50/second", "spacing": "even"}, begin, begin + 6.5)
+        with callers(plan, FACES):
+            pass
+        arrived = service.at(200)
+    before = [at for at in arrived if refused[0] - S <= at < refused[0]]
+    inside = [at for at in arrived if refused[0] < at < refused[0] + 3 * S]
+    late = [at for at in inside if at > refused[0] + S]
+    after = [at for at in arrived if refused[0] + 3 * S <= at < refused[0] + 4 * S]
+    assert len(before) >= 20
+    assert len(inside) <= 15  # 5 of a horizon, 4 on the wire, and what a busy machine adds; 150 if nobody heard
+    assert not late
+    assert len(after) >= 20
+
+
+class SharedWindow:
+    """A service's fixed windows of ``period`` seconds for ``limit`` calls, of which others make ``others`` at once."""
+
+    def __init__(self, limit: int, period: float, others: int) -> None:
+        self.limit, self.period, self.others = limit, round(period * S), others
+        self.window, self.used = 0, 0
+
+    def __call__(self, at: int) -> tuple[int, dict[str, str]]:
+        window, into = divmod(at, self.period)
+        if window != self.window:
+            self.window, self.used = window, self.others
+        is_over = self.used >= self.limit
+        self.used += not is_over
+        left = {"X-RateLimit-Limit": self.limit, "X-RateLimit-Remaining": self.limit - self.used}
+        headers = {name: str(value) for name, value in left.items()}
+        headers["X-RateLimit-Reset"] = f"{(self.period - into) / S:.3f}"
+        return (429, headers | {"Retry-After": "0"}) if is_over else (200, headers)
+
+
+def test_a_key_shared_with_a_client_outside_stays_within_its_limit(server: Memcached) -> None:
+    """60 per 3 s, of which somebody else takes 20 as each window begins: the fleet takes the other 40.
+
+    Refusals say ``Retry-After: 0``, so that it is the headers alone that hold it back.
+    """
+    begin = time.time() + 3
+    with serving(SharedWindow(60, 3.0, 20)) as service:
+        terms = {"rate": "60/3 seconds", "headers": True}
+        with callers(Plan(server.url, service.url, terms, begin, begin + 9), FACES):
+            pass
+        accepted, refused = service.at(200), service.at(429)
+    assert len(accepted) >= 80  # of 120
+    assert len(refused) <= 6  # those on the wire as a window ends; 20 in each window if nobody listened
+
+
+class LongerWindow:
+    """A service's sliding window of ``limit`` calls that is longer than it says; what it refuses does not count."""
+
+    def __init__(self, limit: int, period_us: int) -> None:
+        self.limit, self.period_us, self.counted = limit, period_us, list[int]()
+
+    def __call__(self, at: int) -> tuple[int, dict[str, str]]:
+        if sum(time > at - self.period_us for time in self.counted) >= self.limit:
+            return 429, {}
+        self.counted.append(at)
+        return 200, {}
+
+
+def test_a_fleet_learns_the_margin_of_a_service_that_counts_otherwise(server: Memcached) -> None:
+    """The service says 60 per 2 s, and counts over 2.15 s: it refuses a few calls, then none; a fifth is lost at most.
+
+    The margin doubles once for each burst of refusals, from 50 ms, however many workers hear it.
+    """
+    begin, seconds = time.time() + 3, 17
+    with serving(LongerWindow(60, 2_150_000)) as service:
+        with callers(Plan(server.url, service.url, "60/2s", begin, begin + seconds), FACES):
+            pass
+        accepted, refused = service.at(200), service.at(429)
+    settled = (begin + 9) * S
+    assert 1 <= len(refused) <= 30
+    assert refused[-1] < settled
+    late = [at for at in accepted if settled <= at < (begin + seconds) * S]
+    assert late[120] - late[0] <= 2 * 2_150_000 / 0.8  # two windows
+    limit = Nekkar(server.url)("all", "60/2s")
+    limit.status()
+    log = limit._shared.ledger.view.log
+    assert log is not None
+    assert 100_000 <= log.refusals.margin_us <= 400_000
