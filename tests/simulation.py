@@ -19,6 +19,7 @@ from typing import Any
 from nekkar.core.cache import BaseCache
 from nekkar.core.effects import Call, Pause, Transact, Wait
 from nekkar.core.errors import CacheError, NekkarError
+from nekkar.core.events import Listeners
 from nekkar.core.heard import Word
 from nekkar.core.ledger import Ledger
 from nekkar.core.line import Line
@@ -26,6 +27,7 @@ from nekkar.core.outage import Outage
 from nekkar.core.rate import SECOND, Quota, quota
 from nekkar.core.slots import Slot
 from nekkar.core.store import store_of
+from nekkar.core.voice import Voice
 
 MS = SECOND // 1000
 START_US = 1_700_000_000 * SECOND
@@ -353,7 +355,9 @@ class World:
         clock = Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2)
         outage = Outage("local", 1 / self.story.processes) if self.story.outages else Outage()
         ledger = Ledger(store_of(self.store, clock), "key", self.quota, clock, outage)
-        return Process(clock, ledger, Line(f"p{index}", ledger, Event, _set_all, in_order=self.story.tasks))
+        return Process(
+            clock, ledger, Line(Voice(f"p{index}", Listeners()), ledger, Event, _set_all, in_order=self.story.tasks)
+        )
 
     def _spawn(self, process: Process) -> None:
         actor = Actor(self, process, self._caller(process))

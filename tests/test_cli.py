@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from nekkar.cli import main
+from nekkar.core.limiter import Nekkar
 from tests.integration.servers import free_port, memcached
 
 PROCESSES = Path("/proc")  # elsewhere than on Linux, tests see only the files that are left
-NO_EXTRAS = "import sys; sys.modules.update(requests=None, rich=None, httpx=None, redis=None)"
+NO_EXTRAS = "import sys; sys.modules.update(requests=None, rich=None, httpx=None, redis=None, matplotlib=None)"
+COMMANDS = ("status", "explain", "check", "simulate", "hold", "release", "reset", "demo")
 MAIN = "from nekkar.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -27,7 +29,12 @@ def bare_python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"), [(["--help"], "demo"), (["--version"], "nekkar "), (["demo", "--help"], "--workers")]
+    ("arguments", "expected"),
+    [
+        (["--help"], "demo"),
+        (["--version"], "nekkar "),
+        *(([command, "--help"], "Exit code: 0") for command in COMMANDS),
+    ],
 )
 def test_help_and_version_need_no_extra(arguments: list[str], expected: str) -> None:
     done = bare_python(*arguments)
@@ -39,6 +46,22 @@ def test_without_the_extra_the_demo_says_what_to_install() -> None:
     done = bare_python("demo")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "nekkar demo: needs requests and rich; install them: pip install 'nekkar[cli]'\n"
+
+
+def test_limits_are_seen_and_planned_with_no_extra(tmp_path: Path) -> None:
+    """Whatever needs no picture and no demo; a picture says what to install."""
+    cache = f"sqlite:///{tmp_path / 'limits.db'}"
+    Nekkar(cache)("jobs", 10).acquire()
+    file = tmp_path / "limits.toml"
+    file.write_text('[limits]\njobs = 10\n[[rules]]\nurl = "x.y"\nlimit = "jobs"\n')
+    plan = ["simulate", "--rules", str(file), "--calls", "GET https://x.y/ 5"]
+    explain = ["explain", "GET", "https://x.y/", "--rules", str(file)]
+    for arguments in (["status", "jobs", "--cache", cache], ["check", str(file)], explain, plan):
+        done = bare_python(*arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+    done = bare_python(*plan, "--plot", "plan.png")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "needs matplotlib; install them: pip install 'nekkar[plot]'" in done.stderr
 
 
 def test_the_module_runs_as_the_script_does() -> None:

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "nekkar"
 # layer; inside it imports go one way too, since nowhere are they circular.
 LAYERS = [
     "nekkar.core.errors",
+    "nekkar.core.events",
     "nekkar.core.rate",
     "nekkar.core.once",
     "nekkar.core.refusals",
@@ -33,11 +34,13 @@ LAYERS = [
     "nekkar.core.cache",
     "nekkar.core.effects",
     "nekkar.core.slots",
+    "nekkar.core.status",
     "nekkar.core.outage",
     "nekkar.core.store",
     "nekkar.core.view",
     "nekkar.core.ledger",
     "nekkar.core.callers",
+    "nekkar.core.voice",
     "nekkar.core.spares",
     "nekkar.core.places",
     "nekkar.core.line",
@@ -59,6 +62,10 @@ LAYERS = [
     "nekkar.redis_client",
     "nekkar.redis",
     "nekkar.testing",
+    "nekkar.progress",
+    "nekkar.opentelemetry",
+    "nekkar.plan",
+    "nekkar.plot",
     "nekkar.demo",
     "nekkar.cli",
     "nekkar.__main__",
@@ -189,7 +196,7 @@ def test_a_limit_for_threads_loads_no_event_loop() -> None:
     assert loaded("from nekkar import Nekkar\nwith Nekkar()('calls', 5): pass", [*EXTRAS, *LAZY]) == []
 
 
-@pytest.mark.parametrize("library", ["requests", "httpx", "httpx2"])
+@pytest.mark.parametrize("library", ["requests", "httpx", "httpx2", "opentelemetry"])
 def test_importing_an_adapter_imports_its_library_alone(library: str) -> None:
     """``nekkar.requests`` loads requests, and no other extra; so do the others."""
     pytest.importorskip(library)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import httpx2
 import pytest
 import responses
 
+from nekkar.cli import main
 from nekkar.core.rate import quota
 from nekkar.demo.server import StrictServer
 from tests.integration.servers import Memcached
@@ -70,10 +72,27 @@ def test_every_block_runs(block: str, server: Memcached, tmp_path: Path, monkeyp
     """What stands in the README works as it stands, but for the address of memcached."""
     monkeypatch.chdir(tmp_path)
     Path("limits.toml").write_text(LIMITS_TOML)
-    program = block.replace("memcached://localhost:11211", server.url)
+    program = block.replace("memcached://localhost:11211", server.url).replace("9464", "0")
     with responses.RequestsMock(assert_all_requests_are_fired=False) as mocked:
         mocked.get(re.compile("https://.*example.com/.*"), json={})
         exec(compile(program, str(README), "exec"), {"__name__": "__main__"})
+
+
+def test_every_command_runs_and_says_what_is_shown(
+    server: Memcached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line of a console, in order; what stands below it is its output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEKKAR_CACHE", server.url)
+    Path("limits.toml").write_text(LIMITS_TOML)
+    (console,) = re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL)
+    commands = [part.partition("\n") for part in console.split("$ nekkar ")[1:]]
+    assert len(commands) >= 8
+    for command, _, shown in commands:
+        assert main(shlex.split(command)) == 0, command
+        out = capsys.readouterr().out
+        assert out
+        assert shown in ("", out)
 
 
 def test_there_are_blocks_to_run() -> None:

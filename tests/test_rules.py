@@ -348,3 +348,15 @@ def test_threads_share_a_table() -> None:
     urls = [f"https://h/{number % 2000}" for number in range(6000)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda url: table.resolve("GET", url), urls)) == [f"u-{n % 2000}" for n in range(6000)]
+
+
+class TestNames:
+    """From a limit's name back to the limit."""
+
+    def test_a_name_leads_to_its_limit_or_template(self) -> None:
+        """A concrete name of a template leads to the template; what no limit is called, nowhere."""
+        table = RuleTable([Rule("*/{user}", "user-{user}")], {"user-{user}": 10, "search": 5})
+        assert [table.limit_named(name) for name in ("search", "user-42", "user-", "other")] == [
+            "search", "user-{user}", None, None,
+        ]  # fmt: skip
+        assert [table.is_template(limit) for limit in table.limits] == [True, False]

@@ -25,6 +25,8 @@ class Caller:
     slot: Slot | None = None
     error: Exception | None = None
     event: Event | None = None
+    told_until: int = 0  # what was said of its wait (voice.py)
+    logged: bool = False
     has_started: bool = False
 
     def too_long(self, name: str, at: int, now: int) -> WaitTooLong:

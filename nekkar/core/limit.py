@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakSet
@@ -16,6 +15,7 @@ from nekkar.core.decorate import decorated
 from nekkar.core.drive import LoopWaker, of_this_loop, run, run_async, run_steps, run_steps_async, wake_threads
 from nekkar.core.effects import Event, Steps
 from nekkar.core.errors import CacheError, ConfigurationError
+from nekkar.core.events import Listeners
 from nekkar.core.heard import Word
 from nekkar.core.ledger import Ledger, cache_key
 from nekkar.core.line import Line
@@ -23,7 +23,9 @@ from nekkar.core.log import HitLog
 from nekkar.core.outage import Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, whole
 from nekkar.core.slots import Slot
+from nekkar.core.status import Admission, Status, Window
 from nekkar.core.store import store_of
+from nekkar.core.voice import Voice
 
 if TYPE_CHECKING:
     from nekkar.core.limiter import Nekkar
@@ -33,55 +35,16 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """A call's leave to start now.
-
-    ``name``: the limit's. ``cost``: the hits it took. ``at``: the booked slot, Unix time in seconds on
-    the limit's clock. ``waited``: seconds from asking to admission.
-    """
-
-    name: str
-    cost: int
-    at: float
-    waited: float
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """One window of a limit: ``limit`` calls per ``period`` seconds, of which so many are ``used``, ``remaining``.
-
-    Hits booked for later count as used. ``used`` may exceed ``limit`` where others share it with a larger one.
-    """
-
-    limit: int
-    period: float
-    used: int
-    remaining: int
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How a limit stands, as the cache tells it.
-
-    ``windows``: of this process's terms. ``next_at``: the next free slot for a call of cost 1, Unix time in
-    seconds on the limit's clock. ``hold_until``: the end of a hold, likewise, or None. ``waiting``: callers
-    of this process that wait now.
-    """
-
-    name: str
-    windows: tuple[Window, ...]
-    next_at: float
-    hold_until: float | None
-    waiting: int
-
-
 class Shared:
     """What all limits of one name share in one process: the ledger, and a line for threads and each event loop."""
 
-    def __init__(self, name: str, terms: Quota, cache: BaseCache, clock: Clock, outage: Outage) -> None:
+    def __init__(
+        self, name: str, terms: Quota, cache: BaseCache, clock: Clock, outage: Outage, listeners: Listeners
+    ) -> None:
         self.name, self.quota, self.clock = name, terms, clock
+        self.voice, self._listening = Voice(name, listeners), listeners.listening
         self.ledger = Ledger(store_of(cache, clock), cache_key(name), terms, clock, outage)
+        self.ledger.view.on_hold = self.voice.held
         self._lines: WeakSet[Line] = WeakSet()
         self._last_spared: tuple[Slot | None, Any] = (None, None)
         self._threads_line = self._new_line(threading.Event, wake_threads)
@@ -122,19 +85,22 @@ class Shared:
         windows = [Window(rate.count, rate.period_us / SECOND, hits, max(0, rate.count - hits)) for rate, hits in used]
         held = log.hold_until / SECOND if log.hold_until > now else None
         next_at = log.earliest(self.quota, 1, now) / SECOND
-        return Status(self.name, tuple(windows), next_at, held, self.waiting)
+        last = next((time / SECOND for time, _ in reversed(log.hits()) if time <= now), None)
+        return Status(self.name, tuple(windows), next_at, held, self.waiting, now / SECOND, last)
 
     def spared(self, slot: Slot) -> Admission:
         """Return the admission of a spare slot: that of the one before, where they are of one batch."""
         known = self._last_spared
         if known[0] is not slot:
             self._last_spared = known = (slot, Admission(self.name, slot.cost, slot.at / SECOND, 0.0))
+        if self._listening:
+            self.voice.spared(slot)
         return cast(Admission, known[1])
 
     def _new_line(
         self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None], in_order: bool = False
     ) -> Line:
-        line = Line(self.name, self.ledger, new_event, wake, in_order)
+        line = Line(self.voice, self.ledger, new_event, wake, in_order)
         self._lines.add(line)
         return line
 

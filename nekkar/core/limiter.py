@@ -13,11 +13,13 @@ from weakref import WeakValueDictionary
 from nekkar.core.cache import BaseCache, MemoryCache, TellsTime, from_url
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
-from nekkar.core.limit import Admission, Limit, Shared, Status, Window
+from nekkar.core.events import Callback, Listeners, Listening
+from nekkar.core.limit import Limit, Shared
 from nekkar.core.once import Once
 from nekkar.core.outage import OnCacheError, Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, quota
 from nekkar.core.server_clock import ServerClock
+from nekkar.core.status import Admission, Status, Window
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
@@ -48,7 +50,8 @@ class Nekkar:
     ) -> None:
         self._cache, self._clock_name = _cache(cache), clock
         self._clock = _clock(clock, self._cache)
-        self._outage = Outage(on_cache_error, local_share)
+        self._listeners = Listeners()
+        self._outage = Outage(on_cache_error, local_share, self._listeners)
         self.max_hold = micros(max_hold, "max_hold", 1) / SECOND
         self.once = Once()
         self._known: WeakValueDictionary[str, Shared] = WeakValueDictionary()
@@ -97,7 +100,7 @@ class Nekkar:
         with self._lock:
             shared = self._known.get(name)
             if shared is None:
-                shared = Shared(name, terms, self._cache, self._clock, self._outage)
+                shared = Shared(name, terms, self._cache, self._clock, self._outage, self._listeners)
                 self._known[name] = shared
             self._kept[name] = shared
             if len(self._kept) >= self._sweep_at:
@@ -108,6 +111,14 @@ class Nekkar:
                 " give both the same terms, or another name"
             )
         return Limit(self, shared, max_wait)
+
+    def listen(self, callback: Callback) -> Listening:
+        """Call ``callback`` with each event of this limiter's limits (``nekkar.core.events``), from now on.
+
+        It runs before the call that it is told of, so it must return at once; what it raises is logged. ``stop()``
+        on what is returned, or the end of a ``with`` block on it, ends that; pickling does too.
+        """
+        return self._listeners.add(callback)
 
     def now_us(self) -> int:
         """Return the time, in microseconds, on the clock that its limits keep."""

@@ -32,8 +32,11 @@ from nekkar.core.errors import CacheError
 from nekkar.core.ledger import Ledger
 from nekkar.core.places import Places
 from nekkar.core.slots import Slot
+from nekkar.core.voice import Voice
 
 Wake = Callable[[list[Event]], None]
+
+_tickets = count(1)
 
 
 @dataclass(slots=True, eq=False)
@@ -47,17 +50,17 @@ class Line:
     """Callers of one limit that share a lock and a way to wake each other.
 
     ``new_event`` makes what a caller waits on; ``wake`` sets such events, from whatever thread. ``callers``:
-    all who wait now, for a slot or until theirs comes. ``in_order``: they are tasks, and start in order.
+    all who wait now, for a slot or until theirs comes. ``in_order``: they are tasks, and start in order. ``voice``
+    says what becomes of them.
     """
 
     def __init__(
-        self, name: str, ledger: Ledger, new_event: Callable[[], Event], wake: Wake, in_order: bool = False
+        self, voice: Voice, ledger: Ledger, new_event: Callable[[], Event], wake: Wake, in_order: bool = False
     ) -> None:
-        self.name, self.ledger = name, ledger
+        self.name, self._voice, self.ledger = voice.name, voice, ledger
         self._new_event, self._wake = new_event, wake
         self._lock = threading.RLock()  # a generator finalised by the collector may hold it already
-        self._tickets = count(1)
-        self._places = Places(name, ledger, self._lock, in_order)
+        self._places = Places(self.name, ledger, self._lock, in_order)
         self.callers = self._places.callers
         self.spares = self._places.spares
         self._booking: _Booking | None = None
@@ -74,25 +77,19 @@ class Line:
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
         if self.ledger.clock_is_due():
-            yield Transact(self.ledger.know_time())
+            yield from self._know_time(cost)
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
-        caller = Caller(next(self._tickets), cost, now, deadline, max_wait)
+        caller = Caller(next(_tickets), cost, now, deadline, max_wait)
         self.callers.add(caller)
         try:
-            self._join(caller)
-            while True:
-                if caller.error:
-                    raise caller.error
-                if caller.slot is None:
-                    yield from self._line_up(caller)
-                elif (yield from self._arrives(caller, caller.slot)):
-                    return caller.slot, self.ledger.clock.now_us() - caller.arrived
-        except GeneratorExit:  # dropped by its driver: nothing more can be asked of the cache
-            self._leave(caller)
+            slot = yield from self._served(caller)
+            return slot, self._voice.admitted(caller, slot, self.ledger.clock.now_us())
+        except GeneratorExit as error:  # dropped by its driver: nothing more can be asked of the cache
+            self._leave(caller, error)
             raise
-        except BaseException:
-            self._leave(caller)
+        except BaseException as error:
+            self._leave(caller, error)
             if booking := self._unbooking(caller):
                 yield from self._lead(booking, shielded=True)
             raise
@@ -100,6 +97,25 @@ class Line:
             self.callers.discard(caller)
 
     # A caller's way: in line, leading, at its slot, leaving.
+
+    def _know_time(self, cost: int) -> Effects[None]:
+        """Read the clock, before a call has its place in time; where that fails, the call does."""
+        try:
+            yield Transact(self.ledger.know_time())
+        except BaseException as error:
+            now = self.ledger.clock.now_us()
+            self._voice.ended(Caller(next(_tickets), cost, now, None, None), error, now)
+            raise
+
+    def _served(self, caller: Caller) -> Effects[Slot]:
+        self._join(caller)
+        while True:
+            if caller.error:
+                raise caller.error
+            if caller.slot is None:
+                yield from self._line_up(caller)
+            elif (yield from self._arrives(caller, caller.slot)):
+                return caller.slot
 
     def _join(self, caller: Caller) -> None:
         with self._lock:
@@ -109,6 +125,7 @@ class Line:
             if caller.deadline is not None and at > caller.deadline:
                 raise caller.too_long(self.name, at, caller.arrived)
             self._places.queue.join(caller)
+        self._voice.waits(caller, at, caller.arrived)
 
     def _line_up(self, caller: Caller) -> Effects[None]:
         """Lead a booking if it is this caller's turn, else wait for whatever comes first."""
@@ -141,6 +158,7 @@ class Line:
     def _arrives(self, caller: Caller, slot: Slot) -> Effects[bool]:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
         ledger = self.ledger
+        self._voice.waits(caller, slot.at, ledger.clock.now_us())
         while ledger.is_stale(slot) and ledger.vouches(slot) and not caller.error:
             yield Wait(ledger.wake_at(slot), self._event_of(caller))
             if ledger.is_stale(slot) and ledger.vouches(slot):
@@ -197,7 +215,7 @@ class Line:
         caller.event = event = self._new_event()
         return event
 
-    def _leave(self, caller: Caller) -> None:
+    def _leave(self, caller: Caller, error: BaseException) -> None:
         with self._lock:
             self._places.queue.leave(caller)
             slot, caller.slot = caller.slot, None
@@ -209,6 +227,7 @@ class Line:
         if booking and booking.leader is caller:
             self._call_off(booking)
         self._wake_all()
+        self._voice.ended(caller, error, self.ledger.clock.now_us())
 
     def _call_off(self, booking: _Booking) -> None:
         """Make way where a booking never began: its leader was cancelled or interrupted before."""

@@ -25,6 +25,7 @@ from secrets import randbits
 from typing import Literal
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
+from nekkar.core.events import CacheBack, CacheLost, Listeners
 from nekkar.core.heard import Word, heard
 from nekkar.core.log import HitLog
 from nekkar.core.rate import SECOND, Quota, Rate
@@ -46,8 +47,9 @@ log = logging.getLogger("nekkar")
 class Outage:
     """What one ``Nekkar`` does when its cache is away, and whether it is: said once at each turn."""
 
-    def __init__(self, policy: OnCacheError = "raise", share: float = 1.0) -> None:
+    def __init__(self, policy: OnCacheError = "raise", share: float = 1.0, listeners: Listeners | None = None) -> None:
         self.policy, self.share = _checked(policy, share)
+        self._listeners = listeners or Listeners()
         self.is_on = False
         self._lock = threading.Lock()
 
@@ -57,6 +59,7 @@ class Outage:
             said, self.is_on = self.is_on, True
         if not said:
             log.warning("cache lost: %s; until it is back, %s", error, _MEANWHILE[self.policy])
+            self._listeners.tell(CacheLost(error))
 
     def ends(self) -> None:
         """Say once that it is back."""
@@ -64,6 +67,7 @@ class Outage:
             said, self.is_on = not self.is_on, False
         if not said:
             log.warning("cache back: limits are shared again")
+            self._listeners.tell(CacheBack())
 
 
 class Alone:

@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
@@ -43,10 +44,15 @@ class Mirror:
 
 
 class View:
-    """One process's knowledge of the log under ``key``. Safe between threads."""
+    """One process's knowledge of the log under ``key``. Safe between threads.
+
+    ``on_hold``, where it is set, is called with the end of a hold, and the time, where one is new to this process.
+    """
 
     def __init__(self, key: str) -> None:
         self.key = key
+        self.on_hold: Callable[[int, int], None] | None = None
+        self._held = 0
         self.mirror: Mirror | None = None
         self.seen = Look(0, 0, None, 0, 0)
         self._orders = count(1)
@@ -97,8 +103,17 @@ class View:
         """Remember a look, or a swap that won."""
         if order > self.seen.order:
             told = (found.epoch, found.hold_until, found.horizon_us) if found else (None, 0, 0)
-            self.seen = Look(order, sent, *told)
+            before, self.seen = self.seen, Look(order, sent, *told)
+            if found and before.hold_until != found.hold_until:
+                self._see_hold(found.hold_until, sent)
         known = self.mirror
         newer = known is None or swapped or (order > known.order and found and found.epoch == known.log.epoch)
         if found and newer:
             self.mirror = Mirror(found, order, sent)
+
+    def _see_hold(self, until: int, now: int) -> None:
+        """Tell of a hold that is new, or twice as long as was told; each refusal of a storm may move it a little."""
+        self._held = min(self._held, until)  # less: it was released
+        if self.on_hold and until > now + 2 * max(0, self._held - now):
+            self._held = until
+            self.on_hold(until, now)

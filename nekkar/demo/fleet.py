@@ -55,9 +55,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a fleet did, worker by worker."""
+    """What a fleet did, worker by worker; ``calls``: at its end, each call with its worker's number from 0."""
 
     tallies: tuple[Tally, ...] = ()
+    calls: tuple[tuple[int, Answer], ...] = ()
 
     def total(self, what: str) -> int:
         """Return the sum of one of the tallies' figures."""
@@ -101,7 +102,7 @@ def _gather(crew: Sequence[Child], seconds: float, report: Report) -> Outcome:
     """Listen to all workers until each has said its last word, or died, or has had its time."""
     began = monotonic()
     reported = -_TICK
-    tallies = [Tally() for _ in crew]
+    tallies, calls = [Tally() for _ in crew], list[tuple[int, Answer]]()
     working: dict[Any, int] = {member.pipe: index for index, member in enumerate(crew)}
     while working and (elapsed := monotonic() - began) < seconds + GRACE:
         if elapsed >= reported + _TICK:
@@ -113,10 +114,12 @@ def _gather(crew: Sequence[Child], seconds: float, report: Report) -> Outcome:
             tallies[index] = tallies[index].after(message)
             if isinstance(message, Ended):
                 del working[pipe]
+            else:
+                calls.append((index, message))
     for index in working.values():
         tallies[index] = replace(tallies[index], failure=f"still at work {GRACE:g} s after the end")
     report(seconds, Outcome(tuple(tallies)))
-    return Outcome(tuple(tallies))
+    return Outcome(tuple(tallies), tuple(calls))
 
 
 def _next(member: Child) -> Any:

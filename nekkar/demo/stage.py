@@ -15,16 +15,18 @@ from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import Any, TextIO
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from nekkar.core.cache import BaseCache, from_url
+from nekkar.core.cache.url import without_secrets
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.ledger import cache_key
 from nekkar.core.rate import SECOND, Rate, micros, quota, whole
 from nekkar.demo.fleet import Outcome, run_fleet
 from nekkar.demo.show import LABELS, Result, progress, show
 from nekkar.demo.window import most_calls
-from nekkar.demo.worker import Terms
+from nekkar.demo.worker import Answer, Terms
+from nekkar.plot import Mark, Panel, draw
 
 MOST_WORKERS = 64
 MOST_SECONDS = 600
@@ -58,8 +60,8 @@ def read_plan(workers: int, rate: str, seconds: float, cache: str | None) -> Pla
     return Plan(workers, rate, rates, seconds, cache)
 
 
-def perform(plan: Plan, out: TextIO, err: TextIO, as_json: bool) -> int:
-    """Run both fleets, show what came of it, and return the exit code.
+def perform(plan: Plan, out: TextIO, err: TextIO, as_json: bool, plot: str | None = None) -> int:
+    """Run both fleets, show what came of it, draw it to the file ``plot``, and return the exit code.
 
     Blocks. Raises CacheError where the cache is away, ChildFailed where the processes can't begin.
     """
@@ -75,13 +77,29 @@ def perform(plan: Plan, out: TextIO, err: TextIO, as_json: bool) -> int:
             print(result.as_json(), file=out, flush=True)
         else:
             show(result, out)
+    if plot:
+        _draw(plan, result, plot)
     return _verdict(result, err)
 
 
 def _result(plan: Plan, limited: Outcome, bare: Outcome) -> Result:
     most = most_calls(plan.rates, round(plan.seconds * SECOND))
-    where = "an SQLite file in a temporary folder" if plan.cache is None else _without_secrets(plan.cache)
+    where = "an SQLite file in a temporary folder" if plan.cache is None else without_secrets(plan.cache)
     return Result(plan.workers, plan.rate, plan.seconds, where, most, limited, bare)
+
+
+def _draw(plan: Plan, result: Result, path: str) -> None:
+    panels = []
+    for label, outcome in zip(LABELS, (result.limited, result.bare), strict=True):
+        marks = [_mark(worker, answer) for worker, answer in outcome.calls]
+        title = f"{label}: {outcome.total('accepted')} calls accepted, {outcome.total('refused')} answered 429"
+        panels.append(Panel(title, plan.workers, marks, [("accepted", rate) for rate in plan.rates]))
+    draw(panels, result.title, path)
+
+
+def _mark(worker: int, answer: Answer) -> Mark:
+    refused = answer.status != 200
+    return Mark(worker, answer.asked, answer.asked + answer.waited, refused, None if refused else "accepted")
 
 
 def _verdict(result: Result, err: TextIO) -> int:
@@ -110,12 +128,6 @@ def _shared_cache(given: str | None, name: str) -> Iterator[str]:
 def _temporary() -> Iterator[str]:
     with TemporaryDirectory(prefix="nekkar-demo-", ignore_cleanup_errors=True) as folder:
         yield f"sqlite:///{quote(str(Path(folder, 'limits.db')))}"
-
-
-def _without_secrets(url: str) -> str:
-    """Return a cache URL without a user's name and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 @contextmanager

@@ -52,10 +52,15 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A call's answer; ``in_time``: it came before the run's time was up."""
+    """A call's answer; ``in_time``: it came before the run's time was up.
+
+    ``asked``: when the call was made, in seconds since the beginning; ``waited``: how long nekkar held it back.
+    """
 
     status: int
     in_time: bool
+    asked: float = 0.0
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +137,12 @@ def _call_all(pipe: Connection, task: Task, session: requests.Session) -> None:
     while (now_us := clock.now_us()) < end_us:
         try:
             with options(max_wait=(end_us - now_us) / SECOND):
-                status = session.get(task.url, timeout=TIMEOUT).status_code
+                response = session.get(task.url, timeout=TIMEOUT)
         except WaitTooLong:  # the next slot is past the end
             return
-        pipe.send(Answer(status, clock.now_us() <= end_us))
+        status, admission = response.status_code, getattr(response, "nekkar", None)
+        asked = max(0, now_us - begin_us) / SECOND
+        pipe.send(Answer(status, clock.now_us() <= end_us, asked, admission.waited if admission else 0.0))
         _sleep_until(min(end_us, clock.now_us() + _PAUSE_US if status == 429 else now_us + _PACE_US))
 
 

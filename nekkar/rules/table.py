@@ -90,6 +90,18 @@ class RuleTable:
         near = near_misses(self.rules[:number], request)
         return Explanation(_text(method).upper(), _text(url), number, rule, values, match, near)
 
+    def limit_named(self, name: str) -> str | None:
+        """Return which of ``limits`` has this name: itself, or the template, such as ``user-{user}``, that spells it.
+
+        None where none has. No two can, or the table would not have been built.
+        """
+        spelled = (limit for limit, template in self._templates.items() if template.captures and template.spells(name))
+        return name if name in self.limits and not self.is_template(name) else next(spelled, None)
+
+    def is_template(self, limit: str) -> bool:
+        """Tell whether a limit of ``limits`` is one for each value of its captures."""
+        return bool(self._templates[limit].captures)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.rules, self.limits)
 

@@ -47,6 +47,11 @@ def from_url(url: str) -> BaseCache:
         raise ConfigurationError(f"cache URL {shown(url)}: {cause}; use one of {_KNOWN}") from cause
 
 
+def without_secrets(url: str) -> str:
+    """Return a cache URL without a user's name and password, to show."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", url, count=1)
+
+
 def _memory(parts: SplitResult, options: dict[str, Any]) -> BaseCache:
     if parts.netloc or parts.path or options:
         raise ConfigurationError("a memory cache has no address and no options; write 'memory:'")

@@ -1,0 +1,64 @@
+"""The command line: ``nekkar``, or ``python -m nekkar``; each command is a file of its name.
+
+Before a command runs nothing is imported but the parser and the core, so that ``--help`` and ``--version`` need no
+extra. On a terminal output is for people, in rich where that is installed; elsewhere it is plain lines, or with
+``--json`` one JSON value. Exit codes: 0 all well; 1 the command did not get what it wanted; 2 bad usage;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from nekkar.cli import check, demo, explain, levers, simulate, status
+from nekkar.core.errors import ConfigurationError, NekkarError
+
+_COMMANDS = (status, explain, check, simulate, levers, demo)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (default: the process's own) and return its exit code.
+
+    Blocks until the command is done. Raises SystemExit where argparse does: for help and bad usage.
+    """
+    options = _parser().parse_args(argv)
+    logging.getLogger("nekkar").addHandler(logging.NullHandler())  # what went wrong is told once, below
+    try:
+        return int(options.run(options))
+    except ConfigurationError as error:
+        return _said(f"nekkar {options.command}: {error}", 2)
+    except NekkarError as error:
+        return _said(f"nekkar {options.command}: {error}", 1)
+    except KeyboardInterrupt:
+        return _said(f"nekkar {options.command}: interrupted", 130)
+    except BrokenPipeError:  # whoever read the output has gone; nor can Python's own last flush reach it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nekkar", description="One exact rate limit shared by a whole fleet.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"nekkar {_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_to(commands)
+    return parser
+
+
+def _said(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
+
+
+def _version() -> str:
+    try:
+        return version("nekkar")
+    except PackageNotFoundError:
+        return "(not installed, so its version is not known)"

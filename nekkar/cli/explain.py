@@ -1,0 +1,79 @@
+"""``nekkar explain``: which rule a request falls under, why, and what would become of it now."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from nekkar.cli.named import from_rules
+from nekkar.cli.options import Commands, add_cache, add_command, add_json, open_cache
+from nekkar.cli.show import duration, is_rich, show, show_json
+from nekkar.cli.status import as_json, table
+from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.limiter import Nekkar, Status
+from nekkar.rules import Explanation, RuleTable
+
+_ABOUT = """\
+Tell which rule a request falls under, and why not one before it, the name and terms of its limit, and, with a
+cache, how the limit stands and what would become of the request now. Nothing is sent, and no slot is taken.
+"""
+_EXIT_CODES = "Exit code: 0 if told, 1 if the cache is away, 2 for bad usage."
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command to the parser."""
+    explain = add_command(commands, "explain", "which rule a request falls under, and why", _ABOUT, _EXIT_CODES)
+    explain.add_argument("method", metavar="METHOD", help="such as GET")
+    explain.add_argument("url", metavar="URL", help="the request's URL")
+    explain.add_argument("--rules", metavar="FILE", required=True, help="the rule file")
+    header = "a header of the request, for limits that are named by one; may be repeated"
+    explain.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help=header)
+    add_cache(explain)
+    add_json(explain)
+    explain.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explain the request. Blocks for one cache command where there is a cache."""
+    rules = RuleTable.from_file(options.rules)
+    told = rules.explain(options.method, options.url, dict(map(_header, options.header)))
+    status = None
+    if not options.json:
+        print(told, flush=True)  # first, since the cache may be away
+    if told.match and options.cache:
+        status = from_rules(Nekkar(open_cache(options.cache)), told.match.name, rules).status()
+    if options.json:
+        show_json(_as_json(told, status), sys.stdout)
+    elif told.match and status:
+        print(f"  now: {_outcome(told.match.max_wait, status)}\n", flush=True)
+        show([table("", [status], is_rich(sys.stdout))], sys.stdout)
+    return 0
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise ConfigurationError(f"--header {shown(name)} has no colon; give NAME:VALUE")
+    return name.strip(), value.strip()
+
+
+def _outcome(max_wait: float | None, status: Status) -> str:
+    """Say what a call of cost 1 would meet."""
+    wait = status.next_at - status.at
+    why = "the limit is held" if status.hold_until else "the limit is used up"
+    if wait < 0.05:
+        return "the call would start at once"
+    if max_wait is not None and wait > max_wait:
+        return f"the call would be refused: {why} for {duration(wait)}, and max_wait is {max_wait:g} s"
+    return f"the call would wait {duration(wait)}: {why}"
+
+
+def _as_json(told: Explanation, status: Status | None) -> dict[str, Any]:
+    rule = None if told.rule is None else {"number": told.number, "url": told.rule.url, "limit": told.rule.limit}
+    match = told.match
+    limit = None if match is None else {"name": match.name, "rate": match.rate_limit, **match.options}
+    near = [{"number": miss.number, "url": miss.rule.url, "why_not": list(miss.why_not)} for miss in told.near]
+    request = {"method": told.method, "url": told.url}
+    now = as_json(status) if status else None
+    return request | {"rule": rule, "captured": dict(told.captured), "limit": limit, "near": near, "status": now}

@@ -1,0 +1,78 @@
+"""From names to limits: their terms come from a rule file, from ``--rate``, or from what the fleet wrote.
+
+A limit's log holds the windows, spacing and margin in use, so that a limit can be looked at and held by its name
+alone, for as long as its log is in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nekkar.core.cache import BaseCache
+from nekkar.core.clock import SystemClock
+from nekkar.core.codec import decode
+from nekkar.core.drive import run_steps
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
+from nekkar.core.ledger import cache_key
+from nekkar.core.limiter import Limit, Nekkar
+from nekkar.core.rate import Quota
+from nekkar.core.store import store_of
+from nekkar.rules import RuleTable
+from nekkar.rules.rule import unknown
+
+
+class NotInUse(CacheError):
+    """No log of the limit is in the cache, and nothing else tells its rate."""
+
+
+def limits_named(cache: BaseCache, names: Sequence[str], rules: RuleTable | None, rate: str | None) -> list[Limit]:
+    """Return the limits of these names, or all of the rules' that are no templates. May block on the cache."""
+    limiter = Nekkar(cache)
+    if not names:
+        names = plain_names(rules)
+    return [_limit(limiter, cache, name, rules, rate) for name in dict.fromkeys(names)]
+
+
+def plain_names(rules: RuleTable | None) -> list[str]:
+    """Return the names of all limits of the rules that are no templates; ConfigurationError where there is none."""
+    if rules is None:
+        raise ConfigurationError("no limit is named; give the NAME of one, or --rules FILE for all in it")
+    names = [limit for limit in rules.limits if not rules.is_template(limit)]
+    if not names:
+        limits = ", ".join(rules.limits) or "none"
+        raise ConfigurationError(f"the rules have templates alone ({limits}); give the NAME of one such as user-42")
+    return names
+
+
+def from_rules(limiter: Nekkar, name: str, rules: RuleTable) -> Limit:
+    """Return the limit of this name on the rules' terms; ConfigurationError where they have none."""
+    limit = rules.limit_named(name)
+    if limit is None:
+        raise ConfigurationError(unknown("limit", name, rules.limits, "the rules define no such limit"))
+    if limit == name and rules.is_template(limit):
+        raise ConfigurationError(f"limit {shown(name)} is a template; name one of its limits, such as 'user-42'")
+    settings = dict(rules.limits[limit])
+    return limiter(name, settings.pop("rate"), **settings)
+
+
+def _limit(limiter: Nekkar, cache: BaseCache, name: str, rules: RuleTable | None, rate: str | None) -> Limit:
+    if rate is not None:
+        return limiter(name, int(rate) if rate.isdecimal() else rate)
+    if rules is not None:
+        return from_rules(limiter, name, rules)
+    return limiter.limit_of(name, _terms_in_use(cache, name), None)
+
+
+def _terms_in_use(cache: BaseCache, name: str) -> Quota:
+    clock, key = SystemClock(), cache_key(name)
+    raw, _ = run_steps(store_of(cache, clock).read(key), clock)
+    try:
+        log = None if raw is None else decode(raw)
+    except CorruptLog as error:
+        raise CorruptLog(f"cache key {key!r}: {error}; delete the key to start afresh") from error
+    if log is None or not log.windows:
+        raise NotInUse(
+            f"limit {shown(name)} is not in the cache: not used yet, or not for long, or under another name;"
+            " give --rules FILE for its rate"
+        )
+    return Quota(log.windows, log.spacing_us, log.margin_us)

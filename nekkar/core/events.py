@@ -1,0 +1,145 @@
+"""Events: what a limiter tells whoever listens, as it happens.
+
+- A call is told of by ``Waiting``, where it must wait, and then by one of ``Admitted``, ``Refused`` and ``Left``.
+  ``call`` is the same number in all of them, unique in the process (0: a call that found a spare slot).
+- ``at`` is Unix time in seconds on the limit's clock; all durations are in seconds.
+- A callback runs where the event happens: in the thread, or on the event loop, of the call that it is about, before
+  that call starts; of a hold or an outage in whatever thread met it. So it must return at once. What it raises is
+  logged, once for each listener, and harms nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from nekkar.core.errors import CacheError, ConfigurationError, shown
+
+log = logging.getLogger("nekkar")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A call waits for its slot, which comes at ``until``, or later; told again where it moved off by a second.
+
+    ``waited``: how long it has waited already.
+    """
+
+    name: str
+    cost: int
+    at: float
+    until: float
+    waited: float
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A call starts; ``at`` is its slot."""
+
+    name: str
+    cost: int
+    at: float
+    waited: float
+    call: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A call's slot lay further off than its ``max_wait``: it raises WaitTooLong."""
+
+    name: str
+    cost: int
+    at: float
+    waited: float
+    retry_after: float
+    max_wait: float
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A call ended without a slot: by ``error``, such as a CacheError, a cancellation or an interrupt."""
+
+    name: str
+    cost: int
+    at: float
+    waited: float
+    error: BaseException
+    call: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """This process learned that the limit is held ``until`` then; told again where what was left has doubled."""
+
+    name: str
+    at: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLost:
+    """The cache did not answer; told once, until it is back."""
+
+    error: CacheError
+
+
+@dataclass(frozen=True, slots=True)
+class CacheBack:
+    """The cache answers again."""
+
+
+Event = Waiting | Admitted | Refused | Left | Held | CacheLost | CacheBack
+Callback = Callable[[Event], object]
+
+
+class Listening:
+    """One callback that hears a limiter, until ``stop()`` or the end of a ``with`` block."""
+
+    def __init__(self, callback: Callback, all_of_them: list[Listening]) -> None:
+        self._callback, self._all = callback, all_of_them
+        self._failed = False
+
+    def stop(self) -> None:
+        """Hear no more; a second time does nothing."""
+        if self in self._all:
+            self._all.remove(self)
+
+    def hear(self, event: Event) -> None:
+        """Call back; what is raised is logged the first time."""
+        try:
+            self._callback(event)
+        except Exception:
+            said, self._failed = self._failed, True
+            if not said:
+                log.exception("listener %s failed at %s; said once", shown(self._callback), shown(event))
+
+    def __enter__(self) -> Listening:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class Listeners:
+    """All who hear one limiter. ``listening`` stays the same list, so that whether anybody listens is cheap to see."""
+
+    def __init__(self) -> None:
+        self.listening: list[Listening] = []
+
+    def add(self, callback: Callback) -> Listening:
+        """Have ``callback`` hear each event from now on."""
+        if not callable(callback):
+            raise ConfigurationError(f"listener {shown(callback)} is not callable; give a function of one event")
+        self.listening.append(Listening(callback, self.listening))
+        return self.listening[-1]
+
+    def tell(self, event: Event) -> None:
+        """Have all hear ``event``."""
+        for listening in tuple(self.listening):
+            listening.hear(event)
