@@ -27,8 +27,7 @@ from typing import Any, NamedTuple
 
 from nekkar.core.cache import from_url
 from nekkar.core.errors import CacheError
-from nekkar.core.limit import Admission, Limit
-from nekkar.core.limiter import Nekkar
+from nekkar.core.limiter import Admission, Limit, Nekkar
 from nekkar.core.outage import OnCacheError
 
 DOOM = signal.SIGUSR1
