@@ -333,6 +333,20 @@ class TestTrouble:
         with pytest.raises(CacheError, match=f"lost {MOST_CONFLICTS} swaps in a row"):
             book(ledger(store), 1)
 
+    def test_a_swap_that_meets_another_tells_how_long_swaps_take(self) -> None:
+        """Far from the cache most swaps meet others: by those that win alone, a process books too near for long."""
+        clock, store = FakeClock(), Store()
+        outcomes = iter([None] * 8 + [1])
+
+        def cas(*args: Any) -> int | None:
+            clock.advance(0.2)
+            return next(outcomes)
+
+        store.cas = cas  # type: ignore[method-assign, assignment]
+        far = ledger(store, clock)
+        book(far, 1)
+        assert far.pace.swap_us == SECOND // 5
+
     def test_another_limit_under_one_name_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """A rolling deploy keeps both limits against the shared hits, and each process says so once."""
         clock, store = FakeClock(), Store()

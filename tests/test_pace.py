@@ -12,7 +12,7 @@ def steady(read_us: int, swap_us: int) -> Pace:
     pace = Pace()
     for _ in range(SAMPLES):
         pace.read_took(read_us)
-        pace.swap_took(swap_us, late=False)
+        pace.swap_took(swap_us)
     return pace
 
 
@@ -34,7 +34,7 @@ def test_one_hiccup_changes_nothing() -> None:
     """Medians: a freeze during one of the first calls, or of many, does not count for much."""
     for pace in (Pace(), steady(MS, MS)):
         pace.read_took(3_000 * MS)
-        pace.swap_took(3_000 * MS, late=False)
+        pace.swap_took(3_000 * MS)
         assert pace.lead_us(MARGIN) == 0
         assert pace.horizon_us == HORIZON_US
 
@@ -44,11 +44,11 @@ def test_late_answers_double_the_lead_within_its_bound_and_answers_in_time_halve
     pace = steady(20 * MS, 20 * MS)
     leads = []
     for _ in range(6):
-        pace.swap_took(20 * MS, late=True)
+        pace.booked(late=True)
         leads.append(pace.lead_us(MARGIN))
     assert leads == [40 * MS, 80 * MS, 160 * MS, MOST_LEAD_US, MOST_LEAD_US, MOST_LEAD_US]
     for _ in range(12):
-        pace.swap_took(20 * MS, late=False)
+        pace.booked(late=False)
     assert pace.lead_us(MARGIN) == 20 * MS
 
 

@@ -245,7 +245,9 @@ class Ledger:
     def _try(self, written: HitLog, token: Any, now: int, answers: Answers) -> Steps[Any]:
         """Write; return the new token, None, or the error where the answer was lost. An interrupted write is undone."""
         try:
-            return (yield from self._write(written, token, now))
+            won = yield from self._write(written, token, now)
+            self.pace.swap_took(self.clock.now_us() - now)
+            return won
         except CacheError as error:
             return error
         except GeneratorExit:
@@ -261,9 +263,8 @@ class Ledger:
         return self.store.swap(self.key, raw, token, ttl)
 
     def _won(self, written: HitLog, answers: Answers, order: int, now: int) -> None:
-        answered = self.clock.now_us()
         first = next((answer for answer in answers if isinstance(answer, Slot)), None)
-        self.pace.swap_took(answered - now, late=first is not None and answered > self.good_until(first))
+        self.pace.booked(late=first is not None and self.clock.now_us() > self.good_until(first))
         self._saw_won(order, now, written)
 
     def _saw_won(self, order: int, now: int, written: HitLog) -> None:

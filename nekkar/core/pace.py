@@ -36,12 +36,15 @@ class Pace:
         self.read_us = _median(self._reads)
         self.horizon_us = max(HORIZON_US, 4 * (self.read_us + self.swap_us))
 
-    def swap_took(self, us: int, late: bool) -> None:
-        """Count a swap; ``late``: its answer came when its own first slot was good no more."""
+    def swap_took(self, us: int) -> None:
+        """Count a swap that was answered, whether it won or met another."""
         self._swaps = (*self._swaps[1 - SAMPLES :], max(0, us))
-        self._boost = min(self._boost * 2, MOST_BOOST) if late else max(1, self._boost // 2)
         self.swap_us = _median(self._swaps)
         self.horizon_us = max(HORIZON_US, 4 * (self.read_us + self.swap_us))
+
+    def booked(self, late: bool) -> None:
+        """Count a swap that won; ``late``: its answer came when its own first slot was good no more."""
+        self._boost = min(self._boost * 2, MOST_BOOST) if late else max(1, self._boost // 2)
 
     def pause_us(self, crowd: int) -> int:
         """The longest random pause before a swap of a log that is so crowded; see ``crowded``."""

@@ -55,6 +55,7 @@ class Places:
                 self._give(caller, answer)
             else:
                 self._refuse(caller, answer.at, now)
+        self.spares.counted_from = now
         for spare in answers[len(asks) :]:
             self.spares.fill(cast(Slot, spare))
         for caller, at in self.queue.hopeless(self.ledger.no_slot_before):

@@ -4,8 +4,9 @@ Rules:
 
 - Only while the limit is far from binding: at most a 64th of what is free in each window, and none where slots
   are spaced. So a limit under 64 calls never has spares, and one that is all used neither.
-- As many as the process called for in a quarter of the margin lately, and none below eight. A slot is good for
-  half the margin after its time, for a spare too, but not beyond a horizon after the newest look: a hold is met.
+- As many as the process called for in a quarter of the margin lately, and none below eight. The time of swaps does
+  not count: in a crowd, where they take long, spares are what thins it. A slot is good for half the margin after its
+  time, for a spare too, but not beyond a horizon after the newest look: a hold is met.
 - What is left goes back with the next swap. A process that stops calling leaves its last spares booked unused.
 """
 
@@ -21,16 +22,17 @@ LEAST, MOST = 8, 1024
 
 
 class Spares:
-    """The spare slots of one line, all of one instant; ``left`` of them. All but ``take`` is called under its lock.
+    """The spare slots of one line, all of one instant. All but ``take`` is called under its lock.
 
-    ``before``: who comes before a caller that takes a spare.
+    ``left``: how many. ``before``: who comes before a caller that takes one. ``counted_from``: since when calls are
+    counted: the end of the newest swap.
     """
 
     def __init__(self, ledger: Ledger, before: Sized, lock: threading.RLock) -> None:
         self._ledger, self._before, self._lock = ledger, before, lock
         self._slot: Slot | None = None
         self.left = 0
-        self._filled = self._counted_from = 0
+        self._filled = self.counted_from = 0
         self._demand = 0
 
     def take(self) -> Slot | None:
@@ -62,8 +64,8 @@ class Spares:
 
         The demand grows by one a booking, then twofold, and falls at once.
         """
-        calls, span = asked + self._filled - self.left, max(1, now - self._counted_from)
-        self._filled, self._counted_from = self.left, now
+        calls, span = asked + self._filled - self.left, max(1, now - self.counted_from)
+        self._filled, self.counted_from = self.left, now
         lately = calls * self._ledger.quota.margin_us // (4 * span)
         self._demand = min(lately, self._demand + max(1, self._demand - LEAST), MOST)
         return self._demand if self._demand > LEAST else 0

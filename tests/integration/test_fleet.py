@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
 from itertools import chain
 from pathlib import Path
 
@@ -64,45 +62,3 @@ def test_even_spacing_parts_all_starts_by_the_period_over_the_count(server: Memc
         closest = min(after - before for before, after in zip(starts, starts[reach:], strict=False))
         assert closest >= reach * 20_000 - 50_000
     assert in_time(starts) >= 0.9 * 500
-
-
-def test_a_flush_in_the_middle_is_never_over(server: Memcached) -> None:
-    """All processes used the limit before; the log is lost twice: at most a period goes unused each time."""
-    with fleet(Plan(server.url, "100/2s", SECONDS), 8) as running:
-        for instant in (2.7, 6.1):
-            running.sleep_until(instant)
-            assert server.ask("flush_all").strip() == "OK"
-        running.join(60)
-        starts = all_starts(running)
-        firsts = [own[0] for own in running.starts()]
-    assert max(firsts) < (running.begin + 2.7) * 1e6
-    assert worst_window(starts, PERIOD_US) <= 100
-    assert in_time(starts) >= 200
-
-
-def test_workers_killed_one_after_another_are_never_over(server: Memcached) -> None:
-    """kill -9 at random instants: survivors go on at once, and never start a call too many."""
-    with fleet(Plan(server.url, "100/2s", SECONDS, threads=2), 8) as running:
-        for index in range(5):
-            running.sleep_until(1.0 + 1.5 * index + random.random())
-            running.workers[index].kill()
-        running.join(60)
-        starts = all_starts(running)
-        survivors = list(chain.from_iterable(running.starts()[5:]))
-    assert worst_window(starts, PERIOD_US) <= 100
-    assert longest_silence(survivors, running.begin, running.begin + SECONDS) <= PERIOD_US / 1e6 + 0.5
-    assert in_time(starts) >= 0.8 * 500
-
-
-def test_a_server_killed_and_started_again_is_never_over(server: Memcached) -> None:
-    """While the cache is away calls raise CacheError; callers that try again go on when it is back."""
-    with fleet(Plan(server.url, "100/2s", SECONDS), 8) as running:
-        running.sleep_until(3.0)
-        server.stop()
-        time.sleep(0.5)
-        server.start()
-        running.join(60)
-        starts = all_starts(running)
-    assert worst_window(starts, PERIOD_US) <= 100
-    back = [start for start in starts if start > (running.begin + 7.0) * 1e6]
-    assert len(back) >= 100
