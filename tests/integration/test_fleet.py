@@ -28,7 +28,7 @@ def in_time(starts: list[int]) -> int:
 def test_eight_processes_share_one_exact_window_and_use_all_of_it(
     cache: str, threads: int, server: Memcached, tmp_path: Path
 ) -> None:
-    """100 per 2 s for 10 s: worst window 100, nine in ten of 500 calls, nobody starved, four commands a call at most."""
+    """100 per 2 s for 10 s: worst window 100, nine in ten of 500 calls, none starved, four commands a call at most."""
     url = server.url if cache == "memcached" else f"sqlite:///{tmp_path / 'limits.db'}"
     before = server.commands()
     with fleet(Plan(url, "100/2s", SECONDS, threads), 8) as running:
