@@ -185,7 +185,8 @@ class RedisCache(BaseCache):
                 return command(partial(self._client.execute_command, target_nodes=node))
             return self._pool.run(lambda connection: command(partial(_ask, connection)))
         except self._failures as cause:
-            raise CacheError(self._told(key, cause)) from cause
+            kind = CorruptLog if "WRONGTYPE" in str(cause) else CacheError
+            raise kind(self._told(key, cause)) from cause
 
     def _told(self, key: str, cause: BaseException) -> str:
         names = [base.__name__ for base in type(cause).__mro__] + str(cause).split()[:1]

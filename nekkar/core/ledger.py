@@ -6,7 +6,8 @@ that yields the cache calls, so that one body serves threads and event loops, an
 any number of callers step by step. Rules:
 
 - A write whose answer was lost may have landed. If the next read finds its nonce, it did; otherwise
-  book again: the worst is a slot unused, never one over.
+  book again: the worst is a slot unused, never one over. A second answer lost in a row is an error; finding
+  the first slot too late to be used does not end the row, or each try would book one more.
 - A hit is unbooked only in the slot's own epoch, only until one horizon after its time, and once:
   never repeated after a lost answer.
 - Each process remembers the last log it saw, its mirror. Where the log is gone before its time, the
@@ -31,7 +32,7 @@ from typing import Any, TypeVar
 from nekkar.core.clock import Clock, ReadClock
 from nekkar.core.codec import encode
 from nekkar.core.effects import Call, Pause, Steps
-from nekkar.core.errors import CacheError
+from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.log import LINGER_US, HitLog
 from nekkar.core.notices import Notices
 from nekkar.core.outage import Alone, Outage
@@ -46,8 +47,6 @@ MOST_CONFLICTS = 500
 log = logging.getLogger("nekkar")
 
 T = TypeVar("T")
-
-
 Answers = list[Answer]
 Plan = Callable[[HitLog, int, bool], tuple[HitLog, Answers]]  # the log, now, whether an answer was lost
 
@@ -65,6 +64,7 @@ class Ledger:
         self.alone = Alone(outage or Outage(), key, quota)
         self.view = View(key)
         self._notices = Notices(key, quota)
+        self._loses_answers = False
         self.pace = Pace()
 
     def no_slot_before(self, cost: int, hits: int, calls: int) -> int:
@@ -108,11 +108,11 @@ class Ledger:
         raw, token = yield from self.store.read(self.key)
         answered = self.clock.now_us()
         self.pace.read_took(answered - sent)
-        found = None if raw is None else self.view.decoded(raw)
+        found = None if raw is None else self.view.decoded(raw, answered)
         self.view.saw(order, sent, found)
         if found:
             self._notices.look(found, answered)
-        if self.alone.outage.is_on:
+        if self.alone.outage.is_on and not self._loses_answers:
             self.alone.outage.ends()
         return found, token
 
@@ -142,25 +142,25 @@ class Ledger:
         self._is_alone(now)
         return answers
 
-    def hold(self, seconds_us: int) -> Steps[None]:
-        """Let no slot be given for so long from now; a longer hold stays."""
-
-        def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
-            return replace(base, hold_until=max(base.hold_until, now + seconds_us)), []
-
-        yield from self._swap(plan)
+    def hold(self, us: int) -> Steps[None]:
+        """Let no slot be given for so many µs from now; a longer hold stays."""
+        yield from self._swap(lambda base, now, lost: (replace(base, hold_until=max(base.hold_until, now + us)), []))
 
     def release(self) -> Steps[None]:
         """End a hold for those who have not booked behind it yet."""
         yield from self._swap(lambda base, now, lost: (replace(base, hold_until=0), []))
 
     def reset(self) -> Steps[None]:
-        """Start afresh: what was booked before counts no more, whoever remembers it."""
+        """Start afresh, over what is no log too: what was booked before counts no more, whoever remembers it."""
 
         def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
             return HitLog(randbits(63), reset_at=now).joined(self.quota, base.horizon_us), []
 
-        yield from self._swap(plan)
+        try:
+            yield from self._swap(plan)
+        except CorruptLog:
+            yield from self.store.clear(self.key)
+            yield from self._swap(plan)
 
     def current(self) -> Steps[tuple[HitLog, int]]:
         """Return the log as the next booking would find it, and the time; writes nothing."""
@@ -198,8 +198,9 @@ class Ledger:
             order, now = self.view.order(), self.clock.now_us()
             if doubt and found and found.nonce == doubt[0]:
                 self._saw_won(order, now, found)
+                self._loses_answers = self._is_late(doubt[1], now)
                 return doubt[1]
-            base = self._current(found, now)
+            base = self.alone.merged(self._recalled(found, now), now, self.quota.margin_us)
             planned, answers = plan(base, now, doubt is not None)
             if planned is base and found and not self.alone.is_on:
                 return answers
@@ -207,7 +208,8 @@ class Ledger:
             written = replace(planned, nonce=randbits(63), crowd=crowd, written_at=now)
             won = yield from self._try(written, token, now, answers)
             if isinstance(won, CacheError):
-                if doubt:
+                if doubt or self._loses_answers:
+                    self._loses_answers = True
                     raise won
                 doubt = (written.nonce, answers)
             elif won is not None:
@@ -217,11 +219,8 @@ class Ledger:
             f"cache key {self.key!r}: lost {MOST_CONFLICTS} swaps in a row; share it among fewer processes"
         )
 
-    def _current(self, found: HitLog | None, now: int) -> HitLog:
-        """Return the log to change: what was found, and what only this process still knows."""
-        return self.alone.merged(self._recalled(found, now), now, self.quota.margin_us)
-
     def _recalled(self, found: HitLog | None, now: int) -> HitLog:
+        """Return what was found, with what this process remembers of before a loss."""
         known = self.view.mirror
         if found is None:
             if known is None or now >= known.log.dies_at:
@@ -257,10 +256,14 @@ class Ledger:
         return self.store.swap(self.key, raw, token, ttl)
 
     def _won(self, written: HitLog, answers: Answers, order: int, now: int) -> None:
-        answered = self.clock.now_us()
-        first = next((answer for answer in answers if isinstance(answer, Slot)), None)
-        self.pace.swap_took(answered - now, late=first is not None and answered > self.good_until(first))
+        answered, self._loses_answers = self.clock.now_us(), False
+        self.pace.swap_took(answered - now, self._is_late(answers, answered))
         self._saw_won(order, now, written)
+
+    def _is_late(self, answers: Answers, now: int) -> bool:
+        """Whether the first slot is good no more."""
+        first = next((answer for answer in answers if isinstance(answer, Slot)), None)
+        return first is not None and now > self.good_until(first)
 
     def _saw_won(self, order: int, now: int, written: HitLog) -> None:
         self.view.saw(order, now, written, swapped=True)
