@@ -261,6 +261,7 @@ class TestLostAnswers:
         alone = ledger(store, clock)
         for hits in (1, 2, 3):
             (slot,) = book(alone, 1)
+            assert isinstance(slot, Slot)
             assert clock.now_us() <= alone.good_until(slot)
             assert logged(store).total == hits
 

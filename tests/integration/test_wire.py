@@ -65,6 +65,22 @@ def test_every_call_ends_in_time_in_a_typed_error_or_a_right_answer(fault: Fault
     assert len(slots) <= used <= 2 + 2 * 2  # what was lost on the way may have been booked, each call's once or twice
 
 
+def test_stores_that_land_with_no_answer_for_long_are_an_error_and_do_not_fill_the_limit(wire: Proxy) -> None:
+    """With a timeout over half the margin each slot is found too late: two are booked for a call, not all there are."""
+    limit = limit_through(wire.port, "100/minute", margin=TIMEOUT)
+    limit.acquire()
+    wire.fault, wire.only = faulty.swallow, b"ms"
+    for calls in (1, 2):
+        began = time.monotonic()
+        with pytest.raises(CacheError, match="did not answer within"):
+            limit.acquire()
+        assert time.monotonic() - began < BOUND
+        assert limit.status().windows[0].used <= 2 + calls
+    wire.fault = faulty.pass_on
+    limit.acquire(max_wait=1)
+    assert limit.status().windows[0].used <= 5
+
+
 def call_until(end: float, limit: Limit, starts: list[int], errors: list[NekkarError]) -> None:
     while time.monotonic() < end:
         try:
