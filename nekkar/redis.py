@@ -44,6 +44,7 @@ _SHA = sha1(_SWAP.encode(), usedforsecurity=False).hexdigest()
 _REMEDIES = {
     "ReadOnlyError": "it is a replica; give the address of its primary",
     "AskError": "it is one node of a cluster; give a redis.cluster.RedisCluster client",  # and MovedError
+    "WRONGTYPE": "nekkar did not write it; delete the key",
     "MOVED": "it is one node of a cluster; give a valkey.cluster.ValkeyCluster client",  # valkey has no error for it
     "OutOfMemoryError": "it is full; raise its maxmemory, or give limits a server of their own",
     "BusyLoadingError": "it is loading its data; call again once it is done",
