@@ -19,6 +19,7 @@ PACKAGE = ROOT / "nekkar"
 # layer; inside it imports go one way too, since nowhere are they circular.
 LAYERS = [
     "nekkar.core.errors",
+    "nekkar.core.forks",
     "nekkar.core.rate",
     "nekkar.core.log",
     "nekkar.core.codec",

@@ -6,13 +6,13 @@ one name are one limit, in this process and wherever the cache is shared.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 from weakref import WeakValueDictionary
 
 from nekkar.core.cache import BaseCache, MemoryCache, TellsTime, from_url
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.forks import lock_over_forks
 from nekkar.core.limit import Admission, Limit, Shared, Status, Window
 from nekkar.core.outage import OnCacheError, Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, quota
@@ -21,6 +21,8 @@ from nekkar.core.server_clock import ServerClock
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
 SWEEP_AT = 1024
+
+_lock = lock_over_forks()  # every limiter's
 
 
 class Nekkar:
@@ -52,7 +54,6 @@ class Nekkar:
         self._known: WeakValueDictionary[str, Shared] = WeakValueDictionary()
         self._kept: dict[str, Shared] = {}  # alive for what they remember, though nobody holds their limit
         self._sweep_at = SWEEP_AT
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Nekkar({self._cache!r})"
@@ -89,7 +90,7 @@ class Nekkar:
 
     def limit_of(self, name: str, terms: Quota, max_wait: float | None) -> Limit:
         """Return the limit ``name`` of these terms; ConfigurationError where it has others already."""
-        with self._lock:
+        with _lock:
             shared = self._known.get(name)
             if shared is None:
                 shared = Shared(name, terms, self._cache, self._clock, self._outage)

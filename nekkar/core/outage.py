@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from secrets import randbits
 from typing import Literal
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
+from nekkar.core.forks import lock_over_forks
 from nekkar.core.log import HitLog
 from nekkar.core.rate import SECOND, Quota, Rate
 from nekkar.core.slots import Answer, Ask, Slot, booked
@@ -41,6 +41,8 @@ _MEANWHILE = {
 
 log = logging.getLogger("nekkar")
 
+_lock = lock_over_forks()  # every outage's
+
 
 class Outage:
     """What one ``Nekkar`` does when its cache is away, and whether it is: said once at each turn."""
@@ -48,18 +50,17 @@ class Outage:
     def __init__(self, policy: OnCacheError = "raise", share: float = 1.0) -> None:
         self.policy, self.share = _checked(policy, share)
         self.is_on = False
-        self._lock = threading.Lock()
 
     def begins(self, error: CacheError) -> None:
         """Say once that the cache is away."""
-        with self._lock:
+        with _lock:
             said, self.is_on = self.is_on, True
         if not said:
             log.warning("cache lost: %s; until it is back, %s", error, _MEANWHILE[self.policy])
 
     def ends(self) -> None:
         """Say once that it is back."""
-        with self._lock:
+        with _lock:
             said, self.is_on = not self.is_on, False
         if not said:
             log.warning("cache back: limits are shared again")
@@ -74,7 +75,6 @@ class Alone:
         self.log = HitLog(0)
         self._own: deque[Slot] = deque()
         self._began = self._retry = self._try_at = self._booked = self._merged = 0
-        self._lock = threading.Lock()
         self._share = _share_of(terms, outage.share, key) if outage.policy == "local" else terms
 
     def waits(self, now: int) -> bool:
@@ -93,7 +93,7 @@ class Alone:
         """Remember this process's own hits, for as long as they matter."""
         if self.outage.policy != "local":
             return
-        with self._lock:
+        with _lock:
             for slot in returned:
                 with suppress(ValueError):
                     self._own.remove(slot)
@@ -109,7 +109,7 @@ class Alone:
             return
         if isinstance(error, CorruptLog) and not self.is_on:
             log.warning("%s; until then, %s", error, _MEANWHILE[self.outage.policy])
-        with self._lock:
+        with _lock:
             self._retry = max(RETRY_US, RETRY_FACTOR * (now - sent))
             self._try_at = now + self._retry
             if not self.is_on:
@@ -119,7 +119,7 @@ class Alone:
         """Answer asks without the cache: all pass, or those for whom there is a slot in this process's share."""
         if self.outage.policy == "open":
             return [Slot(now, ask.cost, self.log.epoch) for ask in asks]
-        with self._lock:
+        with _lock:
             kept = self.log.forget(now)
             for slot in returned:
                 kept = kept.unbook(slot.at, slot.cost) if slot.epoch == kept.epoch else kept
@@ -134,7 +134,7 @@ class Alone:
             return base
         since, until = base.reset_at, now + base.horizon_us  # what is later will never start
         hits = Counter[int](dict(base.hits()))
-        with self._lock:
+        with _lock:
             self._merged = self._booked
             for slot in self._own:
                 hits[slot.at] += slot.cost * (slot.epoch == self.log.epoch and since <= slot.at <= until)
@@ -148,7 +148,7 @@ class Alone:
     def ends(self) -> None:
         """Go back to the cache, if it has all that was admitted meanwhile."""
         if self.is_on:
-            with self._lock:
+            with _lock:
                 self.is_on = self._merged != self._booked
 
     @property
