@@ -7,6 +7,7 @@ import struct
 from array import array
 from dataclasses import fields, replace
 from itertools import accumulate, pairwise
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -220,6 +221,13 @@ def test_damage_under_a_fitting_checksum_is_refused_or_legal(log: HitLog, data: 
         index = data.draw(st.integers(4, len(raw) - 1))
         raw[index] = data.draw(st.sampled_from([0, 1, 2, 3, 0x7F, 0x80, 0xFF]) | st.integers(0, 255))
     check_refused_or_legal(summed(bytes(raw)))
+
+
+@pytest.mark.parametrize("value", ["nkkr", 42, None, [], 4.2])
+def test_what_is_no_bytes_is_refused(value: Any) -> None:
+    """As a table's row may be after somebody edited it."""
+    with pytest.raises(CorruptLog, match=f"no bytes, but {type(value).__name__}"):
+        decode(value)
 
 
 @settings(deadline=None, max_examples=300)
