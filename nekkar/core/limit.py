@@ -234,7 +234,7 @@ class Limit:
         await self._run_async(self._shared.ledger.release())
 
     def reset(self) -> None:
-        """Start the limit afresh for all who share it, as though never used. Blocks for a swap; raises CacheError."""
+        """Start the limit afresh for all who share it, whatever value it has. Blocks for a swap; raises CacheError."""
         self._run(self._shared.ledger.reset())
 
     async def reset_async(self) -> None:
