@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from array import array
@@ -213,6 +214,25 @@ def test_a_poisoned_log_is_corrupt_and_a_reset_gets_rid_of_it(name: str) -> None
         with pytest.raises(CorruptLog, match=r"cache key 'nekkar:calls': .*; delete the key .* or call reset\(\)"):
             limit.acquire(max_wait=1)
     limit.reset()
+    assert works_afresh(limit)
+
+
+def test_a_machine_whose_clock_was_never_set_says_so_and_leaves_the_log_alone() -> None:
+    """In 1970 every hit lies half a century ahead: an error that names the clock, not a wait until today."""
+    cache = MemoryCache()
+    limited(cache).acquire()
+    with pytest.raises(CorruptLog, match=r"times lie 5\d\.\d years ahead of the clock here, if that is right"):
+        Nekkar(cache, clock=FakeClock(0, jump=False))("calls", "2/minute").acquire(max_wait=1)
+    limited(cache).acquire(max_wait=0)
+    assert limited(cache).status().windows[0].used == 2
+
+
+def test_a_task_resets_a_corrupt_value_too() -> None:
+    """As a thread does."""
+    cache = MemoryCache()
+    limit = limited(cache)
+    poison(cache, b"another's")
+    asyncio.run(limit.reset_async())
     assert works_afresh(limit)
 
 
