@@ -45,7 +45,6 @@ from nekkar.core.view import View
 MOST_CONFLICTS = 500
 
 log = logging.getLogger("nekkar")
-
 T = TypeVar("T")
 Answers = list[Answer]
 Plan = Callable[[HitLog, int, bool], tuple[HitLog, Answers]]  # the log, now, whether an answer was lost
@@ -63,8 +62,7 @@ class Ledger:
         self.clock_is_due: Callable[[], bool] = self._read_clock.is_due if self._read_clock else bool
         self.alone = Alone(outage or Outage(), key, quota)
         self.view = View(key)
-        self._notices = Notices(key, quota)
-        self._loses_answers = False
+        self._notices, self._loses_answers = Notices(key, quota), False
         self.pace = Pace()
 
     def no_slot_before(self, cost: int, hits: int, calls: int) -> int:
@@ -204,13 +202,10 @@ class Ledger:
             planned, answers = plan(base, now, doubt is not None)
             if planned is base and found and not self.alone.is_on:
                 return answers
-            crowd = crowded(planned.crowd, conflicts)
-            written = replace(planned, nonce=randbits(63), crowd=crowd, written_at=now)
+            written = replace(planned, nonce=randbits(63), crowd=crowded(planned.crowd, conflicts), written_at=now)
             won = yield from self._try(written, token, now, answers)
             if isinstance(won, CacheError):
-                if doubt or self._loses_answers:
-                    self._loses_answers = True
-                    raise won
+                self._check_answers(won, doubt is not None)
                 doubt = (written.nonce, answers)
             elif won is not None:
                 self._won(written, answers, order, now)
@@ -259,6 +254,12 @@ class Ledger:
         answered, self._loses_answers = self.clock.now_us(), False
         self.pace.swap_took(answered - now, self._is_late(answers, answered))
         self._saw_won(order, now, written)
+
+    def _check_answers(self, error: CacheError, lost: bool) -> None:
+        """Raise where the answer before this one was lost too."""
+        if lost or self._loses_answers:
+            self._loses_answers = True
+            raise error
 
     def _is_late(self, answers: Answers, now: int) -> bool:
         """Whether the first slot is good no more."""
