@@ -44,6 +44,7 @@ _SHA = sha1(_SWAP.encode(), usedforsecurity=False).hexdigest()
 _REMEDIES = {
     "ReadOnlyError": "it is a replica; give the address of its primary",
     "AskError": "it is one node of a cluster; give a redis.cluster.RedisCluster client",  # and MovedError
+    "WRONGTYPE": "nekkar did not write it; delete the key",
     "MOVED": "it is one node of a cluster; give a valkey.cluster.ValkeyCluster client",  # valkey has no error for it
     "OutOfMemoryError": "it is full; raise its maxmemory, or give limits a server of their own",
     "BusyLoadingError": "it is loading its data; call again once it is done",
@@ -185,7 +186,8 @@ class RedisCache(BaseCache):
                 return command(partial(self._client.execute_command, target_nodes=node))
             return self._pool.run(lambda connection: command(partial(_ask, connection)))
         except self._failures as cause:
-            raise CacheError(self._told(key, cause)) from cause
+            kind = CorruptLog if "WRONGTYPE" in str(cause) else CacheError
+            raise kind(self._told(key, cause)) from cause
 
     def _told(self, key: str, cause: BaseException) -> str:
         names = [base.__name__ for base in type(cause).__mro__] + str(cause).split()[:1]

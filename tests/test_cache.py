@@ -33,7 +33,7 @@ from nekkar.core.cache.memcached import LAST_DATE, RELATIVE_TTL_MAX, _expiry
 from nekkar.core.cache.meta import Meta
 from nekkar.core.cache.pool import Pool
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog
-from nekkar.core.ledger import cache_key
+from nekkar.core.key import cache_key
 from tests.integration.servers import Memcached, free_port, memcached
 
 AnyCache = MemoryCache | SqliteCache | MemcachedCache

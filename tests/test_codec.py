@@ -7,23 +7,25 @@ import struct
 from array import array
 from dataclasses import fields, replace
 from itertools import accumulate, pairwise
+from typing import Any
 from zlib import crc32
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nekkar.core.codec import MAGIC, VERSION, decode, encode
+from nekkar.core.codec import LATEST_US, MAGIC, MOST_HITS, VERSION, decode, encode
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.log import EXACT_ENTRIES, MAX_WINDOWS, HitLog, column
-from nekkar.core.rate import MAX_COUNT, MAX_PERIOD, MIN_PERIOD, Rate, quota
+from nekkar.core.rate import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate, quota
 from nekkar.core.refusals import MOST_DOUBLINGS, Refusals
 
 S = 1_000_000
 NOW = 1_790_000_000 * S
 PREFIX = 12  # magic, version, flags, header's length, checksum
 WORD = st.integers(0, 2**64 - 1)
-TIME = st.integers(0, 2**63 - 1)
+TIME = st.integers(0, LATEST_US)
+SPAN = st.integers(0, MAX_PERIOD)
 WINDOWS = st.lists(
     st.builds(Rate, st.integers(MIN_PERIOD, MAX_PERIOD), st.integers(1, MAX_COUNT)), max_size=MAX_WINDOWS, unique=True
 )
@@ -36,19 +38,19 @@ GAPS = st.lists(
 def logs(draw: st.DrawFn) -> HitLog:
     """Draw any legal log: narrow and wide columns, hits or none, forgotten hits or none."""
     gaps = draw(GAPS)
-    zero, forgotten = draw(st.integers(0, 2**62)), draw(st.integers(0, 9) | st.integers(0, 2**40))
+    zero, forgotten = draw(st.integers(0, 2**61)), draw(st.integers(0, 9) | st.integers(0, 2**40))
     times = accumulate((time for time, _ in gaps), initial=draw(st.integers(0, 2**33)))
     numbers = accumulate((count for _, count in gaps), initial=forgotten)
     return HitLog(
-        *(draw(WORD), draw(WORD), draw(TIME), draw(TIME), draw(TIME)),
+        *(draw(WORD), draw(WORD), draw(TIME), draw(st.integers(0, MAX_MARGIN)), draw(SPAN)),
         windows=tuple(sorted(draw(WINDOWS))),
         base=zero + forgotten,
-        origin_us=draw(st.integers(0, 2**62)),
+        origin_us=draw(st.integers(0, 2**53)),
         zero=zero,
         times=column(list(times)[1:]),
         numbers=column(list(numbers)[1:]),
         crowd=draw(st.integers(0, 2**16 - 1)),
-        horizon_us=draw(TIME),
+        horizon_us=draw(SPAN),
         written_at=draw(TIME),
         refusals=Refusals(draw(TIME), draw(st.integers(0, MOST_DOUBLINGS)), draw(TIME), draw(TIME)),
     )
@@ -66,6 +68,10 @@ def is_legal(log: HitLog) -> bool:
         and min(log.margin_us, log.spacing_us, log.horizon_us, log.reset_at, log.written_at) >= 0
         and len(log.windows) <= MAX_WINDOWS
         and all(MIN_PERIOD <= rate.period_us <= MAX_PERIOD and 1 <= rate.count <= MAX_COUNT for rate in log.windows)
+        and max(log.hold_until, log.last or 0, log.reset_at, log.written_at) <= LATEST_US
+        and log.margin_us <= MAX_MARGIN
+        and max(log.spacing_us, log.horizon_us) <= MAX_PERIOD
+        and log.total <= MOST_HITS
         and decode(encode(log)) == log
     )
 
@@ -221,6 +227,13 @@ def test_damage_under_a_fitting_checksum_is_refused_or_legal(log: HitLog, data: 
     check_refused_or_legal(summed(bytes(raw)))
 
 
+@pytest.mark.parametrize("value", ["nkkr", 42, None, [], 4.2])
+def test_what_is_no_bytes_is_refused(value: Any) -> None:
+    """As a table's row may be after somebody edited it."""
+    with pytest.raises(CorruptLog, match=f"no bytes, but {type(value).__name__}"):
+        decode(value)
+
+
 @settings(deadline=None, max_examples=300)
 @given(
     st.binary(max_size=200), st.sampled_from([b"", MAGIC, MAGIC + bytes([VERSION]), MAGIC + bytes([VERSION, 0, 80, 0])])
@@ -248,6 +261,17 @@ def test_random_bytes_are_refused(raw: bytes, prefix: bytes) -> None:
         HitLog(1, origin_us=-1),
         HitLog(1, reset_at=-1),
         HitLog(1, written_at=-1),
+        HitLog(1, hold_until=LATEST_US + 1),
+        HitLog(1, reset_at=LATEST_US + 1),
+        HitLog(1, written_at=2**63 - 1),
+        HitLog(1, origin_us=LATEST_US, times=array("I", [1]), numbers=array("I", [1])),
+        HitLog(1, times=array("Q", [2**64 - 1]), numbers=array("I", [1])),
+        HitLog(1, margin_us=MAX_MARGIN + 1),
+        HitLog(1, spacing_us=MAX_PERIOD + 1),
+        HitLog(1, horizon_us=MAX_PERIOD + 1),
+        HitLog(1, base=MOST_HITS + 1, zero=0),
+        HitLog(1, times=array("I", [0]), numbers=array("Q", [MOST_HITS + 1])),
+        HitLog(1, base=2**64 - 1, zero=2**64 - 1, times=array("I", [0]), numbers=array("Q", [2**63])),
         HitLog(1, windows=(Rate(0, 1),)),
         HitLog(1, windows=(Rate(MAX_PERIOD + 1, 1),)),
         HitLog(1, windows=(Rate(S, 0),)),

@@ -20,6 +20,8 @@ PACKAGE = ROOT / "nekkar"
 LAYERS = [
     "nekkar.core.errors",
     "nekkar.core.events",
+    "nekkar.core.forks",
+    "nekkar.core.key",
     "nekkar.core.rate",
     "nekkar.core.once",
     "nekkar.core.refusals",

@@ -13,7 +13,8 @@ from nekkar.core.codec import decode, encode
 from nekkar.core.drive import run_steps
 from nekkar.core.effects import Call, Steps
 from nekkar.core.errors import CacheError, CorruptLog
-from nekkar.core.ledger import MOST_CONFLICTS, Ledger, cache_key
+from nekkar.core.key import cache_key
+from nekkar.core.ledger import MOST_CONFLICTS, Ledger
 from nekkar.core.log import HitLog
 from nekkar.core.rate import SECOND, quota
 from nekkar.core.slots import Refusal, Slot
@@ -207,6 +208,22 @@ class Deaf(Store):
         raise CacheError("no answer")
 
 
+class Mute(Store):
+    """A store whose writes land, and whose answers come too late to be heard while it has a clock."""
+
+    def __init__(self, seconds: float = 0.5) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.clock: FakeClock | None = None
+
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> int | None:
+        won = super().cas(key, value, token, ttl)
+        if self.clock:
+            self.clock.advance(self.seconds)
+            raise CacheError("no answer")
+        return won
+
+
 class TestLostAnswers:
     """A write whose answer was lost may have landed."""
 
@@ -221,6 +238,33 @@ class TestLostAnswers:
         """A cache that does not answer is away."""
         with pytest.raises(CacheError):
             book(ledger(Deaf({1, 2}, performs=False)), 1)
+
+    def test_answers_lost_for_longer_than_a_slot_is_good_are_an_error_too(self) -> None:
+        """A slot that is found too late is booked again once, not until the limit is full; then each call tells."""
+        clock, store = FakeClock(), Mute()
+        store.clock = clock
+        alone = ledger(store, clock)
+        assert len(book(alone, 1)) == 1  # found in the log, half a second late: the line books again
+        for hits in (2, 3):
+            with pytest.raises(CacheError, match="no answer"):
+                book(alone, 1)
+            assert logged(store).total == hits
+        store.clock = None
+        (slot,) = book(alone, 1)
+        assert slot.at == clock.now_us()
+        store.clock = clock
+        assert len(book(alone, 1)) == 1, "an answer ends the row: one lost answer is looked after again"
+
+    def test_a_slot_found_in_time_ends_the_row(self) -> None:
+        """Where the slot is still good, a lost answer costs a read, however many in a row are lost."""
+        clock, store = FakeClock(), Mute(seconds=0.01)
+        store.clock = clock
+        alone = ledger(store, clock)
+        for hits in (1, 2, 3):
+            (slot,) = book(alone, 1)
+            assert isinstance(slot, Slot)
+            assert clock.now_us() <= alone.good_until(slot)
+            assert logged(store).total == hits
 
     def test_unbooking_is_not_repeated(self) -> None:
         """The slot given back is given up: by then the hit at its time may be another caller's."""

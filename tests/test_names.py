@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
 from nekkar.core.errors import ConfigurationError
-from nekkar.core.ledger import cache_key
+from nekkar.core.key import cache_key
 from nekkar.core.limiter import Nekkar
 from nekkar.rules import Match, Rule, RuleTable
 from nekkar.rules.names import read_template

@@ -97,6 +97,59 @@ class TestSchedules:
         assert first_over(OUTAGES) is not None
 
 
+class MuteCache(FlakyCache):
+    """A cache whose writes land, and whose answers to them are heard no more within half a second while ``is_mute``."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self.clock, self.is_mute = clock, False
+
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> Any:
+        won = super().cas(key, value, token, ttl)
+        if self.is_mute:
+            self.clock.advance(0.5)
+            raise CacheError("no answer")
+        return won
+
+
+class TestWritesWithNoAnswer:
+    """The log is read, writes land, and their answers are lost for longer than a slot is good."""
+
+    def test_a_call_raises_and_books_twice_at_most(self, clock: FakeClock) -> None:
+        """Its slot is found too late, and the next try is the last; each further call books one, and tells."""
+        cache = MuteCache(clock)
+        limit = limited(cache, clock, "raise", "100/minute")
+        limit.acquire()
+        cache.is_mute = True
+        for used in (3, 4, 5):
+            with pytest.raises(CacheError, match="no answer"):
+                limit.acquire()
+            assert limit.status().windows[0].used == used
+        cache.is_mute = False
+        assert admitted(limit) == 95
+
+    @pytest.mark.parametrize("policy", ["open", "local"])
+    def test_calls_go_on_as_the_user_chose(
+        self, clock: FakeClock, policy: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Reads that work are no cache that is back: that is said once answers to writes come again."""
+        cache = MuteCache(clock)
+        limit = limited(cache, clock, policy, "10/second")
+        limit.acquire()
+        cache.is_mute = True
+        with caplog.at_level(logging.WARNING, "nekkar"):
+            for _ in range(12):
+                limit.acquire()
+                clock.advance(1)
+            assert [record.getMessage()[:10] for record in caplog.records] == ["cache lost"]
+            cache.is_mute = False
+            clock.advance(30)
+            for _ in range(2):
+                limit.acquire()
+                clock.advance(2)
+        assert [record.getMessage()[:10] for record in caplog.records] == ["cache lost", "cache back"]
+
+
 class TestRaise:
     def test_calls_raise_and_go_on_when_the_cache_is_back(self, cache: FlakyCache, clock: FakeClock) -> None:
         """Each call tells of the outage, and tries the cache itself."""

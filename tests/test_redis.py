@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -30,8 +29,9 @@ from redis.retry import Retry
 import nekkar
 from nekkar.core.cache import BaseCache, SwapCache, from_url
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong
-from nekkar.core.ledger import cache_key
+from nekkar.core.key import cache_key
 from nekkar.redis import COUNT, DESCENT, RedisCache
+from nekkar.testing import CacheConformance
 from tests.integration.servers import RedisServer, free_port, redis_server
 
 HOST = "127.0.0.1"
@@ -94,7 +94,59 @@ def cache(request: pytest.FixtureRequest) -> RedisCache:
 everywhere = pytest.mark.parametrize("cache", KINDS, indirect=True)
 
 
-# The contract of a cache.
+# The contract of a cache: the whole suite over a server and over a cluster, then what differs from client to client.
+
+
+class TestServer(CacheConformance):
+    """A server by its host and port."""
+
+    @pytest.fixture(autouse=True)
+    def _on_a_server(self, server: RedisServer) -> None:
+        self.port = server.port
+
+    def make_cache(self) -> BaseCache:
+        return made("host", self.port)
+
+    def make_unreachable(self) -> BaseCache:
+        return RedisCache(HOST, free_port())
+
+
+class TestCluster(CacheConformance):
+    """A cluster, by its own client: each command finds its node."""
+
+    test_a_cache_that_is_away_says_so = None  # type: ignore[assignment]  # its client asks the cluster when it is made
+
+    @pytest.fixture(autouse=True)
+    def _on_a_cluster(self, cluster: RedisServer) -> None:
+        self.port = cluster.port
+
+    def make_cache(self) -> BaseCache:
+        return made("cluster", self.port)
+
+
+@everywhere
+def test_what_each_kind_of_client_stores_comes_back_as_it_went(cache: RedisCache, key: str) -> None:
+    """Texts and bytes of all sorts, whatever the key, the protocol and the client's decoding."""
+    for name in (key, f"{key} 時間\r\n"):
+        for text in ("", " spaces\tand\r\n+OK\r\n$-1", "naïve, 時間, 🕰", "\x00\x7f", "x" * 100_000):
+            cache.delete(name)
+            assert cache.get(name) is None
+            assert cache.add(name, text)
+            assert not cache.add(name, "other")
+            assert cache.gets(name)[0] == text.encode()
+            cache.set(name, "other")
+            cache.set(name, text)
+            assert cache.get(name) == text
+        raw = bytes(range(256))
+        assert cache.cas(name, raw, cache.gets(name)[1], 60)
+        assert cache.gets(name)[0] == raw
+
+
+def test_what_is_set_over_a_swap_does_not_expire(cache: RedisCache, server: RedisServer, key: str) -> None:
+    """Set is unconditional, and leaves no expiry of what was there."""
+    assert cache.cas(key, b"swapped", cache.gets(key)[1], 1)
+    cache.set(key, "set")
+    assert server.ask(f"TTL {key}") == ":-1"
 
 
 @everywhere
@@ -102,97 +154,6 @@ def test_it_is_a_base_cache_that_swaps(cache: RedisCache) -> None:
     """Any limiter takes it, and swaps natively."""
     kinds: tuple[Any, ...] = (BaseCache, SwapCache)
     assert all(isinstance(cache, kind) for kind in kinds)
-
-
-@everywhere
-def test_add_sets_only_what_is_not_set(cache: RedisCache, key: str) -> None:
-    """The first add tells True; a later one tells False and changes nothing; after a delete one wins again."""
-    assert cache.add(key, "first") is True
-    assert cache.add(key, "second") is False
-    assert cache.get(key) == "first"
-    cache.delete(key)
-    assert cache.add(key, "third") is True
-    assert cache.get(key) == "third"
-
-
-@everywhere
-def test_of_eight_threads_that_add_one_key_exactly_one_wins(cache: RedisCache, key: str) -> None:
-    """For each of 50 keys, all threads add at once: one True, and the value is the winner's."""
-    barrier = threading.Barrier(8)
-
-    def race(mine: str) -> list[bool]:
-        won = []
-        for number in range(50):
-            barrier.wait(60)
-            won.append(cache.add(f"{key}-{number}", mine))
-        return won
-
-    with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(race, map(str, range(8))))
-    for number, outcomes in enumerate(zip(*results, strict=True)):
-        assert sum(outcomes) == 1
-        assert cache.get(f"{key}-{number}") == str(outcomes.index(True))
-
-
-@everywhere
-@pytest.mark.parametrize(
-    "text",
-    ["plain", "", " spaces  and\ttabs ", "line\r\n+OK\r\n$-1", "naïve, 時間, 🕰", "\x00\x7f", "x" * 200_000],
-    ids=["ascii", "empty", "blanks", "protocol", "unicode", "control", "long"],
-)
-def test_texts_come_back_as_they_went(cache: RedisCache, key: str, text: str) -> None:
-    """What add or set stores, get returns, character for character, whatever the key and the client's decoding."""
-    for name in (key, f"{key} 時間\r\n"):
-        assert cache.add(name, text)
-        assert cache.get(name) == text
-        cache.set(name, "other")
-        cache.set(name, text)
-        assert cache.get(name) == text
-
-
-@everywhere
-def test_a_missing_key_is_none_and_deletes_in_silence(cache: RedisCache, key: str) -> None:
-    """Get of what was never set, or was deleted, is None; delete of it does nothing."""
-    assert cache.get(key) is None
-    cache.delete(key)
-    cache.set(key, "value")
-    cache.delete(key)
-    assert cache.get(key) is None
-
-
-@everywhere
-def test_set_overwrites_what_add_set_and_cas_wrote(cache: RedisCache, key: str) -> None:
-    """Set is unconditional, and what it sets has no expiry left of a swap."""
-    cache.add(key, "added")
-    cache.set(key, "set")
-    assert cache.get(key) == "set"
-    assert cache.cas(key, b"swapped", cache.gets(key)[1], 1)
-    cache.set(key, "set again")
-    time.sleep(1.2)
-    assert cache.get(key) == "set again"
-
-
-@everywhere
-def test_gets_reads_bytes_whatever_wrote_them(cache: RedisCache, key: str) -> None:
-    """A str written by add or set reads as its UTF-8 bytes; bytes that are no text come back whole."""
-    cache.add(key, "naïve")
-    assert cache.gets(key)[0] == "naïve".encode()
-    raw = bytes(range(256))
-    assert cache.cas(key, raw, cache.gets(key)[1], 60)
-    assert cache.gets(key)[0] == raw
-
-
-@everywhere
-def test_the_token_of_a_missing_key_creates_it_once(cache: RedisCache, key: str) -> None:
-    """Gets of a missing key is (None, token); the first cas with that token creates, the second loses."""
-    value, token = cache.gets(key)
-    assert value is None
-    assert cache.cas(key, b"created", token, 3600)
-    assert cache.cas(key, b"again", token, 3600) is None
-    assert cache.gets(key)[0] == b"created"
-    cache.delete(key)
-    cache.add(key, "")
-    assert cache.cas(key, b"over an empty value", token, 3600) is None
 
 
 @everywhere
@@ -209,25 +170,6 @@ def test_a_token_is_good_for_one_swap_and_a_swap_gives_the_next(cache: RedisCach
     assert cache.gets(key) == (b"three", third)
 
 
-@everywhere
-@pytest.mark.parametrize("change", ["set", "cas", "same bytes", "delete", "delete and set", "delete and add"])
-def test_a_token_loses_after_any_change(cache: RedisCache, key: str, change: str) -> None:
-    """Also where the key was deleted and made again with the same bytes (ABA), and nothing is written."""
-    cache.set(key, "one")
-    _, token = cache.gets(key)
-    if "delete" in change:
-        cache.delete(key)
-    if "set" in change:
-        cache.set(key, "one")
-    if "add" in change:
-        assert cache.add(key, "one")
-    if change in ("cas", "same bytes"):
-        assert cache.cas(key, b"one" if change == "same bytes" else b"two", token, 3600)
-    before = cache.gets(key)[0]
-    assert cache.cas(key, b"late", token, 3600) is None
-    assert cache.gets(key)[0] == before
-
-
 def _increment(cache: RedisCache, key: str, times: int) -> int:
     """Add one ``times`` times by swaps; return how many swaps lost."""
     lost = 0
@@ -238,18 +180,6 @@ def _increment(cache: RedisCache, key: str, times: int) -> int:
                 break
             lost += 1
     return lost
-
-
-@everywhere
-def test_eight_threads_that_swap_lose_no_increment(cache: RedisCache, key: str) -> None:
-    """The counter ends at the sum, and swaps did conflict."""
-    added = conflicts = 0
-    with ThreadPoolExecutor(8) as pool:
-        while conflicts == 0 and added < 8 * 25 * 40:
-            conflicts += sum(pool.map(lambda _: _increment(cache, key, 25), range(8)))
-            added += 8 * 25
-    assert cache.gets(key)[0] == b"%d" % added
-    assert conflicts > 0
 
 
 def _work(cache: RedisCache, key: str, begin: Any, results: Any) -> None:
@@ -282,7 +212,7 @@ def test_three_processes_that_swap_lose_no_increment(cache: RedisCache, server: 
     assert flushes > 1
 
 
-@everywhere
+@pytest.mark.parametrize("cache", ["host", "cluster"], indirect=True)
 def test_a_value_lives_its_ttl_and_no_longer(cache: RedisCache, key: str) -> None:
     """One of a second goes, and its token with it; those past 2^31 seconds, and past what Redis counts, stay."""
     for ttl in (86_400, 2**31, 2**33, 10**12, 10**15, 2**62, 10**30):
@@ -338,10 +268,10 @@ def test_what_another_program_stored_is_refused_not_guessed_at(
 
 @everywhere
 def test_a_key_of_another_type_is_an_error(cache: RedisCache, key: str) -> None:
-    """A list is no log: CacheError on every read and swap."""
+    """A list is no log: CorruptLog on every read and swap."""
     cache._client.execute_command("RPUSH", key, "a")
     for command in (cache.get, cache.gets, lambda key: cache.cas(key, b"v", (b"", b""), 60)):
-        with pytest.raises(CacheError, match=r"WRONGTYPE.*see what holds the key"):
+        with pytest.raises(CorruptLog, match=r"WRONGTYPE.*delete the key"):
             command(key)
 
 
@@ -527,10 +457,14 @@ CLIENTS: dict[str, Callable[[int], RedisCache]] = {
     "valkey client": lambda port: RedisCache(valkey.Valkey(HOST, port, retry_on_timeout=True), timeout=TIMEOUT),
 }
 clients = pytest.mark.parametrize("client", CLIENTS)
+# Where each trial takes a timeout: every command by one client, and a write by each other.
+timed_trials = pytest.mark.parametrize(
+    ("client", "command"),
+    [("host", command) for command in COMMANDS] + [(client, "cas") for client in list(CLIENTS)[1:]],
+)
 
 
-@clients
-@pytest.mark.parametrize("command", COMMANDS)
+@timed_trials
 def test_a_server_that_accepts_and_never_answers_is_an_error_within_the_timeout(client: str, command: str) -> None:
     """CacheError names the server and the timeout; no retry, nor a client's own timeout, stretches the bound."""
     with socket.create_server((HOST, 0)) as listener:
@@ -542,8 +476,7 @@ def test_a_server_that_accepts_and_never_answers_is_an_error_within_the_timeout(
         assert time.monotonic() - began < 10 * TIMEOUT
 
 
-@clients
-@pytest.mark.parametrize("command", COMMANDS)
+@timed_trials
 def test_a_server_that_stops_answering_is_asked_once(client: str, command: str) -> None:
     """On a connection that has worked before, whatever retries the client was given; the connection is closed."""
     asked: list[bytes] = []

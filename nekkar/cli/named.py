@@ -13,7 +13,7 @@ from nekkar.core.clock import SystemClock
 from nekkar.core.codec import decode
 from nekkar.core.drive import run_steps
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
-from nekkar.core.ledger import cache_key
+from nekkar.core.key import cache_key
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.core.rate import Quota
 from nekkar.core.store import store_of

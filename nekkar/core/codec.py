@@ -15,11 +15,13 @@ from zlib import crc32
 
 from nekkar.core.errors import CorruptLog
 from nekkar.core.log import MAX_WINDOWS, Column, HitLog
-from nekkar.core.rate import MAX_COUNT, MAX_PERIOD, MIN_PERIOD, Rate
+from nekkar.core.rate import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate
 from nekkar.core.refusals import MOST_DOUBLINGS, Refusals
 
 MAGIC = b"nkkr"
 VERSION = 1
+LATEST_US = 1 << 54  # in the year 2540: far from where sums of times are too wide to be written
+MOST_HITS = 1 << 62
 _PREFIX = struct.Struct("<4sBBHI")
 _FIELDS: tuple[str, ...] = ("epoch", "nonce", "hold_until", "margin_us", "spacing_us", "horizon_us", "reset_at")
 _FIELDS += ("written_at", "base", "origin_us", "zero", "crowd")
@@ -42,6 +44,8 @@ def encode(log: HitLog) -> bytes:
 
 def decode(raw: bytes) -> HitLog:
     """Return the log that ``raw`` encodes; CorruptLog, with what is wrong, where it is none."""
+    if not isinstance(raw, bytes):
+        raise CorruptLog(f"no bytes, but {type(raw).__name__}")
     try:
         return _decode(raw)
     except struct.error as cause:
@@ -79,8 +83,11 @@ def _check(log: HitLog) -> None:
         raise CorruptLog("its hits are not in order")
     if log.numbers and log.zero + log.numbers[0] <= log.base:
         raise CorruptLog("its numbers start below its base")
-    times = (log.hold_until, log.origin_us, log.reset_at, log.written_at)
-    if len(log.windows) > MAX_WINDOWS or min(*times, log.margin_us, log.spacing_us, log.horizon_us) < 0:
+    times = (log.hold_until, log.origin_us, log.last or 0, log.reset_at, log.written_at)
+    spans = (log.spacing_us, log.horizon_us)
+    if min(*times, *spans, log.margin_us) < 0 or max(times) > LATEST_US or max(spans) > MAX_PERIOD:
+        raise CorruptLog("its times are out of bounds")
+    if len(log.windows) > MAX_WINDOWS or log.margin_us > MAX_MARGIN or log.total > MOST_HITS:
         raise CorruptLog("its header is out of bounds")
     refusals = log.refusals
     if min(refusals.at, refusals.margin_us, refusals.widened_at) < 0 or refusals.row > MOST_DOUBLINGS:

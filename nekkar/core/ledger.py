@@ -6,7 +6,8 @@ that yields the cache calls, so that one body serves threads and event loops, an
 any number of callers step by step. Rules:
 
 - A write whose answer was lost may have landed. If the next read finds its nonce, it did; otherwise
-  book again: the worst is a slot unused, never one over.
+  book again: the worst is a slot unused, never one over. A second answer lost in a row is an error; finding
+  the first slot too late to be used does not end the row, or each try would book one more.
 - A hit is unbooked only in the slot's own epoch, only until one horizon after its time, and once:
   never repeated after a lost answer.
 - Each process remembers the last log it saw, its mirror. Where the log is gone before its time, the
@@ -20,7 +21,6 @@ test_ledger.py breaks the rules on unbooking, loss, epochs and looks on purpose,
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from nekkar.core.clock import Clock, ReadClock
 from nekkar.core.codec import encode
 from nekkar.core.effects import Call, Pause, Steps
-from nekkar.core.errors import CacheError
+from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.heard import Word, heard, held
 from nekkar.core.log import LINGER_US, HitLog
 from nekkar.core.notices import Notices
@@ -45,10 +45,7 @@ from nekkar.core.view import View
 MOST_CONFLICTS = 500
 
 log = logging.getLogger("nekkar")
-
 T = TypeVar("T")
-
-
 Answers = list[Answer]
 Plan = Callable[[HitLog, int, bool], tuple[HitLog, Answers]]  # the log, now, whether an answer was lost
 
@@ -65,7 +62,7 @@ class Ledger:
         self.clock_is_due: Callable[[], bool] = self._read_clock.is_due if self._read_clock else bool
         self.alone = Alone(outage or Outage(), key, quota)
         self.view = View(key)
-        self._notices = Notices(key, quota)
+        self._notices, self._loses_answers = Notices(key, quota), False
         self.pace = Pace()
 
     def no_slot_before(self, cost: int, hits: int, calls: int) -> int:
@@ -109,11 +106,11 @@ class Ledger:
         raw, token = yield from self.store.read(self.key)
         answered = self.clock.now_us()
         self.pace.read_took(answered - sent)
-        found = None if raw is None else self.view.decoded(raw)
+        found = None if raw is None else self.view.decoded(raw, answered)
         self.view.saw(order, sent, found)
         if found:
             self._notices.look(found, answered)
-        if self.alone.outage.is_on:
+        if self.alone.outage.is_on and not self._loses_answers:
             self.alone.outage.ends()
         return found, token
 
@@ -159,18 +156,22 @@ class Ledger:
         yield from self._swap(lambda base, now, lost: (replace(base, hold_until=0), []))
 
     def reset(self) -> Steps[None]:
-        """Start afresh: what was booked before counts no more, whoever remembers it."""
+        """Start afresh, over what is no log too: what was booked before counts no more, whoever remembers it."""
 
         def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
             return HitLog(randbits(63), reset_at=now).joined(self.quota, base.horizon_us), []
 
-        yield from self._swap(plan)
+        try:
+            yield from self._swap(plan)
+        except CorruptLog:
+            yield from self.store.clear(self.key)
+            yield from self._swap(plan)
 
     def current(self) -> Steps[tuple[HitLog, int]]:
         """Return the log as the next booking would find it, and the time; writes nothing."""
         found, _ = yield from self.look()
         now = self.clock.now_us()
-        return self._recalled(found, now), now
+        return self.view.recalled(found, self.quota, self.pace.horizon_us, now), now
 
     # Parts of the above.
 
@@ -202,17 +203,17 @@ class Ledger:
             order, now = self.view.order(), self.clock.now_us()
             if doubt and found and found.nonce == doubt[0]:
                 self._saw_won(order, now, found)
+                self._loses_answers = self._is_late(doubt[1], now)
                 return doubt[1]
-            base = self._current(found, now)
+            base = self.view.recalled(found, self.quota, self.pace.horizon_us, now)
+            base = self.alone.merged(base, now, self.quota.margin_us)
             planned, answers = plan(base, now, doubt is not None)
             if planned is base and found and not self.alone.is_on:
                 return answers
-            crowd = crowded(planned.crowd, conflicts)
-            written = replace(planned, nonce=randbits(63), crowd=crowd, written_at=now)
+            written = replace(planned, nonce=randbits(63), crowd=crowded(planned.crowd, conflicts), written_at=now)
             won = yield from self._try(written, token, now, answers)
             if isinstance(won, CacheError):
-                if doubt:
-                    raise won
+                self._check_answers(won, doubt is not None)
                 doubt = (written.nonce, answers)
             elif won is not None:
                 self._won(written, answers, order, now)
@@ -220,21 +221,6 @@ class Ledger:
         raise CacheError(
             f"cache key {self.key!r}: lost {MOST_CONFLICTS} swaps in a row; share it among fewer processes"
         )
-
-    def _current(self, found: HitLog | None, now: int) -> HitLog:
-        """Return the log to change: what was found, and what only this process still knows."""
-        return self.alone.merged(self._recalled(found, now), now, self.quota.margin_us)
-
-    def _recalled(self, found: HitLog | None, now: int) -> HitLog:
-        known = self.view.mirror
-        if found is None:
-            if known is None or now >= known.log.dies_at:
-                return HitLog(randbits(63)).joined(self.quota, self.pace.horizon_us)
-            joined = known.log.joined(self.quota, self.pace.horizon_us)
-            return joined.recovered(known.looked, now, randbits(63))
-        if known and known.log.epoch != found.epoch:
-            found = found.merge(known.log)
-        return found.joined(self.quota, self.pace.horizon_us).forget(now)
 
     def _without(self, base: HitLog, returned: Sequence[Slot], now: int) -> HitLog:
         for slot in returned:
@@ -263,9 +249,20 @@ class Ledger:
         return self.store.swap(self.key, raw, token, ttl)
 
     def _won(self, written: HitLog, answers: Answers, order: int, now: int) -> None:
-        first = next((answer for answer in answers if isinstance(answer, Slot)), None)
-        self.pace.booked(late=first is not None and self.clock.now_us() > self.good_until(first))
+        self._loses_answers = False
+        self.pace.booked(late=self._is_late(answers, self.clock.now_us()))
         self._saw_won(order, now, written)
+
+    def _check_answers(self, error: CacheError, lost: bool) -> None:
+        """Raise where the answer before this one was lost too."""
+        if lost or self._loses_answers:
+            self._loses_answers = True
+            raise error
+
+    def _is_late(self, answers: Answers, now: int) -> bool:
+        """Whether the first slot is good no more."""
+        first = next((answer for answer in answers if isinstance(answer, Slot)), None)
+        return first is not None and now > self.good_until(first)
 
     def _saw_won(self, order: int, now: int, written: HitLog) -> None:
         self.view.saw(order, now, written, swapped=True)
@@ -291,10 +288,3 @@ class Ledger:
         most = self.pace.pause_us(known.crowd) if known and not self.store.in_process else 0
         if most:
             yield Pause(int(random.uniform(0, most >> min(conflicts, 3))))
-
-
-def cache_key(name: str) -> str:
-    """Return the key of a limit: its name where every cache takes it, and it can't be read as a hash; else a hash."""
-    if len(name) <= 200 and name.isascii() and name.isprintable() and " " not in name and not name.startswith("#"):
-        return f"nekkar:{name}"
-    return f"nekkar:#{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}"

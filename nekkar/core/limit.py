@@ -17,7 +17,8 @@ from nekkar.core.effects import Event, Steps
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.events import Listeners
 from nekkar.core.heard import Word
-from nekkar.core.ledger import Ledger, cache_key
+from nekkar.core.key import cache_key
+from nekkar.core.ledger import Ledger
 from nekkar.core.line import Line
 from nekkar.core.log import HitLog
 from nekkar.core.outage import Outage
@@ -208,7 +209,7 @@ class Limit:
         await self._run_async(self._shared.ledger.release())
 
     def reset(self) -> None:
-        """Start the limit afresh for all who share it, as though never used. Blocks for a swap; raises CacheError."""
+        """Start the limit afresh for all who share it, whatever value it has. Blocks for a swap; raises CacheError."""
         self._run(self._shared.ledger.reset())
 
     async def reset_async(self) -> None:

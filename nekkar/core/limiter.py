@@ -6,7 +6,6 @@ one name are one limit, in this process and wherever the cache is shared.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -14,6 +13,7 @@ from nekkar.core.cache import BaseCache, MemoryCache, TellsTime, from_url
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.events import Callback, Listeners, Listening
+from nekkar.core.forks import lock_over_forks
 from nekkar.core.limit import Limit, Shared
 from nekkar.core.once import Once
 from nekkar.core.outage import OnCacheError, Outage
@@ -24,6 +24,8 @@ from nekkar.core.status import Admission, Status, Window
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
 SWEEP_AT = 1024
+
+_lock = lock_over_forks()  # every limiter's
 
 
 class Nekkar:
@@ -57,7 +59,6 @@ class Nekkar:
         self._known: WeakValueDictionary[str, Shared] = WeakValueDictionary()
         self._kept: dict[str, Shared] = {}  # alive for what they remember, though nobody holds their limit
         self._sweep_at = SWEEP_AT
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Nekkar({self._cache!r})"
@@ -97,7 +98,7 @@ class Nekkar:
         known = self._kept.get(name)
         if known and known.quota is terms:  # each request of an HTTP client asks
             return Limit(self, known, max_wait)
-        with self._lock:
+        with _lock:
             shared = self._known.get(name)
             if shared is None:
                 shared = Shared(name, terms, self._cache, self._clock, self._outage, self._listeners)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from typing import Literal
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
 from nekkar.core.events import CacheBack, CacheLost, Listeners
+from nekkar.core.forks import lock_over_forks
 from nekkar.core.heard import Word, heard
 from nekkar.core.log import HitLog
 from nekkar.core.rate import SECOND, Quota, Rate
@@ -43,6 +43,8 @@ _MEANWHILE = {
 
 log = logging.getLogger("nekkar")
 
+_lock = lock_over_forks()  # every outage's
+
 
 class Outage:
     """What one ``Nekkar`` does when its cache is away, and whether it is: said once at each turn."""
@@ -51,11 +53,10 @@ class Outage:
         self.policy, self.share = _checked(policy, share)
         self._listeners = listeners or Listeners()
         self.is_on = False
-        self._lock = threading.Lock()
 
     def begins(self, error: CacheError) -> None:
         """Say once that the cache is away."""
-        with self._lock:
+        with _lock:
             said, self.is_on = self.is_on, True
         if not said:
             log.warning("cache lost: %s; until it is back, %s", error, _MEANWHILE[self.policy])
@@ -63,7 +64,7 @@ class Outage:
 
     def ends(self) -> None:
         """Say once that it is back."""
-        with self._lock:
+        with _lock:
             said, self.is_on = not self.is_on, False
         if not said:
             log.warning("cache back: limits are shared again")
@@ -79,7 +80,6 @@ class Alone:
         self.log = HitLog(0)
         self._own: deque[Slot] = deque()
         self._began = self._retry = self._try_at = self._booked = self._merged = 0
-        self._lock = threading.Lock()
         self._share = _share_of(terms, outage.share, key) if outage.policy == "local" else terms
 
     def waits(self, now: int) -> bool:
@@ -98,7 +98,7 @@ class Alone:
         """Remember this process's own hits, for as long as they matter."""
         if self.outage.policy != "local":
             return
-        with self._lock:
+        with _lock:
             for slot in returned:
                 with suppress(ValueError):
                     self._own.remove(slot)
@@ -114,7 +114,7 @@ class Alone:
             return
         if isinstance(error, CorruptLog) and not self.is_on:
             log.warning("%s; until then, %s", error, _MEANWHILE[self.outage.policy])
-        with self._lock:
+        with _lock:
             self._retry = max(RETRY_US, RETRY_FACTOR * (now - sent))
             self._try_at = now + self._retry
             if not self.is_on:
@@ -124,7 +124,7 @@ class Alone:
         """Answer asks without the cache: all pass, or those for whom there is a slot in this process's share."""
         if self.outage.policy == "open":
             return [Slot(now, ask.cost, self.log.epoch) for ask in asks]
-        with self._lock:
+        with _lock:
             kept = self.log.forget(now)
             for slot in returned:
                 kept = kept.unbook(slot.at, slot.cost) if slot.epoch == kept.epoch else kept
@@ -135,7 +135,7 @@ class Alone:
 
     def hears(self, word: Word, now: int) -> None:
         """Keep to a pause that a service asks for; what it counts, others share."""
-        with self._lock:
+        with _lock:
             self.log = heard(self.log, self._share, replace(word, budgets=()), now)
 
     def merged(self, base: HitLog, now: int, margin_us: int) -> HitLog:
@@ -144,7 +144,7 @@ class Alone:
             return base
         since, until = base.reset_at, now + base.horizon_us  # what is later will never start
         hits = Counter[int](dict(base.hits()))
-        with self._lock:
+        with _lock:
             self._merged = self._booked
             for slot in self._own:
                 hits[slot.at] += slot.cost * (slot.epoch == self.log.epoch and since <= slot.at <= until)
@@ -158,7 +158,7 @@ class Alone:
     def ends(self) -> None:
         """Go back to the cache, if it has all that was admitted meanwhile."""
         if self.is_on:
-            with self._lock:
+            with _lock:
                 self.is_on = self._merged != self._booked
 
     @property

@@ -22,6 +22,7 @@ MAX_COUNT = 10**9
 MIN_PERIOD = SECOND // 1000
 MAX_PERIOD = 100 * 365 * 86_400 * SECOND
 MIN_MARGIN = SECOND // 1000
+MAX_MARGIN = 3600 * SECOND
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 _SECONDS |= {"month": 30 * 86_400, "year": 365 * 86_400}
@@ -166,5 +167,5 @@ def _spacing_us(spacing: float | str, rates: tuple[Rate, ...]) -> int:
 def _margin_us(margin: float | None, rates: tuple[Rate, ...]) -> int:
     """Default to the larger of 50 ms and P/200, at most 1 s, P being the shortest period."""
     if margin is not None:
-        return micros(margin, "margin", MIN_MARGIN, 3600 * SECOND)
+        return micros(margin, "margin", MIN_MARGIN, MAX_MARGIN)
     return min(max(SECOND // 20, rates[0].period_us // 200), SECOND)

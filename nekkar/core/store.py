@@ -43,6 +43,9 @@ class Store(Protocol):
     def swap(self, key: str, value: bytes, token: Any, ttl: int) -> Steps[Any]:
         """Write ``value`` if nobody did since ``token``; return the new token, or None. An error leaves it open."""
 
+    def clear(self, key: str) -> Steps[None]:
+        """Remove the value, whatever it is and whoever wrote it."""
+
 
 def store_of(cache: BaseCache | SwapCache, clock: Clock) -> Store:
     """Return how to swap in ``cache``: natively where it can."""
@@ -64,6 +67,10 @@ class Native:
         won = yield Call(self.cache.cas, (key, value, token, ttl))
         return UNREAD if won is True else None if won is False else won
 
+    def clear(self, key: str) -> Steps[None]:
+        """Delete the key."""
+        yield Call(cast(BaseCache, self.cache).delete, (key,))
+
 
 class Versions:
     """Any cache with ``add``, ``get``, ``set`` and ``delete``; one process's view of one key in it."""
@@ -83,7 +90,7 @@ class Versions:
                 version, value = yield from self._walk(key, start)
                 if value is not None or not (version or hints):
                     self._known = version
-                    return None if value is None else _decoded(value), version
+                    return _decoded(value) if value else None, version
             self._known = 0
             yield Pause(TRY_AGAIN_US)
         raise CacheError(
@@ -104,11 +111,20 @@ class Versions:
         yield from self._sweep(key, version)
         return version
 
+    def clear(self, key: str) -> Steps[None]:
+        """Delete hints that are none; let an empty version, which counts as no log, follow the newest."""
+        for turn in range(2):
+            text = yield Call(self.cache.get, (_hint_key(key, turn),))
+            if text is not None and not _is_number(text):
+                yield Call(self.cache.delete, (_hint_key(key, turn),))
+        _, version = yield from self.read(key)
+        yield from self.swap(key, b"", version, 0)
+
     def _hints(self, key: str) -> Steps[set[int]]:
         hints = set()
         for turn in range(2):
             text = yield Call(self.cache.get, (_hint_key(key, turn),))
-            if text is not None and not (isinstance(text, str) and text.isdecimal() and len(text) < 19):
+            if text is not None and not _is_number(text):
                 raise CorruptLog(f"cache key {_hint_key(key, turn)!r}: not a version's number; delete the key")
             hints |= {int(text)} if text else set()
         return hints
@@ -130,7 +146,8 @@ class Versions:
         old = [number for number, at in self._committed if at <= now - AGE_US]
         if not old or version % SWEEP_EVERY:
             return
-        floor = int((yield Call(self.cache.get, (f"{key}:floor",))) or 1)
+        text = yield Call(self.cache.get, (f"{key}:floor",))
+        floor = int(text) if _is_number(text) else 1
         end = min(old[-1], floor + SWEEP_MOST)
         for number in range(floor, end):
             yield Call(self.cache.delete, (_version_key(key, number),))
@@ -145,6 +162,10 @@ def _version_key(key: str, version: int) -> str:
 
 def _hint_key(key: str, version: int) -> str:
     return f"{key}:head{version % 2}"
+
+
+def _is_number(text: Any) -> bool:
+    return isinstance(text, str) and text.isdecimal() and text.isascii() and len(text) < 19
 
 
 def _decoded(value: Any) -> bytes:

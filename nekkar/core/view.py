@@ -6,6 +6,8 @@ Rules:
   of this process that won is a look too.
 - The mirror is the newest log seen in the epoch that this process follows. It follows into a new epoch only
   by a swap that merged it in.
+- A log that reaches ahead further than any fleet would book is none: a wrong clock's, or made up. It would
+  block the limit for as long; so it is refused as corrupt (test_hostile.py).
 - Each value is frozen, and replaced whole: the worst of a race between threads is an older look.
 """
 
@@ -14,13 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from secrets import randbits
 
 from nekkar.core.codec import decode
 from nekkar.core.errors import CorruptLog
 from nekkar.core.heard import Word, heard
 from nekkar.core.log import HitLog
-from nekkar.core.rate import Quota
+from nekkar.core.rate import MAX_PERIOD, SECOND, Quota
 from nekkar.core.slots import Slot
+
+YEAR_US = 366 * 86_400 * SECOND
+QUEUE = 1000  # lines that each hold the one slot of a period beyond the horizon
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +85,15 @@ class View:
         """Whether a service's word changes the log, as far as the mirror shows."""
         return self.log is None or heard(self.log, terms, word, now) is not self.log
 
-    def decoded(self, raw: bytes) -> HitLog:
+    def decoded(self, raw: bytes, now: int) -> HitLog:
         """Decode a log, unless these are the bytes that this process saw or wrote last; raises CorruptLog."""
         known = self._newest
-        if known and known[0] == raw:
-            return known[1]
         try:
-            found = decode(raw)
+            found = known[1] if known and known[0] == raw else decode(raw)
+            _check_reach(found, now)
         except CorruptLog as error:
-            raise CorruptLog(f"cache key {self.key!r}: {error}; delete the key to start afresh") from error
+            remedy = "delete the key to start afresh, or call reset() of the limit"
+            raise CorruptLog(f"cache key {self.key!r}: {error}; {remedy}") from error
         self.wrote(raw, found)
         return found
 
@@ -111,9 +117,34 @@ class View:
         if found and newer:
             self.mirror = Mirror(found, order, sent)
 
+    def recalled(self, found: HitLog | None, terms: Quota, horizon_us: int, now: int) -> HitLog:
+        """Return the log to go on with: what was found, with what this process remembers of before a loss."""
+        known = self.mirror
+        if found is None:
+            if known is None or now >= known.log.dies_at:
+                return HitLog(randbits(63)).joined(terms, horizon_us)
+            return known.log.joined(terms, horizon_us).recovered(known.looked, now, randbits(63))
+        if known and known.log.epoch != found.epoch:
+            found = found.merge(known.log)
+        return found.joined(terms, horizon_us).forget(now)
+
     def _see_hold(self, until: int, now: int) -> None:
         """Tell of a hold that is new, or twice as long as was told; each refusal of a storm may move it a little."""
         self._held = min(self._held, until)  # less: it was released
         if self.on_hold and until > now + 2 * max(0, self._held - now):
             self._held = until
             self.on_hold(until, now)
+
+
+def _check_reach(found: HitLog, now: int) -> None:
+    """Refuse times far ahead of now: hits a year or a thousand periods, behind a hold; a hold, 100 years more."""
+    last, stamped = found.last or 0, max(found.reset_at, found.written_at)
+    latest = max(last, found.hold_until, stamped)
+    if latest <= now + YEAR_US:
+        return
+    queue = min(max(YEAR_US, QUEUE * found.keep_us), MAX_PERIOD) + found.keep_us
+    held = min(max(now, found.hold_until), now + MAX_PERIOD + YEAR_US)
+    if stamped > now + YEAR_US or found.hold_until > held or last > held + queue:
+        raise CorruptLog(
+            f"its times lie {(latest - now) / YEAR_US:.1f} years ahead of the clock here, if that is right"
+        )

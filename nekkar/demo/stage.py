@@ -20,7 +20,7 @@ from urllib.parse import quote
 from nekkar.core.cache import BaseCache, from_url
 from nekkar.core.cache.url import without_secrets
 from nekkar.core.errors import CacheError, ConfigurationError
-from nekkar.core.ledger import cache_key
+from nekkar.core.key import cache_key
 from nekkar.core.rate import SECOND, Rate, micros, quota, whole
 from nekkar.demo.fleet import Outcome, run_fleet
 from nekkar.demo.show import LABELS, Result, progress, show

@@ -153,8 +153,8 @@ def memcached(*options: str) -> Iterator[Memcached]:
     """Run a memcached for a while, with more options; without one installed, skip, or fail where CI is set."""
     _need("memcached")
     server = Memcached(options=options)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.stop()

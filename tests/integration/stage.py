@@ -22,7 +22,7 @@ from random import Random
 
 from nekkar.core.cache import MemcachedCache
 from nekkar.core.codec import decode
-from nekkar.core.ledger import cache_key
+from nekkar.core.key import cache_key
 from nekkar.core.log import HitLog
 from tests.integration.fleet import DOOM, Fleet
 from tests.integration.scripts import Act, Deed

@@ -40,7 +40,8 @@ def wire(server: Memcached) -> Iterator[Proxy]:
 
 
 def limit_through(port: int, rate: str, margin: float, timeout: float = TIMEOUT) -> Limit:
-    return Nekkar(MemcachedCache("127.0.0.1", port, timeout=timeout))("wire", rate, margin=margin)
+    cache = MemcachedCache("127.0.0.1", port, timeout=timeout)
+    return Nekkar(cache, clock="local")("wire", rate, margin=margin)  # the proxy passes no log on
 
 
 @pytest.mark.parametrize("only", [b"", b"ms"], ids=["every answer", "answers to stores"])
@@ -63,6 +64,21 @@ def test_every_call_ends_in_time_in_a_typed_error_or_a_right_answer(fault: Fault
     slots.append(limit.acquire(max_wait=0).at)
     used = limit.status().windows[0].used
     assert len(slots) <= used <= 2 + 2 * 2  # what was lost on the way may have been booked, each call's once or twice
+
+
+def test_stores_that_land_with_no_answer_for_long_are_an_error_and_do_not_fill_the_limit(wire: Proxy) -> None:
+    """With a timeout over half the margin each slot is found too late: two are booked for a call, not all there are."""
+    limit = limit_through(wire.port, "100/minute", margin=TIMEOUT)
+    limit.acquire()
+    wire.fault, wire.only = faulty.swallow, b"ms"
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(CacheError, match="did not answer within"):
+            limit.acquire()
+        assert time.monotonic() - began < 2 * BOUND
+    wire.fault = faulty.pass_on
+    limit.acquire()
+    assert limit.status().windows[0].used <= 8  # five, and more where the machine itself is late
 
 
 def call_until(end: float, limit: Limit, starts: list[int], errors: list[NekkarError]) -> None:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
-import threading
 from itertools import count
 from typing import Any, NamedTuple
 
 from nekkar.core.cache.base import BaseCache
 from nekkar.core.clock import monotonic
+from nekkar.core.forks import lock_over_forks
 
 SWEEP_AT = 1024
 
 log = logging.getLogger("nekkar")
 
-_lock = threading.Lock()  # every cache's; held over a fork, or the child could be left with it taken
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+_lock = lock_over_forks()  # every cache's
 
 
 class _Item(NamedTuple):
