@@ -121,4 +121,5 @@ def test_the_two_commands_stand_in_the_readme() -> None:
     """One line each, with their own set-up; the build runs the second as it stands."""
     commands = re.findall(r"```sh\n(.*?)\n```", README.read_text(), re.DOTALL)
     assert [command.split()[:4] for command in commands] == [["python3", "-m", "venv", ".venv"]] * 2
-    assert [command.split()[-1] for command in commands] == ["demo", "pytest"]
+    assert [command.split()[-1] for command in commands] == ["demo", "loadfile"]
+    assert "-m pytest" in commands[1]
