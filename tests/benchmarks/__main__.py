@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> list[Figure]:
         memcached("-t", "2") as cache,
         redis_server() as redis,
     ):
-        words = options.only.split(",") if options.only else [""]
+        words = options.only.split(";") if options.only else [""]
         stage = Stage(scale, cache, redis, folder, lambda each: any(word in each.name for word in words))
         figures = _measured(console, stage, options.parts or list(PARTS))
     _tell(console, figures, options)
@@ -55,7 +55,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all unless given")
     parser.add_argument("--quick", action="store_true", help="a smoke run: tiny numbers, which mean nothing")
-    parser.add_argument("--only", default="", help="contenders whose name has one of these words, parted by commas")
+    parser.add_argument("--only", default="", help="contenders whose name has one of these words, parted by semicolons")
     parser.add_argument("--picture", default="benchmarks.png", help="where to draw (benchmarks.png)")
     parser.add_argument("--json", default="", help="where to write the figures as JSON")
     options = parser.parse_args(arguments)

@@ -6,6 +6,7 @@ is what its users write. A peer that is not installed is left out, and the repor
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Terms:
 
 def fresh(calls: int, period: float = 60.0) -> Terms:
     """Return terms under a name that nobody used."""
-    return Terms(f"bench{next(_numbers)}", calls, period)
+    return Terms(f"bench{os.getpid()}-{next(_numbers)}", calls, period)
 
 
 Make = Callable[[Servers, Terms], Callable[[], Any]]
