@@ -73,7 +73,8 @@ class Stage:
     def commands(self, contender: Contender) -> int:
         """Return how many commands on keys clients have sent so far: on Redis scripts, which is what all send there."""
         if contender.cache == "memcached":
-            return self.memcached.commands()
+            stats = self.memcached.stats()
+            return self.memcached.commands() + sum(int(stats[name]) for name in ("incr_hits", "incr_misses"))
         lines = [
             line.split(":calls=") for line in self.redis.ask("INFO commandstats").splitlines() if ":calls=" in line
         ]
