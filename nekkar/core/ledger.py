@@ -192,9 +192,11 @@ class Ledger:
     def _swap(self, plan: Plan) -> Steps[Answers]:
         """Change the log by ``plan``, again and again until no other process's swap came between."""
         doubt: tuple[int, Answers] | None = None
-        for conflicts in range(MOST_CONFLICTS):
-            yield from self._pause(conflicts)
-            found, token = yield from self.look()
+        own = None if self.alone.outage.is_on or self.clock_is_due() else self.view.own()
+        for conflicts in range(-1 if own else 0, MOST_CONFLICTS):
+            yield from self._pause(max(0, conflicts))
+            unread, own = own, None
+            found, token = unread or (yield from self.look())
             order, now = self.view.order(), self.clock.now_us()
             if doubt and found and found.nonce == doubt[0]:
                 self._saw_won(order, now, found)
@@ -202,8 +204,10 @@ class Ledger:
             base = self._current(found, now)
             planned, answers = plan(base, now, doubt is not None)
             if planned is base and found and not self.alone.is_on:
-                return answers
-            crowd = crowded(planned.crowd, conflicts)
+                if not unread:
+                    return answers
+                continue  # there is no write to tell whether the log still stands: read it
+            crowd = crowded(planned.crowd, max(0, conflicts))
             written = replace(planned, nonce=randbits(63), crowd=crowd, written_at=now)
             won = yield from self._try(written, token, now, answers)
             if isinstance(won, CacheError):
@@ -211,7 +215,7 @@ class Ledger:
                     raise won
                 doubt = (written.nonce, answers)
             elif won is not None:
-                self._won(written, answers, order, now)
+                self._won(written, answers, order, now, won)
                 return answers
         raise CacheError(
             f"cache key {self.key!r}: lost {MOST_CONFLICTS} swaps in a row; share it among fewer processes"
@@ -256,11 +260,12 @@ class Ledger:
         self.view.wrote(raw, written)
         return self.store.swap(self.key, raw, token, ttl)
 
-    def _won(self, written: HitLog, answers: Answers, order: int, now: int) -> None:
+    def _won(self, written: HitLog, answers: Answers, order: int, now: int, token: Any) -> None:
         answered = self.clock.now_us()
         first = next((answer for answer in answers if isinstance(answer, Slot)), None)
         self.pace.swap_took(answered - now, late=first is not None and answered > self.good_until(first))
         self._saw_won(order, now, written)
+        self.view.won(written, token)
 
     def _saw_won(self, order: int, now: int, written: HitLog) -> None:
         self.view.saw(order, now, written, swapped=True)

@@ -57,6 +57,7 @@ class Places:
                 self._refuse(caller, answer.at, now)
         for spare in answers[len(asks) :]:
             self.spares.fill(cast(Slot, spare))
+        self.spares.count_from(now)
         for caller, at in self.queue.hopeless(self.ledger.no_slot_before):
             self._refuse(caller, at, now)
 

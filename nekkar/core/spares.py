@@ -4,8 +4,9 @@ Rules:
 
 - Only while the limit is far from binding: at most a 64th of what is free in each window, and none where slots
   are spaced. So a limit under 64 calls never has spares, and one that is all used neither.
-- As many as the process called for in a quarter of the margin lately, and none below eight. A slot is good for
-  half the margin after its time, for a spare too.
+- As many as the process would call for in a quarter of the margin, at the pace since its last booking ended, and
+  none below eight. The booking itself does not count: where many processes swap it takes long, and would make hot
+  callers look idle. A slot is good for half the margin after its time, for a spare too.
 - What is left goes back with the next swap. A process that stops calling leaves its last spares booked unused.
 """
 
@@ -50,6 +51,10 @@ class Spares:
         """Have spares, as many as the slot's hits."""
         self._slot, self.left = Slot(slot.at, 1, slot.epoch), slot.cost
         self._filled = slot.cost
+
+    def count_from(self, now: int) -> None:
+        """Take ``now``, at the end of a booking, for when the next calls begin to count."""
+        self._counted_from = now
 
     def give_back(self) -> list[Slot]:
         """Return what is left, to be unbooked."""
