@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from tests.benchmarks.goals import verdicts
 from tests.benchmarks.limiters import FIXED, GETS_CAS, NEKKAR
 
 ROOT = Path(__file__).parent.parent
+SERVERS_LACK = not (shutil.which("memcached") and shutil.which("redis-server"))
 
 
 def smoke(folder: Path, *arguments: str) -> tuple[list[Figure], str]:
@@ -28,6 +31,7 @@ def smoke(folder: Path, *arguments: str) -> tuple[list[Figure], str]:
     return [Figure(**figure) for figure in json.loads(file.read_text())], done.stdout
 
 
+@pytest.mark.skipif(SERVERS_LACK and not os.environ.get("CI"), reason="memcached or redis-server is not installed")
 def test_a_smoke_run_measures_every_part(tmp_path: Path) -> None:
     """Each part yields positive figures of nekkar and of the raw cache; they are printed, judged and written."""
     figures, printed = smoke(tmp_path, "--only", f"{NEKKAR.name};nekkar async;floor: memcached")

@@ -14,6 +14,7 @@ from nekkar.core.codec import encode
 from nekkar.core.limiter import Nekkar
 from nekkar.core.log import HitLog
 from nekkar.core.rate import quota
+from tests.benchmarks.cost import shuffled
 from tests.benchmarks.figures import Figure, Stage, medians
 from tests.benchmarks.limiters import ASYNC, NEKKAR, SHARED, fresh
 
@@ -38,7 +39,7 @@ def logs(stage: Stage) -> Iterator[Figure]:
     took: dict[str, list[float]] = {what: [] for what in acquires}
     for _ in range(max(2, stage.scale.cold)):
         time.sleep(0.02)
-        for what, acquire in acquires.items():
+        for what, acquire in shuffled(acquires):
             start = time.perf_counter_ns()
             acquire()
             took[what].append((time.perf_counter_ns() - start) / 1000)
