@@ -937,7 +937,7 @@ def test_an_interrupted_cache_call_leaves_no_slot_booked(at: int, side: str, in_
         assert waiting(limit) == 0
     assert slots == [0, 0, 10_050_000, 10_050_000, 20_100_000]
     assert interrupts == (at <= cache.calls)
-    assert cache.calls > 9, "the table must reach over all calls"
+    assert cache.calls > 8, "the table must reach over all calls"
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -54,6 +54,9 @@ class SystemClock:
 
     async def sleep_until_async(self, at_us: int | None, wake: anyio.Event) -> None:
         """Let this task wait until ``at_us`` (None: no bound) or until ``wake`` is set."""
+        if at_us is None:  # thousands of tasks may stand in line: without a timer each
+            await wake.wait()
+            return
         import anyio
 
         with anyio.move_on_after(seconds_until(at_us, self.now_us())):

@@ -197,9 +197,11 @@ class Ledger:
     def _swap(self, plan: Plan) -> Steps[Answers]:
         """Change the log by ``plan``, again and again until no other process's swap came between."""
         doubt: tuple[int, Answers] | None = None
-        for conflicts in range(MOST_CONFLICTS):
-            yield from self._pause(conflicts)
-            found, token = yield from self.look()
+        own = None if self.alone.outage.is_on or self.clock_is_due() else self.view.own()
+        for conflicts in range(-1 if own else 0, MOST_CONFLICTS):
+            yield from self._pause(max(0, conflicts))
+            unread, own = own, None
+            found, token = unread or (yield from self.look())
             order, now = self.view.order(), self.clock.now_us()
             if doubt and found and found.nonce == doubt[0]:
                 self._saw_won(order, now, found)
@@ -209,14 +211,17 @@ class Ledger:
             base = self.alone.merged(base, now, self.quota.margin_us)
             planned, answers = plan(base, now, doubt is not None)
             if planned is base and found and not self.alone.is_on:
-                return answers
-            written = replace(planned, nonce=randbits(63), crowd=crowded(planned.crowd, conflicts), written_at=now)
+                if not unread:
+                    return answers
+                continue  # there is no write to tell whether the log still stands: read it
+            crowd = crowded(planned.crowd, max(0, conflicts))
+            written = replace(planned, nonce=randbits(63), crowd=crowd, written_at=now)
             won = yield from self._try(written, token, now, answers)
             if isinstance(won, CacheError):
                 self._check_answers(won, doubt is not None)
                 doubt = (written.nonce, answers)
             elif won is not None:
-                self._won(written, answers, order, now)
+                self._won(written, answers, order, now, won)
                 return answers
         raise CacheError(
             f"cache key {self.key!r}: lost {MOST_CONFLICTS} swaps in a row; share it among fewer processes"
@@ -248,10 +253,11 @@ class Ledger:
         self.view.wrote(raw, written)
         return self.store.swap(self.key, raw, token, ttl)
 
-    def _won(self, written: HitLog, answers: Answers, order: int, now: int) -> None:
+    def _won(self, written: HitLog, answers: Answers, order: int, now: int, token: Any) -> None:
         self._loses_answers = False
         self.pace.booked(late=self._is_late(answers, self.clock.now_us()))
         self._saw_won(order, now, written)
+        self.view.won(written, token)
 
     def _check_answers(self, error: CacheError, lost: bool) -> None:
         """Raise where the answer before this one was lost too."""

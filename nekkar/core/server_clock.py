@@ -83,12 +83,15 @@ class ServerClock:
 
     async def sleep_until_async(self, at_us: int | None, wake: anyio.Event) -> None:
         """Let this task wait until ``at_us`` (None: no bound) or until ``wake`` is set."""
+        if at_us is None:  # thousands of tasks may stand in line: without a timer each
+            await wake.wait()
+            return
         import anyio
 
         while True:
             with anyio.move_on_after(self._nap(at_us)):
                 await wake.wait()
-            if wake.is_set() or at_us is None or self.now_us() >= at_us:
+            if wake.is_set() or self.now_us() >= at_us:
                 return
 
     def _nap(self, at_us: int | None) -> float:

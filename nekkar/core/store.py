@@ -98,8 +98,8 @@ class Versions:
             f" {_hint_key(key, 0)!r} and {_hint_key(key, 1)!r} to start afresh"
         )
 
-    def swap(self, key: str, value: bytes, token: int, ttl: int) -> Steps[int | None]:
-        """Commit the next version; versions don't expire."""
+    def swap(self, key: str, value: bytes, token: int, ttl: int) -> Steps[Any]:
+        """Commit the next version; versions don't expire. It tells no token: the next swap reads what is there."""
         version = token + 1
         if not (yield Call(self.cache.add, (_version_key(key, version), b85encode(value).decode()))):
             return None
@@ -109,7 +109,7 @@ class Versions:
         self._known = version
         yield Call(self.cache.set, (_hint_key(key, version), str(version)))
         yield from self._sweep(key, version)
-        return version
+        return UNREAD
 
     def clear(self, key: str) -> Steps[None]:
         """Delete hints that are none; let an empty version, which counts as no log, follow the newest."""

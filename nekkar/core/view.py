@@ -8,6 +8,8 @@ Rules:
   by a swap that merged it in.
 - A log that reaches ahead further than any fleet would book is none: a wrong clock's, or made up. It would
   block the limit for as long; so it is refused as corrupt (test_hostile.py).
+- Where the newest read found this process's own last write, or a swap without a read won, nobody else writes:
+  then the next swap needs no read, since it fails if that is no longer so. It is tried once; after it one reads.
 - Each value is frozen, and replaced whole: the worst of a race between threads is an older look.
 """
 
@@ -17,7 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from secrets import randbits
+from typing import Any
 
+from nekkar.core.cache import UNREAD
 from nekkar.core.codec import decode
 from nekkar.core.errors import CorruptLog
 from nekkar.core.heard import Word, heard
@@ -63,6 +67,8 @@ class View:
         self.seen = Look(0, 0, None, 0, 0)
         self._orders = count(1)
         self._newest: tuple[bytes, HitLog] | None = None
+        self._own: tuple[HitLog, Any] | None = None
+        self._undisturbed = False
 
     @property
     def log(self) -> HitLog | None:
@@ -101,6 +107,15 @@ class View:
         """Remember the bytes of a log."""
         self._newest = (raw, written)
 
+    def own(self) -> tuple[HitLog, Any] | None:
+        """Return this process's last write and its token, once, where nobody else seems to write; else None."""
+        own, self._own = self._own, None
+        return own if self._undisturbed else None
+
+    def won(self, written: HitLog, token: Any) -> None:
+        """Remember the token of a write that won."""
+        self._own = None if token is UNREAD else (written, token)
+
     def looks_at(self, alone: HitLog, now: int, horizon_us: int) -> None:
         """Take another log for the newest look, in an outage; the mirror stays."""
         self.seen = Look(self.order(), now, alone.epoch, alone.hold_until, horizon_us)
@@ -113,6 +128,9 @@ class View:
             if found and before.hold_until != found.hold_until:
                 self._see_hold(found.hold_until, sent)
         known = self.mirror
+        if not swapped:
+            self._undisturbed = bool(found and known and found.nonce == known.log.nonce)
+            self._own = self._own if self._undisturbed else None
         newer = known is None or swapped or (order > known.order and found and found.epoch == known.log.epoch)
         if found and newer:
             self.mirror = Mirror(found, order, sent)
