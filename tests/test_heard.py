@@ -300,7 +300,7 @@ def test_no_hit_of_others_is_booked_that_there_was_not(steps: list[tuple[int, in
             log = heard(log, limit, told(budget, sent_at=sent_at), now)
             booked.append((now - period + (budget.reset_us or 0), log.total - before))
         live = sum(count for time, count in booked if time >= begin)
-        assert live <= sum(time >= begin - 2 * S for time in others)
+        assert live <= sum(time >= begin - 4 * S for time in others)  # late by two, told in whole seconds
 
 
 def test_hits_before_a_services_window_are_not_set_against_it() -> None:

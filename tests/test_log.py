@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from nekkar.core.codec import decode, encode
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.log import EXACT_ENTRIES, GRID, LONG_PERIOD_US, MAX_WINDOWS, HitLog, column
-from nekkar.core.rate import Quota, Rate, quota
+from nekkar.core.rate import MAX_MARGIN, Quota, Rate, quota
 from tests.checks import each_hit, spans_broken, worst_window
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def quotas(draw: st.DrawFn, scale: int = 1, most: int = 5) -> Quota:
     windows = draw(st.lists(st.tuples(st.integers(1, 30), st.integers(1, most)), min_size=1, max_size=3))
     spacing, margin = draw(st.integers(0, 6)), draw(st.integers(1, 6))
     rates = tuple(sorted({Rate(period * scale, count) for period, count in windows}))
-    return Quota(rates, spacing * scale, margin * scale)
+    return Quota(rates, spacing * scale, min(margin * scale, MAX_MARGIN))
 
 
 @st.composite
@@ -403,7 +403,9 @@ class World:
         self.log = self.log.merge(fork) if number % 3 else fork.merge(self.log)
 
     def join(self, number: int, scale: int) -> None:
-        self.log = self.log.joined(Quota((Rate((number + 1) * scale, number + 1),), 0, number * scale), number)
+        self.log = self.log.joined(
+            Quota((Rate((number + 1) * scale, number + 1),), 0, min(number * scale, MAX_MARGIN)), number
+        )
 
     def carry(self, number: int, scale: int) -> None:
         self.log = decode(encode(self.log))

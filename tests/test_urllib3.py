@@ -331,10 +331,15 @@ class FailsLater(MemoryCache):
         self.answers, self.error = answers, error
 
     def gets(self, key: str) -> tuple[Any, int | None]:
-        self.answers -= 1
-        if self.answers < 0:
+        if self.answers == 0:
             raise self.error
         return super().gets(key)
+
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> Any:
+        if self.answers == 0:
+            raise self.error
+        self.answers -= 1
+        return super().cas(key, value, token, ttl)
 
 
 @pytest.mark.parametrize("answers", [0, 2])

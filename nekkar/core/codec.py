@@ -21,7 +21,7 @@ from nekkar.core.refusals import MOST_DOUBLINGS, Refusals
 MAGIC = b"nkkr"
 VERSION = 1
 LATEST_US = 1 << 54  # in the year 2540: far from where sums of times are too wide to be written
-MOST_HITS = 1 << 62
+MOST_HITS = 3 << 61  # far from where sums of counts are too wide
 _PREFIX = struct.Struct("<4sBBHI")
 _FIELDS: tuple[str, ...] = ("epoch", "nonce", "hold_until", "margin_us", "spacing_us", "horizon_us", "reset_at")
 _FIELDS += ("written_at", "base", "origin_us", "zero", "crowd")
