@@ -147,7 +147,8 @@ def aiolimiter(_servers: Servers, terms: Terms) -> Callable[[], Any]:
     """aiolimiter: a leaky bucket for tasks."""
     from aiolimiter import AsyncLimiter
 
-    return AsyncLimiter(terms.calls, terms.period).acquire
+    acquire: Callable[[], Any] = AsyncLimiter(terms.calls, terms.period).acquire
+    return acquire
 
 
 def incr(servers: Servers, terms: Terms) -> Callable[[], Any]:
