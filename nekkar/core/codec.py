@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from functools import lru_cache
 from operator import attrgetter, lt
 from zlib import crc32
 
@@ -62,19 +63,30 @@ def _decode(raw: bytes) -> HitLog:
     if flags > 3 or header_size < _HEADER.size or checksum != crc32(body, flags):
         raise CorruptLog("altered or cut short: its checksum does not fit")
     *values, windows, entries = _HEADER.unpack_from(body)
-    pairs = list(_WINDOW.iter_unpack(body[header_size : header_size + windows * _WINDOW.size]))
+    rates = _windows(bytes(body[header_size : header_size + windows * _WINDOW.size]))
     columns = body[header_size + windows * _WINDOW.size :]
     times = array(_TYPECODES[flags & _WIDE_TIMES])
     numbers = array(_TYPECODES[flags >> 1])
-    if len(pairs) != windows or len(columns) != entries * (times.itemsize + numbers.itemsize):
+    if len(rates) != windows or len(columns) != entries * (times.itemsize + numbers.itemsize):
         raise CorruptLog("its lengths do not fit")
     _fill(times, columns[: entries * times.itemsize])
     _fill(numbers, columns[entries * times.itemsize :])
-    rates = tuple(Rate(period, count) for period, count in pairs)
     own, refusals = dict(zip(_FIELDS, values, strict=False)), Refusals(*values[len(_FIELDS) :])
     log = HitLog(**own, windows=rates, times=times, numbers=numbers, refusals=refusals)
     _check(log)
     return log
+
+
+@lru_cache(1024)
+def _windows(raw: bytes) -> tuple[Rate, ...]:
+    """Return the windows, which ascend; almost every log of a limit has the same."""
+    windows = tuple(Rate(period, count) for period, count in _WINDOW.iter_unpack(raw))
+    if len(windows) > MAX_WINDOWS or list(windows) != sorted(set(windows)):
+        raise CorruptLog("its windows are too many, or not in order")
+    for window in windows:
+        if not (MIN_PERIOD <= window.period_us <= MAX_PERIOD and 1 <= window.count <= MAX_COUNT):
+            raise CorruptLog(f"its window {window} is out of bounds")
+    return windows
 
 
 def _check(log: HitLog) -> None:
@@ -87,14 +99,11 @@ def _check(log: HitLog) -> None:
     spans = (log.spacing_us, log.horizon_us)
     if min(*times, *spans, log.margin_us) < 0 or max(times) > LATEST_US or max(spans) > MAX_PERIOD:
         raise CorruptLog("its times are out of bounds")
-    if len(log.windows) > MAX_WINDOWS or log.margin_us > MAX_MARGIN or log.total > MOST_HITS:
+    if log.margin_us > MAX_MARGIN or log.total > MOST_HITS:
         raise CorruptLog("its header is out of bounds")
     refusals = log.refusals
     if min(refusals.at, refusals.margin_us, refusals.widened_at) < 0 or refusals.row > MOST_DOUBLINGS:
         raise CorruptLog("its refusals are out of bounds")
-    for window in log.windows:
-        if not (MIN_PERIOD <= window.period_us <= MAX_PERIOD and 1 <= window.count <= MAX_COUNT):
-            raise CorruptLog(f"its window {window} is out of bounds")
 
 
 def _ascends(values: Column[int]) -> bool:
