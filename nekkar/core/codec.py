@@ -17,7 +17,7 @@ from zlib import crc32
 from nekkar.core.errors import CorruptLog
 from nekkar.core.log import MAX_WINDOWS, Column, HitLog
 from nekkar.core.rate import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate
-from nekkar.core.refusals import MOST_DOUBLINGS, Refusals
+from nekkar.core.refusals import MOST_DOUBLINGS, NONE, Refusals
 
 MAGIC = b"nkkr"
 VERSION = 1
@@ -71,7 +71,8 @@ def _decode(raw: bytes) -> HitLog:
         raise CorruptLog("its lengths do not fit")
     _fill(times, columns[: entries * times.itemsize])
     _fill(numbers, columns[entries * times.itemsize :])
-    own, refusals = dict(zip(_FIELDS, values, strict=False)), Refusals(*values[len(_FIELDS) :])
+    own, told = dict(zip(_FIELDS, values, strict=False)), values[len(_FIELDS) :]
+    refusals = Refusals(*told) if any(told) else NONE
     log = HitLog(**own, windows=rates, times=times, numbers=numbers, refusals=refusals)
     _check(log)
     return log

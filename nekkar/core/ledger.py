@@ -295,5 +295,6 @@ class Ledger:
     def _most_pause(self, conflicts: int) -> int:
         """Return the longest random pause where swaps have lately met others; less for who has lost already."""
         known = self.view.log
-        most = self.pace.pause_us(known.crowd) if known and not self.store.in_process else 0
-        return most >> min(max(0, conflicts), 3)
+        if not known or not known.crowd or self.store.in_process:
+            return 0
+        return self.pace.pause_us(known.crowd) >> min(max(0, conflicts), 3)
