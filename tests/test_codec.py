@@ -276,6 +276,8 @@ def test_random_bytes_are_refused(raw: bytes, prefix: bytes) -> None:
         HitLog(1, windows=(Rate(MAX_PERIOD + 1, 1),)),
         HitLog(1, windows=(Rate(S, 0),)),
         HitLog(1, windows=(Rate(S, MAX_COUNT + 1),)),
+        HitLog(1, windows=(Rate(2 * S, 5), Rate(S, 1))),
+        HitLog(1, windows=(Rate(S, 5), Rate(S, 5))),
     ],
 )
 def test_a_log_that_no_writer_writes_is_refused(log: HitLog) -> None:

@@ -23,16 +23,19 @@ from nekkar.core.clock import monotonic
 if TYPE_CHECKING:
     import ssl
 
+LEAST_PART = 0.9
+
 _Target = tuple[int, int, Any]  # family, protocol, address
 
 
 class Stream:
     """A connected socket, as far as pymemcache uses one. ``until``: when the current command ends (monotonic)."""
 
-    __slots__ = ("_socket", "until")
+    __slots__ = ("_allowed", "_socket", "until")
 
     def __init__(self, connected: socket.socket, until: float) -> None:
         self._socket, self.until = connected, until
+        self._allowed = 0.0
 
     def sendall(self, data: bytes) -> None:
         """Send all of ``data``; TimeoutError where that is not done by ``until``."""
@@ -47,6 +50,7 @@ class Stream:
     def is_quiet(self) -> bool:
         """Return whether nothing waits to be read: before a command, whatever came is not its answer."""
         self._socket.setblocking(False)
+        self._allowed = 0.0
         try:
             self._socket.recv(1)
         except OSError as error:
@@ -58,7 +62,11 @@ class Stream:
         self._socket.close()
 
     def _timed(self) -> socket.socket:
-        self._socket.settimeout(_left(self.until))
+        """Return the socket, set to wait for what is left or up to a part less: each setting is a system call."""
+        left = _left(self.until)
+        if not left * LEAST_PART <= self._allowed <= left:
+            self._allowed = left * (1 + LEAST_PART) / 2
+            self._socket.settimeout(self._allowed)
         return self._socket
 
 
