@@ -30,7 +30,7 @@ import nekkar
 from nekkar.core.cache import BaseCache, SwapCache, from_url
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong
 from nekkar.core.key import cache_key
-from nekkar.redis import COUNT, DESCENT, RedisCache
+from nekkar.redis import COUNT, DESCENT, RedisCache, _after
 from nekkar.testing import CacheConformance
 from tests.integration.servers import RedisServer, free_port, redis_server
 
@@ -275,20 +275,18 @@ def test_a_key_of_another_type_is_an_error(cache: RedisCache, key: str) -> None:
             command(key)
 
 
-def test_a_script_that_is_gone_is_sent_again_in_one_step(server: RedisServer, key: str) -> None:
-    """EVALSHA in the common case; after SCRIPT FLUSH once EVAL, which runs and keeps it: never a load of its own."""
+def test_a_script_that_was_flushed_is_nobodys_concern(server: RedisServer, key: str) -> None:
+    """A script goes as its text: each command is one, whatever the server has forgotten."""
     cache = made("host", server.port)
     token: Any = cache.cas(key, b"0", cache.gets(key)[1], 60)
     server.ask("CONFIG RESETSTAT")
     for number in range(10):
-        if number in (3, 7):
-            server.ask("SCRIPT FLUSH")
+        server.ask("SCRIPT FLUSH")
         token = cache.cas(key, b"%d" % number, token, 60)
         assert token
     told = server.ask("INFO commandstats")
-    assert "cmdstat_eval:calls=2," in told
-    assert "cmdstat_evalsha:calls=10," in told
-    assert "script|load" not in told
+    assert "cmdstat_eval:calls=10," in told
+    assert "cmdstat_evalsha" not in told
 
 
 # A server that goes away.
@@ -434,6 +432,12 @@ def fake_server(answer: Callable[[list[bytes]], bytes | None]) -> Iterator[int]:
             acceptor.join()
 
 
+def tagged(words: list[bytes], reply: bytes) -> bytes:
+    """Return a reply as the script that ``words`` send gives it: behind the command's own number."""
+    tag = words[3 + int(words[2])]
+    return b"*2\r\n$%d\r\n%b\r\n%b" % (len(tag), tag, reply)
+
+
 def _commands(cache: RedisCache) -> dict[str, Callable[[], object]]:
     return {
         "get": lambda: cache.get("key"),
@@ -483,7 +487,7 @@ def test_a_server_that_stops_answering_is_asked_once(client: str, command: str) 
 
     def answer(words: list[bytes]) -> bytes | None:
         asked.append(words[0])
-        return b"$-1\r\n" if len(asked) == 1 else None
+        return tagged(words, b"$-1\r\n") if len(asked) == 1 else None
 
     with fake_server(answer) as port:
         cache = CLIENTS[client](port)
@@ -504,7 +508,7 @@ def test_a_write_is_never_sent_twice(client: str, command: str) -> None:
 
     def answer(words: list[bytes]) -> bytes | None:
         asked.append(words[0])
-        return b"$-1\r\n" if len(asked) == 1 else b""
+        return tagged(words, b"$-1\r\n") if len(asked) == 1 else b""
 
     with fake_server(answer) as port:
         cache = CLIENTS[client](port)
@@ -537,13 +541,13 @@ def test_a_clusters_client_does_not_send_again_either(
 def test_a_late_answer_is_never_taken_for_the_next_ones(client: str) -> None:
     """A read that timed out leaves its connection; what comes on that later is nobody's."""
     send, asked = threading.Event(), count(1)
-    version = b"nk" + bytes(22)
+    version = _after(b"")
 
     def answer(words: list[bytes]) -> bytes | None:
         if next(asked) == 1:
             send.wait(60)
-            return b"$28\r\n" + version + b"late\r\n"
-        return b"$29\r\n" + version + b"right\r\n"
+            return tagged(words, b"$28\r\n" + version + b"late\r\n")
+        return tagged(words, b"$29\r\n" + version + b"right\r\n")
 
     with fake_server(answer) as port:
         cache = CLIENTS[client](port)
@@ -561,12 +565,12 @@ def test_a_command_that_raises_anything_leaves_its_connection(
     cache.set(key, "mine")
     cache.set(f"{key}-other", "another's")
 
-    def interrupted(connection: Any, *words: Any) -> None:
+    def interrupted(connection: Any, until: float, *words: Any) -> None:
         connection.send_command("GET", f"{key}-other")
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("nekkar.redis._ask", interrupted)
+        patch.setattr("nekkar.redis.sent", interrupted)
         with pytest.raises(error):
             cache.get(key)
     assert not cache._pool.has_idle
@@ -605,7 +609,7 @@ def test_an_answer_that_is_none_is_an_error(client: str, command: str, reply: by
         ("-OOM command not allowed when used memory > 'maxmemory'.", "raise its maxmemory"),
         ("-LOADING Redis is loading the dataset in memory", "call again once it is done"),
         ("-NOAUTH Authentication required.", "the password"),
-        ("-NOPERM this user has no permissions to run the 'evalsha' command", "allow this user"),
+        ("-NOPERM this user has no permissions to run the 'eval' command", "allow this user"),
     ],
 )
 def test_a_server_that_refuses_is_an_error_that_helps(client: str, reply: str, told: str) -> None:
@@ -905,10 +909,11 @@ def test_no_connection_is_without_a_timeout(server: RedisServer) -> None:
         assert isinstance(cache, RedisCache)
         cache.get("key")
         [connection] = cache._pool._idle
-        assert connection._sock.gettimeout() == seconds
-        assert connection.socket_timeout == connection.socket_connect_timeout == seconds
+        assert connection._sock is connection.stream
+        assert connection.stream._socket.gettimeout() <= connection.socket_timeout == seconds
+        assert connection.socket_connect_timeout == seconds / 2
         assert connection.retry._retries == 0
-        assert connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+        assert connection.stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
 def test_it_works_over_a_unix_socket(tmp_path: Path) -> None:

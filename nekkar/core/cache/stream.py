@@ -13,9 +13,10 @@ holds its caller up for as long as it likes. Here each step gets only what is le
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nekkar.core.cache.address import Address
 from nekkar.core.clock import monotonic
@@ -23,11 +24,12 @@ from nekkar.core.clock import monotonic
 if TYPE_CHECKING:
     import ssl
 
+T = TypeVar("T")
 _Target = tuple[int, int, Any]  # family, protocol, address
 
 
 class Stream:
-    """A connected socket, as far as pymemcache uses one. ``until``: when the current command ends (monotonic)."""
+    """A connected socket, as far as clients use one. ``until``: when the current command ends (monotonic)."""
 
     __slots__ = ("_socket", "until")
 
@@ -44,6 +46,10 @@ class Stream:
         """Return up to ``size`` bytes, b"" at the end; TimeoutError where none came by ``until``."""
         return self._timed().recv(size)
 
+    def recv_into(self, buffer: bytearray) -> int:
+        """Receive into ``buffer``, as ``recv`` does; return how many bytes."""
+        return self._timed().recv_into(buffer)
+
     def is_quiet(self) -> bool:
         """Return whether nothing waits to be read: before a command, whatever came is not its answer."""
         self._socket.setblocking(False)
@@ -52,6 +58,10 @@ class Stream:
         except OSError as error:
             return isinstance(error, BlockingIOError) or type(error).__name__ == "SSLWantReadError"
         return False
+
+    def shutdown(self, how: int) -> None:
+        """End the connection, whoever else holds it."""
+        self._socket.shutdown(how)
 
     def close(self) -> None:
         """Close the connection."""
@@ -111,22 +121,30 @@ def _resolved(address: Address, flags: int = 0) -> list[Any]:
 
 
 def _resolved_by(address: Address, until: float) -> list[Any]:
-    outcome: SimpleQueue[list[Any] | Exception] = SimpleQueue()
+    try:
+        return awaited(lambda: _resolved(address), until)
+    except TimeoutError:
+        raise TimeoutError(f"the name {address.host!r} was not resolved in time") from None
 
-    def resolve() -> None:
+
+def awaited(work: Callable[[], T], until: float) -> T:
+    """Return what ``work`` returns, done in a thread; TimeoutError where it is not done by ``until``."""
+    outcome: SimpleQueue[tuple[T] | BaseException] = SimpleQueue()
+
+    def done() -> None:
         try:
-            outcome.put(_resolved(address))
-        except Exception as error:
+            outcome.put((work(),))
+        except BaseException as error:
             outcome.put(error)
 
-    Thread(target=resolve, name="nekkar-resolver", daemon=True).start()
+    Thread(target=done, name="nekkar-connecting", daemon=True).start()
     try:
         found = outcome.get(timeout=_left(until))
     except Empty:
-        raise TimeoutError(f"the name {address.host!r} was not resolved in time") from None
-    if isinstance(found, Exception):
+        raise TimeoutError("timed out") from None
+    if isinstance(found, BaseException):
         raise found
-    return found
+    return found[0]
 
 
 def _left(until: float) -> float:
