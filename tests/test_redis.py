@@ -266,6 +266,14 @@ def test_what_another_program_stored_is_refused_not_guessed_at(
     assert cache.get(key) is None
 
 
+def test_bytes_that_are_no_text_are_a_corrupt_log_to_who_asks_for_text(cache: RedisCache, key: str) -> None:
+    """As in every cache; to who asks for bytes they are as good as any."""
+    assert cache.cas(key, b"\xff\xfe", cache.gets(key)[1], 60)
+    with pytest.raises(CorruptLog, match=rf"{HOST}:\d+/0: key '{key}' holds b'\\xff\\xfe', .* delete the key$"):
+        cache.get(key)
+    assert cache.gets(key)[0] == b"\xff\xfe"
+
+
 @everywhere
 def test_a_key_of_another_type_is_an_error(cache: RedisCache, key: str) -> None:
     """A list is no log: CorruptLog on every read and swap."""
@@ -438,27 +446,29 @@ def tagged(words: list[bytes], reply: bytes) -> bytes:
     return b"*2\r\n$%d\r\n%b\r\n%b" % (len(tag), tag, reply)
 
 
-def _commands(cache: RedisCache) -> dict[str, Callable[[], object]]:
+def _commands(cache: RedisCache, key: str = "key") -> dict[str, Callable[[], object]]:
     return {
-        "get": lambda: cache.get("key"),
-        "gets": lambda: cache.gets("key"),
-        "add": lambda: cache.add("key", "value"),
-        "set": lambda: cache.set("key", "value"),
-        "delete": lambda: cache.delete("key"),
-        "cas": lambda: cache.cas("key", b"value", (b"", b""), 60),
+        "get": lambda: cache.get(key),
+        "gets": lambda: cache.gets(key),
+        "add": lambda: cache.add(key, "value"),
+        "set": lambda: cache.set(key, "value"),
+        "delete": lambda: cache.delete(key),
+        "cas": lambda: cache.cas(key, b"value", (b"", b""), 60),
         "tell_time": lambda: cache.tell_time(lambda: 0),
     }
 
 
 COMMANDS = ["get", "gets", "add", "set", "delete", "cas", "tell_time"]
 WRITES = ["add", "set", "delete", "cas"]
-TIMEOUT = 0.4
+TIMEOUT, PATIENCE = 0.6, 30.0  # where a trial takes a timeout, and where none should come
 EAGER = Retry(NoBackoff(), 10)
-CLIENTS: dict[str, Callable[[int], RedisCache]] = {
-    "host": lambda port: RedisCache(HOST, port, protocol=2, timeout=TIMEOUT),
-    "valkey": lambda port: RedisCache(f"valkey://{HOST}:{port}", timeout=TIMEOUT),
-    "client": lambda port: RedisCache(redis.Redis(HOST, port, protocol=2, retry=EAGER), timeout=TIMEOUT),
-    "valkey client": lambda port: RedisCache(valkey.Valkey(HOST, port, retry_on_timeout=True), timeout=TIMEOUT),
+CLIENTS: dict[str, Callable[[int, float], RedisCache]] = {
+    "host": lambda port, timeout: RedisCache(HOST, port, protocol=2, timeout=timeout),
+    "valkey": lambda port, timeout: RedisCache(f"valkey://{HOST}:{port}", timeout=timeout),
+    "client": lambda port, timeout: RedisCache(redis.Redis(HOST, port, protocol=2, retry=EAGER), timeout=timeout),
+    "valkey client": lambda port, timeout: RedisCache(
+        valkey.Valkey(HOST, port, retry_on_timeout=True), timeout=timeout
+    ),
 }
 clients = pytest.mark.parametrize("client", CLIENTS)
 # Where each trial takes a timeout: every command by one client, and a write by each other.
@@ -473,9 +483,9 @@ def test_a_server_that_accepts_and_never_answers_is_an_error_within_the_timeout(
     """CacheError names the server and the timeout; no retry, nor a client's own timeout, stretches the bound."""
     with socket.create_server((HOST, 0)) as listener:
         port = listener.getsockname()[1]
-        cache = CLIENTS[client](port)
+        cache = CLIENTS[client](port, TIMEOUT)
         began = time.monotonic()
-        with pytest.raises(CacheError, match=rf"{HOST}:{port}/0 did not answer within 0\.4 s; .*longer timeout"):
+        with pytest.raises(CacheError, match=rf"{HOST}:{port}/0 did not answer within 0\.6 s; .*longer timeout"):
             _commands(cache)[command]()
         assert time.monotonic() - began < 10 * TIMEOUT
 
@@ -490,7 +500,7 @@ def test_a_server_that_stops_answering_is_asked_once(client: str, command: str) 
         return tagged(words, b"$-1\r\n") if len(asked) == 1 else None
 
     with fake_server(answer) as port:
-        cache = CLIENTS[client](port)
+        cache = CLIENTS[client](port, TIMEOUT)
         assert cache.get("key") is None
         began = time.monotonic()
         with pytest.raises(CacheError, match="did not answer"):
@@ -511,7 +521,7 @@ def test_a_write_is_never_sent_twice(client: str, command: str) -> None:
         return tagged(words, b"$-1\r\n") if len(asked) == 1 else b""
 
     with fake_server(answer) as port:
-        cache = CLIENTS[client](port)
+        cache = CLIENTS[client](port, PATIENCE)
         assert cache.get("key") is None
         with pytest.raises(CacheError, match="see that it runs"):
             _commands(cache)[command]()
@@ -550,11 +560,101 @@ def test_a_late_answer_is_never_taken_for_the_next_ones(client: str) -> None:
         return tagged(words, b"$29\r\n" + version + b"right\r\n")
 
     with fake_server(answer) as port:
-        cache = CLIENTS[client](port)
+        cache = CLIENTS[client](port, TIMEOUT)
         with pytest.raises(CacheError, match="did not answer"):
             cache.get("key")
         send.set()
         assert [cache.get("key") for _ in range(5)] == ["right"] * 5
+
+
+def right(words: list[bytes]) -> bytes:
+    """Answer as an empty Redis does."""
+    answers = {b"'GET'": b"$-1\r\n", b"'DEL'": b":0\r\n", b"'TIME'": b"*2\r\n$1\r\n5\r\n$1\r\n7\r\n"}
+    return tagged(words, next((answer for call, answer in answers.items() if call in words[1]), b"+OK\r\n"))
+
+
+@clients
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_answer_that_comes_twice_is_not_the_next_commands(client: str, command: str) -> None:
+    """The same command's neither: a write is an error, its connection closed; a read is asked again on a new one."""
+    asked: list[bytes] = []
+
+    def answer(words: list[bytes]) -> bytes:
+        asked.append(words[0])
+        return right(words) * (2 if len(asked) == 1 else 1)
+
+    with fake_server(answer) as port:
+        call = _commands(cache := CLIENTS[client](port, PATIENCE))[command]
+        call()
+        if command in WRITES:
+            with pytest.raises(CacheError, match="not the answer to this command; that connection is closed"):
+                call()
+            assert not cache._pool.has_idle
+            assert len(asked) <= 2
+        for _ in range(3):
+            call()
+
+
+@clients
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_answer_that_its_command_never_gives_is_an_error(client: str, command: str) -> None:
+    """Though it bears the command's number: nothing altered on the way passes for a yes or a no."""
+    for reply in (b":7\r\n", b"+ON\r\n", b"*1\r\n:1\r\n", b"*2\r\n:1\r\n:2\r\n", b"?\r\n", b":1x\r\n"):
+        with fake_server(lambda words, reply=reply: tagged(words, reply)) as port:  # type: ignore[misc]
+            cache = CLIENTS[client](port, PATIENCE)
+            with pytest.raises(CacheError, match=f"{HOST}:{port}"):
+                _commands(cache)[command]()
+            assert command in ("get", "gets") or not cache._pool.has_idle
+
+
+def test_a_version_altered_on_the_way_is_no_version(cache: RedisCache, key: str) -> None:
+    """Each of its bytes counts: none is taken for a later state, which would make the true one look older."""
+    cache.set(key, "value")
+    stored: bytes = cache._client.get(key)
+    for at in range(24):
+        altered = stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :]
+        cache._client.set(key, altered)
+        with pytest.raises(CorruptLog, match="what nekkar did not write"):
+            cache.gets(key)
+    cache._client.set(key, stored)
+    assert cache.gets(key)[0] == b"value"
+
+
+def test_a_name_that_is_not_resolved_in_time_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The libraries' resolver knows no timeout; the command has one. What connects too late is closed."""
+    resolved, original, resolvers = threading.Event(), socket.getaddrinfo, list[threading.Thread]()
+
+    def slow(*terms: Any) -> Any:
+        resolvers.append(threading.current_thread())
+        resolved.wait(30)
+        return original(*terms)
+
+    with redis_server() as server, monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", slow)
+        for scheme in ("redis", "valkey"):
+            cache = RedisCache(f"{scheme}://localhost:{server.port}?timeout=0.2")
+            began = time.monotonic()
+            with pytest.raises(CacheError, match=r"localhost:.* did not answer within 0\.2 s"):
+                cache.get("key")
+            assert time.monotonic() - began < 2.0
+        resolved.set()
+        for resolver in resolvers:
+            resolver.join(30)
+        assert server.ask("CLIENT LIST").count("id=") == 1
+
+
+def test_where_no_thread_can_be_started_it_connects_all_the_same(
+    server: RedisServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a function at exit, say."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    cache = made("host", server.port)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    cache.set(key, "value")
+    assert cache.get(key) == "value"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, MemoryError, RuntimeError])
@@ -583,7 +683,7 @@ def test_a_refused_connection_is_an_error_that_names_server_and_remedy(client: s
     """CacheError, with what the library said as its cause."""
     port = free_port()
     with pytest.raises(CacheError, match=rf"{HOST}:{port}/0.*see that it runs and can be reached") as caught:
-        _commands(CLIENTS[client](port))[command]()
+        _commands(CLIENTS[client](port, PATIENCE))[command]()
     assert type(caught.value.__cause__).__name__ == "ConnectionError"
 
 
@@ -596,7 +696,7 @@ def test_an_answer_that_is_none_is_an_error(client: str, command: str, reply: by
     """What is cut short, refused, or not Redis at all, comes as CacheError and nothing else."""
     with fake_server(lambda _: reply) as port:
         with pytest.raises(CacheError, match=f"{HOST}:{port}") as caught:
-            _commands(CLIENTS[client](port))[command]()
+            _commands(CLIENTS[client](port, PATIENCE))[command]()
         assert caught.value.__cause__ is not None
 
 
@@ -615,7 +715,7 @@ def test_an_answer_that_is_none_is_an_error(client: str, command: str, reply: by
 def test_a_server_that_refuses_is_an_error_that_helps(client: str, reply: str, told: str) -> None:
     """The remedy fits the refusal, for every command."""
     with fake_server(lambda _: reply.encode() + b"\r\n") as port:
-        for command in _commands(CLIENTS[client](port)).values():
+        for command in _commands(CLIENTS[client](port, PATIENCE)).values():
             with pytest.raises(CacheError, match=told):
                 command()
 
@@ -635,6 +735,26 @@ def test_a_real_replica_and_a_real_full_server_say_what_to_do(key: str) -> None:
             server.ask("REPLICAOF NO ONE")
         server.ask("CONFIG SET maxmemory 0")
         assert cache.cas(key, b"other", token, 60)
+
+
+@pytest.mark.parametrize("client", [redis.Redis, valkey.Valkey])
+def test_a_user_needs_the_commands_that_the_error_tells_and_no_more(client: Any, key: str) -> None:
+    """With one of them too few, the error names them all; with all, everything works."""
+    commands = ["get", "getrange", "set", "del", "time", "eval"]
+    with redis_server() as server:
+        for missing in [*commands, None]:
+            allowed = " ".join(f"+{command}" for command in commands if command != missing)
+            assert server.ask(f"ACL SETUSER me reset on >secret ~{key}* {allowed}") == "+OK"
+            cache = RedisCache(client(HOST, server.port, username="me", password="secret", protocol=2), timeout=30)
+            calls = _commands(cache, key)
+            refused = list[str]()
+            for call in calls.values():
+                try:
+                    call()
+                except CacheError as error:
+                    refused.append(str(error))
+            assert bool(refused) == bool(missing)
+            assert all("allow this user EVAL, GET, GETRANGE, SET, DEL and TIME on these" in told for told in refused)
 
 
 SECRET = "s3cr3t-p@ss?w/rd"

@@ -128,7 +128,10 @@ def _resolved_by(address: Address, until: float) -> list[Any]:
 
 
 def awaited(work: Callable[[], T], until: float) -> T:
-    """Return what ``work`` returns, done in a thread; TimeoutError where it is not done by ``until``."""
+    """Return what ``work`` returns, done in a thread; TimeoutError where it is not done by ``until``.
+
+    Where no thread can be started, as in an ``atexit`` function, ``work`` is done here, however long it takes.
+    """
     outcome: SimpleQueue[tuple[T] | BaseException] = SimpleQueue()
 
     def done() -> None:
@@ -137,7 +140,10 @@ def awaited(work: Callable[[], T], until: float) -> T:
         except BaseException as error:
             outcome.put(error)
 
-    Thread(target=done, name="nekkar-connecting", daemon=True).start()
+    try:
+        Thread(target=done, name="nekkar-connecting", daemon=True).start()
+    except RuntimeError:
+        done()
     try:
         found = outcome.get(timeout=_left(until))
     except Empty:
