@@ -32,6 +32,8 @@ from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitT
 from nekkar.core.key import cache_key
 from nekkar.redis import COUNT, DESCENT, RedisCache, _after
 from nekkar.testing import CacheConformance
+from tests.integration.proxy import proxy
+from tests.integration.proxy import redis as by_resp
 from tests.integration.servers import RedisServer, free_port, redis_server
 
 HOST = "127.0.0.1"
@@ -50,7 +52,13 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisServer]:
-    """A cluster of one node."""
+    with cluster_of_one() as running:
+        yield running
+
+
+@contextmanager
+def cluster_of_one() -> Iterator[RedisServer]:
+    """Run a cluster of one node for a while."""
     bus = str(free_port())  # by default 10,000 above the other, which may be no port
     with redis_server("--save", "", "--cluster-enabled", "yes", "--cluster-port", bus) as running:
         assert running.ask("CLUSTER ADDSLOTSRANGE 0 16383") == "+OK"
@@ -545,6 +553,29 @@ def test_a_clusters_client_does_not_send_again_either(
     with pytest.raises(CacheError, match=r"the cluster of .* did not answer"):
         _commands(cache)[command]()
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("kind", ["cluster", "valkey cluster"])
+def test_a_clusters_answers_prove_whose_they_are_too(kind: str) -> None:
+    """Another command's answer, through a wire between: an error, and the idle connections to that node are closed."""
+    answers: list[bytes] = []
+
+    def keep(client: socket.socket, answer: bytes) -> None:
+        answers.append(answer)
+        client.sendall(answer)
+
+    with cluster_of_one() as server, proxy(server.port, ends=by_resp) as wire:
+        assert server.ask(f"CONFIG SET cluster-announce-port {wire.port}") == "+OK"
+        cache = made(kind, wire.port)
+        wire.fault = keep
+        cache.set("key", "value")
+        wire.fault = lambda client, answer: client.sendall(answers[-1])
+        with pytest.raises(CacheError, match=r"key 'key' answered .* not the answer to this command"):
+            cache.set("key", "other")
+        wire.fault = keep
+        known = set(wire.open)
+        assert cache.get("key") == "other"
+        assert wire.open - known
 
 
 @clients
