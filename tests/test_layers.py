@@ -61,6 +61,7 @@ LAYERS = [
     "nekkar.requests",
     "nekkar.httpx",
     "nekkar.httpx2",
+    "nekkar.redis_wire",
     "nekkar.redis_client",
     "nekkar.redis",
     "nekkar.testing",

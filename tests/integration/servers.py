@@ -123,7 +123,7 @@ class RedisServer:
         """Return how many commands on keys were served so far, not counting those inside scripts."""
         lines = (line.split(":calls=") for line in self.ask("INFO commandstats").splitlines() if ":calls=" in line)
         calls = {name.removeprefix("cmdstat_"): int(rest.partition(",")[0]) for name, rest in lines}
-        return calls.get("get", 0) + calls.get("evalsha", 0) + calls.get("eval", 0)
+        return calls.get("eval", 0)
 
     @property
     def url(self) -> str:

@@ -15,9 +15,10 @@ holds its caller up for as long as it likes. Here each step gets only what is le
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nekkar.core.cache.address import Address
 from nekkar.core.clock import monotonic
@@ -25,11 +26,12 @@ from nekkar.core.clock import monotonic
 if TYPE_CHECKING:
     import ssl
 
+T = TypeVar("T")
 _Target = tuple[int, int, Any]  # family, protocol, address
 
 
 class Stream:
-    """A connected socket, as far as pymemcache uses one. ``until``: when the current command ends (monotonic)."""
+    """A connected socket, as far as clients use one. ``until``: when the current command ends (monotonic)."""
 
     __slots__ = ("_socket", "until")
 
@@ -52,6 +54,10 @@ class Stream:
                 raise
             raise TimeoutError("timed out") from None
 
+    def recv_into(self, buffer: bytearray) -> int:
+        """Receive into ``buffer``, as ``recv`` does; return how many bytes."""
+        return self._timed().recv_into(buffer)
+
     def is_quiet(self) -> bool:
         """Return whether nothing waits to be read: before a command, whatever came is not its answer."""
         self._socket.setblocking(False)
@@ -60,6 +66,10 @@ class Stream:
         except OSError as error:
             return _is_empty(error)
         return False
+
+    def shutdown(self, how: int) -> None:
+        """End the connection, whoever else holds it."""
+        self._socket.shutdown(how)
 
     def close(self) -> None:
         """Close the connection."""
@@ -119,22 +129,36 @@ def _resolved(address: Address, flags: int = 0) -> list[Any]:
 
 
 def _resolved_by(address: Address, until: float) -> list[Any]:
-    outcome: SimpleQueue[list[Any] | Exception] = SimpleQueue()
+    try:
+        return awaited(lambda: _resolved(address), until)
+    except TimeoutError:
+        raise TimeoutError(f"the name {address.host!r} was not resolved in time") from None
 
-    def resolve() -> None:
+
+def awaited(work: Callable[[], T], until: float) -> T:
+    """Return what ``work`` returns, done in a thread; TimeoutError where it is not done by ``until``.
+
+    Where no thread can be started, as in an ``atexit`` function, ``work`` is done here, however long it takes.
+    """
+    outcome: SimpleQueue[tuple[T] | BaseException] = SimpleQueue()
+
+    def done() -> None:
         try:
-            outcome.put(_resolved(address))
-        except Exception as error:
+            outcome.put((work(),))
+        except BaseException as error:
             outcome.put(error)
 
-    Thread(target=resolve, name="nekkar-resolver", daemon=True).start()
+    try:
+        Thread(target=done, name="nekkar-connecting", daemon=True).start()
+    except RuntimeError:
+        done()
     try:
         found = outcome.get(timeout=_left(until))
     except Empty:
-        raise TimeoutError(f"the name {address.host!r} was not resolved in time") from None
-    if isinstance(found, Exception):
+        raise TimeoutError("timed out") from None
+    if isinstance(found, BaseException):
         raise found
-    return found
+    return found[0]
 
 
 def _is_empty(error: OSError) -> bool:
