@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 
 from nekkar.core.log import HitLog
 from nekkar.core.rate import SECOND, Quota, Rate
-from nekkar.core.refusals import MARGIN_PART
+from nekkar.core.refusals import MARGIN_PART, Refusals
 
 MATTERS_PART = 64
 
