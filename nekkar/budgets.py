@@ -7,7 +7,7 @@
 - A reset is in seconds, a duration such as ``6m0s``, Unix time in s or ms, an HTTP date, or RFC 3339's. A point in
   time counts from the answer's own ``Date``, where it has one.
   It is taken for a window's end, but for OpenAI and Anthropic, whose buckets fill bit by bit.
-- A reset told with a fraction of a second is known to a tenth, any other to a second.
+- A duration is known as closely as its last digit tells, to a second or a ms; a point in time to a second.
 - What can't be meant is left out, and told as a fault: no number, a limit of 0, more left than the limit, a reset
   over a minute past.
 
@@ -35,7 +35,7 @@ _PART = re.compile(r"([0-9.]+)([a-zµ]+)")
 _UNITS = {"ns": 0.001, "us": 1, "µs": 1, "ms": 1000, "s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND}
 _UNITS |= {"d": 86_400 * SECOND}
 _UNIX_S, _UNIX_MS, _UNIX_END = 10**9, 10**11, 10**14
-FRACTION_US = SECOND // 10  # of a reset told with one digit at least
+_GRAINS = (SECOND, SECOND // 10, SECOND // 100, SECOND // 1000)
 
 _WINDOWS = [
     (f"{before}-limit", f"{before}-remaining", f"{before}-reset")
@@ -148,8 +148,8 @@ def reset_us(text: str, now_us: int, date: str | None = None) -> int | None:
 
 def _grain_us(text: str | None) -> int:
     """Return how closely a reset is told. A point in time is one beside a clock, or a ``Date``, of whole seconds."""
-    span = None if text is None else _span_us(text)
-    return FRACTION_US if span is not None and span % SECOND else SECOND
+    span = (None if text is None else _span_us(text)) or 0
+    return next((grain for grain in _GRAINS if span % grain == 0), _GRAINS[-1])
 
 
 def _span_us(text: str) -> int | None:

@@ -168,8 +168,10 @@ def test_resets_in_every_form(text: str, us: int | None) -> None:
         ("30.0", S),
         ("6m0s", S),
         ("2.5", S // 10),
-        ("8.64s", S // 10),
-        ("20ms", S // 10),
+        ("8.64s", S // 100),
+        ("22ms", S // 1000),
+        ("1.2345678", S // 1000),
+        ("0", S),
         ("1795000010", S),
         ("1795000010.25", S),
         ("1795000010123", S),
@@ -178,7 +180,7 @@ def test_resets_in_every_form(text: str, us: int | None) -> None:
     ],
 )
 def test_how_closely_a_reset_is_told(text: str, grain: int) -> None:
-    """A duration with a fraction to a tenth of a second; points in time stand beside a ``Date`` of whole seconds."""
+    """A duration to its last digit, a millisecond at best; points in time stand beside a ``Date`` of whole seconds."""
     headers = {"x-ratelimit-remaining": "1", "x-ratelimit-reset": text}
     assert [budget.grain_us for budget in read(headers, NOW + 5, DATE).budgets] == [grain]
 

@@ -322,7 +322,7 @@ class Shared:
         return sum(count for time, count in self.booked if time >= self.begins(self.now))
 
 
-@given(STEPS, st.sampled_from([S, S // 10]))
+@given(STEPS, st.sampled_from([S, MS]))
 def test_no_hit_of_others_is_booked_that_there_was_not(steps: list[tuple[int, int, int]], grain: int) -> None:
     """A service of fixed windows: of what the log has for others, it has counted as many in its window.
 
@@ -337,7 +337,7 @@ def test_no_hit_of_others_is_booked_that_there_was_not(steps: list[tuple[int, in
         assert all(time < end for time, count in shared.booked if count)
 
 
-@given(STEPS, st.sampled_from([S, S // 10]))
+@given(STEPS, st.sampled_from([S, MS]))
 def test_a_sliding_window_is_taken_for_fixed_ones_at_a_bounded_cost(
     steps: list[tuple[int, int, int]], grain: int
 ) -> None:
@@ -356,7 +356,7 @@ def test_a_sliding_window_is_taken_for_fixed_ones_at_a_bounded_cost(
         assert shared.live() <= shared.count(begin - LATE - grain) + shared.count(begin)
 
 
-@given(st.lists(st.integers(0, 3 * S), min_size=5, max_size=60), st.sampled_from([S, S // 10]))
+@given(st.lists(st.integers(0, 3 * S), min_size=5, max_size=60), st.sampled_from([S, MS]))
 def test_a_service_that_fills_bit_by_bit_is_no_others(waits: list[int], grain: int) -> None:
     """GCRA, 20 per 10 s, all of it ours; its reset is when it is full: nothing is booked, nothing held.
 
@@ -389,7 +389,7 @@ def test_a_reset_told_closely_hides_no_others_behind_our_last_window() -> None:
     """
     limit = quota("60/3s")
     log = log_of(limit, (-500 * MS, 40), (0, 1))
-    close = Budget(39, 60, reset_us=2_900 * MS, is_window=True, grain_us=100 * MS)
+    close = Budget(39, 60, reset_us=2_900 * MS, is_window=True, grain_us=MS)
     assert heard(log, limit, told(close), NOW + MS).since(NOW - 200 * MS) == 21
     assert heard(log, limit, told(replace(close, reset_us=3 * S, grain_us=S)), NOW + MS) is log
 
@@ -413,7 +413,7 @@ def test_a_refusal_with_nothing_left_is_believed() -> None:
 def test_a_call_refused_is_none_of_those_that_the_service_counted() -> None:
     """Its 10 did not have room for it: 9 are ours, so one is of others, and a wider margin would not have helped."""
     log = log_of(LIMIT, (-S, 9), (0, 1))
-    nothing = Budget(0, 10, reset_us=S, is_window=True, grain_us=100 * MS)
+    nothing = Budget(0, 10, reset_us=S, is_window=True, grain_us=MS)
     word = Word(NOW, HOUR, is_refusal=True, pause_us=1, budgets=(nothing,))
     after = heard(log, LIMIT, word, NOW)
     assert after.since(NOW - 2 * S) == 11
@@ -425,7 +425,7 @@ def test_a_call_refused_is_none_of_those_that_the_service_counted() -> None:
 def test_a_refusal_of_a_window_that_is_all_ours_still_teaches_the_margin() -> None:
     """Ten before it, all ours, the first of them late on its way: the window ends at once."""
     log = log_of(LIMIT, (-PERIOD - LIMIT.margin_us, 1), (-S, 9), (0, 1))
-    nothing = Budget(0, 10, reset_us=MS, is_window=True, grain_us=100 * MS)
+    nothing = Budget(0, 10, reset_us=MS, is_window=True, grain_us=MS)
     word = Word(NOW, HOUR, is_refusal=True, pause_us=1, budgets=(nothing,))
     after = heard(log, LIMIT, word, NOW)
     assert after.total == log.total
