@@ -26,6 +26,8 @@ from nekkar.core.clock import monotonic
 if TYPE_CHECKING:
     import ssl
 
+LEAST_PART = 0.9
+
 T = TypeVar("T")
 _Target = tuple[int, int, Any]  # family, protocol, address
 
@@ -33,10 +35,11 @@ _Target = tuple[int, int, Any]  # family, protocol, address
 class Stream:
     """A connected socket, as far as clients use one. ``until``: when the current command ends (monotonic)."""
 
-    __slots__ = ("_socket", "until")
+    __slots__ = ("_allowed", "_socket", "until")
 
     def __init__(self, connected: socket.socket, until: float) -> None:
         self._socket, self.until = connected, until
+        self._allowed = -1.0
 
     def sendall(self, data: bytes) -> None:
         """Send all of ``data``; TimeoutError where that is not done by ``until``."""
@@ -46,21 +49,16 @@ class Stream:
 
     def recv(self, size: int) -> bytes:
         """Return up to ``size`` bytes, b"" at the end; TimeoutError where none came by ``until``."""
-        self._socket.settimeout(max(0.0, self.until - monotonic()))
-        try:
-            return self._socket.recv(size)
-        except OSError as error:
-            if not _is_empty(error):
-                raise
-            raise TimeoutError("timed out") from None
+        return self._received(self._socket.recv, size)
 
     def recv_into(self, buffer: bytearray) -> int:
         """Receive into ``buffer``, as ``recv`` does; return how many bytes."""
-        return self._timed().recv_into(buffer)
+        return self._received(self._socket.recv_into, buffer)
 
     def is_quiet(self) -> bool:
         """Return whether nothing waits to be read: before a command, whatever came is not its answer."""
         self._socket.setblocking(False)
+        self._allowed = 0.0
         try:
             self._socket.recv(1)
         except OSError as error:
@@ -75,9 +73,24 @@ class Stream:
         """Close the connection."""
         self._socket.close()
 
+    def _received(self, receive: Callable[[Any], T], into: Any) -> T:
+        try:
+            self._allow(max(0.0, self.until - monotonic()))
+            return receive(into)
+        except OSError as error:
+            if _is_empty(error):
+                raise TimeoutError("timed out") from None
+            raise
+
     def _timed(self) -> socket.socket:
-        self._socket.settimeout(_left(self.until))
+        self._allow(_left(self.until))
         return self._socket
+
+    def _allow(self, left: float) -> None:
+        """Have the socket wait for what is left or up to a part less: each setting is a system call."""
+        if not left * LEAST_PART <= self._allowed <= left:
+            self._allowed = left * (1 + LEAST_PART) / 2
+            self._socket.settimeout(self._allowed)
 
 
 def connect(address: Address, until: float, tls: ssl.SSLContext | None) -> Stream:
