@@ -27,6 +27,8 @@ from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
 from nekkar.core.rate import SECOND, micros
 from nekkar.redis_client import failures, is_cluster, library_of, made, place, settings, split_timeout
 
+__all__ = ["RedisCache"]
+
 T = TypeVar("T")
 Ask = Callable[..., Any]  # sends one command, returns its answer
 Token = tuple[bytes, bytes]  # the version that must stand, and the descent that a swap carries on
