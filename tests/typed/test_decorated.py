@@ -85,9 +85,12 @@ def test_functions_keep_their_signatures() -> None:
         lambda: plain("2"),  # type: ignore[arg-type]
         lambda: plain(2, test="b"),  # type: ignore[call-arg]
         lambda: either(None),  # type: ignore[call-overload]
+        lambda: task(),  # type: ignore[call-arg]
+        lambda: Api().method(3),  # type: ignore[arg-type]
         lambda: limit(3),  # type: ignore[arg-type]
+        lambda: limiter("calls", 1.5),  # type: ignore[arg-type]
     ]
-    assert len(wrong) == 4, "mypy warns of each ignore that it has no use for"
+    assert len(wrong) == 7, "mypy warns of each ignore that it has no use for"
 
 
 def test_methods_are_bound() -> None:
