@@ -51,11 +51,6 @@ def server() -> Iterator[GitlabServer]:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def sleeps(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the SDK sleeps before it repeats a call; time passes meanwhile."""
     slept: list[float] = []

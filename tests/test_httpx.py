@@ -40,11 +40,6 @@ def server() -> Iterator[Server]:
         yield served
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def stub(face: Face, error: Exception | None = None) -> Any:
     """Return a transport that sends nothing, and remembers what it was told to do in ``told``."""
     base: Any = face.base

@@ -61,11 +61,6 @@ def server() -> Iterator[ChatServer]:
         yield served
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def client_of(server: Server, limiter: Nekkar, **options: Any) -> openai.OpenAI:
     client = limit(httpx2.Client(trust_env=False), limiter, RULES, max_wait=options.pop("max_wait", None))
     return openai.OpenAI(http_client=client, base_url=f"{server.url}/v1", api_key="k", **options)
