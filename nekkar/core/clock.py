@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import anyio
 
+__all__ = ["Clock", "ReadClock", "SystemClock"]
+
 LONGEST_SLEEP_S = 3600.0
 
 
