@@ -39,7 +39,7 @@ class Stream:
 
     def __init__(self, connected: socket.socket, until: float) -> None:
         self._socket, self.until = connected, until
-        self._allowed = -1.0
+        self._allowed = -1.0  # not known
 
     def sendall(self, data: bytes) -> None:
         """Send all of ``data``; TimeoutError where that is not done by ``until``."""
