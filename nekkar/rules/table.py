@@ -50,7 +50,7 @@ class RuleTable:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a table from a TOML file; ConfigurationError, with the file's name, for whatever is none."""
+        """Read a table from a TOML file; ConfigurationError, with the file's name, for whatever is none. Blocks."""
         content = load(path).content
         try:
             return cls.from_dict(content)
