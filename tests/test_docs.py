@@ -21,7 +21,7 @@ from nekkar.core.rate import quota
 from nekkar.demo.server import StrictServer
 from nekkar.rules import faults
 from tests.integration.servers import Memcached, memcached, redis_server
-from tests.pages import LIMITS_TOML, README, Fence, all_fences, fences
+from tests.pages import LIMITS_TOML, PAGES, README, ROOT, Fence, all_fences, fences
 
 BLOCKS = all_fences("python")
 CONSOLES = all_fences("console")
@@ -157,6 +157,13 @@ def test_every_rule_file_is_sound(file: Fence, folder: Path) -> None:
 def test_every_command_line_is_one(command: str) -> None:
     """The parser takes each, those too that no test runs."""
     assert _parser().parse_args(shlex.split(command)).command == command.split()[0]
+
+
+def test_each_file_of_tests_that_a_page_names_is_there() -> None:
+    """Who says how a promise is tested says so of tests that there are; a placeholder of a reader's own is none."""
+    named = {name for page in PAGES for name in re.findall(r"tests/[\w/]*\w+\.py", page.read_text(encoding="utf-8"))}
+    assert len(named) >= 10
+    assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
 def test_there_is_something_to_run() -> None:
