@@ -211,8 +211,10 @@ def test_a_socket_is_set_to_wait_once_for_many_commands_and_never_beyond_the_end
         assert 0.9 * (stream.until - now[0]) <= waits.set[-1] <= stream.until - now[0]
         now[0] += 0.01
     now[0] = stream.until
+    stream.recv(1)
+    assert waits.set[-1] == 0.0  # what is here already, and nothing else
     with pytest.raises(TimeoutError):
-        stream.recv(1)
+        stream.sendall(b"command")
 
 
 def test_a_server_without_tokens_is_an_error() -> None:
@@ -404,6 +406,19 @@ def test_a_server_that_dribbles_its_answer_is_an_error_within_the_timeout(ask: C
     with answering(lambda asked: [b"V"] * 40 if asked[:2] == b"ms" or ask is gets else to_stores(b"")(asked)) as port:
         cache = MemcachedCache(HOST, port, timeout=0.2)
         assert timed(lambda: ask(cache), r"did not answer within 0\.2 s") < 1.0
+
+
+def test_an_answer_that_came_while_this_process_stood_still_counts() -> None:
+    """Stopped, or collecting garbage, for longer than the timeout: what is here is read, and no more awaited."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = Stream(ours, until=time.monotonic() - 1.0)
+        theirs.sendall(b"here")
+        assert stream.recv(64) == b"here"
+        with pytest.raises(TimeoutError):
+            stream.recv(64)
+        theirs.close()
+        assert stream.recv(64) == b""
 
 
 def test_connecting_and_asking_share_one_deadline(server: Memcached) -> None:
