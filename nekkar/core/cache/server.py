@@ -104,7 +104,7 @@ class Server:
 
     def _client(self, stream: Stream) -> Client:
         """Return pymemcache's client on a connection of ours: its own has a timeout for each ``recv`` alone."""
-        from pymemcache.client.base import Client  # half the time of a first call; only the servers of old need it
+        from pymemcache.client.base import Client  # takes longer than all else of a first call; old servers need it
 
         client = Client((self.address.host, self.address.port), default_noreply=False, ignore_exc=False)
         client.sock = stream
