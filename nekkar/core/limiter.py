@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakValueDictionary
 
-from nekkar.core.cache import BaseCache, MemoryCache, TellsTime, from_url
+from nekkar.core.cache import BaseCache, TellsTime
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.events import Callback, Listeners, Listening
@@ -134,8 +134,12 @@ class Nekkar:
 
 def _cache(cache: BaseCache | str | None) -> BaseCache:
     if cache is None:
+        from nekkar.core.cache.memory import MemoryCache
+
         return MemoryCache()
     if isinstance(cache, str):
+        from nekkar.core.cache.url import from_url
+
         return from_url(cache)
     if not isinstance(cache, BaseCache):
         raise ConfigurationError(f"cache {shown(cache)} is no BaseCache and no URL; give one of these, or None")
