@@ -113,7 +113,11 @@ class Line:
             if caller.error:
                 raise caller.error
             if caller.slot is None:
-                yield from self._line_up(caller)
+                turn = self._line_up(caller)
+                if isinstance(turn, Wait):
+                    yield turn
+                elif turn:
+                    yield from self._lead(turn)
             elif (yield from self._arrives(caller, caller.slot)):
                 return caller.slot
 
@@ -127,25 +131,20 @@ class Line:
             self._places.queue.join(caller)
         self._voice.waits(caller, at, caller.arrived)
 
-    def _line_up(self, caller: Caller) -> Effects[None]:
-        """Lead a booking if it is this caller's turn, else wait for whatever comes first."""
+    def _line_up(self, caller: Caller) -> _Booking | Wait | None:
+        """Return the booking to lead if it is this caller's turn, else the wait for whatever comes first."""
         now = self.ledger.clock.now_us()
-        booking = None
         with self._lock:
             if caller.slot or caller.error:
-                return
+                return None
             leads = self._places.queue.head is caller and not self._booking
             if leads and (self._places.returned or self._may_book(now)):
-                self._booking = booking = _Booking(caller)
-            else:
-                until = self._patience(caller, now)
-                if leads:
-                    until = min(self._places.resume_at, self._places.resume_at if until is None else until)
-                event = self._event_of(caller)
-        if booking:
-            yield from self._lead(booking)
-        else:
-            yield Wait(until, event)
+                self._booking = _Booking(caller)
+                return self._booking
+            until = self._patience(caller, now)
+            if leads:
+                until = min(self._places.resume_at, self._places.resume_at if until is None else until)
+            return Wait(until, self._event_of(caller))
 
     def _lead(self, booking: _Booking, shielded: bool = False) -> Effects[None]:
         try:
