@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
-from nekkar.core.limiter import Nekkar
-from nekkar.core.rate import Quota, micros, patience, quota, whole
+from nekkar.core.limiter import Nekkar, terms
+from nekkar.core.rate import Quota, micros, whole
 from nekkar.hearing import Passage
 from nekkar.rules import RuleTable
 
@@ -86,6 +86,4 @@ class Gate:
 
 def _terms(name: str, given: Mapping[str, Any]) -> tuple[Quota, float | None]:
     """Read a limit of the table once, not at each request."""
-    terms = quota(given["rate"], given.get("period"), given.get("spacing", 0.0), given.get("margin"))
-    longest = given.get("max_wait")
-    return terms, None if longest is None else patience(longest, name)
+    return terms(name, given["rate"], **{key: value for key, value in given.items() if key != "rate"})

@@ -87,11 +87,7 @@ class Nekkar:
         """
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"limit name {shown(name)} is no text; give a non-empty str")
-        try:
-            terms = quota(rate_limit, period, spacing, margin)
-        except ConfigurationError as cause:
-            raise ConfigurationError(f"limit {shown(name)}: {cause}") from None
-        return self.limit_of(name, terms, None if max_wait is None else patience(max_wait, name))
+        return self.limit_of(name, *terms(name, rate_limit, period, spacing, margin, max_wait))
 
     def limit_of(self, name: str, terms: Quota, max_wait: float | None) -> Limit:
         """Return the limit ``name`` of these terms; ConfigurationError where it has others already."""
@@ -130,6 +126,22 @@ class Nekkar:
         now = self._clock.now_us()
         self._kept = {name: shared for name, shared in self._kept.items() if not shared.is_idle(now)}
         self._sweep_at = max(SWEEP_AT, 2 * len(self._kept))
+
+
+def terms(
+    name: str,
+    rate_limit: int | str,
+    period: float | None = None,
+    spacing: float | str = 0.0,
+    margin: float | None = None,
+    max_wait: float | None = None,
+) -> tuple[Quota, float | None]:
+    """Read the terms of limit ``name`` as users write them; ConfigurationError, with the name, for what are none."""
+    try:
+        read = quota(rate_limit, period, spacing, margin)
+    except ConfigurationError as cause:
+        raise ConfigurationError(f"limit {shown(name)}: {cause}") from None
+    return read, None if max_wait is None else patience(max_wait, name)
 
 
 def _cache(cache: BaseCache | str | None) -> BaseCache:

@@ -76,7 +76,7 @@ class World:
             asked, conflicts = self.now, 0
             while True:
                 yield int(random.uniform(0, self.pace.pause_us(self.log.crowd) >> min(conflicts, 3))) + half
-                base, version = self.log.forget(self.now), self.version
+                version = self.version
                 self._command()
                 yield self.latency_us
                 self._command()
@@ -85,6 +85,7 @@ class World:
                 conflicts += 1
                 yield half
             soonest = self.now + half + self.pace.lead_us(self.terms.margin_us)
+            base = self.log.forget(self.now)  # as it was read, since nobody wrote between
             at = base.earliest(self.terms, 1, soonest)
             self.log = replace(base.book(at, 1), crowd=crowded(base.crowd, conflicts))
             self.version += 1
