@@ -15,27 +15,44 @@ from nekkar.core.loops import THREADS_PER_LOOP
 
 
 class Bell:
-    """What one task waits on, as ``anyio.Event`` but lighter."""
+    """What one task waits on: an ``anyio.Event`` that is lighter, and can be waited on for so long ``within``."""
 
-    __slots__ = ("rung",)
+    __slots__ = ("_is_set", "rung")
 
     def __init__(self) -> None:
+        self._is_set = False
         self.rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def set(self) -> None:
         """Wake the task; in its loop's thread."""
+        self._is_set = True
+        self._ring()
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        return self._is_set
+
+    async def wait(self) -> None:
+        """Wait until it is set."""
+        await self._unrung()
+
+    async def within(self, seconds: float) -> None:
+        """Wait until it is set, so long at most."""
+        timer = self.rung.get_loop().call_later(seconds, self._ring)
+        try:
+            await self._unrung()
+        finally:
+            timer.cancel()
+
+    def _ring(self) -> None:
         if not self.rung.done():
             self.rung.set_result(None)
 
-    def is_set(self) -> bool:
-        """Whether the task was woken."""
-        return self.rung.done() and not self.rung.cancelled()
-
-    async def wait(self) -> None:
-        """Wait until it is set; again after a wait that was cancelled."""
-        if self.rung.cancelled():
+    def _unrung(self) -> asyncio.Future[None]:
+        """Return the future; a new one after a wait that was cancelled, or over."""
+        if self.rung.done() and not self._is_set:
             self.rung = self.rung.get_loop().create_future()
-        await self.rung
+        return self.rung
 
 
 class AsyncioLoop:
