@@ -249,3 +249,31 @@ def test_work_of_a_loop_that_is_over_ends_all_the_same(backend: str) -> None:
     run_in(backend, leave)
     opened.set()
     assert ended.wait(PATIENCE)
+
+
+def test_an_end_that_nobody_waits_for_is_no_error() -> None:
+    """A cancelled task's work ends in silence, well or not, while its loop runs on."""
+    said: list[Any] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        for fails in (False, True):
+            opened, ended = threading.Event(), threading.Event()
+            task = asyncio.ensure_future(this_loop().in_thread(work, opened, ended, fails, shielded=False))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            opened.set()
+            while not ended.is_set():
+                await asyncio.sleep(0)
+            await this_loop().in_thread(int, shielded=False)
+
+    def work(opened: threading.Event, ended: threading.Event, fails: bool) -> None:
+        assert opened.wait(PATIENCE)
+        ended.set()
+        if fails:
+            raise KeyError("no")
+
+    in_asyncio(main)
+    assert said == []
