@@ -18,7 +18,6 @@ from nekkar.core.limit import Limit, Shared
 from nekkar.core.once import Once
 from nekkar.core.outage import OnCacheError, Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, quota
-from nekkar.core.server_clock import ServerClock
 from nekkar.core.status import Admission, Status, Window
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
@@ -160,6 +159,8 @@ def _cache(cache: BaseCache | str | None) -> BaseCache:
 
 def _clock(clock: Clock | str, cache: BaseCache) -> Clock:
     if clock in ("auto", "server") and isinstance(cache, TellsTime):
+        from nekkar.core.server_clock import ServerClock
+
         return ServerClock(cache.tell_time, insist=clock == "server")
     if clock == "server":
         raise ConfigurationError(f"clock 'server': {shown(cache)} has no server that tells a clock; use 'auto'")
