@@ -344,6 +344,19 @@ def test_a_server_that_dribbles_its_answer_is_an_error_within_the_timeout(ask: C
         assert timed(lambda: ask(cache), r"did not answer within 0\.2 s") < 1.0
 
 
+def test_an_answer_that_came_while_this_process_stood_still_counts() -> None:
+    """Stopped, or collecting garbage, for longer than the timeout: what is here is read, and no more awaited."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = Stream(ours, until=time.monotonic() - 1.0)
+        theirs.sendall(b"here")
+        assert stream.recv(64) == b"here"
+        with pytest.raises(TimeoutError):
+            stream.recv(64)
+        theirs.close()
+        assert stream.recv(64) == b""
+
+
 def test_connecting_and_asking_share_one_deadline(server: Memcached) -> None:
     """With 0.6 s for each answer a first command (version, read) is over its 1 s, a later one is not."""
     with proxy(server.port) as way:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+PATIENCE_S = 10  # the timeout in the URLs: that a busy machine answers late is no outage
+
 
 def free_port() -> int:
     """Return a TCP port that nobody listened on a moment ago."""
@@ -71,7 +73,7 @@ class Memcached:
 
     @property
     def url(self) -> str:
-        return f"memcached://127.0.0.1:{self.port}"
+        return f"memcached://127.0.0.1:{self.port}?timeout={PATIENCE_S}"
 
 
 @dataclass
@@ -125,7 +127,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://127.0.0.1:{self.port}/0?timeout={PATIENCE_S}"
 
 
 @contextmanager

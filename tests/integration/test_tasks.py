@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
 
 import anyio
 import pytest
 
 from nekkar.core.codec import decode
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.line import Line
 from nekkar.core.places import Places
 from nekkar.core.slots import Slot
 from tests.checks import worst_window
@@ -59,39 +57,24 @@ class Crowd:
 
 
 @pytest.fixture
-def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Tell who came too late for its slot, by ticket."""
-    tickets: list[int] = []
-
-    def arrives(line: Line, caller: Any, slot: Any) -> Any:
-        is_in_time = yield from arriving(line, caller, slot)
-        tickets.extend([] if is_in_time else [caller.ticket])
-        return is_in_time
-
-    arriving = Line._arrives
-    monkeypatch.setattr(Line, "_arrives", arrives)
-    return tickets
-
-
-@pytest.fixture
-def overdue(monkeypatch: pytest.MonkeyPatch) -> list[Slot]:
-    """Tell which slots were given back after their time: within a horizon, or never, are they unbooked."""
+def late(monkeypatch: pytest.MonkeyPatch) -> list[Slot]:
+    """Tell which slots nobody came for in time, late callers and cancelled ones: they may stay booked."""
     slots: list[Slot] = []
 
-    def gives_back(places: Places, slot: Slot) -> None:
+    def give_back(places: Places, slot: Slot) -> None:
         slots.extend([slot] if places.ledger.clock.now_us() > slot.at else [])
         giving_back(places, slot)
 
     giving_back = Places.give_back
-    monkeypatch.setattr(Places, "give_back", gives_back)
+    monkeypatch.setattr(Places, "give_back", give_back)
     return slots
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_thousands_of_tasks_wait_in_line(server: Memcached, backend: str, late: list[int], overdue: list[Slot]) -> None:
+def test_thousands_of_tasks_wait_in_line(server: Memcached, backend: str, late: list[Slot]) -> None:
     """They start in order of arrival, on few threads, never over; half are cancelled, and no capacity goes along.
 
-    But for those whom a busy machine makes late: they come when they can, and so may their unused slots.
+    But for those whom a busy machine makes late: they come when they can, and their slots may go unused.
     """
     before = threading.active_count()
     limiter = Nekkar(server.url)
@@ -108,5 +91,5 @@ def test_thousands_of_tasks_wait_in_line(server: Memcached, backend: str, late: 
     assert worst_window([at for _, at in crowd.started], round(PERIOD * 1e6)) <= CALLS
     assert crowd.most_threads <= before + 10
     value, _ = limiter._cache.gets("nekkar:jobs")  # type: ignore[attr-defined]
-    assert 0 <= decode(value).total - len(numbers) <= len(overdue)  # nobody else was booked for who did not start
+    assert 0 <= decode(value).total - len(numbers) <= len(late)  # nobody was booked for who did not start
     assert server.commands() < TASKS

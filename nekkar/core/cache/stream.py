@@ -7,6 +7,8 @@ holds its caller up for as long as it likes. Here each step gets only what is le
   of the time left.
 - ``getaddrinfo`` has no timeout: a name is resolved in a thread, and waited for until the instant. A
   resolver that hangs keeps that thread until it gives up; a numeric address needs none.
+- What came while this process itself stood still (stopped, collecting garbage, starved) is no server's fault:
+  past the instant an answer that is already here is read, and none is waited for.
 - Nagle's algorithm is off, and a command is one send: small writes never wait for each other.
 """
 
@@ -42,7 +44,13 @@ class Stream:
 
     def recv(self, size: int) -> bytes:
         """Return up to ``size`` bytes, b"" at the end; TimeoutError where none came by ``until``."""
-        return self._timed().recv(size)
+        self._socket.settimeout(max(0.0, self.until - monotonic()))
+        try:
+            return self._socket.recv(size)
+        except OSError as error:
+            if not _is_empty(error):
+                raise
+            raise TimeoutError("timed out") from None
 
     def is_quiet(self) -> bool:
         """Return whether nothing waits to be read: before a command, whatever came is not its answer."""
@@ -50,7 +58,7 @@ class Stream:
         try:
             self._socket.recv(1)
         except OSError as error:
-            return isinstance(error, BlockingIOError) or type(error).__name__ == "SSLWantReadError"
+            return _is_empty(error)
         return False
 
     def close(self) -> None:
@@ -127,6 +135,11 @@ def _resolved_by(address: Address, until: float) -> list[Any]:
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def _is_empty(error: OSError) -> bool:
+    """Return whether a socket that does not block told that there is nothing to read."""
+    return isinstance(error, BlockingIOError) or type(error).__name__ == "SSLWantReadError"
 
 
 def _left(until: float) -> float:
