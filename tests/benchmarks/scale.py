@@ -1,6 +1,6 @@
 """Scale on paper: many processes on one key, by a model of swaps over the real log.
 
-``python -m tests.benchmarks.scale``; ``--long`` adds 10,000 processes, and takes long.
+``python -m tests.benchmarks.scale``; ``--long`` adds 10,000 processes, and takes some minutes.
 
 Each process waits for its slot, calls, and books the next: a read, and a swap that fails where another won
 meanwhile; then it pauses and tries again, by the real rules (pace.py). A command takes the latency given, half
