@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from nekkar.core.callers import Caller, Order
+from nekkar.core.callers import Caller
 from nekkar.core.effects import Effects, Event, Steps, Transact, Wait
 from nekkar.core.errors import CacheError
 from nekkar.core.ledger import Ledger
@@ -158,22 +158,23 @@ class Line:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
         ledger = self.ledger
         self._voice.waits(caller, slot.at, ledger.clock.now_us())
+        yield from self._give_way(caller)
         while ledger.is_stale(slot) and ledger.vouches(slot) and not caller.error:
             yield Wait(ledger.wake_at(slot), self._event_of(caller))
             if ledger.is_stale(slot) and ledger.vouches(slot):
                 yield from self._look(caller, slot)
         while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
             yield Wait(slot.at, self._event_of(caller))
-        if self._places.order:
-            yield from self._give_way(caller, self._places.order)
+        yield from self._give_way(caller)
         is_good = ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot)
         with self._lock:
-            self._places.wake_next()
+            caller.has_started = is_good
             if not is_good:
-                caller.slot, caller.has_started = None, False
+                caller.slot = None
                 self._places.give_back(slot)
                 self._places.queue.rejoin(caller)
                 self._places.wake_head()
+            self._places.wake_next()
         self._wake_all()
         return is_good and not caller.error
 
@@ -200,13 +201,12 @@ class Line:
                 self._places.tell_onlookers(error)
             self._wake_all()
 
-    def _give_way(self, caller: Caller, order: Order) -> Effects[None]:
+    def _give_way(self, caller: Caller) -> Effects[None]:
         """Let those start before who come before, whichever timer or look took longer."""
-        while True:
+        while order := self._places.order:
             with self._lock:
                 if order.first() in (caller, None):
-                    caller.has_started = True
-                    break
+                    return
                 event = self._event_of(caller)
             yield Wait(None, event)
 

@@ -95,15 +95,20 @@ class Places:
 
     def wake_next(self) -> None:
         """Have the caller woken whose turn it is to start."""
-        if self.order and (first := self.order.first()):
+        first = self.order.first() if self.order else None
+        if first and first not in self.to_wake[-1:]:
             self.to_wake.append(first)
 
     def _give(self, caller: Caller, slot: Slot) -> None:
-        caller.slot = slot
+        """Give a slot. Of those who start in order only the first is woken: each wakes the next as it starts."""
+        caller.slot, caller.error = slot, None
         self._furthest = max(self._furthest, slot.at)
+        self.queue.leave(caller)
         if self.order:
             self.order.add(caller, slot)
-        self._answer(caller, None)
+            self.wake_next()
+        else:
+            self.to_wake.append(caller)
 
     def _refuse(self, caller: Caller, at: int, now: int) -> None:
         self._answer(caller, caller.too_long(self.name, at, now))
