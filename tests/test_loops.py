@@ -280,3 +280,45 @@ def test_an_end_that_nobody_waits_for_is_no_error() -> None:
 
     in_asyncio(main)
     assert said == []
+
+
+class SlowMachine:
+    """A clock on which time passes as it is looked at, as for a process that is given little of its machine."""
+
+    def __init__(self) -> None:
+        self.time, self.looks = 1_700_000_000_000_000, 0
+
+    def now_us(self) -> int:
+        self.time, self.looks = self.time + 200, self.looks + 1
+        assert self.looks < 20_000, "nobody gets on"
+        return self.time
+
+    def sleep_until(self, at_us: int | None, wake: threading.Event) -> None:
+        self.time = max(self.time, at_us or 0)
+
+    async def sleep_until_async(self, at_us: int | None, wake: anyio.Event) -> None:
+        if at_us is None:
+            await wake.wait()
+            return
+        await anyio.lowlevel.checkpoint()
+        self.time = max(self.time, at_us)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_crowd_gets_on_where_not_all_of_it_can_be_woken_in_time(backend: str) -> None:
+    """400 tasks get slots at once that are good for 25 ms, a tenth of what waking them all takes: a part starts."""
+    limit = Nekkar(clock=SlowMachine())("crowd", 400, period=1.0)
+    limit.acquire(cost=400)  # so that all come to stand in line
+    started: list[int] = []
+
+    async def call(number: int) -> None:
+        await limit.acquire_async()
+        started.append(number)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(400):
+                group.start_soon(call, number)
+
+    run_in(backend, main)
+    assert sorted(started) == list(range(400))

@@ -158,25 +158,22 @@ class Line:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
         ledger = self.ledger
         self._voice.waits(caller, slot.at, ledger.clock.now_us())
-        yield from self._give_way(caller)
-        while ledger.is_stale(slot) and ledger.vouches(slot) and not caller.error:
+        yield from self._give_way(caller, slot)
+        while ledger.is_stale(slot) and self._counts(caller, slot) and not caller.error:
             yield Wait(ledger.wake_at(slot), self._event_of(caller))
-            if ledger.is_stale(slot) and ledger.vouches(slot):
+            if ledger.is_stale(slot) and self._counts(caller, slot):
                 yield from self._look(caller, slot)
-        while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
+        while self._counts(caller, slot) and ledger.clock.now_us() < slot.at:
             yield Wait(slot.at, self._event_of(caller))
-        yield from self._give_way(caller)
-        is_good = ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot)
+        yield from self._give_way(caller, slot)
         with self._lock:
-            caller.has_started = is_good
-            if not is_good:
-                caller.slot = None
-                self._places.give_back(slot)
-                self._places.queue.rejoin(caller)
-                self._places.wake_head()
-            self._places.wake_next()
+            starts = self._places.start(caller, slot, ledger.clock.now_us())
         self._wake_all()
-        return is_good and not caller.error
+        return starts and not caller.error
+
+    def _counts(self, caller: Caller, slot: Slot) -> bool:
+        """Return whether the caller still has this slot, in the log's epoch and under no hold."""
+        return caller.slot is slot and self.ledger.vouches(slot)
 
     def _look(self, caller: Caller, slot: Slot) -> Effects[None]:
         """Look for all whose slots come, or wait for who does; an error is all theirs."""
@@ -201,11 +198,11 @@ class Line:
                 self._places.tell_onlookers(error)
             self._wake_all()
 
-    def _give_way(self, caller: Caller) -> Effects[None]:
+    def _give_way(self, caller: Caller, slot: Slot) -> Effects[None]:
         """Let those start before who come before, whichever timer or look took longer."""
         while order := self._places.order:
             with self._lock:
-                if order.first() in (caller, None):
+                if caller.slot is not slot or order.first() in (caller, None):
                     return
                 event = self._event_of(caller)
             yield Wait(None, event)
