@@ -35,6 +35,8 @@ from nekkar.core.rate import SECOND, micros
 from nekkar.redis_client import failures, is_cluster, library_of, made, place, settings, split_timeout
 from nekkar.redis_wire import ADD, DELETE, GET, NOTHING, OK, SET, SWAP, TIME, ask, connected, sent
 
+__all__ = ["RedisCache"]
+
 T = TypeVar("T")
 Ask = Callable[..., bytes]  # asks for one command, returns its answer
 Token = tuple[bytes, bytes]  # the version that must stand, and the descent that a swap carries on

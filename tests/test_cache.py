@@ -426,8 +426,8 @@ def test_no_connection_is_without_a_timeout(server: Memcached) -> None:
     for cache, seconds in (
         (MemcachedCache(HOST, server.port), 1.0),
         (MemcachedCache(HOST, server.port, timeout=2.5), 2.5),
-        (from_url(f"{server.url}?timeout=0.75"), 0.75),
-        (from_url(server.url), 1.0),
+        (from_url(f"memcached://{HOST}:{server.port}?timeout=0.75"), 0.75),
+        (from_url(f"memcached://{HOST}:{server.port}"), 1.0),
     ):
         assert isinstance(cache, MemcachedCache)
         cache.get("key")

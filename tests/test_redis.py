@@ -1072,7 +1072,7 @@ def test_no_connection_is_without_a_timeout(server: RedisServer) -> None:
         (RedisCache(HOST, server.port), 1.0),
         (RedisCache(redis.Redis(HOST, server.port, socket_timeout=None)), 1.0),
         (RedisCache(valkey.Valkey(HOST, server.port), timeout=2.5), 2.5),
-        (from_url(f"{server.url}?timeout=0.75"), 0.75),
+        (from_url(f"redis://{HOST}:{server.port}?timeout=0.75"), 0.75),
     ):
         assert isinstance(cache, RedisCache)
         cache.get("key")

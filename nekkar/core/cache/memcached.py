@@ -55,7 +55,8 @@ class MemcachedCache(BaseCache):
         found = (at(host, port),) if servers is None else addresses(servers)
         if tls_context and any(each.port is None for each in found):
             raise ConfigurationError("a memcached socket takes no TLS; leave out tls_context")
-        self.addresses, self.timeout, self.tls_context = found, timeout, tls_context or None
+        self.addresses: tuple[Address, ...] = found
+        self.timeout, self.tls_context = timeout, tls_context or None
         self._servers = {each: Server(each, timeout, self.tls_context) for each in found}
         self._server_of = lru_cache(1024)(partial(_server_of, self._servers))
 
