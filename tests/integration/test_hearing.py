@@ -86,7 +86,7 @@ def test_a_key_shared_with_a_client_outside_stays_within_its_limit(server: Memca
         with callers(Plan(server.url, service.url, terms, begin, begin + 60), FACES):
             pass
         accepted, refused = window.by_window(service.at(200)), window.by_window(service.at(429))
-    assert accepted[1] + accepted[2] >= 54  # of 80
+    assert accepted[1] + accepted[2] > 40  # of 80; 20 in each if the others counted twice
     assert max(refused.values(), default=0) <= len(FACES)
 
 
