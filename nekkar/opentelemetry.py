@@ -25,6 +25,8 @@ from nekkar.core.events import Admitted, CacheLost, Event, Held, Left, Listening
 from nekkar.core.limiter import Nekkar
 from nekkar.rules import RuleTable
 
+__all__ = ["instrument"]
+
 LIMIT = "nekkar.limit"
 ERROR_TYPE = "error.type"
 OTHER = "_OTHER"

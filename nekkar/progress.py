@@ -19,6 +19,8 @@ from nekkar.core.events import Admitted, Event, Left, Refused, Waiting
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+__all__ = ["Progress"]
+
 LEAST = 1.0
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from urllib3._base_connection import BaseHTTPConnection
     from urllib3.response import BaseHTTPResponse
 
+__all__ = ["Ask", "Hear", "Refused", "ask_first", "asking", "hearing"]
+
 Ask = Callable[[], object]
 
 Hear = Callable[[int, Any], object]  # the status and the headers of an answer

@@ -8,27 +8,19 @@ from __future__ import annotations
 
 import gzip
 import json
-import select
-import socket
 import ssl
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-TIMEOUT = 30.0
+from tests.web import Answering, Listener
+
 DIGEST = 'Digest realm="r", nonce="n", qop="auth", algorithm=MD5'
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     """Answers one connection; a request with any method goes to the method named for its path."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
     server: Server
 
     def handle_request(self) -> None:
@@ -42,16 +34,9 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_QUERY = handle_request  # noqa: N815
 
-    def do_CONNECT(self) -> None:
+    def do_CONNECT(self) -> None:  # noqa: N802  as http.server asks
         self.server.tunnels += 1
-        host, _, port = self.path.partition(":")
-        with socket.create_connection((host, int(port)), TIMEOUT) as beyond:
-            self.send_response(200)
-            self.end_headers()
-            ends = {self.connection: beyond, beyond: self.connection}
-            while all(relay(end, ends[end]) for end in select.select(list(ends), [], [], TIMEOUT)[0]):
-                pass
-        self.close_connection = True
+        self.tunnel()
 
     def read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -69,12 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         raise ConnectionError("the client left in the middle of its body")
 
     def answer(self, status: int = 200, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | self.extra | (headers or {})).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        super().answer(status, self.extra | (headers or {}), body)
 
     def answer_echo(self) -> None:
         told = {"method": self.command, "path": self.path, "headers": dict(self.headers), "body": self.body.decode()}
@@ -122,26 +102,14 @@ class Handler(BaseHTTPRequestHandler):
     def answer_drop(self) -> None:
         self.close_connection = True
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
-        """Say nothing."""
 
-
-def relay(source: socket.socket, target: socket.socket) -> bool:
-    """Pass on what has come; False at the end."""
-    data = source.recv(65536)
-    if data:
-        target.sendall(data)
-    return bool(data)
-
-
-class Server(ThreadingHTTPServer):
+class Server(Listener):
     """A server on a free port of this machine that remembers what it was asked, and on which connections."""
 
-    daemon_threads = True
     handler: type[Handler] = Handler
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), self.handler)
+        super().__init__(self.handler)
         self.seen: list[tuple[str, str]] = []
         self.connections: set[Any] = set()
         self.tunnels = 0
@@ -149,24 +117,6 @@ class Server(ThreadingHTTPServer):
         if tls:
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that went away, or would not shake hands."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
-
     @property
     def url(self) -> str:
         return f"{self.scheme}://127.0.0.1:{self.server_port}"
-
-
-@contextmanager
-def serving(server: Server) -> Iterator[Server]:
-    """Run a server in a thread."""
-    with server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join(TIMEOUT)

@@ -23,11 +23,6 @@ from tests.test_outage import FlakyCache
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def limiter(clock: FakeClock) -> Nekkar:
     return Nekkar(clock=clock)
 

@@ -15,7 +15,8 @@ from nekkar.core.limiter import Nekkar
 from nekkar.requests import limit
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
-from tests.http_server import Handler, Server, serving
+from tests.http_server import Handler, Server
+from tests.web import running
 
 NAME = "gitlab-{header:PRIVATE-TOKEN}"
 RULES = RuleTable([Rule("*/api/v4/*", NAME)], {NAME: {"rate": "4/minute", "headers": True}})
@@ -45,14 +46,8 @@ class GitlabServer(Server):
 
 @pytest.fixture
 def server() -> Iterator[GitlabServer]:
-    with serving(GitlabServer()) as running:
-        assert isinstance(running, GitlabServer)
-        yield running
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+    with running(GitlabServer()) as served:
+        yield served
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from nekkar.core.limiter import Admission, Nekkar
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import START_US, FakeClock
 from tests.faces import FACES, Face, done, entered, pieces
-from tests.http_server import TIMEOUT, Server, serving
+from tests.http_server import Server
+from tests.web import TIMEOUT, running
 
 START = START_US / 1e6
 EVERYTHING = RuleTable([Rule("*", "all")], {"all": {"rate": 2, "period": 10.0, "margin": 0.05}})
@@ -35,13 +36,8 @@ each_face = pytest.mark.parametrize("face", FACES, ids=str)
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serving(Server()) as running:
-        yield running
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+    with running(Server()) as served:
+        yield served
 
 
 def stub(face: Face, error: Exception | None = None) -> Any:

@@ -20,7 +20,8 @@ from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.faces import FACES, Face, done, entered, pieces
 from tests.h2_server import H2Server
-from tests.http_server import Server, serving
+from tests.http_server import Server
+from tests.web import running
 
 EVERYTHING = RuleTable([Rule("*", "all")], {"all": "1000/hour"})
 
@@ -304,7 +305,7 @@ def worlds(face: Face, authority: trustme.CA) -> Callable[..., tuple[Any, World]
     authority.issue_cert("127.0.0.1").configure_cert(context)
 
     def run(call: Callable[[World], Awaitable[Any]], limiter: Nekkar | None) -> tuple[Any, World]:
-        with serving(Server()) as plain, serving(Server(context)) as secured, H2Server() as h2:
+        with running(Server()) as plain, running(Server(context)) as secured, H2Server() as h2:
             world = World(face, plain, secured, h2, authority, limiter)
             return face.run(outcome, call, world), world
 

@@ -18,11 +18,6 @@ from nekkar.testing import FakeClock
 SWEEP_AT = 64  # in place of 1024: a sixteenth of the names shows as much
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def two_processes(clock: FakeClock) -> tuple[Limit, Limit]:
     """Return one limit as two processes see it."""
     cache = MemoryCache()

@@ -137,7 +137,10 @@ def test_a_header_is_in_the_name_as_a_hash_whatever_the_mapping(headers: Mapping
     assert match == Match(f"a-{HASH}-x", KEYED.rules[0], 5)
 
 
-@pytest.mark.parametrize("headers", [None, {}, {"Accept": "x"}, {"Authorization": ""}, {"Authorization": None}])
+NAMED_ALIKE = {"Authorization-Info": "x", "X-Authorization": "x", "Author": "x"}
+
+
+@pytest.mark.parametrize("headers", [None, {}, NAMED_ALIKE, {"Authorization": ""}, {"Authorization": None}])
 def test_requests_without_the_header_share_one_limit(headers: Any) -> None:
     assert KEYED.resolve("GET", "https://h/a", headers) == "a-none-x"
 

@@ -17,7 +17,8 @@ from nekkar.core.limiter import Nekkar
 from nekkar.httpx2 import RequestWaitTooLong, limit
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
-from tests.http_server import Handler, Server, serving
+from tests.http_server import Handler, Server
+from tests.web import running
 
 RULES = RuleTable([Rule("*/v1/chat/completions", "chat", methods=["POST"])], {"chat": "4/minute"})
 MESSAGES: Any = [{"role": "user", "content": "Hello?"}]
@@ -56,14 +57,8 @@ def chunk(kind: str, **choice: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def server() -> Iterator[ChatServer]:
-    with serving(ChatServer()) as running:
-        assert isinstance(running, ChatServer)
-        yield running
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+    with running(ChatServer()) as served:
+        yield served
 
 
 def client_of(server: Server, limiter: Nekkar, **options: Any) -> openai.OpenAI:

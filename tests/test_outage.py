@@ -49,11 +49,6 @@ def cache() -> FlakyCache:
     return FlakyCache()
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def limited(cache: Any, clock: FakeClock | None, policy: Any, rate: str = "10/second", **options: Any) -> Limit:
     return Nekkar(cache, clock=clock or FakeClock(), on_cache_error=policy, **options)("jobs", rate)
 

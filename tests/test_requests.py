@@ -35,18 +35,6 @@ def server() -> Iterator[Site]:
         yield made
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def session() -> Iterator[requests.Session]:
-    with requests.Session() as made:
-        made.trust_env = False
-        yield made
-
-
 def admission(response: requests.Response) -> Any:
     """Return what the adapter put on a response as ``response.nekkar``."""
     return vars(response)["nekkar"]

@@ -54,6 +54,17 @@ def test_the_first_match_wins_and_no_match_is_unlimited() -> None:
     assert [table.resolve("GET", url) for url in urls] == ["first", "second", "third", None]
 
 
+OVERLAPS = [("h/a*", "h/*b"), ("h/ab", "*/ab?c"), ("*/ab", "h"), ("h/{v}", "h/a*/*"), ("https://*/ab", "h:443")]
+
+
+@pytest.mark.parametrize("patterns", OVERLAPS)
+def test_of_rules_that_overlap_the_first_wins_wherever_they_are_filed(patterns: tuple[str, str]) -> None:
+    """Neither covers the other wholly, so that they may stand in either order."""
+    for first, second in (patterns, patterns[::-1]):
+        table = RuleTable([Rule(first, "first"), Rule(second, "second")], {"first": 1, "second": 1})
+        assert table.resolve("GET", "https://h/ab?c") == "first"
+
+
 def test_a_rule_with_limit_false_is_unlimited_even_before_one_that_limits() -> None:
     table = RuleTable([Rule("h/health", False), Rule("*", "all")], {"all": 5})
     assert table.resolve("GET", "https://h/health") is None

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import nekkar
 from nekkar import CacheError, ConfigurationError, Nekkar, WaitTooLong
 from nekkar.core import notices
 from nekkar.core.cache import MemcachedCache, MemoryCache
@@ -478,5 +479,5 @@ def test_a_clock_ahead_of_ours_is_said_once(
 
 def test_only_clock_py_reads_the_machines_clocks() -> None:
     """Every other file takes the time from a clock."""
-    package = Path(__file__).parent.parent / "nekkar" / "core"
-    assert [path.name for path in package.rglob("*.py") if "\nimport time" in path.read_text()] == ["clock.py"]
+    core = Path(nekkar.__file__).parent / "core"
+    assert [path.name for path in core.rglob("*.py") if "\nimport time" in path.read_text()] == ["clock.py"]

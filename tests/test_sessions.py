@@ -8,7 +8,7 @@ import pickle
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from nekkar.requests import NekkarAdapter, RequestCorruptLog, RequestWaitTooLong
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.integration.servers import Memcached
-from tests.web import TIMEOUT, Site, running
+from tests.web import TIMEOUT, Site
 
 RULES = RuleTable([Rule("*/free", False), Rule("*", "all")], {"all": "10/hour"})
 URL = "https://example.com/"
@@ -56,21 +56,8 @@ class Tuned(HTTPAdapter):
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    with running(Site()) as made:
-        yield made
-
-
-@pytest.fixture
 def limiter() -> Nekkar:
     return Nekkar(clock=FakeClock())
-
-
-@pytest.fixture
-def session() -> Iterator[requests.Session]:
-    with requests.Session() as made:
-        made.trust_env = False
-        yield made
 
 
 def canned(session: requests.Session) -> requests.Session:

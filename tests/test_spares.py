@@ -42,11 +42,6 @@ class CrowdedCache(CountingCache):
         return super().cas(key, value, token, ttl)
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def hot(limit: Limit, clock: FakeClock, calls: int = 200) -> None:
     """Call often, so that there are spares."""
     for _ in range(calls):

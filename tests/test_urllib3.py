@@ -35,12 +35,6 @@ RETRY = Retry(5, status_forcelist=[503], backoff_factor=0)
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    with running(Site()) as made:
-        yield made
-
-
-@pytest.fixture
 def proxy() -> Iterator[Proxy]:
     with running(Proxy()) as made:
         yield made
@@ -49,13 +43,6 @@ def proxy() -> Iterator[Proxy]:
 @pytest.fixture
 def limiter() -> Nekkar:
     return Nekkar(clock=FakeClock())
-
-
-@pytest.fixture
-def session() -> Iterator[requests.Session]:
-    with requests.Session() as made:
-        made.trust_env = False
-        yield made
 
 
 def used(limiter: Nekkar) -> int:

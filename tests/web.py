@@ -62,10 +62,46 @@ def running(server: S) -> Iterator[S]:
             thread.join(TIMEOUT)
 
 
-class SiteHandler(BaseHTTPRequestHandler):
-    """Answer with what the path asks for; ``/flaky/K/x``: the first K requests for it get a 503."""
+class Answering(BaseHTTPRequestHandler):
+    """Answers on connections that stay open, and says nothing of it."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def tunnel(self) -> None:
+        """Tie the connection to the one that a CONNECT asks for, until an end of either."""
+        host, _, port = self.path.partition(":")
+        with socket.create_connection((host, int(port)), TIMEOUT) as beyond:
+            self.send_response(200)
+            self.end_headers()
+            ends = {self.connection: beyond, beyond: self.connection}
+            while all(relay(end, ends[end]) for end in select.select(list(ends), [], [], TIMEOUT)[0]):
+                pass
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
+        """Say nothing."""
+
+
+def relay(source: socket.socket, target: socket.socket) -> bool:
+    """Pass on what has come; False at the end."""
+    data = source.recv(65536)
+    if data:
+        target.sendall(data)
+    return bool(data)
+
+
+class SiteHandler(Answering):
+    """Answer with what the path asks for; ``/flaky/K/x``: the first K requests for it get a 503."""
+
     server: Site
     body = b""
 
@@ -137,17 +173,6 @@ class SiteHandler(BaseHTTPRequestHandler):
         self.server.stopped.wait(TIMEOUT)
         self.close_connection = True
 
-    def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
-        """Say nothing."""
-
     def _asked_before(self) -> int:
         return sum(hit.path == self.path for hit in self.server.hits) - 1
 
@@ -209,10 +234,9 @@ class Site(Listener):
         super().shutdown()
 
 
-class ProxyHandler(BaseHTTPRequestHandler):
+class ProxyHandler(Answering):
     """Pass a request on, or tie two connections together."""
 
-    protocol_version = "HTTP/1.1"
     server: Proxy
 
     def do_GET(self) -> None:
@@ -237,20 +261,7 @@ class ProxyHandler(BaseHTTPRequestHandler):
 
     def do_CONNECT(self) -> None:
         self.server.passed.append(f"CONNECT {self.path}")
-        host, _, port = self.path.partition(":")
-        with socket.create_connection((host, int(port)), TIMEOUT) as there:
-            self.send_response(200)
-            self.end_headers()
-            pairs = {self.connection: there, there: self.connection}
-            while ready := select.select(list(pairs), [], [], TIMEOUT)[0]:
-                for end in ready:
-                    if not (data := end.recv(65_536)):
-                        self.close_connection = True
-                        return
-                    pairs[end].sendall(data)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
-        """Say nothing."""
+        self.tunnel()
 
 
 class Proxy(Listener):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+__all__ = ["CacheError", "ConfigurationError", "CorruptLog", "NekkarError", "WaitTooLong"]
+
 
 def shown(value: object) -> str:
     """Return ``repr(value)``, cut where it is too long for a message."""

@@ -17,6 +17,19 @@ from types import TracebackType
 
 from nekkar.core.errors import CacheError, ConfigurationError, shown
 
+__all__ = [
+    "Admitted",
+    "CacheBack",
+    "CacheLost",
+    "Callback",
+    "Event",
+    "Held",
+    "Left",
+    "Listening",
+    "Refused",
+    "Waiting",
+]
+
 log = logging.getLogger("nekkar")
 
 

@@ -54,7 +54,7 @@ class Nekkar:
         self._clock = _clock(clock, self._cache)
         self._listeners = Listeners()
         self._outage = Outage(on_cache_error, local_share, self._listeners)
-        self.max_hold = micros(max_hold, "max_hold", 1) / SECOND
+        self.max_hold: float = micros(max_hold, "max_hold", 1) / SECOND
         self.once = Once()
         self._known: WeakValueDictionary[str, Shared] = WeakValueDictionary()
         self._kept: dict[str, Shared] = {}  # alive for what they remember, though nobody holds their limit

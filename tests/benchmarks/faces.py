@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 from itertools import count
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import nekkar
 from nekkar.core.limiter import Nekkar
 from nekkar.rules import Rule, RuleTable
 from tests.benchmarks.figures import Figure, Stage, medians
@@ -137,7 +139,7 @@ def imports(stage: Stage) -> Iterator[Figure]:
 
 def _import(statement: str) -> float:
     code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
-    path = {**os.environ, "PYTHONPATH": os.getcwd()}
+    path = {**os.environ, "PYTHONPATH": str(Path(nekkar.__file__).parent.parent)}
     done = subprocess.run([sys.executable, "-S", "-c", code], env=path, capture_output=True, text=True, check=True)
     return float(done.stdout) * 1000
 

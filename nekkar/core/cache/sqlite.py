@@ -13,7 +13,7 @@ from secrets import randbits
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from nekkar.core.cache.base import UNREAD, BaseCache
+from nekkar.core.cache.base import UNREAD, BaseCache, text
 from nekkar.core.cache.pool import Pool
 from nekkar.core.clock import SystemClock, monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, shown
@@ -30,10 +30,10 @@ NEVER = 1 << 62
 _SCHEMA = """CREATE TABLE IF NOT EXISTS nekkar
     (key TEXT PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL, dies_at INTEGER NOT NULL) WITHOUT ROWID"""
 _GET = "SELECT value, version FROM nekkar WHERE key = ? AND dies_at > ?"
-_PUT = """INSERT INTO nekkar (key, value, version, dies_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key)
-    DO UPDATE SET value = ?2, version = ?3, dies_at = ?4"""
-_ADD = _PUT + " WHERE dies_at <= ?5"
-_SWAP = "UPDATE nekkar SET value = ?2, version = ?3, dies_at = ?4 WHERE key = ?1 AND version = ?5 AND dies_at > ?6"
+_PUT = """INSERT INTO nekkar (key, value, version, dies_at) VALUES (?, ?, ?, ?) ON CONFLICT (key)
+    DO UPDATE SET value = excluded.value, version = excluded.version, dies_at = excluded.dies_at"""
+_ADD = _PUT + " WHERE dies_at <= ?"
+_SWAP = "UPDATE nekkar SET value = ?, version = ?, dies_at = ? WHERE key = ? AND version = ? AND dies_at > ?"
 _DELETE = "DELETE FROM nekkar WHERE key = ?"
 _SWEEP = "DELETE FROM nekkar WHERE dies_at <= ?"
 
@@ -69,7 +69,7 @@ class SqliteCache(BaseCache):
     def get(self, key: str) -> str | None:
         """Return the value of ``key``, or None where there is none."""
         value, _ = self.gets(key)
-        return None if value is None else value.decode()
+        return None if value is None else text(value, f"SQLite file {self._path}", key)
 
     def set(self, key: str, value: str) -> None:
         """Set ``key`` to ``value``, whatever was there."""
@@ -89,8 +89,10 @@ class SqliteCache(BaseCache):
         if token is UNREAD:
             return None
         now, version = _now(), randbits(62)
-        statement, *condition = (_ADD, now) if token is None else (_SWAP, token, now)
-        won = self._write(statement, key, value, version, now + ttl, *condition)
+        if token is None:
+            won = self._write(_ADD, key, value, version, now + ttl, now)
+        else:
+            won = self._write(_SWAP, value, version, now + ttl, key, token, now)
         self._writes += won
         if self._writes >= SWEEP_EVERY:
             self._writes = 0
