@@ -398,9 +398,7 @@ def test_what_others_used_counts_where_the_limit_listens(limiter: Nekkar) -> Non
     assert told(limiter, left) == 41
 
 
-def test_odd_waits_in_ms_and_resets_past_max_hold_are_said(
-    limiter: Nekkar, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_odd_waits_in_ms_and_resets_past_max_hold_are_said(limiter: Nekkar, caplog: pytest.LogCaptureFixture) -> None:
     """The first is ignored; the second holds for max_hold."""
     with caplog.at_level(logging.WARNING, "nekkar"):
         for _ in range(2):
