@@ -22,7 +22,7 @@ from nekkar.core.cache.address import address, keeper
 from nekkar.core.cache.classic import Classic
 from nekkar.core.cache.meta import Meta
 from nekkar.core.cache.stream import Stream
-from tests.integration.proxy import Proxy, delay, proxy
+from tests.integration.proxy import Closed, Proxy, delay, proxy
 from tests.integration.servers import Memcached, free_port, memcached
 
 HOST = "127.0.0.1"
@@ -131,6 +131,29 @@ def test_a_server_that_does_not_speak_meta_is_spoken_to_classically(
         limit = Nekkar(cache, clock="local")("classic", "3/minute")  # the proxy passes no log on
         assert [limit.acquire(max_wait=0).cost for _ in range(3)] == [1, 1, 1]
         assert limit.status().windows[0].remaining == 0
+
+
+def test_who_hangs_up_on_a_version_it_does_not_know_is_met_again(server: Memcached) -> None:
+    """Some proxies do: they are asked on a new connection what they do know."""
+
+    def hang_up(client: socket.socket, answer: bytes) -> None:
+        client.sendall(b"ERROR\r\n")
+        raise Closed
+
+    with proxy(server.port) as way:
+        way.fault, way.only = hang_up, b"version"
+        assert speaks(MemcachedCache(HOST, way.port)) is Classic
+
+
+def test_what_is_no_answer_to_version_is_an_error(server: Memcached) -> None:
+    """It may be another command's, left on the way; the next try finds out what the server is."""
+    with proxy(server.port) as way:
+        cache = MemcachedCache(HOST, way.port)
+        way.refuse = lambda request: b"STORED\r\n" if request == b"version\r\n" else None
+        with pytest.raises(CacheError, match="answered b'STORED' to version"):
+            cache.get("key")
+        way.refuse = lambda request: None
+        assert speaks(cache) is Meta
 
 
 def test_a_server_of_today_is_spoken_to_by_meta_commands(server: Memcached) -> None:

@@ -44,6 +44,18 @@ class ReadClock(Protocol):
         """Read it; blocks where its time is not known yet, and raises CacheError where it can't be."""
 
 
+class Unset(threading.Event):
+    """An event that nobody sets: to wait for it is to sleep, which takes half the work."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep; return False."""
+        time.sleep(LONGEST_SLEEP_S if timeout is None else timeout)
+        return False
+
+
+UNSET = Unset()
+
+
 class SystemClock:
     """The machine's own clock."""
 

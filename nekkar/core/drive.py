@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from nekkar.core.clock import Clock
+from nekkar.core.clock import UNSET, Clock
 from nekkar.core.effects import Call, Effects, Event, Pause, Steps, Transact, Wait
 from nekkar.core.loops import Loop
 
@@ -37,7 +37,7 @@ def run_steps(steps: Steps[T], clock: Clock) -> T:
     def perform(step: Call | Pause) -> Any:
         if isinstance(step, Call):
             return step.function(*step.args)
-        return clock.sleep_until(clock.now_us() + step.us, threading.Event())
+        return clock.sleep_until(clock.now_us() + step.us, UNSET)
 
     return _drive(steps, perform)
 

@@ -41,6 +41,16 @@ class Meta:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
 
+    def version(self) -> bytes | None:
+        """Return what the server says it is, by a command that older ones know too; None where it does not know it."""
+        self.stream.sendall(b"version\r\n")
+        line, _ = self._line()
+        if line.startswith((b"ERROR", b"CLIENT_ERROR")):
+            return None
+        if not line.startswith(b"VERSION "):
+            raise BadAnswer(f"answered {shown(line)} to version")
+        return line.removeprefix(b"VERSION ")
+
     def get(self, key: str) -> bytes | None:
         """Return the value of ``key``."""
         return self.gets(key)[0]

@@ -75,38 +75,39 @@ class Server:
 
     def _told(self, cause: Exception) -> str | None:
         """Return what an error tells of the server; None where it does not."""
-        from pymemcache.exceptions import MemcacheError
-
         if isinstance(cause, TimeoutError):
             remedy = "see that it runs and can be reached, or allow a longer timeout"
             return f" did not answer within {self.timeout:g} s; {remedy}"
         self._refuses |= isinstance(cause, Refused)
         if isinstance(cause, BadAnswer):
             return f" {cause}; that connection is closed, and the call may be repeated"
-        if isinstance(cause, OSError | MemcacheError | ValueError | LookupError):
+        if isinstance(cause, OSError | ValueError | LookupError) or _is_pymemcaches(cause):
             return f": {type(cause).__name__}: {cause}; see that it runs and can be reached"
         return None
 
     def _connect(self, until: float) -> Connection:
-        from pymemcache.exceptions import MemcacheClientError
-
-        client = self._client(until)
+        meta = self._meta(until)
         try:
-            if is_spoken(client.version()) and not self._refuses:
-                return Meta(client.sock)
-        except MemcacheClientError:  # a server that does not know its version; pymemcache has closed the connection
-            client = self._client(until)
+            version = meta.version()
+            if version is None:  # who does not know that command may hang up after it
+                meta.close()
+                meta = self._meta(until)
+            elif is_spoken(version) and not self._refuses:
+                return meta
+            return Classic(meta.stream, self._client(meta.stream))
         except BaseException:
-            client.close()
+            meta.close()
             raise
-        return Classic(client.sock, client)
 
-    def _client(self, until: float) -> Client:
+    def _meta(self, until: float) -> Meta:
+        return Meta(connect(self.address, until, self._context()))
+
+    def _client(self, stream: Stream) -> Client:
         """Return pymemcache's client on a connection of ours: its own has a timeout for each ``recv`` alone."""
-        from pymemcache.client.base import Client
+        from pymemcache.client.base import Client  # takes longer than all else of a first call; old servers need it
 
         client = Client((self.address.host, self.address.port), default_noreply=False, ignore_exc=False)
-        client.sock = connect(self.address, until, self._context())
+        client.sock = stream
         return client
 
     def _context(self) -> ssl.SSLContext | None:
@@ -116,3 +117,9 @@ class Server:
 
         self._tls = ssl.create_default_context()
         return self._tls
+
+
+def _is_pymemcaches(error: Exception) -> bool:
+    from pymemcache.exceptions import MemcacheError
+
+    return isinstance(error, MemcacheError)
