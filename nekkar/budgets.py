@@ -7,6 +7,7 @@
 - A reset is in seconds, a duration such as ``6m0s``, Unix time in s or ms, an HTTP date, or RFC 3339's. A point in
   time counts from the answer's own ``Date``, where it has one.
   It is taken for a window's end, but for OpenAI and Anthropic, whose buckets fill bit by bit.
+- A duration is known as closely as its last digit tells, to a second or a ms; a point in time to a second.
 - What can't be meant is left out, and told as a fault: no number, a limit of 0, more left than the limit, a reset
   over a minute past.
 
@@ -34,6 +35,7 @@ _PART = re.compile(r"([0-9.]+)([a-zµ]+)")
 _UNITS = {"ns": 0.001, "us": 1, "µs": 1, "ms": 1000, "s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND}
 _UNITS |= {"d": 86_400 * SECOND}
 _UNIX_S, _UNIX_MS, _UNIX_END = 10**9, 10**11, 10**14
+_GRAINS = (SECOND, SECOND // 10, SECOND // 100, SECOND // 1000)
 
 _WINDOWS = [
     (f"{before}-limit", f"{before}-remaining", f"{before}-reset")
@@ -114,7 +116,7 @@ def _budget(told: _Told, now_us: int, date: str | None, faults: list[str]) -> Bu
     elif remaining is None or (limit is not None and remaining > limit):
         faults.append(f"{told.remaining} remaining" + (f" of {told.limit}" if limit else ""))
     else:
-        return Budget(remaining, limit, _period_us(limit, told.policy), reset, told.is_window)
+        return Budget(remaining, limit, _period_us(limit, told.policy), reset, told.is_window, _grain_us(told.reset))
     return None
 
 
@@ -133,21 +135,38 @@ def whole(text: str, times: int = 1) -> int | None:
 
 def reset_us(text: str, now_us: int, date: str | None = None) -> int | None:
     """Return how many µs from now a reset is, None where it can't be read, or is long past; ``date``: of its answer."""
-    text = text.strip()
-    if _DURATION.fullmatch(text):
-        return round(sum(float(value) * _UNITS[unit] for value, unit in _PART.findall(text)))
-    value = number(text)
-    if value is not None and value < _UNIX_S:
-        return round(value * SECOND)
-    if value is None:
-        at = date_us(text) or _rfc3339_us(text)
-    else:
-        at = round(value * SECOND / (1 if value < _UNIX_MS else 1000)) if value < _UNIX_END else None
+    span = _span_us(text)
+    if span is not None:
+        return span
+    at = _point_us(text)
     if at is None:
         return None
     answered = date_us(date) if date else None
     wait = at - (now_us if answered is None else answered)
     return None if wait < -LONG_PAST_US else max(0, wait)
+
+
+def _grain_us(text: str | None) -> int:
+    """Return how closely a reset is told. A point in time is one beside a clock, or a ``Date``, of whole seconds."""
+    span = (None if text is None else _span_us(text)) or 0
+    return next((grain for grain in _GRAINS if span % grain == 0), _GRAINS[-1])
+
+
+def _span_us(text: str) -> int | None:
+    """Return a reset that is told as a duration, or in seconds."""
+    text = text.strip()
+    if _DURATION.fullmatch(text):
+        return round(sum(float(value) * _UNITS[unit] for value, unit in _PART.findall(text)))
+    value = number(text)
+    return round(value * SECOND) if value is not None and value < _UNIX_S else None
+
+
+def _point_us(text: str) -> int | None:
+    """Return a reset that is told as a point in time."""
+    value = number(text)
+    if value is None:
+        return date_us(text) or _rfc3339_us(text.strip())
+    return round(value * SECOND / (1 if value < _UNIX_MS else 1000)) if value < _UNIX_END else None
 
 
 def _rfc3339_us(text: str) -> int | None:

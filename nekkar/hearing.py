@@ -58,14 +58,14 @@ class Passage:
             return None
         most = round(self.limiter.max_hold * SECOND)
         pause = self._pause(headers, most) if is_no else None
-        budgets = self._budgets(headers) if self.reads_budgets else ()
+        budgets = self._budgets(headers, most) if self.reads_budgets else ()
         if pause is None and status == REFUSED:
             pause = max((one.reset_us for one in budgets if not one.remaining and one.reset_us), default=None)
         if status != REFUSED and pause is None and not budgets:
             return None
         return Word(round(admission.at * SECOND), most, status == REFUSED, pause, budgets)
 
-    def _budgets(self, headers: Headers) -> tuple[Budget, ...]:
+    def _budgets(self, headers: Headers, most: int) -> tuple[Budget, ...]:
         """Return what the service says remains of the limit's windows."""
         told: dict[str, str] = {}
         for name, value in headers.items():
@@ -77,12 +77,17 @@ class Passage:
         reading = read(told, self.limiter.now_us(), headers.get("date"))
         for fault in reading.faults:
             self._say("odd budget", "its service tells %s, which is ignored", shown(fault))
+        until = max((one.reset_us or 0 for one in reading.budgets if not one.remaining), default=0)
+        if until > most:
+            what = "nothing remains for %g s, says its service; held for max_hold, %g s, at most"
+            self._say("long reset", what, until / SECOND, most / SECOND)
         return reading.budgets
 
     def _pause(self, headers: Headers, most: int) -> int | None:
         """Return the µs that the service asks its callers to stay away, None where it does not say."""
         millis, text = headers.get("retry-after-ms"), headers.get("retry-after")
         short = number(millis) if millis else None
+        text = millis if text is None else text
         if short is not None:
             pause: int | None = round(short * SECOND / 1000)
         elif text is None:

@@ -144,7 +144,8 @@ class AsyncNekkarTransport(httpx.AsyncBaseTransport):
 def limit(client: AnyClient, limiter: Nekkar, rules: RuleTable, *, max_wait: float | None = None) -> AnyClient:
     """Limit all that a client sends from now on, proxies and mounts included; return the same client.
 
-    ``client``: an ``httpx.Client`` or ``httpx.AsyncClient``. Raises ConfigurationError, a second time too.
+    ``client``: an ``httpx.Client`` or ``httpx.AsyncClient``. ``max_wait``: the longest wait of each request in
+    seconds, before the limit's own. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx.Client | httpx.AsyncClient):
         raise ConfigurationError(f"client {shown(client)} is not httpx's; give an httpx.Client or httpx.AsyncClient")

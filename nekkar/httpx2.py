@@ -144,7 +144,8 @@ class AsyncNekkarTransport(httpx2.AsyncBaseTransport):
 def limit(client: AnyClient, limiter: Nekkar, rules: RuleTable, *, max_wait: float | None = None) -> AnyClient:
     """Limit all that a client sends from now on, proxies and mounts included; return the same client.
 
-    ``client``: an ``httpx2.Client`` or ``httpx2.AsyncClient``. Raises ConfigurationError, a second time too.
+    ``client``: an ``httpx2.Client`` or ``httpx2.AsyncClient``. ``max_wait``: the longest wait of each request in
+    seconds, before the limit's own. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx2.Client | httpx2.AsyncClient):
         raise ConfigurationError(f"client {shown(client)} is not httpx2's; give an httpx2.Client or httpx2.AsyncClient")

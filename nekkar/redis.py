@@ -9,41 +9,46 @@ Rules:
   back with an older state (a snapshot, a failover to a replica that lagged). Who had seen a later version
   of the same descent then reads no value: the limit's log counts as lost, as after a flush.
 - A write is never sent twice: whether the first one landed nobody knows. So the library's retries are off.
-- Connections are nekkar's own (pool.py says how they live and die), always with timeouts. Of a client that is
-  given, only the class and the arguments of its connections are used; but a cluster's is used itself.
+- Connections are nekkar's own (pool.py says how they live and die; redis_wire.py, how long a command takes and
+  what counts as its answer). Of a client that is given, only the class and the arguments of its connections are
+  used; but a cluster's is used itself, with its own timeouts.
+- A read that meets a kept connection which was closed meanwhile, or which holds what is not its answer, is tried
+  once more, on a new one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from hashlib import sha1
 from secrets import token_bytes
 from typing import Any, TypeVar
+from zlib import crc32
 
 from nekkar.core.cache import BaseCache
+from nekkar.core.cache.base import text
+from nekkar.core.cache.meta import BadAnswer
 from nekkar.core.cache.pool import Pool
+from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
 from nekkar.core.rate import SECOND, micros
 from nekkar.redis_client import failures, is_cluster, library_of, made, place, settings, split_timeout
+from nekkar.redis_wire import ADD, DELETE, GET, OK, SET, SWAP, TIME, ask, connected, sent
 
 __all__ = ["RedisCache"]
 
 T = TypeVar("T")
-Ask = Callable[..., Any]  # sends one command, returns its answer
+Ask = Callable[..., Any]  # asks for one command, returns its answer
 Token = tuple[bytes, bytes]  # the version that must stand, and the descent that a swap carries on
 
 MARK = b"nk"
-DESCENT, COUNT, VERSION = 8, 16, 24  # where the parts of a version end: mark and descent, swaps since, random
+# Where the parts of a version end: mark and descent, swaps since, random, CRC-32 of these.
+DESCENT, COUNT, RANDOM, VERSION = 8, 16, 20, 24
 LONGEST_TTL = 10**12  # seconds; Redis counts in milliseconds, in 64 bits
 MOST_SEEN = 20_000
 
-_SWAP = """if redis.call('GETRANGE', KEYS[1], 0, 23) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
-return 1"""
-_SHA = sha1(_SWAP.encode(), usedforsecurity=False).hexdigest()
-
-_REMEDIES = {
+_ALLOW = "allow this user EVAL, GET, GETRANGE, SET, DEL and TIME on these keys"
+_REMEDIES = {  # by what an error's types and words contain; the first counts
+    "BadAnswer": "that connection is closed, and the call may be repeated",
     "ReadOnlyError": "it is a replica; give the address of its primary",
     "AskError": "it is one node of a cluster; give a redis.cluster.RedisCluster client",  # and MovedError
     "WRONGTYPE": "nekkar did not write it; delete the key",
@@ -51,7 +56,9 @@ _REMEDIES = {
     "OutOfMemoryError": "it is full; raise its maxmemory, or give limits a server of their own",
     "BusyLoadingError": "it is loading its data; call again once it is done",
     "AuthenticationError": "see the user name and the password",
-    "NoPermissionError": "allow this user GET, SET, DEL, TIME, EVAL and EVALSHA on these keys",
+    "NoPermissionError": _ALLOW,
+    "executing the script": _ALLOW,
+    "ConnectionError": "see that it runs and can be reached",
 }
 
 
@@ -59,8 +66,8 @@ class RedisCache(BaseCache):
     """One Redis or Valkey: ``RedisCache("redis://localhost:6379/0")``, ``RedisCache("localhost", 6379, db=0)``.
 
     ``host`` may be a URL (``redis://``, ``rediss://``, ``unix://``, ``valkey://``, ``valkeys://``), or a
-    client: ``redis.Redis``, ``valkey.Valkey``, or a cluster's. ``timeout``: seconds that connecting, and each
-    read or write on a connection, may take, whatever a client has (a cluster's client keeps its own).
+    client: ``redis.Redis``, ``valkey.Valkey``, or a cluster's. ``timeout``: seconds that a command may take, its
+    connecting and the whole of its answer included, whatever a client has (a cluster's client keeps its own).
     ``options``: whatever else ``redis.Redis`` takes. A cache made of a client can't be pickled.
     """
 
@@ -91,21 +98,21 @@ class RedisCache(BaseCache):
     def add(self, key: str, value: str) -> bool:
         """Set ``key`` only if it is not set already; return whether it was set now."""
         stored = _after(b"") + value.encode()
-        return bool(self._run(key, lambda ask: ask("SET", key, stored, "NX")))
+        return bool(self._run(key, lambda ask: ask(ADD, stored) == OK))
 
     def get(self, key: str) -> str | None:
         """Return the value of ``key``, or None where there is none."""
         stored = self._stored(key)
-        return None if stored is None else stored[1].decode()
+        return None if stored is None else text(stored[1], f"Redis at {self._place}", key)
 
     def set(self, key: str, value: str) -> None:
         """Set ``key`` to ``value``, whatever was there."""
         stored = _after(b"") + value.encode()
-        self._run(key, lambda ask: ask("SET", key, stored))
+        self._run(key, lambda ask: ask(SET, stored))
 
     def delete(self, key: str) -> None:
         """Remove ``key``; nothing happens where it is not set."""
-        self._run(key, lambda ask: ask("DEL", key))
+        self._run(key, lambda ask: ask(DELETE))
 
     def gets(self, key: str) -> tuple[bytes | None, Token]:
         """Return the value of ``key`` (None where there is none) and a token for ``cas``."""
@@ -122,15 +129,8 @@ class RedisCache(BaseCache):
         """Write ``value`` for ``ttl`` seconds if ``key`` is as when ``token`` was read; return its token, or None."""
         standing, descent = token
         version = _after(descent)
-        words = (1, key, standing, version + value, min(ttl, LONGEST_TTL))
-
-        def swap(ask: Ask) -> Any:
-            try:
-                return ask("EVALSHA", _SHA, *words)
-            except self._library.exceptions.NoScriptError:  # flushed or restarted: nothing was run
-                return ask("EVAL", _SWAP, *words)
-
-        return self._saw(key, version) if self._run(key, swap) else None
+        won = self._run(key, lambda ask: ask(SWAP, standing, version + value, min(ttl, LONGEST_TTL)) == OK)
+        return self._saw(key, version) if won else None
 
     def tell_time(self, now: Callable[[], int]) -> tuple[int, int, int] | None:
         """Return the server's clock between two readings of ``now``, all in microseconds.
@@ -140,17 +140,17 @@ class RedisCache(BaseCache):
 
         def command(ask: Ask) -> tuple[int, int, int]:
             before = now()
-            seconds, rest = ask("TIME")
+            seconds, rest = ask(TIME)
             return before, int(seconds) * SECOND + int(rest), now()
 
         return None if is_cluster(self._client) else self._read("", command)
 
     def _stored(self, key: str) -> tuple[bytes, bytes] | None:
         """Read a version and its value; CorruptLog where the key holds anything else."""
-        raw = self._read(key, lambda ask: ask("GET", key))
+        raw = self._read(key, lambda ask: ask(GET))
         if raw is None:
             return None
-        if len(raw) < VERSION or not raw.startswith(MARK):
+        if len(raw) < VERSION or raw[RANDOM:VERSION] != _check(raw[:RANDOM]):
             raise CorruptLog(
                 f"Redis at {self._place}: key {shown(key)} holds what nekkar did not write; delete the key"
             )
@@ -162,57 +162,63 @@ class RedisCache(BaseCache):
         self._seen[key] = version[:COUNT]
         return version, version[:COUNT]
 
-    def _connect(self) -> Any:
-        connection = self._class(**self._settings)
-        try:
-            connection.connect()
-        except BaseException:
-            connection.disconnect()
-            raise
-        return connection
+    def _connect(self, until: float) -> Any:
+        return connected(self._class, self._settings, until)
 
     def _read(self, key: str, command: Callable[[Ask], T]) -> T:
-        """Run a command that may be repeated: once more where a kept connection had been closed meanwhile."""
+        """Run a command that may be repeated."""
+        until = monotonic() + self._timeout
         kept = self._pool.has_idle
         try:
-            return self._run(key, command)
+            return self._run(key, command, until)
         except CacheError as error:
-            if not kept or type(error.__cause__).__name__ != "ConnectionError":
+            if not kept or type(error.__cause__).__name__ not in ("ConnectionError", "BadAnswer"):
                 raise
-        return self._run(key, command)
+        return self._run(key, command, until)
 
-    def _run(self, key: str, command: Callable[[Ask], T]) -> T:
+    def _run(self, key: str, command: Callable[[Ask], T], until: float | None = None) -> T:
+        until = monotonic() + self._timeout if until is None else until
+        keys = (key,) if key else ()
         try:
             if is_cluster(self._client):
-                node = self._client.get_node_from_key(key)  # its primary; a command with a node is not retried
-                return command(partial(self._client.execute_command, target_nodes=node))
-            return self._pool.run(lambda connection: command(partial(_ask, connection)))
+                return self._on_cluster(key, command)
+            return self._pool.run(lambda it: command(partial(ask, partial(sent, it, until), keys)), until)
         except self._failures as cause:
-            kind = CorruptLog if "WRONGTYPE" in str(cause) else CacheError
+            refused = isinstance(cause, self._library.exceptions.ResponseError)
+            kind = CorruptLog if refused and "WRONGTYPE" in str(cause) else CacheError
             raise kind(self._told(key, cause)) from cause
 
+    def _on_cluster(self, key: str, command: Callable[[Ask], T]) -> T:
+        node = self._client.get_node_from_key(key)  # its primary; a command with a node is not retried
+        try:
+            return command(partial(ask, partial(self._client.execute_command, target_nodes=node), (key,)))
+        except BadAnswer:
+            library = getattr(node, f"{self._library.__name__}_connection")
+            library.connection_pool.disconnect(inuse_connections=False)
+            raise
+
     def _told(self, key: str, cause: BaseException) -> str:
-        names = [base.__name__ for base in type(cause).__mro__] + str(cause).split()[:1]
-        if "TimeoutError" in names:
+        types = [base.__name__ for base in type(cause).__mro__]
+        if "TimeoutError" in types:
             what = f"did not answer within {self._timeout:g} s"
             return f"Redis at {self._place} {what}; see that it runs and can be reached, or allow a longer timeout"
-        found = [_REMEDIES[name] for name in names if name in _REMEDIES]
-        other = "see that it runs and can be reached" if "ConnectionError" in names else "see what holds the key"
-        remedy = found[0] if found else other
+        signs = " ".join([*types, str(cause)])
+        remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in signs), "see what holds the key")
         where = f"Redis at {self._place}, key {shown(key)}" if key else f"Redis at {self._place}"
-        return f"{where}: {type(cause).__name__}: {cause}; {remedy}"
-
-
-def _ask(connection: Any, *words: Any) -> Any:
-    connection.send_command(*words)
-    return connection.read_response()
+        what = f" {cause}" if isinstance(cause, BadAnswer) else f": {type(cause).__name__}: {cause}"
+        return f"{where}{what}; {remedy}"
 
 
 def _after(descent: bytes) -> bytes:
     """Return the version of a swap that carries on ``descent``, or of a new creation of a key."""
     count = int.from_bytes(descent[DESCENT:COUNT]) + 1
     born = descent[:DESCENT] or MARK + token_bytes(DESCENT - len(MARK))
-    return born + count.to_bytes(COUNT - DESCENT) + token_bytes(VERSION - COUNT)
+    version = born + count.to_bytes(COUNT - DESCENT) + token_bytes(RANDOM - COUNT)
+    return version + _check(version)
+
+
+def _check(version: bytes) -> bytes:
+    return crc32(version).to_bytes(VERSION - RANDOM)
 
 
 def _remade(host: str, port: int, db: int, timeout: float, options: dict[str, Any]) -> RedisCache:

@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
+from nekkar.core.cache.meta import BadAnswer
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.rate import whole
+from nekkar.redis_wire import bounded
 
 _SCHEMES = {"redis": "redis", "rediss": "redis", "unix": "redis", "valkey": "valkey", "valkeys": "valkey"}
 _CLIENTS = {"redis": "Redis", "valkey": "Valkey"}
@@ -116,10 +118,10 @@ def library_of(client: Any) -> Any:
 
 
 def failures(library: Any) -> tuple[type[BaseException], ...]:
-    """Return what a library raises where a server is away, refuses, or answers what is no answer."""
+    """Return what is raised where a server is away, refuses, or answers what is no answer."""
     named = ("RedisError", "ValkeyError", "RedisClusterException", "ValkeyClusterException")
     own = [getattr(library.exceptions, name, OSError) for name in named]
-    return (OSError, ValueError, LookupError, *own)
+    return (BadAnswer, OSError, ValueError, LookupError, *own)
 
 
 def is_cluster(client: Any) -> bool:
@@ -128,13 +130,16 @@ def is_cluster(client: Any) -> bool:
 
 
 def settings(client: Any, timeout: float) -> tuple[Any, dict[str, Any]]:
-    """Return what makes a connection of ``client``'s kind, and with which arguments: raw, bounded, trying once."""
+    """Return what makes a connection of ``client``'s kind, and with which arguments: raw, bounded, trying once.
+
+    An address of several has half of the time: to connect is one round trip, and a command is another at least.
+    """
     if is_cluster(client):
         _check_cluster(client)
         return None, {}
     pool = client.connection_pool
     kept = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith(_THEIRS)}
-    own: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "health_check_interval": 0}
+    own: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout / 2, "health_check_interval": 0}
     own |= {"retry": None, "retry_on_error": [], "retry_on_timeout": False}
     own |= {"decode_responses": False, "encoding": "utf-8", "encoding_errors": "strict"}
     try:
@@ -143,7 +148,7 @@ def settings(client: Any, timeout: float) -> tuple[Any, dict[str, Any]]:
         raise ConfigurationError(
             f"Redis options of {place(client)}: {cause}; leave out what it does not know"
         ) from None
-    return pool.connection_class, kept | own
+    return bounded(pool.connection_class), kept | own
 
 
 def _check_cluster(client: Any) -> None:

@@ -62,7 +62,8 @@ def limit(session: S, limiter: Nekkar, rules: RuleTable, *, max_wait: float | No
     """Limit all that the session mounts; return the session.
 
     Its adapters go on sending, each behind a ``NekkarAdapter`` under the same prefix. What is mounted later is
-    not limited. Raises ConfigurationError, and changes nothing, where an adapter is limited already.
+    not limited. ``max_wait``: the longest wait of each attempt in seconds, before the limit's own.
+    Raises ConfigurationError, and changes nothing, where an adapter is limited already.
     """
     if not isinstance(session, requests.Session):
         raise ConfigurationError(f"session {shown(session)} is no requests.Session; give one such as Session()")

@@ -161,6 +161,30 @@ def test_resets_in_every_form(text: str, us: int | None) -> None:
     assert reset_us(text, NOW) == us
 
 
+@pytest.mark.parametrize(
+    ("text", "grain"),
+    [
+        ("30", S),
+        ("30.0", S),
+        ("6m0s", S),
+        ("2.5", S // 10),
+        ("8.64s", S // 100),
+        ("22ms", S // 1000),
+        ("1.2345678", S // 1000),
+        ("0", S),
+        ("1795000010", S),
+        ("1795000010.25", S),
+        ("1795000010123", S),
+        (DATE, S),
+        ("soon", S),
+    ],
+)
+def test_how_closely_a_reset_is_told(text: str, grain: int) -> None:
+    """A duration to its last digit, a millisecond at best; points in time stand beside a ``Date`` of whole seconds."""
+    headers = {"x-ratelimit-remaining": "1", "x-ratelimit-reset": text}
+    assert [budget.grain_us for budget in read(headers, NOW + 5, DATE).budgets] == [grain]
+
+
 def test_a_point_in_time_counts_from_the_answers_own_date() -> None:
     """A service's clock an hour ahead adds no hour."""
     headers = {"x-ratelimit-remaining": "1", "x-ratelimit-reset": "1795000030"}

@@ -96,6 +96,15 @@ def test_another_programs_text_under_a_limits_key_is_a_corrupt_log(cache: AnyCac
         nekkar.Nekkar(cache)(key, 10).acquire()
 
 
+@everywhere
+def test_bytes_that_are_no_text_are_a_corrupt_log_to_who_asks_for_text(cache: AnyCache, key: str) -> None:
+    """The error names the cache, the key, what it holds and the remedy. It used to be a UnicodeDecodeError."""
+    assert cache.cas(key, b"\xff\xfe", cache.gets(key)[1], 60)
+    where = r"memory cache|SQLite file /\S+cache\.db|memcached at 127\.0\.0\.1:\d+"
+    with pytest.raises(CorruptLog, match=rf"^({where}): key '{key}' holds b'\\xff\\xfe', .* delete the key$"):
+        cache.get(key)
+
+
 def _increment(cache: AnyCache, key: str, times: int) -> int:
     """Add one ``times`` times by swaps; return how many swaps lost."""
     lost = 0
@@ -417,8 +426,8 @@ def test_no_connection_is_without_a_timeout(server: Memcached) -> None:
     for cache, seconds in (
         (MemcachedCache(HOST, server.port), 1.0),
         (MemcachedCache(HOST, server.port, timeout=2.5), 2.5),
-        (from_url(f"{server.url}?timeout=0.75"), 0.75),
-        (from_url(server.url), 1.0),
+        (from_url(f"memcached://{HOST}:{server.port}?timeout=0.75"), 0.75),
+        (from_url(f"memcached://{HOST}:{server.port}"), 1.0),
     ):
         assert isinstance(cache, MemcachedCache)
         cache.get("key")

@@ -67,6 +67,7 @@ def is_legal(log: HitLog) -> bool:
         and min(log.epoch, log.nonce, log.base, log.zero, log.crowd, log.hold_until, log.origin_us) >= 0
         and min(log.margin_us, log.spacing_us, log.horizon_us, log.reset_at, log.written_at) >= 0
         and len(log.windows) <= MAX_WINDOWS
+        and list(log.windows) == sorted(set(log.windows))
         and all(MIN_PERIOD <= rate.period_us <= MAX_PERIOD and 1 <= rate.count <= MAX_COUNT for rate in log.windows)
         and max(log.hold_until, log.last or 0, log.reset_at, log.written_at) <= LATEST_US
         and log.margin_us <= MAX_MARGIN
@@ -234,6 +235,30 @@ def test_what_is_no_bytes_is_refused(value: Any) -> None:
         decode(value)
 
 
+def outcome(raw: bytes, *known: HitLog) -> HitLog | str:
+    """Return what decoding gives, or says."""
+    try:
+        return decode(raw, *known)
+    except CorruptLog as error:
+        return str(error)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.data(), logs())
+def test_what_goes_on_from_a_known_log_is_checked_no_less(data: st.DataObject, known: HitLog) -> None:
+    """Cut in front, longer, or altered anywhere, the next log is refused, or not, as if nothing was known."""
+    columns = []
+    for of_known in (known.times, known.numbers):
+        values = [*of_known[data.draw(st.integers(0, len(of_known))) :]]
+        values += data.draw(st.lists(st.integers(0, 20) | st.integers(0, 2**33), max_size=3))
+        for _ in range(data.draw(st.integers(0, 1)) if values else 0):
+            values[data.draw(st.integers(0, len(values) - 1))] = data.draw(st.integers(0, 20) | st.integers(0, 2**33))
+        columns.append(array("Q", values))
+    shorter = min(map(len, columns))
+    raw = encode(replace(known, times=columns[0][:shorter], numbers=columns[1][:shorter]))
+    assert outcome(raw, known) == outcome(raw)
+
+
 @settings(deadline=None, max_examples=300)
 @given(
     st.binary(max_size=200), st.sampled_from([b"", MAGIC, MAGIC + bytes([VERSION]), MAGIC + bytes([VERSION, 0, 80, 0])])
@@ -276,6 +301,8 @@ def test_random_bytes_are_refused(raw: bytes, prefix: bytes) -> None:
         HitLog(1, windows=(Rate(MAX_PERIOD + 1, 1),)),
         HitLog(1, windows=(Rate(S, 0),)),
         HitLog(1, windows=(Rate(S, MAX_COUNT + 1),)),
+        HitLog(1, windows=(Rate(2 * S, 5), Rate(S, 1))),
+        HitLog(1, windows=(Rate(S, 5), Rate(S, 5))),
     ],
 )
 def test_a_log_that_no_writer_writes_is_refused(log: HitLog) -> None:

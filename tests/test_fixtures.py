@@ -11,13 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.pages import ROOT, Fence, all_fences
 from tests.test_layers import EXTRAS, LAZY, run
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = [
-    block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if re.search(r"def test_|Conf", block)
-]
+BLOCKS = [fence for fence in all_fences("python") if re.search(r"def test_|\(CacheConformance\)", fence.code)]
 
 USES_BOTH = """
 import pytest
@@ -97,14 +94,14 @@ def test_the_fake_clock_and_the_suite_need_no_pytest() -> None:
     ]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=[str(number) for number in range(len(BLOCKS))])
-def test_the_tests_in_the_readme_pass(block: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_the_tests_in_the_docs_pass(block: Fence, tmp_path: Path) -> None:
     """Each block with tests, as a file of tests."""
-    told = pytest_run(tmp_path, block)
+    told = pytest_run(tmp_path, block.code)
     assert re.search(r"\d+ passed", told), told
     assert not re.search(r"failed|error", told), told
 
 
-def test_there_are_tests_in_the_readme() -> None:
+def test_there_are_tests_in_the_docs() -> None:
     """The test above is not empty."""
     assert len(BLOCKS) >= 2

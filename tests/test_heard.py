@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -268,39 +269,108 @@ def test_no_budget_stops_a_limit_for_longer_than_the_longest_hold(budgets: list[
     assert log.earliest(limit, 1, NOW) <= NOW + most + limit.margin_us + S
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 3 * S), st.integers(0, 2), st.integers(0, 2 * S)), min_size=5, max_size=60),
-    st.booleans(),
-)
-def test_no_hit_of_others_is_booked_that_there_was_not(steps: list[tuple[int, int, int]], fixed: bool) -> None:
-    """A service of 20 per 10 s, fixed or sliding, tells whole seconds, and answers late and out of order.
+LATE = 2 * S  # the latest answer
+STEPS = st.lists(
+    st.tuples(st.integers(0, 3 * S), st.integers(0, 2), st.integers(0, LATE)), min_size=5, max_size=60
+)  # the wait before a call, calls of others before it, how late its answer is heard
+TWENTY = quota("20/10s")
 
-    Of what the log has for others, the service has counted as many in its window.
+
+class Shared:
+    """A fleet's log, and a service of 20 per 10 s that counts others too: what it has counted, and what was booked.
+
+    ``begins``: from when of its window on it counts, given a call's time. ``grain``: to what its resets are rounded up.
     """
-    limit, period = quota("20/10s"), 10 * S
-    log, now = HitLog(1).joined(limit, 1), NOW
-    own, others, booked = list[int](), list[int](), list[tuple[int, int]]()
-    answers: list[tuple[int, int, Budget]] = []
-    for wait, outside, latency in steps:
-        now += wait
-        others += [now] * outside
-        at = log.earliest(limit, 1, now)
-        log = log.book(at, 1)
-        now = at
-        own.append(now)
-        begin = now - now % period if fixed else now - period
-        counted = sorted(time for time in own + others if time >= begin)
-        reset = begin + period - now if fixed else counted[0] + period - now
-        budget = Budget(max(0, 20 - len(counted)), 20, None, -(-reset // S) * S, is_window=True)
-        answers.append((now + latency, now, budget))
-        due = sorted((answer for answer in answers if answer[0] <= now), key=lambda answer: answer[0])
-        answers = [answer for answer in answers if answer[0] > now]
-        for _, sent_at, budget in due:
-            before = log.total
-            log = heard(log, limit, told(budget, sent_at=sent_at), now)
-            booked.append((now - period + (budget.reset_us or 0), log.total - before))
-        live = sum(count for time, count in booked if time >= begin)
-        assert live <= sum(time >= begin - 4 * S for time in others)  # late by two, told in whole seconds
+
+    def __init__(self, begins: Callable[[int], int], is_fixed: bool, grain: int) -> None:
+        self.begins, self.is_fixed, self.grain = begins, is_fixed, grain
+        self.log, self.now = HitLog(1).joined(TWENTY, 100 * MS), NOW
+        self.own, self.others = list[int](), list[int]()
+        self.booked, self.answers = list[tuple[int, int]](), list[tuple[int, int, Budget]]()
+
+    def call(self, wait: int, others: int, late: int) -> None:
+        """Let others call, then the fleet as soon as it may; its answer is heard late, and in no order."""
+        self.pass_to(self.now + wait)
+        self.others += [self.now] * others
+        at = self.log.earliest(TWENTY, 1, self.now)
+        self.log = self.log.book(at, 1)
+        self.pass_to(at)
+        self.own.append(at)
+        self.answers.append((at + late, at, self.answer()))
+
+    def answer(self) -> Budget:
+        begin = self.begins(self.now)
+        counted = [time for time in self.own + self.others if time >= begin]
+        reset = (begin if self.is_fixed else min(counted)) + 10 * S - self.now
+        told = -(-reset // self.grain) * self.grain
+        return Budget(max(0, 20 - len(counted)), 20, None, told, is_window=True, grain_us=self.grain)
+
+    def pass_to(self, instant: int) -> None:
+        due = sorted((answer for answer in self.answers if answer[0] <= instant), key=lambda answer: answer[:2])
+        self.answers = [answer for answer in self.answers if answer[0] > instant]
+        for heard_at, sent_at, budget in due:
+            before = self.log.total
+            self.log = heard(self.log, TWENTY, told(budget, sent_at=sent_at), heard_at)
+            self.booked.append((heard_at - 10 * S + (budget.reset_us or 0), self.log.total - before))
+        self.now = instant
+
+    def count(self, start: int) -> int:
+        return sum(time >= start for time in self.others)
+
+    def live(self) -> int:
+        """What counts in the log for others, of this window."""
+        return sum(count for time, count in self.booked if time >= self.begins(self.now))
+
+
+@given(STEPS, st.sampled_from([S, MS]))
+def test_no_hit_of_others_is_booked_that_there_was_not(steps: list[tuple[int, int, int]], grain: int) -> None:
+    """A service of fixed windows: of what the log has for others, it has counted as many in its window.
+
+    However late and out of order its answers come. A hit is booked at the window's beginning, and later by the
+    answer's lateness and the rounding up of the reset: that is how long it counts past the window's end.
+    """
+    shared = Shared(lambda now: now - now % (10 * S), is_fixed=True, grain=grain)
+    for step in steps:
+        shared.call(*step)
+        assert shared.live() <= shared.count(shared.begins(shared.now))
+        end = shared.begins(shared.now) + LATE + grain
+        assert all(time < end for time, count in shared.booked if count)
+
+
+@given(STEPS, st.sampled_from([S, MS]))
+def test_a_sliding_window_is_taken_for_fixed_ones_at_a_bounded_cost(
+    steps: list[tuple[int, int, int]], grain: int
+) -> None:
+    """Its reset is when the oldest hit leaves, so a booked one stands at most the answer's lateness and the rounding,
+    together D, after a hit of others that the service had counted as its oldest, or that was younger.
+
+    With B for the beginning of the window now: bookings whose oldest hit lay before B come at most D after it. Each
+    that still counts, at B or later, is later than any of their windows began: so none of them is booked twice, and
+    they are at most the others since B - D. Bookings whose oldest hit lay at B or later have that hit in common, and
+    are at most the others since B. The sum is the bound; it is 2 s of lateness and a second, not less.
+    """
+    shared = Shared(lambda now: now - 10 * S, is_fixed=False, grain=grain)
+    for step in steps:
+        shared.call(*step)
+        begin = shared.begins(shared.now)
+        assert shared.live() <= shared.count(begin - LATE - grain) + shared.count(begin)
+
+
+@given(st.lists(st.integers(0, 3 * S), min_size=5, max_size=60), st.sampled_from([S, MS]))
+def test_a_service_that_fills_bit_by_bit_is_no_others(waits: list[int], grain: int) -> None:
+    """GCRA, 20 per 10 s, all of it ours; its reset is when it is full: nothing is booked, nothing held.
+
+    Under a sliding log it is full once in each period at least; so what it has left to fill tells of no call that
+    lies before its last moment full, and a reset read as a window's end leaves none of ours out.
+    """
+    log, now, empty_at = HitLog(1).joined(TWENTY, 100 * MS), NOW, NOW
+    for wait in waits:
+        now = log.earliest(TWENTY, 1, now + wait)
+        log = log.book(now, 1)
+        empty_at = max(empty_at, now) + S // 2
+        left = (now + 10 * S - empty_at) * 2 // S
+        reset = -(-(empty_at - now) // grain) * grain
+        assert heard(log, TWENTY, told(Budget(left, 20, None, reset, True, grain), sent_at=now), now) is log
 
 
 def test_hits_before_a_services_window_are_not_set_against_it() -> None:
@@ -310,6 +380,56 @@ def test_hits_before_a_services_window_are_not_set_against_it() -> None:
     log = heard(log, limit, told(Budget(39, 60, reset_us=9 * S, is_window=True)), NOW)
     assert log.since(NOW - 2 * S) == 21
     assert heard(log, limit, told(Budget(39, 60, reset_us=10 * S, is_window=True)), NOW) is log
+
+
+def test_a_reset_told_closely_hides_no_others_behind_our_last_window() -> None:
+    """60 per 3 s, our 40 in a window's last second: of the next one's 21, told at its beginning, 20 are of others.
+
+    A second of grace, right for whole seconds, hid them from one window to the next, and 20 calls of each were refused.
+    """
+    limit = quota("60/3s")
+    log = log_of(limit, (-500 * MS, 40), (0, 1))
+    close = Budget(39, 60, reset_us=2_900 * MS, is_window=True, grain_us=MS)
+    assert heard(log, limit, told(close), NOW + MS).since(NOW - 200 * MS) == 21
+    assert heard(log, limit, told(replace(close, reset_us=3 * S, grain_us=S)), NOW + MS) is log
+
+
+def test_what_is_booked_for_later_was_not_counted_yet() -> None:
+    """Four callers wait for a slot a second off: 20 are foreign, not 16."""
+    log = log_of(HUNDRED, (0, 10), (S, 4))
+    assert heard(log, HUNDRED, told(Budget(70)), NOW + MS).since(NOW - 60 * S) == 34
+
+
+def test_a_refusal_with_nothing_left_is_believed() -> None:
+    """The log may think what it likes: nobody calls until the reset; unless the refusal says how long to wait."""
+    log = log_of(HUNDRED, (-30 * S, 100), (0, 5))
+    nothing = Budget(0, 100, reset_us=20 * S, is_window=True)
+    assert heard(log, HUNDRED, told(nothing), NOW) is log
+    for pause, hold in ((0, 20 * S), (3 * S, 3 * S), (30 * S, 30 * S)):
+        word = Word(NOW, HOUR, is_refusal=True, pause_us=pause, budgets=(nothing,))
+        assert heard(log, HUNDRED, word, NOW).hold_until == NOW + hold
+
+
+def test_a_call_refused_is_none_of_those_that_the_service_counted() -> None:
+    """Its 10 did not have room for it: 9 are ours, so one is of others, and a wider margin would not have helped."""
+    log = log_of(LIMIT, (-S, 9), (0, 1))
+    nothing = Budget(0, 10, reset_us=S, is_window=True, grain_us=MS)
+    word = Word(NOW, HOUR, is_refusal=True, pause_us=1, budgets=(nothing,))
+    after = heard(log, LIMIT, word, NOW)
+    assert after.since(NOW - 2 * S) == 11
+    assert after.margin(LIMIT, NOW) == LIMIT.margin_us
+    ours = log_of(LIMIT, (-S, 10)).book(NOW, 1)
+    assert heard(ours, LIMIT, word, NOW).since(NOW - 2 * S) == 11
+
+
+def test_a_refusal_of_a_window_that_is_all_ours_still_teaches_the_margin() -> None:
+    """Ten before it, all ours, the first of them late on its way: the window ends at once."""
+    log = log_of(LIMIT, (-PERIOD - LIMIT.margin_us, 1), (-S, 9), (0, 1))
+    nothing = Budget(0, 10, reset_us=MS, is_window=True, grain_us=MS)
+    word = Word(NOW, HOUR, is_refusal=True, pause_us=1, budgets=(nothing,))
+    after = heard(log, LIMIT, word, NOW)
+    assert after.total == log.total
+    assert after.margin(LIMIT, NOW) == 2 * LIMIT.margin_us
 
 
 def test_hits_are_kept_for_as_long_as_a_learned_margin_counts_them() -> None:

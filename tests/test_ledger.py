@@ -480,7 +480,8 @@ class TestTrouble:
             book(other, 1)
         assert slot.at > clock.now_us()
         assert [record.getMessage() for record in caplog.records] == [
-            "cache key 'key' has other limits elsewhere: 20 per 1 s, and 10 per 1 s here"
+            "cache key 'key' has other limits elsewhere: 20 per 1 s, and 10 per 1 s here;"
+            " each keeps its own, so give all the same"
         ]
 
 

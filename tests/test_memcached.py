@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -151,6 +151,47 @@ def test_what_came_before_it_was_asked_for_is_no_classic_answer(cache: Memcached
     with pytest.raises(CacheError, match="before it was asked"):
         cache.cas("key", b"again", token, 60)
     assert cache.get("key") == "mine"
+
+
+class Waits:
+    """A socket that notes for how long it is set to wait."""
+
+    def __init__(self) -> None:
+        self.set: list[float] = []
+
+    def settimeout(self, seconds: float) -> None:
+        self.set.append(seconds)
+
+    def send(self, data: bytes) -> int:
+        return len(data)
+
+    def recv(self, size: int) -> bytes:
+        return b"x"[:size]
+
+
+def test_a_socket_is_set_to_wait_once_for_many_commands_and_never_beyond_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each setting is a system call; but an answer that dribbles in gets what is left, less and less."""
+    now, waits = [100.0], Waits()
+    monkeypatch.setattr("nekkar.core.cache.stream.monotonic", lambda: now[0])
+    stream: Any = Stream(cast(Any, waits), 0.0)
+    for _ in range(50):
+        now[0] += 10
+        stream.until = now[0] + 2
+        stream.sendall(b"command")
+        now[0] += 0.05
+        stream.recv(1)
+    assert len(waits.set) == 1
+    while now[0] < stream.until - 0.001:
+        stream.recv(1)
+        assert 0.9 * (stream.until - now[0]) <= waits.set[-1] <= stream.until - now[0]
+        now[0] += 0.01
+    now[0] = stream.until
+    stream.recv(1)
+    assert waits.set[-1] == 0.0  # what is here already, and nothing else
+    with pytest.raises(TimeoutError):
+        stream.sendall(b"command")
 
 
 def test_a_server_without_tokens_is_an_error() -> None:
@@ -342,6 +383,19 @@ def test_a_server_that_dribbles_its_answer_is_an_error_within_the_timeout(ask: C
     with answering(lambda asked: [b"V"] * 40 if asked[:2] == b"ms" or ask is gets else to_stores(b"")(asked)) as port:
         cache = MemcachedCache(HOST, port, timeout=0.2)
         assert timed(lambda: ask(cache), r"did not answer within 0\.2 s") < 1.0
+
+
+def test_an_answer_that_came_while_this_process_stood_still_counts() -> None:
+    """Stopped, or collecting garbage, for longer than the timeout: what is here is read, and no more awaited."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = Stream(ours, until=time.monotonic() - 1.0)
+        theirs.sendall(b"here")
+        assert stream.recv(64) == b"here"
+        with pytest.raises(TimeoutError):
+            stream.recv(64)
+        theirs.close()
+        assert stream.recv(64) == b""
 
 
 def test_connecting_and_asking_share_one_deadline(server: Memcached) -> None:

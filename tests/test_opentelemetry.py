@@ -19,8 +19,8 @@ from nekkar.opentelemetry import BUCKETS, instrument
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.integration.servers import Memcached
+from tests.pages import DOCS, fences
 from tests.test_outage import FlakyCache
-from tests.test_readme import BLOCKS, LIMITS_TOML
 
 RULES = RuleTable([Rule("*/{user}", "user-{user}")], {"user-{user}": 10, "jobs": "2/10s"})
 
@@ -130,13 +130,14 @@ def test_it_can_be_stopped(recorded: Recorded) -> None:
 def test_the_recipe_for_prometheus_serves_the_metrics(
     server: Memcached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The README's block, as it stands, but for the addresses."""
+    """The block in the docs, as it stands, but for the addresses."""
     monkeypatch.chdir(tmp_path)
-    Path("limits.toml").write_text(LIMITS_TOML)
-    (recipe,) = [block for block in BLOCKS if "PrometheusMetricReader" in block]
-    program = recipe.replace("memcached://localhost:11211", server.url).replace("9464", "0")
+    blocks = fences(DOCS / "how-to" / "telemetry.md", "python")
+    (recipe,) = [block for block in blocks if "PrometheusMetricReader" in block.code]
+    Path("limits.toml").write_text(recipe.files["limits.toml"])
+    program = recipe.code.replace("memcached://localhost:11211", server.url).replace("9464", "0")
     names: dict[str, Any] = {}
-    exec(compile(program, "README.md", "exec"), names)
+    exec(compile(program, str(recipe), "exec"), names)
     try:
         with urlopen(f"http://127.0.0.1:{names['server'].server_port}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()

@@ -30,8 +30,10 @@ import nekkar
 from nekkar.core.cache import BaseCache, SwapCache, from_url
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong
 from nekkar.core.key import cache_key
-from nekkar.redis import COUNT, DESCENT, RedisCache
+from nekkar.redis import COUNT, DESCENT, RedisCache, _after
 from nekkar.testing import CacheConformance
+from tests.integration.proxy import proxy
+from tests.integration.proxy import redis as by_resp
 from tests.integration.servers import RedisServer, free_port, redis_server
 
 HOST = "127.0.0.1"
@@ -50,7 +52,13 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisServer]:
-    """A cluster of one node."""
+    with cluster_of_one() as running:
+        yield running
+
+
+@contextmanager
+def cluster_of_one() -> Iterator[RedisServer]:
+    """Run a cluster of one node for a while."""
     bus = str(free_port())  # by default 10,000 above the other, which may be no port
     with redis_server("--save", "", "--cluster-enabled", "yes", "--cluster-port", bus) as running:
         assert running.ask("CLUSTER ADDSLOTSRANGE 0 16383") == "+OK"
@@ -266,6 +274,14 @@ def test_what_another_program_stored_is_refused_not_guessed_at(
     assert cache.get(key) is None
 
 
+def test_bytes_that_are_no_text_are_a_corrupt_log_to_who_asks_for_text(cache: RedisCache, key: str) -> None:
+    """As in every cache; to who asks for bytes they are as good as any."""
+    assert cache.cas(key, b"\xff\xfe", cache.gets(key)[1], 60)
+    with pytest.raises(CorruptLog, match=rf"{HOST}:\d+/0: key '{key}' holds b'\\xff\\xfe', .* delete the key$"):
+        cache.get(key)
+    assert cache.gets(key)[0] == b"\xff\xfe"
+
+
 @everywhere
 def test_a_key_of_another_type_is_an_error(cache: RedisCache, key: str) -> None:
     """A list is no log: CorruptLog on every read and swap."""
@@ -275,20 +291,18 @@ def test_a_key_of_another_type_is_an_error(cache: RedisCache, key: str) -> None:
             command(key)
 
 
-def test_a_script_that_is_gone_is_sent_again_in_one_step(server: RedisServer, key: str) -> None:
-    """EVALSHA in the common case; after SCRIPT FLUSH once EVAL, which runs and keeps it: never a load of its own."""
+def test_a_script_that_was_flushed_is_nobodys_concern(server: RedisServer, key: str) -> None:
+    """A script goes as its text: each command is one, whatever the server has forgotten."""
     cache = made("host", server.port)
     token: Any = cache.cas(key, b"0", cache.gets(key)[1], 60)
     server.ask("CONFIG RESETSTAT")
     for number in range(10):
-        if number in (3, 7):
-            server.ask("SCRIPT FLUSH")
+        server.ask("SCRIPT FLUSH")
         token = cache.cas(key, b"%d" % number, token, 60)
         assert token
     told = server.ask("INFO commandstats")
-    assert "cmdstat_eval:calls=2," in told
-    assert "cmdstat_evalsha:calls=10," in told
-    assert "script|load" not in told
+    assert "cmdstat_eval:calls=10," in told
+    assert "cmdstat_evalsha" not in told
 
 
 # A server that goes away.
@@ -434,27 +448,35 @@ def fake_server(answer: Callable[[list[bytes]], bytes | None]) -> Iterator[int]:
             acceptor.join()
 
 
-def _commands(cache: RedisCache) -> dict[str, Callable[[], object]]:
+def tagged(words: list[bytes], reply: bytes) -> bytes:
+    """Return a reply as the script that ``words`` send gives it: behind the command's own number."""
+    tag = words[3 + int(words[2])]
+    return b"*2\r\n$%d\r\n%b\r\n%b" % (len(tag), tag, reply)
+
+
+def _commands(cache: RedisCache, key: str = "key") -> dict[str, Callable[[], object]]:
     return {
-        "get": lambda: cache.get("key"),
-        "gets": lambda: cache.gets("key"),
-        "add": lambda: cache.add("key", "value"),
-        "set": lambda: cache.set("key", "value"),
-        "delete": lambda: cache.delete("key"),
-        "cas": lambda: cache.cas("key", b"value", (b"", b""), 60),
+        "get": lambda: cache.get(key),
+        "gets": lambda: cache.gets(key),
+        "add": lambda: cache.add(key, "value"),
+        "set": lambda: cache.set(key, "value"),
+        "delete": lambda: cache.delete(key),
+        "cas": lambda: cache.cas(key, b"value", (b"", b""), 60),
         "tell_time": lambda: cache.tell_time(lambda: 0),
     }
 
 
 COMMANDS = ["get", "gets", "add", "set", "delete", "cas", "tell_time"]
 WRITES = ["add", "set", "delete", "cas"]
-TIMEOUT = 0.4
+TIMEOUT, PATIENCE = 0.6, 30.0  # where a trial takes a timeout, and where none should come
 EAGER = Retry(NoBackoff(), 10)
-CLIENTS: dict[str, Callable[[int], RedisCache]] = {
-    "host": lambda port: RedisCache(HOST, port, protocol=2, timeout=TIMEOUT),
-    "valkey": lambda port: RedisCache(f"valkey://{HOST}:{port}", timeout=TIMEOUT),
-    "client": lambda port: RedisCache(redis.Redis(HOST, port, protocol=2, retry=EAGER), timeout=TIMEOUT),
-    "valkey client": lambda port: RedisCache(valkey.Valkey(HOST, port, retry_on_timeout=True), timeout=TIMEOUT),
+CLIENTS: dict[str, Callable[[int, float], RedisCache]] = {
+    "host": lambda port, timeout: RedisCache(HOST, port, protocol=2, timeout=timeout),
+    "valkey": lambda port, timeout: RedisCache(f"valkey://{HOST}:{port}", timeout=timeout),
+    "client": lambda port, timeout: RedisCache(redis.Redis(HOST, port, protocol=2, retry=EAGER), timeout=timeout),
+    "valkey client": lambda port, timeout: RedisCache(
+        valkey.Valkey(HOST, port, retry_on_timeout=True), timeout=timeout
+    ),
 }
 clients = pytest.mark.parametrize("client", CLIENTS)
 # Where each trial takes a timeout: every command by one client, and a write by each other.
@@ -469,9 +491,9 @@ def test_a_server_that_accepts_and_never_answers_is_an_error_within_the_timeout(
     """CacheError names the server and the timeout; no retry, nor a client's own timeout, stretches the bound."""
     with socket.create_server((HOST, 0)) as listener:
         port = listener.getsockname()[1]
-        cache = CLIENTS[client](port)
+        cache = CLIENTS[client](port, TIMEOUT)
         began = time.monotonic()
-        with pytest.raises(CacheError, match=rf"{HOST}:{port}/0 did not answer within 0\.4 s; .*longer timeout"):
+        with pytest.raises(CacheError, match=rf"{HOST}:{port}/0 did not answer within 0\.6 s; .*longer timeout"):
             _commands(cache)[command]()
         assert time.monotonic() - began < 10 * TIMEOUT
 
@@ -483,10 +505,10 @@ def test_a_server_that_stops_answering_is_asked_once(client: str, command: str) 
 
     def answer(words: list[bytes]) -> bytes | None:
         asked.append(words[0])
-        return b"$-1\r\n" if len(asked) == 1 else None
+        return tagged(words, b"$-1\r\n") if len(asked) == 1 else None
 
     with fake_server(answer) as port:
-        cache = CLIENTS[client](port)
+        cache = CLIENTS[client](port, TIMEOUT)
         assert cache.get("key") is None
         began = time.monotonic()
         with pytest.raises(CacheError, match="did not answer"):
@@ -504,10 +526,10 @@ def test_a_write_is_never_sent_twice(client: str, command: str) -> None:
 
     def answer(words: list[bytes]) -> bytes | None:
         asked.append(words[0])
-        return b"$-1\r\n" if len(asked) == 1 else b""
+        return tagged(words, b"$-1\r\n") if len(asked) == 1 else b""
 
     with fake_server(answer) as port:
-        cache = CLIENTS[client](port)
+        cache = CLIENTS[client](port, PATIENCE)
         assert cache.get("key") is None
         with pytest.raises(CacheError, match="see that it runs"):
             _commands(cache)[command]()
@@ -533,24 +555,137 @@ def test_a_clusters_client_does_not_send_again_either(
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize("kind", ["cluster", "valkey cluster"])
+def test_a_clusters_answers_prove_whose_they_are_too(kind: str) -> None:
+    """Another command's answer, through a wire between: an error, and the idle connections to that node are closed."""
+    answers: list[bytes] = []
+
+    def keep(client: socket.socket, answer: bytes) -> None:
+        answers.append(answer)
+        client.sendall(answer)
+
+    with cluster_of_one() as server, proxy(server.port, ends=by_resp) as wire:
+        assert server.ask(f"CONFIG SET cluster-announce-port {wire.port}") == "+OK"
+        cache = made(kind, wire.port)
+        wire.fault = keep
+        cache.set("key", "value")
+        wire.fault = lambda client, answer: client.sendall(answers[-1])
+        with pytest.raises(CacheError, match=r"key 'key' answered .* not the answer to this command"):
+            cache.set("key", "other")
+        wire.fault = keep
+        known = set(wire.open)
+        assert cache.get("key") == "other"
+        assert wire.open - known
+
+
 @clients
 def test_a_late_answer_is_never_taken_for_the_next_ones(client: str) -> None:
     """A read that timed out leaves its connection; what comes on that later is nobody's."""
     send, asked = threading.Event(), count(1)
-    version = b"nk" + bytes(22)
+    version = _after(b"")
 
     def answer(words: list[bytes]) -> bytes | None:
         if next(asked) == 1:
             send.wait(60)
-            return b"$28\r\n" + version + b"late\r\n"
-        return b"$29\r\n" + version + b"right\r\n"
+            return tagged(words, b"$28\r\n" + version + b"late\r\n")
+        return tagged(words, b"$29\r\n" + version + b"right\r\n")
 
     with fake_server(answer) as port:
-        cache = CLIENTS[client](port)
+        cache = CLIENTS[client](port, TIMEOUT)
         with pytest.raises(CacheError, match="did not answer"):
             cache.get("key")
         send.set()
         assert [cache.get("key") for _ in range(5)] == ["right"] * 5
+
+
+def right(words: list[bytes]) -> bytes:
+    """Answer as an empty Redis does."""
+    answers = {b"'GET'": b"$-1\r\n", b"'DEL'": b":0\r\n", b"'TIME'": b"*2\r\n$1\r\n5\r\n$1\r\n7\r\n"}
+    return tagged(words, next((answer for call, answer in answers.items() if call in words[1]), b"+OK\r\n"))
+
+
+@clients
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_answer_that_comes_twice_is_not_the_next_commands(client: str, command: str) -> None:
+    """The same command's neither: a write is an error, its connection closed; a read is asked again on a new one."""
+    asked: list[bytes] = []
+
+    def answer(words: list[bytes]) -> bytes:
+        asked.append(words[0])
+        return right(words) * (2 if len(asked) == 1 else 1)
+
+    with fake_server(answer) as port:
+        call = _commands(cache := CLIENTS[client](port, PATIENCE))[command]
+        call()
+        if command in WRITES:
+            with pytest.raises(CacheError, match="not the answer to this command; that connection is closed"):
+                call()
+            assert not cache._pool.has_idle
+            assert len(asked) <= 2
+        for _ in range(3):
+            call()
+
+
+@clients
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_answer_that_its_command_never_gives_is_an_error(client: str, command: str) -> None:
+    """Though it bears the command's number: nothing altered on the way passes for a yes or a no."""
+    for reply in (b":7\r\n", b"+ON\r\n", b"*1\r\n:1\r\n", b"*2\r\n:1\r\n:2\r\n", b"?\r\n", b":1x\r\n"):
+        with fake_server(lambda words, reply=reply: tagged(words, reply)) as port:  # type: ignore[misc]
+            cache = CLIENTS[client](port, PATIENCE)
+            with pytest.raises(CacheError, match=f"{HOST}:{port}"):
+                _commands(cache)[command]()
+            assert command in ("get", "gets") or not cache._pool.has_idle
+
+
+def test_a_version_altered_on_the_way_is_no_version(cache: RedisCache, key: str) -> None:
+    """Each of its bytes counts: none is taken for a later state, which would make the true one look older."""
+    cache.set(key, "value")
+    stored: bytes = cache._client.get(key)
+    for at in range(24):
+        altered = stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :]
+        cache._client.set(key, altered)
+        with pytest.raises(CorruptLog, match="what nekkar did not write"):
+            cache.gets(key)
+    cache._client.set(key, stored)
+    assert cache.gets(key)[0] == b"value"
+
+
+def test_a_name_that_is_not_resolved_in_time_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The libraries' resolver knows no timeout; the command has one. What connects too late is closed."""
+    resolved, original, resolvers = threading.Event(), socket.getaddrinfo, list[threading.Thread]()
+
+    def slow(*terms: Any) -> Any:
+        resolvers.append(threading.current_thread())
+        resolved.wait(30)
+        return original(*terms)
+
+    with redis_server() as server, monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", slow)
+        for scheme in ("redis", "valkey"):
+            cache = RedisCache(f"{scheme}://localhost:{server.port}?timeout=0.2")
+            began = time.monotonic()
+            with pytest.raises(CacheError, match=r"localhost:.* did not answer within 0\.2 s"):
+                cache.get("key")
+            assert time.monotonic() - began < 2.0
+        resolved.set()
+        for resolver in resolvers:
+            resolver.join(30)
+        assert server.ask("CLIENT LIST").count("id=") == 1
+
+
+def test_where_no_thread_can_be_started_it_connects_all_the_same(
+    server: RedisServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a function at exit, say."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    cache = made("host", server.port)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    cache.set(key, "value")
+    assert cache.get(key) == "value"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, MemoryError, RuntimeError])
@@ -561,12 +696,12 @@ def test_a_command_that_raises_anything_leaves_its_connection(
     cache.set(key, "mine")
     cache.set(f"{key}-other", "another's")
 
-    def interrupted(connection: Any, *words: Any) -> None:
+    def interrupted(connection: Any, until: float, *words: Any) -> None:
         connection.send_command("GET", f"{key}-other")
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("nekkar.redis._ask", interrupted)
+        patch.setattr("nekkar.redis.sent", interrupted)
         with pytest.raises(error):
             cache.get(key)
     assert not cache._pool.has_idle
@@ -579,7 +714,7 @@ def test_a_refused_connection_is_an_error_that_names_server_and_remedy(client: s
     """CacheError, with what the library said as its cause."""
     port = free_port()
     with pytest.raises(CacheError, match=rf"{HOST}:{port}/0.*see that it runs and can be reached") as caught:
-        _commands(CLIENTS[client](port))[command]()
+        _commands(CLIENTS[client](port, PATIENCE))[command]()
     assert type(caught.value.__cause__).__name__ == "ConnectionError"
 
 
@@ -592,7 +727,7 @@ def test_an_answer_that_is_none_is_an_error(client: str, command: str, reply: by
     """What is cut short, refused, or not Redis at all, comes as CacheError and nothing else."""
     with fake_server(lambda _: reply) as port:
         with pytest.raises(CacheError, match=f"{HOST}:{port}") as caught:
-            _commands(CLIENTS[client](port))[command]()
+            _commands(CLIENTS[client](port, PATIENCE))[command]()
         assert caught.value.__cause__ is not None
 
 
@@ -605,13 +740,13 @@ def test_an_answer_that_is_none_is_an_error(client: str, command: str, reply: by
         ("-OOM command not allowed when used memory > 'maxmemory'.", "raise its maxmemory"),
         ("-LOADING Redis is loading the dataset in memory", "call again once it is done"),
         ("-NOAUTH Authentication required.", "the password"),
-        ("-NOPERM this user has no permissions to run the 'evalsha' command", "allow this user"),
+        ("-NOPERM this user has no permissions to run the 'eval' command", "allow this user"),
     ],
 )
 def test_a_server_that_refuses_is_an_error_that_helps(client: str, reply: str, told: str) -> None:
     """The remedy fits the refusal, for every command."""
     with fake_server(lambda _: reply.encode() + b"\r\n") as port:
-        for command in _commands(CLIENTS[client](port)).values():
+        for command in _commands(CLIENTS[client](port, PATIENCE)).values():
             with pytest.raises(CacheError, match=told):
                 command()
 
@@ -631,6 +766,26 @@ def test_a_real_replica_and_a_real_full_server_say_what_to_do(key: str) -> None:
             server.ask("REPLICAOF NO ONE")
         server.ask("CONFIG SET maxmemory 0")
         assert cache.cas(key, b"other", token, 60)
+
+
+@pytest.mark.parametrize("client", [redis.Redis, valkey.Valkey])
+def test_a_user_needs_the_commands_that_the_error_tells_and_no_more(client: Any, key: str) -> None:
+    """With one of them too few, the error names them all; with all, everything works."""
+    commands = ["get", "getrange", "set", "del", "time", "eval"]
+    with redis_server() as server:
+        for missing in [*commands, None]:
+            allowed = " ".join(f"+{command}" for command in commands if command != missing)
+            assert server.ask(f"ACL SETUSER me reset on >secret ~{key}* {allowed}") == "+OK"
+            cache = RedisCache(client(HOST, server.port, username="me", password="secret", protocol=2), timeout=30)
+            calls = _commands(cache, key)
+            refused = list[str]()
+            for call in calls.values():
+                try:
+                    call()
+                except CacheError as error:
+                    refused.append(str(error))
+            assert bool(refused) == bool(missing)
+            assert all("allow this user EVAL, GET, GETRANGE, SET, DEL and TIME on these" in told for told in refused)
 
 
 SECRET = "s3cr3t-p@ss?w/rd"
@@ -900,15 +1055,16 @@ def test_no_connection_is_without_a_timeout(server: RedisServer) -> None:
         (RedisCache(HOST, server.port), 1.0),
         (RedisCache(redis.Redis(HOST, server.port, socket_timeout=None)), 1.0),
         (RedisCache(valkey.Valkey(HOST, server.port), timeout=2.5), 2.5),
-        (from_url(f"{server.url}?timeout=0.75"), 0.75),
+        (from_url(f"redis://{HOST}:{server.port}?timeout=0.75"), 0.75),
     ):
         assert isinstance(cache, RedisCache)
         cache.get("key")
         [connection] = cache._pool._idle
-        assert connection._sock.gettimeout() == seconds
-        assert connection.socket_timeout == connection.socket_connect_timeout == seconds
+        assert connection._sock is connection.stream
+        assert connection.stream._socket.gettimeout() <= connection.socket_timeout == seconds
+        assert connection.socket_connect_timeout == seconds / 2
         assert connection.retry._retries == 0
-        assert connection._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+        assert connection.stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
 def test_it_works_over_a_unix_socket(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Clock(Protocol):
     """What tells a limiter the time and lets it wait; shared by all its limits, thread-safe."""
 
     def now_us(self) -> int:
-        """Return the time now."""
+        """Return the time now, in microseconds since the Unix epoch."""
 
     def sleep_until(self, at_us: int | None, wake: threading.Event) -> None:
         """Block this thread until ``at_us`` (None: no bound) or until ``wake`` is set."""
@@ -65,9 +65,7 @@ class SystemClock:
             await wake.wait()
 
 
-def monotonic() -> float:
-    """Return seconds of a clock that never steps, for ages within one process."""
-    return time.monotonic()
+monotonic = time.monotonic  # seconds of a clock that never steps, for ages within one process
 
 
 def ticks() -> int:

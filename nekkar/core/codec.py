@@ -10,13 +10,15 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from bisect import bisect_left
+from functools import lru_cache
 from operator import attrgetter, lt
 from zlib import crc32
 
 from nekkar.core.errors import CorruptLog
 from nekkar.core.log import MAX_WINDOWS, Column, HitLog
 from nekkar.core.rate import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate
-from nekkar.core.refusals import MOST_DOUBLINGS, Refusals
+from nekkar.core.refusals import MOST_DOUBLINGS, NONE, Refusals
 
 MAGIC = b"nkkr"
 VERSION = 1
@@ -31,6 +33,7 @@ _values = attrgetter(*_FIELDS, *(f"refusals.{field}" for field in _OF_REFUSALS))
 _WINDOW = struct.Struct("<QQ")
 _WIDE_TIMES, _WIDE_NUMBERS = 1, 2
 _TYPECODES = ("I", "Q")
+NOTHING = HitLog(0)
 
 
 def encode(log: HitLog) -> bytes:
@@ -42,17 +45,20 @@ def encode(log: HitLog) -> bytes:
     return _PREFIX.pack(MAGIC, VERSION, flags, _HEADER.size, crc32(body, flags)) + body
 
 
-def decode(raw: bytes) -> HitLog:
-    """Return the log that ``raw`` encodes; CorruptLog, with what is wrong, where it is none."""
+def decode(raw: bytes, known: HitLog = NOTHING) -> HitLog:
+    """Return the log that ``raw`` encodes; CorruptLog, with what is wrong, where it is none.
+
+    ``known``: one that was decoded before; what goes on from it is checked in less time.
+    """
     if not isinstance(raw, bytes):
         raise CorruptLog(f"no bytes, but {type(raw).__name__}")
     try:
-        return _decode(raw)
+        return _decode(raw, known)
     except struct.error as cause:
         raise CorruptLog(f"cut short at {len(raw)} bytes") from cause
 
 
-def _decode(raw: bytes) -> HitLog:
+def _decode(raw: bytes, known: HitLog) -> HitLog:
     magic, version, flags, header_size, checksum = _PREFIX.unpack_from(raw)
     body = memoryview(raw)[_PREFIX.size :]
     if magic != MAGIC:
@@ -62,24 +68,36 @@ def _decode(raw: bytes) -> HitLog:
     if flags > 3 or header_size < _HEADER.size or checksum != crc32(body, flags):
         raise CorruptLog("altered or cut short: its checksum does not fit")
     *values, windows, entries = _HEADER.unpack_from(body)
-    pairs = list(_WINDOW.iter_unpack(body[header_size : header_size + windows * _WINDOW.size]))
+    rates = _windows(bytes(body[header_size : header_size + windows * _WINDOW.size]))
     columns = body[header_size + windows * _WINDOW.size :]
     times = array(_TYPECODES[flags & _WIDE_TIMES])
     numbers = array(_TYPECODES[flags >> 1])
-    if len(pairs) != windows or len(columns) != entries * (times.itemsize + numbers.itemsize):
+    if len(rates) != windows or len(columns) != entries * (times.itemsize + numbers.itemsize):
         raise CorruptLog("its lengths do not fit")
     _fill(times, columns[: entries * times.itemsize])
     _fill(numbers, columns[entries * times.itemsize :])
-    rates = tuple(Rate(period, count) for period, count in pairs)
-    own, refusals = dict(zip(_FIELDS, values, strict=False)), Refusals(*values[len(_FIELDS) :])
+    own, told = dict(zip(_FIELDS, values, strict=False)), values[len(_FIELDS) :]
+    refusals = Refusals(*told) if any(told) else NONE
     log = HitLog(**own, windows=rates, times=times, numbers=numbers, refusals=refusals)
-    _check(log)
+    _check(log, known)
     return log
 
 
-def _check(log: HitLog) -> None:
+@lru_cache(1024)
+def _windows(raw: bytes) -> tuple[Rate, ...]:
+    """Return the windows, which ascend; almost every log of a limit has the same."""
+    windows = tuple(Rate(period, count) for period, count in _WINDOW.iter_unpack(raw))
+    if len(windows) > MAX_WINDOWS or list(windows) != sorted(set(windows)):
+        raise CorruptLog("its windows are too many, or not in order")
+    for window in windows:
+        if not (MIN_PERIOD <= window.period_us <= MAX_PERIOD and 1 <= window.count <= MAX_COUNT):
+            raise CorruptLog(f"its window {window} is out of bounds")
+    return windows
+
+
+def _check(log: HitLog, known: HitLog) -> None:
     """Refuse what no writer of this format writes, whatever its checksum says."""
-    if not (_ascends(log.times) and _ascends(log.numbers)) or log.base < log.zero:
+    if not (_ascends(log.times, known.times) and _ascends(log.numbers, known.numbers)) or log.base < log.zero:
         raise CorruptLog("its hits are not in order")
     if log.numbers and log.zero + log.numbers[0] <= log.base:
         raise CorruptLog("its numbers start below its base")
@@ -87,18 +105,19 @@ def _check(log: HitLog) -> None:
     spans = (log.spacing_us, log.horizon_us)
     if min(*times, *spans, log.margin_us) < 0 or max(times) > LATEST_US or max(spans) > MAX_PERIOD:
         raise CorruptLog("its times are out of bounds")
-    if len(log.windows) > MAX_WINDOWS or log.margin_us > MAX_MARGIN or log.total > MOST_HITS:
+    if log.margin_us > MAX_MARGIN or log.total > MOST_HITS:
         raise CorruptLog("its header is out of bounds")
     refusals = log.refusals
     if min(refusals.at, refusals.margin_us, refusals.widened_at) < 0 or refusals.row > MOST_DOUBLINGS:
         raise CorruptLog("its refusals are out of bounds")
-    for window in log.windows:
-        if not (MIN_PERIOD <= window.period_us <= MAX_PERIOD and 1 <= window.count <= MAX_COUNT):
-            raise CorruptLog(f"its window {window} is out of bounds")
 
 
-def _ascends(values: Column[int]) -> bool:
-    return all(map(lt, values, values[1:]))
+def _ascends(values: Column[int], known: Column[int]) -> bool:
+    """Whether a column ascends; where it goes on from a known one, which does, only the rest is looked at."""
+    start = bisect_left(known, values[0]) if values else 0
+    same = len(known) - start
+    rest = values[max(0, same - 1) :] if values[:same] == known[start:] else values
+    return all(map(lt, rest, rest[1:]))
 
 
 def _column_bytes(values: Column[int]) -> bytes:

@@ -7,8 +7,14 @@ Rules:
   foreign hits, which count until the service's reset, at most a period. All hits of this fleet that the service
   may have counted, those on the wire too, are set against what it says; so none is booked twice, and what is not
   seen now is seen in a later answer.
-- Where a reset is a window's end, the service counts nothing from before that window; a second's grace is for
-  services that tell whole seconds.
+- Where a reset is a window's end, the service counts nothing from before that window. How closely that is known is
+  the reset's grain: a second where it is told in whole seconds. No more grace than that: at 60 per 3 s a second of
+  grace hid 20 calls of others a window.
+- Where nothing remains, and the log does not know why, nobody calls until the reset. For a service that fills bit by
+  bit, that is until all is back: sooner would do for one call, but as a hold ends the log may let a burst go.
+- A refusal is believed, whatever the log thinks, unless it says itself how long to wait. Where its window goes on
+  for longer than the widest margin, it was no matter of the margin: the call refused is none of those counted, and
+  where that shows others, no margin is learned.
 - A difference that is small beside what remains can wait. Where nothing changes, the log itself is returned.
 
 Pure, as the log is. test_heard.py states the rules as properties.
@@ -21,7 +27,7 @@ from dataclasses import dataclass, replace
 
 from nekkar.core.log import HitLog
 from nekkar.core.rate import SECOND, Quota, Rate
-from nekkar.core.refusals import MARGIN_PART
+from nekkar.core.refusals import MARGIN_PART, Refusals
 
 MATTERS_PART = 64
 
@@ -30,8 +36,8 @@ MATTERS_PART = 64
 class Budget:
     """``remaining`` calls of a window, as the service tells; None for what it does not.
 
-    ``limit``: the window's calls. ``period_us``: its length. ``reset_us``: how long until all are back;
-    ``is_window``: all at once, as a window ends, and not bit by bit.
+    ``limit``: the window's calls. ``period_us``: its length. ``reset_us``: how long until all are back, or up to
+    ``grain_us`` less; ``is_window``: all at once, as a window ends, and not bit by bit.
     """
 
     remaining: int
@@ -39,6 +45,7 @@ class Budget:
     period_us: int | None = None
     reset_us: int | None = None
     is_window: bool = False
+    grain_us: int = SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +64,15 @@ class Word:
 
 def heard(log: HitLog, quota: Quota, word: Word, now: int) -> HitLog:
     """Return the log with what the word, heard now, says of this quota."""
-    if word.is_refusal and word.sent_at >= log.hold_until:
-        log = _refused(log, quota, word, now)
-    if word.pause_us:
-        log = held(log, now + min(word.pause_us, word.most_us))
+    known = log
     for budget in word.budgets:
         log = _spent(log, quota, budget, word, now)
+    if word.is_refusal and word.sent_at >= known.hold_until:
+        refusals = _taught(known, quota, word, now, by_others=log.total > known.total)
+        pause = refusals.pause(quota.rates[0].period_us) if word.pause_us is None else 0
+        log = held(replace(log, refusals=refusals), now + min(pause, word.most_us))
+    if word.pause_us:
+        log = held(log, now + min(word.pause_us, word.most_us))
     return log
 
 
@@ -71,13 +81,13 @@ def held(log: HitLog, until: int) -> HitLog:
     return log if until <= log.hold_until else replace(log, hold_until=until)
 
 
-def _refused(log: HitLog, quota: Quota, word: Word, now: int) -> HitLog:
+def _taught(log: HitLog, quota: Quota, word: Word, now: int, by_others: bool) -> Refusals:
+    """Return what a refusal teaches; of the margin nothing where it is others whom the service has counted."""
     period = quota.rates[0].period_us
     refusals = log.refusals.another(word.sent_at, log.hold_until, period, now)
-    if _came_too_soon(log, quota, word.sent_at):
-        refusals = refusals.widened(log.margin(quota, now), word.sent_at, period)
-    pause = refusals.pause(period) if word.pause_us is None else 0
-    return held(replace(log, refusals=refusals), now + min(pause, word.most_us))
+    if by_others or not _came_too_soon(log, quota, word.sent_at):
+        return refusals
+    return refusals.widened(log.margin(quota, now), word.sent_at, period)
 
 
 def _came_too_soon(log: HitLog, quota: Quota, sent_at: int) -> bool:
@@ -89,20 +99,27 @@ def _came_too_soon(log: HitLog, quota: Quota, sent_at: int) -> bool:
 
 def _spent(log: HitLog, quota: Quota, budget: Budget, word: Word, now: int) -> HitLog:
     """Return the log with what others have used of a window, as far as it matters."""
-    rate = _rate_of(budget, quota)
-    since = word.sent_at - rate.period_us - log.margin(quota, now)
-    if budget.is_window and budget.reset_us is not None and budget.reset_us <= rate.period_us:
-        since += max(0, budget.reset_us - SECOND)
-    foreign = rate.count - log.since(since) - budget.remaining
-    reset = rate.period_us if budget.reset_us is None else max(budget.reset_us, SECOND)
+    rate, margin = _rate_of(budget, quota), log.margin(quota, now)
+    refused, begun = word.is_refusal and not budget.remaining, _begun(budget, rate)
+    own = log.between(word.sent_at - rate.period_us + begun - margin, now + margin)
+    own -= refused and begun > rate.period_us // MARGIN_PART
+    foreign = rate.count - own - budget.remaining
+    reset = rate.period_us if budget.reset_us is None else max(budget.reset_us, budget.grain_us)
     is_told = budget.remaining == 0 and budget.reset_us is not None
-    if is_told and (foreign > 0 or reset > rate.period_us):
+    if is_told and (foreign > 0 or reset > rate.period_us or (refused and not word.pause_us)):
         log = held(log, now + min(reset, word.most_us))
     if foreign * MATTERS_PART <= budget.remaining:
         return log
     hits = Counter(dict(log.hits()))
     hits[now - rate.period_us + min(reset, rate.period_us, word.most_us)] += foreign
     return log.with_hits(sorted(hits.items()))
+
+
+def _begun(budget: Budget, rate: Rate) -> int:
+    """Return how much later than a period ago the service's window began, at least."""
+    if budget.is_window and budget.reset_us is not None and budget.reset_us <= rate.period_us:
+        return max(0, budget.reset_us - budget.grain_us)
+    return 0
 
 
 def _rate_of(budget: Budget, quota: Quota) -> Rate:

@@ -42,12 +42,13 @@ from nekkar.core.slots import Answer, Ask, Slot, booked
 from nekkar.core.store import Store
 from nekkar.core.view import View
 
-MOST_CONFLICTS = 500
+MOST_CONFLICTS, UNREAD_TRY = 500, -1
 
 log = logging.getLogger("nekkar")
 T = TypeVar("T")
 Answers = list[Answer]
 Plan = Callable[[HitLog, int, bool], tuple[HitLog, Answers]]  # the log, now, whether an answer was lost
+Doubt = tuple[int, Answers]  # a write whose answer was lost: its nonce, and what it gave if it landed
 
 
 class Ledger:
@@ -101,7 +102,8 @@ class Ledger:
 
     def look(self) -> Steps[tuple[HitLog | None, Any]]:
         """Read the log, and the token to swap it with; raises CacheError, or CorruptLog."""
-        yield from self.read_clock()
+        if self.clock_is_due():
+            yield from self.read_clock()
         order, sent = self.view.order(), self.clock.now_us()
         raw, token = yield from self.store.read(self.key)
         answered = self.clock.now_us()
@@ -122,8 +124,7 @@ class Ledger:
         """Unbook ``returned`` and book for ``asks``, in order, in one swap; return answers for the first of them.
 
         There is an answer for each whose slot falls within the horizon, and for at least one; and perhaps one
-        more, of up to ``spare`` hits.
-        Raises CacheError where the cache can't tell, or after 500 conflicts in a row.
+        more, of up to ``spare`` hits. Raises CacheError where the cache can't tell, or after 500 conflicts in a row.
         """
 
         def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
@@ -196,36 +197,47 @@ class Ledger:
 
     def _swap(self, plan: Plan) -> Steps[Answers]:
         """Change the log by ``plan``, again and again until no other process's swap came between."""
-        doubt: tuple[int, Answers] | None = None
+        doubt: Doubt | None = None
         own = None if self.alone.outage.is_on or self.clock_is_due() else self.view.own()
-        for conflicts in range(-1 if own else 0, MOST_CONFLICTS):
-            yield from self._pause(max(0, conflicts))
-            unread, own = own, None
-            found, token = unread or (yield from self.look())
-            order, now = self.view.order(), self.clock.now_us()
+        for conflicts in range(UNREAD_TRY if own else 0, MOST_CONFLICTS):
+            if most := self._most_pause(conflicts):
+                yield Pause(int(random.uniform(0, most)))
+            found, token = own or (yield from self.look())
+            own = None
             if doubt and found and found.nonce == doubt[0]:
-                self._saw_won(order, now, found)
-                self._loses_answers = self._is_late(doubt[1], now)
-                return doubt[1]
-            base = self.view.recalled(found, self.quota, self.pace.horizon_us, now)
-            base = self.alone.merged(base, now, self.quota.margin_us)
-            planned, answers = plan(base, now, doubt is not None)
-            if planned is base and found and not self.alone.is_on:
-                if not unread:
-                    return answers
-                continue  # there is no write to tell whether the log still stands: read it
-            crowd = crowded(planned.crowd, max(0, conflicts))
-            written = replace(planned, nonce=randbits(63), crowd=crowd, written_at=now)
-            won = yield from self._try(written, token, now, answers)
-            if isinstance(won, CacheError):
-                self._check_answers(won, doubt is not None)
-                doubt = (written.nonce, answers)
-            elif won is not None:
-                self._won(written, answers, order, now, won)
-                return answers
+                return self._landed(found, doubt[1])
+            outcome = yield from self._change(plan, found, token, doubt, conflicts)
+            if isinstance(outcome, list):
+                return outcome
+            doubt = outcome or doubt
         raise CacheError(
             f"cache key {self.key!r}: lost {MOST_CONFLICTS} swaps in a row; share it among fewer processes"
         )
+
+    def _change(
+        self, plan: Plan, found: HitLog | None, token: Any, doubt: Doubt | None, conflicts: int
+    ) -> Steps[Answers | Doubt | None]:
+        """Write what ``plan`` makes of a log; return the answers, None if it changed meanwhile, or the doubt."""
+        order, now = self.view.order(), self.clock.now_us()
+        base = self.view.recalled(found, self.quota, self.pace.horizon_us, now)
+        base = self.alone.merged(base, now, self.quota.margin_us)
+        planned, answers = plan(base, now, doubt is not None)
+        if planned is base and found and not self.alone.is_on:
+            return None if conflicts == UNREAD_TRY else answers  # unread, no write tells whether the log still stands
+        written = planned.stamped(randbits(63), crowded(planned.crowd, max(0, conflicts)), now)
+        try:
+            won = yield from self._write(written, token, now)
+        except CacheError as error:
+            self._check_answers(error, doubt is not None)
+            return written.nonce, answers
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from self._take_back(written.nonce, answers)
+            raise
+        answered = self.clock.now_us()
+        self.pace.swap_took(answered - now)
+        return None if won is None else self._won(written, answers, order, answered, won)
 
     def _without(self, base: HitLog, returned: Sequence[Slot], now: int) -> HitLog:
         for slot in returned:
@@ -233,31 +245,27 @@ class Ledger:
                 base = base.unbook(slot.at, slot.cost)
         return base
 
-    def _try(self, written: HitLog, token: Any, now: int, answers: Answers) -> Steps[Any]:
-        """Write; return the new token, None, or the error where the answer was lost. An interrupted write is undone."""
-        try:
-            won = yield from self._write(written, token, now)
-            self.pace.swap_took(self.clock.now_us() - now)
-            return won
-        except CacheError as error:
-            return error
-        except GeneratorExit:
-            raise
-        except BaseException:
-            yield from self._take_back(written.nonce, answers)
-            raise
-
     def _write(self, written: HitLog, token: Any, now: int) -> Steps[Any]:
         ttl = max(written.dies_at - now, written.keep_us + LINGER_US) // SECOND + 2
         raw = encode(written)
         self.view.wrote(raw, written)
         return self.store.swap(self.key, raw, token, ttl)
 
-    def _won(self, written: HitLog, answers: Answers, order: int, now: int, token: Any) -> None:
+    def _won(self, written: HitLog, answers: Answers, order: int, answered: int, token: Any) -> Answers:
         self._loses_answers = False
-        self.pace.booked(late=self._is_late(answers, self.clock.now_us()))
-        self._saw_won(order, now, written)
+        self.pace.booked(late=self._is_late(answers, answered))
+        self.view.saw(order, written.written_at, written, swapped=True)
         self.view.won(written, token)
+        self.alone.ends()
+        return answers
+
+    def _landed(self, found: HitLog, answers: Answers) -> Answers:
+        """Go on as after a write that won: the log shows that one did, though its answer was lost."""
+        now = self.clock.now_us()
+        self.view.saw(self.view.order(), now, found, swapped=True)
+        self.alone.ends()
+        self._loses_answers = self._is_late(answers, now)
+        return answers
 
     def _check_answers(self, error: CacheError, lost: bool) -> None:
         """Raise where the answer before this one was lost too."""
@@ -267,12 +275,10 @@ class Ledger:
 
     def _is_late(self, answers: Answers, now: int) -> bool:
         """Whether the first slot is good no more."""
-        first = next((answer for answer in answers if isinstance(answer, Slot)), None)
-        return first is not None and now > self.good_until(first)
-
-    def _saw_won(self, order: int, now: int, written: HitLog) -> None:
-        self.view.saw(order, now, written, swapped=True)
-        self.alone.ends()
+        for answer in answers:
+            if isinstance(answer, Slot):
+                return now > self.good_until(answer)
+        return False
 
     def _take_back(self, nonce: int, answers: Answers) -> Steps[None]:
         """After an interrupted write: undo it where it landed and is still the newest."""
@@ -281,16 +287,14 @@ class Ledger:
             if found is None or found.nonce != nonce:
                 return
             now = self.clock.now_us()
-            undone = replace(found, nonce=randbits(63), written_at=now)
-            for answer in answers:
-                undone = undone.unbook(answer.at, answer.cost) if isinstance(answer, Slot) else undone
-            yield from self._write(undone, token, now)
+            undone = self._without(found, [answer for answer in answers if isinstance(answer, Slot)], now)
+            yield from self._write(undone.stamped(randbits(63), found.crowd, now), token, now)
         except CacheError as error:
             log.warning("cache key %r: an interrupted call leaves its slot unused: %s", self.key, error)
 
-    def _pause(self, conflicts: int) -> Steps[None]:
-        """Let a random time pass where swaps have lately met others; less for who has lost already."""
+    def _most_pause(self, conflicts: int) -> int:
+        """Return the longest random pause where swaps have lately met others; less for who has lost already."""
         known = self.view.log
-        most = self.pace.pause_us(known.crowd) if known and not self.store.in_process else 0
-        if most:
-            yield Pause(int(random.uniform(0, most >> min(conflicts, 3))))
+        if not known or not known.crowd or self.store.in_process:
+            return 0
+        return self.pace.pause_us(known.crowd) >> min(max(0, conflicts), 3)

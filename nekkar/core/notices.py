@@ -28,7 +28,8 @@ class Notices:
         if others:
             self._said = True
             elsewhere = "; ".join(map(str, others))
-            log.warning("cache key %r has other limits elsewhere: %s, and %s here", self.key, elsewhere, self.quota)
+            text = "cache key %r has other limits elsewhere: %s, and %s here; each keeps its own, so give all the same"
+            log.warning(text, self.key, elsewhere, self.quota)
         if found.written_at - now >= SKEW_US:
             _say_skew(self.key, found.written_at - now)
 

@@ -51,9 +51,9 @@ def booked(
     and the limit is far from binding, another slot follows, of up to ``spare`` hits.
     """
     answers: list[Answer] = []
-    has_slot = False
+    has_slot, max_cost = False, quota.max_cost
     for ask in asks:
-        if ask.cost > quota.max_cost:
+        if ask.cost > max_cost:
             over = f"cost {ask.cost} is above this process's share while the cache is away: {quota}"
             answers.append(CacheError(over))
             continue
@@ -66,10 +66,11 @@ def booked(
             break
         log, has_slot = log.book(at, ask.cost), True
         answers.append(Slot(at, ask.cost, log.epoch))
-    spare = min(spare, _room(log, quota, soonest) // SPARE_PART) if has_slot and log.last == soonest else 0
-    if spare and len(answers) == len(asks) and not quota.spacing_us:
-        log = log.book(soonest, spare)
-        answers.append(Slot(soonest, spare, log.epoch))
+    if spare and has_slot and log.last == soonest and len(answers) == len(asks) and not quota.spacing_us:
+        spare = min(spare, _room(log, quota, soonest) // SPARE_PART)
+        if spare:
+            log = log.book(soonest, spare)
+            answers.append(Slot(soonest, spare, log.epoch))
     return log, answers
 
 

@@ -22,7 +22,7 @@ from secrets import randbits
 from typing import Any
 
 from nekkar.core.cache import UNREAD
-from nekkar.core.codec import decode
+from nekkar.core.codec import NOTHING, decode
 from nekkar.core.errors import CorruptLog
 from nekkar.core.heard import Word, heard
 from nekkar.core.log import HitLog
@@ -66,7 +66,7 @@ class View:
         self.mirror: Mirror | None = None
         self.seen = Look(0, 0, None, 0, 0)
         self._orders = count(1)
-        self._newest: tuple[bytes, HitLog] | None = None
+        self._newest: tuple[bytes | None, HitLog] = (None, NOTHING)
         self._own: tuple[HitLog, Any] | None = None
         self._undisturbed = False
 
@@ -93,9 +93,9 @@ class View:
 
     def decoded(self, raw: bytes, now: int) -> HitLog:
         """Decode a log, unless these are the bytes that this process saw or wrote last; raises CorruptLog."""
-        known = self._newest
+        known, log = self._newest
         try:
-            found = known[1] if known and known[0] == raw else decode(raw)
+            found = log if known == raw else decode(raw, log)
             _check_reach(found, now)
         except CorruptLog as error:
             remedy = "delete the key to start afresh, or call reset() of the limit"

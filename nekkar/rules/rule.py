@@ -19,8 +19,9 @@ _METHOD = re.compile(r"[A-Za-z][A-Za-z_-]*")
 class Rule:
     """Requests whose URL fits ``url``, and whose method is among ``methods``, fall under ``limit``.
 
-    ``limit`` is a limit's name, or False for explicitly unlimited. ``methods`` ignores case (None: any) and
-    is kept as a sorted tuple. Raises ConfigurationError for what can't be a rule in any table.
+    ``url`` is a pattern ``[scheme://]host[:port][/path][?query]``, see ``nekkar.rules.patterns``. ``limit`` is a
+    limit's name, or False for explicitly unlimited. ``methods`` ignores case (None: any) and is kept as a sorted tuple.
+    Raises ConfigurationError for what can't be a rule in any table.
     """
 
     url: str

@@ -32,10 +32,11 @@ LONGEST_CACHED = 2048
 
 
 class RuleTable:
-    """Rules with the limits that they name, checked as a whole.
+    """Rules with the limits that they name, checked as a whole. The first rule that matches wins; none is unlimited.
 
     ``limits``: each a whole number of calls per 60 s, a rate such as ``"250/minute"``, or a dict with ``rate``
     and any of ``period``, ``spacing``, ``max_wait``, ``margin``, ``headers``. Immutable, shared by threads, picklable.
+    Raises ConfigurationError, naming the rule or the limit, for the first fault.
     """
 
     __slots__ = ("_find_cached", "_index", "_outcomes", "_templates", "limits", "rules")
@@ -49,7 +50,7 @@ class RuleTable:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a table from a TOML file; ConfigurationError, with the file's name, for whatever is none."""
+        """Read a table from a TOML file; ConfigurationError, with the file's name, for whatever is none. Blocks."""
         content = load(path).content
         try:
             return cls.from_dict(content)

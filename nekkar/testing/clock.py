@@ -18,8 +18,9 @@ class FakeClock:
 
     Whoever would sleep returns at once, with the time set to the end of its sleep: a test of a thousand
     calls at ten a second takes no time. With ``jump=False`` sleepers wait until the test advances the
-    clock past the end of their sleep. Thread-safe. A pickled one tells the same time, and goes its own way;
-    a deep copy is the clock itself, so that a copied limiter stays on it.
+    clock past the end of their sleep. ``start``: the first time, Unix time in seconds. Thread-safe. A
+    pickled one tells the same time, and goes its own way; a deep copy is the clock itself, so that a copied limiter
+    stays on it.
     """
 
     def __init__(self, start: float = START_US / SECOND, *, jump: bool = True) -> None:

@@ -79,8 +79,7 @@ class Stage:
             line.split(":calls=") for line in self.redis.ask("INFO commandstats").splitlines() if ":calls=" in line
         ]
         calls = {name.removeprefix("cmdstat_"): int(rest.partition(",")[0]) for name, rest in lines}
-        reads = calls.get("get", 0) if contender.name.startswith("nekkar") else 0
-        return calls.get("eval", 0) + calls.get("evalsha", 0) + reads
+        return calls.get("eval", 0) + calls.get("evalsha", 0)
 
 
 Part = Callable[[Stage], Iterator[Figure]]

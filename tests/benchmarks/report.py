@@ -1,4 +1,4 @@
-"""What was measured, to look at: tables on the terminal, the same as Markdown for the README, and a picture."""
+"""What was measured, to look at: tables on the terminal, the same as Markdown for the docs, and a picture."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A proxy before a real memcached that does to its answers what networks and middleboxes do.
+"""A proxy before a real memcached or Redis that does to its answers what networks and middleboxes do.
 
 A fault is a function from the way back to the client and one answer; it sends of it what it likes.
-Requests go on untouched, but for those that ``refuse`` answers in memcached's place. Threads; each
+Requests go on untouched, but for those that ``refuse`` answers in the server's place. Threads; each
 connection has one, and ends with either side of it.
 """
 
@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 Fault = Callable[[socket.socket, bytes], None]
+Ends = Callable[[bytes], list[int]]  # where the whole messages in what was received end
 RECEIVE = 1 << 20
+HEAD = 60  # bytes of an answer that hold all but the limit's log
 
 
 class Closed(Exception):
@@ -60,9 +62,9 @@ def close(client: socket.socket, answer: bytes) -> None:
 
 
 def garble(client: socket.socket, answer: bytes) -> None:
-    """Answer with one byte of the first line altered."""
+    """Answer with one byte near the beginning altered."""
     spoilt = bytearray(answer)
-    spoilt[random.randrange(answer.index(b"\r\n"))] ^= 0x15
+    spoilt[random.randrange(min(len(answer), HEAD))] ^= 0x15
     client.sendall(spoilt)
 
 
@@ -82,26 +84,52 @@ def now_and_then(share: float, *faults: Fault) -> Fault:
     return mixed
 
 
-def received(connection: socket.socket) -> bytes:
-    """Return a whole request or answer, its value included; b"" at the end."""
+def received(connection: socket.socket, ends: Ends, count: int = 1) -> bytes:
+    """Return so many whole requests or answers at least, and nothing half; b"" at the end."""
     got = connection.recv(RECEIVE)
-    while got and len(got) < _length(got):
-        got += connection.recv(RECEIVE)
+    while got and not (len(ends(got)) >= count and ends(got)[-1] == len(got)):
+        more = connection.recv(RECEIVE)
+        got = got + more if more else b""
     return got
 
 
-def _length(message: bytes) -> int:
-    head, _, _ = message.partition(b"\r\n")
+def memcached(data: bytes) -> list[int]:
+    """Return the end of a request or an answer of memcached's, its value included."""
+    head, _, _ = data.partition(b"\r\n")
     words = [*head.split(), b"", b"", b"", b"", b""]
     at = {b"ms": 2, b"set": 4, b"add": 4, b"cas": 4, b"VA": 1, b"VALUE": 3}.get(words[0])
-    return len(head) + 2 + (int(words[at]) + 2 if at else 0) + (5 if words[0] == b"VALUE" else 0)
+    length = len(head) + 2 + (int(words[at]) + 2 if at else 0) + (5 if words[0] == b"VALUE" else 0)
+    return [len(data)] if length <= len(data) else []
+
+
+def redis(data: bytes) -> list[int]:
+    """Return the ends of requests or answers of Redis': a client sends several of its own at once as it connects."""
+    found, at = list[int](), 0
+    while at := _end(data, at):
+        found.append(at)
+    return found
+
+
+def _end(data: bytes, at: int) -> int:
+    """Return the end of the one message that begins at ``at``, or 0 where it is not whole."""
+    line = data.find(b"\r\n", at)
+    if line < 0:
+        return 0
+    kind, end = data[at : at + 1], line + 2
+    if kind in (b"$", b"="):
+        size = int(data[at + 1 : line])
+        end += size + 2 if size >= 0 else 0
+    elif kind in (b"*", b"%", b"~", b">"):
+        for _ in range(int(data[at + 1 : line]) * (2 if kind == b"%" else 1)):
+            end = _end(data, end) if end else 0
+    return end if end <= len(data) else 0
 
 
 class Proxy:
-    """Listens on ``port`` before the memcached on another. ``fault`` meets the answers to requests like ``only``."""
+    """Listens on ``port`` before the server on another. ``fault`` meets the answers to requests like ``only``."""
 
-    def __init__(self, upstream: int, tls: ssl.SSLContext | None = None) -> None:
-        self.upstream, self.tls = upstream, tls
+    def __init__(self, upstream: int, tls: ssl.SSLContext | None = None, ends: Ends = memcached) -> None:
+        self.upstream, self.tls, self.ends = upstream, tls, ends
         self.fault: Fault = pass_on
         self.only = b""
         self.refuse: Callable[[bytes], bytes | None] = lambda request: None
@@ -131,7 +159,7 @@ class Proxy:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             way = self.tls.wrap_socket(client, server_side=True) if self.tls else client
             with way:
-                while request := received(way):
+                while request := received(way, self.ends):
                     self._answer(way, server, request)
         self.open.discard(client)
 
@@ -141,14 +169,14 @@ class Proxy:
             client.sendall(refusal)
             return
         server.sendall(request)
-        answer = received(server)
+        answer = received(server, self.ends, len(self.ends(request)))
         (self.fault if request.startswith(self.only) else pass_on)(client, answer)
 
 
 @contextmanager
-def proxy(upstream: int, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+def proxy(upstream: int, tls: ssl.SSLContext | None = None, ends: Ends = memcached) -> Iterator[Proxy]:
     """Run a proxy for a while."""
-    running = Proxy(upstream, tls)
+    running = Proxy(upstream, tls, ends)
     try:
         yield running
     finally:

@@ -1,4 +1,7 @@
-"""A service on this machine that answers by a policy and records its calls, and real processes that call it."""
+"""A service on this machine that answers by a policy and records its calls, and real processes that call it.
+
+Once it answers ``OVER`` to a caller, that one calls no more: so a service ends a test when it has seen enough.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,8 @@ from tests.web import Listener, running
 
 Answer = tuple[int, dict[str, str]]
 Policy = Callable[[int], Answer]  # from when a call arrived, in µs, to its status and headers; one at a time
+
+OVER = 410
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -135,7 +140,8 @@ def _call(face: str, limiter: Nekkar, rules: RuleTable, plan: Plan) -> None:
         while (left := plan.until - time.time()) > 0:
             options = {} if face == "requests" else {"extensions": {"nekkar": {"max_wait": left}}}
             with suppress(TimeoutError), nekkar.requests.options(max_wait=left):
-                client.get(plan.url, **options)
+                if client.get(plan.url, **options).status_code == OVER:
+                    return
 
 
 def _client(face: str, limiter: Nekkar, rules: RuleTable) -> Any:
@@ -152,4 +158,5 @@ async def _call_async(limiter: Nekkar, rules: RuleTable, plan: Plan) -> None:
     async with nekkar.httpx2.limit(httpx2.AsyncClient(trust_env=False), limiter, rules) as client:
         while (left := plan.until - time.time()) > 0:
             with suppress(TimeoutError):
-                await client.get(plan.url, extensions={"nekkar": {"max_wait": left}})
+                if (await client.get(plan.url, extensions={"nekkar": {"max_wait": left}})).status_code == OVER:
+                    return

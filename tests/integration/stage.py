@@ -3,8 +3,8 @@
 Rules:
 
 - A worker that dies is replaced at once, so that the load stays; but never by one that would find the log
-  gone before a survivor does: nobody can tell a loss from a first use (README). So a newcomer waits until the
-  cache has a log, and the cache is emptied only once every worker has called.
+  gone before a survivor does: nobody can tell a loss from a first use (docs/concepts/faults.md). So a newcomer
+  waits until the cache has a log, and the cache is emptied only once every worker has called.
 - The first two workers are never killed: what grows with time grows in them.
 - The stage sleeps 10 ms at a time. What its longest sleep took beyond that, the machine kept from everybody:
   its stall is the slack of all bounds in time.

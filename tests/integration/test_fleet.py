@@ -9,7 +9,7 @@ import pytest
 
 from tests.checks import worst_window
 from tests.integration.fleet import Fleet, Plan, fleet, longest_silence
-from tests.integration.servers import Memcached
+from tests.integration.servers import PATIENCE_S, Memcached
 
 SECONDS = 10.0
 PERIOD_US = 2_000_000
@@ -29,7 +29,7 @@ def test_eight_processes_share_one_exact_window_and_use_all_of_it(
     cache: str, threads: int, server: Memcached, tmp_path: Path
 ) -> None:
     """100 per 2 s for 10 s: worst window 100, nine in ten of 500 calls, none starved, four commands a call at most."""
-    url = server.url if cache == "memcached" else f"sqlite:///{tmp_path / 'limits.db'}"
+    url = server.url if cache == "memcached" else f"sqlite:///{tmp_path / 'limits.db'}?timeout={PATIENCE_S}"
     before = server.commands()
     with fleet(Plan(url, "100/2s", SECONDS, threads), 8) as running:
         running.join(60)

@@ -37,8 +37,8 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         server, redis = running.enter_context(memcached()), running.enter_context(redis_server())
         file = tmp_path_factory.mktemp("lifecycle") / "limits.db"
         yield {
-            "memcached": f"{server.url}?timeout=10",
-            "redis": f"{redis.url}?timeout=10",
+            "memcached": server.url,
+            "redis": redis.url,
             "sqlite": f"sqlite:///{file}?timeout=10",
         }
 

@@ -1,4 +1,4 @@
-"""Workers whose own clocks are wrong, on a real memcached: its clock counts, or the skew is told."""
+"""Workers whose own clocks are wrong, on a real memcached or Redis: its clock counts, or the skew is told."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nekkar.core.clock import ticks
 from nekkar.core.limiter import Nekkar
 from nekkar.core.server_clock import ServerClock
 from tests.checks import worst_window
-from tests.integration.servers import Memcached, memcached
+from tests.integration.servers import Memcached, memcached, redis_server
 
 SECONDS = 12.0
 PERIOD_US = 2_000_000
@@ -112,6 +112,15 @@ def test_workers_whose_clocks_step_are_never_over(server: Memcached, tmp_path: P
     """Half are set a second ahead or back in the middle of the run; nothing comes of it."""
     steps = [1.0, -1.0, 1.0, -1.0, *[0.0] * (PROCESSES - 4)]
     starts, told = run(server.url, [0.0] * PROCESSES, tmp_path, steps=steps)
+    check_kept(starts)
+    assert not any(told)
+
+
+def test_skewed_and_stepping_workers_on_redis_are_never_over_and_get_their_share(tmp_path: Path) -> None:
+    """Both at once: one 30 s ahead, one 30 s behind, one 0.4 s off, two set a second ahead or back on the way."""
+    steps = [0.0, 0.0, 0.0, 1.0, -1.0, *[0.0] * (PROCESSES - 5)]
+    with redis_server() as server:
+        starts, told = run(server.url, [*SKEWS, *[0.0] * (PROCESSES - len(SKEWS))], tmp_path, steps=steps)
     check_kept(starts)
     assert not any(told)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
 
 import anyio
 import pytest
 
 from nekkar.core.codec import decode
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.line import Line
+from nekkar.core.places import Places
+from nekkar.core.slots import Slot
 from tests.checks import worst_window
 from tests.integration.servers import Memcached
 
@@ -57,25 +57,24 @@ class Crowd:
 
 
 @pytest.fixture
-def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Tell who came too late for its slot, by ticket."""
-    tickets: list[int] = []
+def late(monkeypatch: pytest.MonkeyPatch) -> list[Slot]:
+    """Tell which slots nobody came for in time, late callers and cancelled ones: they may stay booked."""
+    slots: list[Slot] = []
 
-    def arrives(line: Line, caller: Any, slot: Any) -> Any:
-        is_in_time = yield from arriving(line, caller, slot)
-        tickets.extend([] if is_in_time else [caller.ticket])
-        return is_in_time
+    def give_back(places: Places, slot: Slot) -> None:
+        slots.extend([slot] if places.ledger.clock.now_us() > slot.at else [])
+        giving_back(places, slot)
 
-    arriving = Line._arrives
-    monkeypatch.setattr(Line, "_arrives", arrives)
-    return tickets
+    giving_back = Places.give_back
+    monkeypatch.setattr(Places, "give_back", give_back)
+    return slots
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_thousands_of_tasks_wait_in_line(server: Memcached, backend: str, late: list[int]) -> None:
+def test_thousands_of_tasks_wait_in_line(server: Memcached, backend: str, late: list[Slot]) -> None:
     """They start in order of arrival, on few threads, never over; half are cancelled, and no capacity goes along.
 
-    But for those whom a busy machine makes late: they come when they can, and so may their unused slots.
+    But for those whom a busy machine makes late: they come when they can, and their slots may go unused.
     """
     before = threading.active_count()
     limiter = Nekkar(server.url)

@@ -1,22 +1,32 @@
-"""A wire that fails in every way, between nekkar and a real memcached: a typed error or a right answer, in time."""
+"""A wire that fails in every way, between nekkar and a real server: a typed error or a right answer, in time."""
 
 from __future__ import annotations
 
 import random
+import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from nekkar import CacheError, Nekkar, NekkarError, WaitTooLong
-from nekkar.core.cache import MemcachedCache
+from nekkar.core.cache import BaseCache, MemcachedCache
+from nekkar.core.errors import CorruptLog
 from nekkar.core.limit import Limit
+from nekkar.redis import RedisCache
 from tests.checks import worst_window
 from tests.integration import proxy as faulty
-from tests.integration.proxy import Fault, Proxy
-from tests.integration.servers import Memcached
+from tests.integration.proxy import Ends, Fault, Proxy
+from tests.integration.servers import Memcached, RedisServer, memcached, redis_server
 
+HOST = "127.0.0.1"
+MEMCACHED, REDIS = faulty.memcached, faulty.redis
+CERTIFICATE = Path(__file__).parent / "localhost.pem"
+TLS = f"rediss://127.0.0.1:{{port}}?timeout={{timeout}}&ssl_ca_certs={CERTIFICATE}"
 TIMEOUT = 0.5
 BOUND = 4 * TIMEOUT + 1.0  # a read, a swap, the read that tells whether it landed, another swap; and a busy machine
 
@@ -33,32 +43,75 @@ FAULTS: dict[str, Fault] = {
 }
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A server, how it is spoken to, and how a request to store begins there."""
+
+    server: Callable[[], AbstractContextManager[Memcached | RedisServer]]
+    cache: Callable[[int, float], BaseCache]
+    ends: Ends
+    stores: bytes
+    tls: bool = False
+
+
+def by_redis(url: str) -> Callable[[int, float], BaseCache]:
+    """Return what makes a cache of a port and a timeout."""
+    return lambda port, timeout: RedisCache(url.format(port=port, timeout=timeout))
+
+
+KINDS = {
+    "memcached": Kind(memcached, lambda port, timeout: MemcachedCache(HOST, port, timeout=timeout), MEMCACHED, b"ms"),
+    "Redis": Kind(redis_server, by_redis("redis://127.0.0.1:{port}?timeout={timeout}"), REDIS, b"*8"),
+    "Valkey": Kind(redis_server, by_redis("valkey://127.0.0.1:{port}?timeout={timeout}"), REDIS, b"*8"),
+    "Redis by TLS": Kind(redis_server, by_redis(TLS), REDIS, b"*8", tls=True),
+}
+TRIALS = [(kind, fault, stores) for kind in ("memcached", "Redis") for fault in FAULTS for stores in (False, True)]
+TRIALS += [("Valkey", fault, False) for fault in FAULTS] + [("Redis by TLS", "dribbled", False)]
+
+
 @pytest.fixture
-def wire(server: Memcached) -> Iterator[Proxy]:
-    with faulty.proxy(server.port) as running:
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[getattr(request, "param", "memcached")]
+
+
+@pytest.fixture
+def behind(kind: Kind) -> Iterator[Memcached | RedisServer]:
+    """The server behind the wire."""
+    with kind.server() as running:
         yield running
 
 
-def limit_through(port: int, rate: str, margin: float, timeout: float = TIMEOUT) -> Limit:
-    cache = MemcachedCache("127.0.0.1", port, timeout=timeout)
-    return Nekkar(cache, clock="local")("wire", rate, margin=margin)  # the proxy passes no log on
+@pytest.fixture
+def wire(kind: Kind, behind: Memcached | RedisServer) -> Iterator[Proxy]:
+    tls = None
+    if kind.tls:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(CERTIFICATE)
+    with faulty.proxy(behind.port, tls, kind.ends) as running:
+        yield running
 
 
-@pytest.mark.parametrize("only", [b"", b"ms"], ids=["every answer", "answers to stores"])
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_every_call_ends_in_time_in_a_typed_error_or_a_right_answer(fault: Fault, only: bytes, wire: Proxy) -> None:
+def limit_through(kind: Kind, port: int, rate: str, margin: float, timeout: float = TIMEOUT) -> Limit:
+    cache = kind.cache(port, timeout)
+    return Nekkar(cache, clock="local")("wire", rate, margin=margin)  # the proxy passes no log of memcached's on
+
+
+@pytest.mark.parametrize(("kind", "fault", "stores"), TRIALS, indirect=["kind"])
+def test_every_call_ends_in_time_in_a_typed_error_or_a_right_answer(
+    kind: Kind, fault: str, stores: bool, wire: Proxy
+) -> None:
     """On a connection that had worked and on a new one; with the wire whole again, everything works at once."""
-    limit = limit_through(wire.port, "10/minute", 4 * TIMEOUT)  # a slot is good for longer than an answer is awaited
+    limit = limit_through(kind, wire.port, "10/minute", 4 * TIMEOUT)  # a slot is good longer than an answer is awaited
     slots = [limit.acquire().at]
     for _ in range(2):
-        wire.fault, wire.only = fault, only
+        wire.fault, wire.only = FAULTS[fault], kind.stores if stores else b""
         began = time.monotonic()
-        errors = []
+        errors = list[CacheError]()
         try:
             slots.append(limit.acquire(max_wait=0).at)
         except CacheError as error:
-            errors.append(str(error))
-        assert all(f"memcached at 127.0.0.1:{wire.port}" in error for error in errors)
+            errors.append(error)
+        assert all(f"at {HOST}:{wire.port}" in str(error) or isinstance(error, CorruptLog) for error in errors)
         assert time.monotonic() - began < BOUND
         wire.fault = faulty.pass_on
     slots.append(limit.acquire(max_wait=0).at)
@@ -66,11 +119,17 @@ def test_every_call_ends_in_time_in_a_typed_error_or_a_right_answer(fault: Fault
     assert len(slots) <= used <= 2 + 2 * 2  # what was lost on the way may have been booked, each call's once or twice
 
 
-def test_stores_that_land_with_no_answer_for_long_are_an_error_and_do_not_fill_the_limit(wire: Proxy) -> None:
+both = pytest.mark.parametrize("kind", ["memcached", "Redis"], indirect=True)
+
+
+@both
+def test_stores_that_land_with_no_answer_for_long_are_an_error_and_do_not_fill_the_limit(
+    kind: Kind, wire: Proxy
+) -> None:
     """With a timeout over half the margin each slot is found too late: two are booked for a call, not all there are."""
-    limit = limit_through(wire.port, "100/minute", margin=TIMEOUT)
+    limit = limit_through(kind, wire.port, "100/minute", margin=TIMEOUT)
     limit.acquire()
-    wire.fault, wire.only = faulty.swallow, b"ms"
+    wire.fault, wire.only = faulty.swallow, kind.stores
     for _ in range(2):
         began = time.monotonic()
         with pytest.raises(CacheError, match="did not answer within"):
@@ -90,13 +149,16 @@ def call_until(end: float, limit: Limit, starts: list[int], errors: list[NekkarE
             errors.append(error)
 
 
-def test_threads_behind_a_faulty_wire_and_one_beside_it_are_never_over(server: Memcached, wire: Proxy) -> None:
+@both
+def test_threads_behind_a_faulty_wire_and_one_beside_it_are_never_over(
+    kind: Kind, behind: Memcached | RedisServer, wire: Proxy
+) -> None:
     """10 a second for 8 s: the worst second has 10, over what each saw start; the one beside it goes on throughout."""
     random.seed(20)
     wire.fault = faulty.now_and_then(0.25, *FAULTS.values())
     end = time.monotonic() + 8.0
-    limits = [limit_through(wire.port, "10/second", 0.5) for _ in range(4)]
-    limits.append(limit_through(server.port, "10/second", 0.5, timeout=10.0))
+    limits = [limit_through(kind, wire.port, "10/second", 0.5) for _ in range(4)]
+    limits.append(limit_through(kind, behind.port, "10/second", 0.5, timeout=10.0))
     starts: list[list[int]] = [[] for _ in limits]
     errors: list[list[NekkarError]] = [[] for _ in limits]
     limits[-1].acquire()  # who comes to an empty log first must not be the one whose view is clouded

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final, Protocol, runtime_checkable
 
+from nekkar.core.errors import CorruptLog, shown
+
 
 class BaseCache(ABC):
     """Four methods over ``str`` keys and values; nothing expires. Thread-safe.
@@ -29,6 +31,16 @@ class BaseCache(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove ``key``; nothing happens where it is not set."""
+
+
+def text(value: Any, where: str, key: str) -> str:
+    """Return a stored value as text; CorruptLog where it is none: whoever wrote it was not nekkar."""
+    try:
+        return str(value, "utf-8")
+    except (UnicodeDecodeError, TypeError):
+        raise CorruptLog(
+            f"{where}: key {shown(key)} holds {shown(value)}, which is no UTF-8 text; delete the key"
+        ) from None
 
 
 class Unread(Enum):

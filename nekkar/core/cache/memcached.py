@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from nekkar.core.cache.address import PORT, addresses, at, keeper
-from nekkar.core.cache.base import UNREAD, BaseCache
+from nekkar.core.cache.base import UNREAD, BaseCache, text
 from nekkar.core.cache.server import Connection, Server
 from nekkar.core.cache.watch import read_clock
 from nekkar.core.clock import SystemClock
@@ -81,8 +81,9 @@ class MemcachedCache(BaseCache):
 
     def get(self, key: str) -> str | None:
         """Return the value of ``key``, or None where there is none."""
-        value = self._server_of(key).read(lambda connection: connection.get(key))
-        return None if value is None else value.decode()
+        server = self._server_of(key)
+        value = server.read(lambda connection: connection.get(key))
+        return None if value is None else text(value, f"memcached at {server.address}", key)
 
     def set(self, key: str, value: str) -> None:
         """Set ``key`` to ``value``, whatever was there."""

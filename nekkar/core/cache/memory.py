@@ -6,7 +6,7 @@ import logging
 from itertools import count
 from typing import Any, NamedTuple
 
-from nekkar.core.cache.base import BaseCache
+from nekkar.core.cache.base import BaseCache, text
 from nekkar.core.clock import monotonic
 from nekkar.core.forks import lock_over_forks
 
@@ -56,7 +56,7 @@ class MemoryCache(BaseCache):
     def get(self, key: str) -> str | None:
         """Return the value of ``key``, or None where there is none."""
         value, _ = self.gets(key)
-        return None if value is None else value.decode()
+        return None if value is None else text(value, "memory cache", key)
 
     def set(self, key: str, value: str) -> None:
         """Set ``key`` to ``value``, whatever was there."""

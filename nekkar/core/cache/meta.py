@@ -47,35 +47,36 @@ class Meta:
 
     def gets(self, key: str) -> tuple[bytes | None, bytes | None]:
         """Return the value of ``key`` and its token."""
-        code, fields, value = self._ask(key, b"mg", (b"c", b"v"))
+        code, fields, value = self._ask(key, b"mg", b"c v k")
         return (None, None) if code == b"EN" else (value, fields[b"c"])
 
     def swap(self, key: str, value: bytes, token: bytes | None, expire: int) -> bytes | None:
         """Store where the token of ``key`` is ``token``; return the new one, or None where it is not."""
-        condition = b"ME" if token is None else b"C" + token
-        code, fields, _ = self._ask(key, b"ms", (b"c", b"T%d" % expire, condition), value)
+        flags = b"c T%d ME k" % expire if token is None else b"c T%d C%b k" % (expire, token)
+        code, fields, _ = self._ask(key, b"ms", flags, value)
         return fields[b"c"] if code == b"HD" else None
 
     def set(self, key: str, value: bytes) -> None:
         """Store, whatever is there."""
-        code, _, _ = self._ask(key, b"ms", (b"c", b"T0"), value)
+        code, _, _ = self._ask(key, b"ms", b"c T0 k", value)
         if code != b"HD":
             raise BadAnswer(f"answered {shown(code)} to a set of key {shown(key)}")
 
     def delete(self, key: str) -> None:
         """Remove ``key`` where it is set."""
-        self._ask(key, b"md", ())
+        self._ask(key, b"md", b"k")
 
     def close(self) -> None:
         """Close the connection."""
         self.stream.close()
 
-    def _ask(self, key: str, verb: bytes, flags: tuple[bytes, ...], data: bytes | None = None) -> Answer:
+    def _ask(self, key: str, verb: bytes, flags: bytes, data: bytes | None = None) -> Answer:
         """Send one command; return its answer: the code, the fields by their letters, and the value."""
         name, opaque = key.encode(), b"%d" % next(_opaques)
-        size = () if data is None else (b"%d" % len(data),)
-        head = b" ".join((verb, name, *size, *flags, b"k", b"O" + opaque))
-        self.stream.sendall(head + b"\r\n" if data is None else b"%b\r\n%b\r\n" % (head, data))
+        if data is None:
+            self.stream.sendall(b"%b %b %b O%b\r\n" % (verb, name, flags, opaque))
+        else:
+            self.stream.sendall(b"%b %b %d %b O%b\r\n%b\r\n" % (verb, name, len(data), flags, opaque, data))
         line, rest = self._line()
         if line == b"ERROR":
             raise Refused(f"answered {shown(line)} to {verb.decode()}")

@@ -13,7 +13,7 @@ from secrets import randbits
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from nekkar.core.cache.base import UNREAD, BaseCache
+from nekkar.core.cache.base import UNREAD, BaseCache, text
 from nekkar.core.cache.pool import Pool
 from nekkar.core.clock import SystemClock, monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, shown
@@ -69,7 +69,7 @@ class SqliteCache(BaseCache):
     def get(self, key: str) -> str | None:
         """Return the value of ``key``, or None where there is none."""
         value, _ = self.gets(key)
-        return None if value is None else value.decode()
+        return None if value is None else text(value, f"SQLite file {self._path}", key)
 
     def set(self, key: str, value: str) -> None:
         """Set ``key`` to ``value``, whatever was there."""

@@ -7,15 +7,18 @@ holds its caller up for as long as it likes. Here each step gets only what is le
   of the time left.
 - ``getaddrinfo`` has no timeout: a name is resolved in a thread, and waited for until the instant. A
   resolver that hangs keeps that thread until it gives up; a numeric address needs none.
+- What came while this process itself stood still (stopped, collecting garbage, starved) is no server's fault:
+  past the instant an answer that is already here is read, and none is waited for.
 - Nagle's algorithm is off, and a command is one send: small writes never wait for each other.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nekkar.core.cache.address import Address
 from nekkar.core.clock import monotonic
@@ -23,16 +26,20 @@ from nekkar.core.clock import monotonic
 if TYPE_CHECKING:
     import ssl
 
+LEAST_PART = 0.9
+
+T = TypeVar("T")
 _Target = tuple[int, int, Any]  # family, protocol, address
 
 
 class Stream:
-    """A connected socket, as far as pymemcache uses one. ``until``: when the current command ends (monotonic)."""
+    """A connected socket, as far as clients use one. ``until``: when the current command ends (monotonic)."""
 
-    __slots__ = ("_socket", "until")
+    __slots__ = ("_allowed", "_socket", "until")
 
     def __init__(self, connected: socket.socket, until: float) -> None:
         self._socket, self.until = connected, until
+        self._allowed = -1.0  # not known
 
     def sendall(self, data: bytes) -> None:
         """Send all of ``data``; TimeoutError where that is not done by ``until``."""
@@ -42,24 +49,48 @@ class Stream:
 
     def recv(self, size: int) -> bytes:
         """Return up to ``size`` bytes, b"" at the end; TimeoutError where none came by ``until``."""
-        return self._timed().recv(size)
+        return self._received(self._socket.recv, size)
+
+    def recv_into(self, buffer: bytearray) -> int:
+        """Receive into ``buffer``, as ``recv`` does; return how many bytes."""
+        return self._received(self._socket.recv_into, buffer)
 
     def is_quiet(self) -> bool:
         """Return whether nothing waits to be read: before a command, whatever came is not its answer."""
         self._socket.setblocking(False)
+        self._allowed = 0.0
         try:
             self._socket.recv(1)
         except OSError as error:
-            return isinstance(error, BlockingIOError) or type(error).__name__ == "SSLWantReadError"
+            return _is_empty(error)
         return False
+
+    def shutdown(self, how: int) -> None:
+        """End the connection, whoever else holds it."""
+        self._socket.shutdown(how)
 
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
 
+    def _received(self, receive: Callable[[Any], T], into: Any) -> T:
+        try:
+            self._allow(max(0.0, self.until - monotonic()))
+            return receive(into)
+        except OSError as error:
+            if _is_empty(error):
+                raise TimeoutError("timed out") from None
+            raise
+
     def _timed(self) -> socket.socket:
-        self._socket.settimeout(_left(self.until))
+        self._allow(_left(self.until))
         return self._socket
+
+    def _allow(self, left: float) -> None:
+        """Have the socket wait for what is left or up to a part less: each setting is a system call."""
+        if not left * LEAST_PART <= self._allowed <= left:
+            self._allowed = left * (1 + LEAST_PART) / 2
+            self._socket.settimeout(self._allowed)
 
 
 def connect(address: Address, until: float, tls: ssl.SSLContext | None) -> Stream:
@@ -111,22 +142,41 @@ def _resolved(address: Address, flags: int = 0) -> list[Any]:
 
 
 def _resolved_by(address: Address, until: float) -> list[Any]:
-    outcome: SimpleQueue[list[Any] | Exception] = SimpleQueue()
+    try:
+        return awaited(lambda: _resolved(address), until)
+    except TimeoutError:
+        raise TimeoutError(f"the name {address.host!r} was not resolved in time") from None
 
-    def resolve() -> None:
+
+def awaited(work: Callable[[], T], until: float) -> T:
+    """Return what ``work`` returns, done in a thread; TimeoutError where it is not done by ``until``.
+
+    Where no thread can be started, as in an ``atexit`` function, ``work`` is done here, however long it takes.
+    """
+    outcome: SimpleQueue[tuple[T] | BaseException] = SimpleQueue()
+
+    def done() -> None:
         try:
-            outcome.put(_resolved(address))
-        except Exception as error:
+            outcome.put((work(),))
+        except BaseException as error:
             outcome.put(error)
 
-    Thread(target=resolve, name="nekkar-resolver", daemon=True).start()
+    try:
+        Thread(target=done, name="nekkar-connecting", daemon=True).start()
+    except RuntimeError:
+        done()
     try:
         found = outcome.get(timeout=_left(until))
     except Empty:
-        raise TimeoutError(f"the name {address.host!r} was not resolved in time") from None
-    if isinstance(found, Exception):
+        raise TimeoutError("timed out") from None
+    if isinstance(found, BaseException):
         raise found
-    return found
+    return found[0]
+
+
+def _is_empty(error: OSError) -> bool:
+    """Return whether a socket that does not block told that there is nothing to read."""
+    return isinstance(error, BlockingIOError) or type(error).__name__ == "SSLWantReadError"
 
 
 def _left(until: float) -> float:

@@ -26,6 +26,8 @@ _REDIS = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
 def from_url(url: str) -> BaseCache:
     """Return the cache that ``url`` names; ConfigurationError where it names none.
 
+    One of ``memory:``, ``sqlite:///file.db``, ``memcached://host1:11211,host2``, ``memcached:///path/to/socket``,
+    ``memcacheds://host``, ``redis://host:6379/0``, ``rediss://``, ``unix://``, ``valkey://``, ``valkeys://``.
     ``?timeout=SECONDS`` sets the timeout of a memcached, SQLite or Redis cache. ``memcacheds`` is memcached over TLS,
     trusting what the system trusts.
     """
