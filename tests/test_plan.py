@@ -184,10 +184,12 @@ class TestLogs:
         assert read_log(str(tmp_path / name)) == expected
 
     def test_har_is_read(self, tmp_path: Path) -> None:
-        """Its times are milliseconds."""
-        entry = {"time": 250.0, "request": {"method": "PUT", "url": "https://x.y/a"}}
-        (tmp_path / "log.har").write_text(json.dumps({"log": {"entries": [entry]}}))
-        assert read_log(str(tmp_path / "log.har")) == [Call("PUT", "https://x.y/a", latency=0.25)]
+        """Its times are milliseconds; a negative one is that of a request that was broken off, and no time is none."""
+        request = {"method": "PUT", "url": "https://x.y/a"}
+        entries = [{"request": request, **time} for time in ({"time": 250.0}, {"time": -1}, {"time": None}, {})]
+        (tmp_path / "log.har").write_text(json.dumps({"log": {"entries": entries}}))
+        assert [call.latency for call in read_log(str(tmp_path / "log.har"))] == [0.25, 0.0, None, None]
+        assert read_log(str(tmp_path / "log.har"))[0] == Call("PUT", "https://x.y/a", latency=0.25)
 
     @pytest.mark.parametrize(
         ("name", "text", "expected"),
