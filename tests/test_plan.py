@@ -93,10 +93,16 @@ class TestFleet:
         starts = simulated([f"GET {URL}/b 20"], 4, 0.0, [hold])
         times = sorted(start.at for start in starts)
         assert len(times) == 20
+        assert times.count(2_100_000) == 2, "those due in just the horizon start"
         assert not [at for at in times if 2_100_000 < at < 12_000_000]
         assert [at for at in times if at >= 12_000_000][:2] == [12_000_000] * 2
         assert not spans_broken(times, 2, SECOND)
         assert "a hold" in {start.bound for start in starts}
+
+    def test_holds_that_begin_together_all_count(self) -> None:
+        """Of two limits, and of one: the later end stands."""
+        holds = [Hold("fast", 0, 2 * SECOND), Hold("slow", 0, 5 * SECOND), Hold("slow", 0, 3 * SECOND)]
+        assert [start.at for start in simulated([f"GET {URL}/b 1"], 1, 0.0, holds)] == [5 * SECOND]
 
     def test_costs_count(self) -> None:
         """A call that costs five is half a window."""
