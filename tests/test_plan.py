@@ -99,6 +99,11 @@ class TestFleet:
         assert not spans_broken(times, 2, SECOND)
         assert "a hold" in {start.bound for start in starts}
 
+    def test_calls_are_told_in_the_order_of_their_ends(self) -> None:
+        """Those too that are still under way as the last one begins."""
+        asks = [Ask(None, None, latency * SECOND) for latency in (3, 1, 5, 1)]
+        assert [start.ended // SECOND for start in run(asks, 3)] == [1, 2, 3, 5]
+
     def test_holds_that_begin_together_all_count(self) -> None:
         """Of two limits, and of one: the later end stands."""
         holds = [Hold("fast", 0, 2 * SECOND), Hold("slow", 0, 5 * SECOND), Hold("slow", 0, 3 * SECOND)]
