@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,15 @@ class TestTally:
         tally = tallied(simulated([f"GET {URL}/a 20"], 1, 1.0), 1)
         assert tally.binding is None
         assert tally.verdict().startswith("The workers bind: they call 100% of their time")
+
+    @pytest.mark.parametrize(("seconds", "binding"), [(100, "jobs"), (300, None)])
+    def test_a_little_waiting_binds_nobody(self, seconds: int, binding: str | None) -> None:
+        """Up to a twentieth of the workers' time; the longest wait may be any of them."""
+        times = [(0, 5, 6), (6, 8, seconds)]
+        starts = [Start(0, "jobs", since * SECOND, at * SECOND, end * SECOND) for since, at, end in times]
+        tally = tallied([replace(start, bound="a hold") for start in starts], 1)
+        assert (tally.limits["jobs"].longest, tally.limits["jobs"].waited) == (5.0, 7.0)
+        assert tally.binding == binding
 
 
 class TestLogs:

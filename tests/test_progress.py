@@ -74,6 +74,18 @@ def test_many_calls_of_a_limit_have_one_line() -> None:
     assert stream.getvalue().splitlines()[1:] == ["nekkar: limit 'jobs': gave up after 7.0 s"]
 
 
+def test_a_call_that_need_not_wait_ends_nobodys_line() -> None:
+    """Nor does one of another limit."""
+    stream = StringIO()
+    progress = Progress(stream)
+    waits(progress, 1, 5.0)
+    starts(progress, 2, 0.0)
+    progress(Admitted("others", 1, 100.0, 0.0, 1))
+    assert len(stream.getvalue().splitlines()) == 1
+    starts(progress, 1, 5.0)
+    assert stream.getvalue().splitlines()[1:] == ["nekkar: limit 'jobs': waited 5.0 s"]
+
+
 def test_on_a_terminal_there_is_a_bar_while_a_wait_lasts() -> None:
     """Gone when nobody waits; another wait has one again."""
     stream = Terminal()
