@@ -24,7 +24,7 @@ from nekkar.core.cache.url import without_secrets
 from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.limiter import Limit, Nekkar, Status
-from tests.integration.servers import Memcached
+from tests.integration.servers import Memcached, redis_server
 
 RULES = """\
 [limits]
@@ -377,6 +377,17 @@ def test_on_a_terminal_tables_are_rich_and_fit(limiter: Nekkar) -> None:
     assert "\x1b[1m" in output
     assert "████░░░░" in output, "one of two an hour, however long the command takes to start"
     assert "10/second" in output
+
+
+def test_a_password_in_the_caches_url_is_shown_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither above a table nor in the question of a lever."""
+    with redis_server("--save", "", "--requirepass", "s3cret") as server:
+        url = f"redis://:s3cret@127.0.0.1:{server.port}/0"
+        output = told(capsys, "status", "slow", "--rules", "limits.toml", "--cache", url)
+        question, code = on_terminal("reset", "slow", "--rate", "2/hour", "--cache", url, answer="n")
+    assert output.startswith(f"Limits on redis://127.0.0.1:{server.port}/0\n")
+    assert (f"for all who share redis://127.0.0.1:{server.port}/0? [y/N]" in question, code) == (True, 1)
+    assert "s3cret" not in output + question
 
 
 def test_on_a_terminal_a_plan_is_told_below_its_progress(limiter: Nekkar) -> None:
