@@ -139,6 +139,7 @@ class TestStatus:
             (["serch", "--rules", "limits.toml"], 2, "no limit named 'serch' (did you mean 'search'?)"),
             (["user-{user}", "--rules", "limits.toml"], 2, "is a template; name one of its limits"),
             (["search", "--every", "0.1"], 2, "--every 0.1 is out of bounds"),
+            (["search", "--every", "nan"], 2, "--every nan is out of bounds"),
             (["search", "--cache", "memory:"], 2, "is not shared by processes"),
             (["search", "--cache", "sqlite:///none.db"], 2, "there is no such file"),
             (["search", "--cache", "memcached://127.0.0.1:1"], 1, "memcached at 127.0.0.1:1"),
