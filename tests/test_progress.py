@@ -6,6 +6,7 @@ from io import StringIO
 
 import pytest
 
+from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, WaitTooLong
 from nekkar.core.events import Admitted, Left, Waiting
 from nekkar.core.limiter import Nekkar
@@ -48,6 +49,28 @@ def test_short_waits_are_not_shown() -> None:
     for _ in range(20):
         limit.acquire()
     assert stream.getvalue() == ""
+
+
+def test_what_was_waited_already_counts() -> None:
+    """A wait that moves off is told again: half a second more, after as long a one and some."""
+    stream = StringIO()
+    progress = Progress(stream)
+    waits(progress, 1, 0.6)
+    assert stream.getvalue() == ""
+    progress(Waiting("jobs", 1, 100.6, 101.1, 0.6, 1))
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_the_last_of_many_calls_tells_how_long_it_still_takes() -> None:
+    """Whichever begins to wait first."""
+    for order in ((30.0, 60.0), (60.0, 30.0)):
+        stream = Terminal()
+        progress = Progress(stream)
+        for call, seconds in enumerate(order):
+            waits(progress, call, seconds)
+        assert progress._waits["jobs"].ends - monotonic() > 50
+        for call, seconds in enumerate(order):
+            starts(progress, call, seconds)
 
 
 def test_a_refusal_at_once_is_no_wait() -> None:
