@@ -217,6 +217,23 @@ def test_a_socket_is_set_to_wait_once_for_many_commands_and_never_beyond_the_end
         stream.sendall(b"command")
 
 
+def test_nobody_gives_up_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that was set to wait a part less is asked again: a clock is read from a log up to the last moment."""
+    now, waits = [100.0], Waits()
+
+    def silent(size: int) -> bytes:
+        now[0] += waits.set[-1]
+        raise TimeoutError
+
+    monkeypatch.setattr("nekkar.core.cache.stream.monotonic", lambda: now[0])
+    monkeypatch.setattr(waits, "recv", silent)
+    stream: Any = Stream(cast(Any, waits), 102.0)
+    with pytest.raises(TimeoutError):
+        stream.recv(1)
+    assert now[0] == pytest.approx(102.0)
+    assert len(waits.set) < 20
+
+
 def test_a_server_without_tokens_is_an_error() -> None:
     """``memcached -C`` tells 0 for every token, and takes 0 for no condition: each swap would win."""
     with memcached("-C") as running, proxy(running.port) as way:

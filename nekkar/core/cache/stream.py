@@ -74,13 +74,17 @@ class Stream:
         self._socket.close()
 
     def _received(self, receive: Callable[[Any], T], into: Any) -> T:
-        try:
-            self._allow(max(0.0, self.until - monotonic()))
-            return receive(into)
-        except OSError as error:
-            if _is_empty(error):
-                raise TimeoutError("timed out") from None
-            raise
+        while True:
+            left = max(0.0, self.until - monotonic())
+            self._allow(left)
+            try:
+                return receive(into)
+            except OSError as error:
+                if isinstance(error, TimeoutError) and left:
+                    continue  # the socket was set to wait a part less
+                if _is_empty(error):
+                    raise TimeoutError("timed out") from None
+                raise
 
     def _timed(self) -> socket.socket:
         self._allow(_left(self.until))
