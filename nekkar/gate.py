@@ -17,6 +17,7 @@ from nekkar.hearing import Passage
 from nekkar.rules import RuleTable
 
 _OPTIONS = ("cost", "max_wait")
+_TERMS = ("period", "spacing", "margin", "max_wait")  # what a limit of a table may have of a Nekkar's call
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +87,4 @@ class Gate:
 
 def _terms(name: str, given: Mapping[str, Any]) -> tuple[Quota, float | None]:
     """Read a limit of the table once, not at each request."""
-    return terms(name, given["rate"], **{key: value for key, value in given.items() if key != "rate"})
+    return terms(name, given["rate"], **{key: given[key] for key in _TERMS if key in given})
