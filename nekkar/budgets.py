@@ -8,8 +8,8 @@
   time counts from the answer's own ``Date``, where it has one.
   It is taken for a window's end, but for OpenAI and Anthropic, whose buckets fill bit by bit.
 - A duration is known as closely as its last digit tells, to a second or a ms; a point in time to a second.
-- What can't be meant is left out, and told as a fault: no number, a limit of 0, more left than the limit, a reset
-  over a minute past.
+- What can't be meant is left out, and told as a fault: no number, a limit of 0, more left than the limit, a limit
+  or a reset without a word of what is left, a reset over a minute past.
 
 Pure, and raises for no text whatever.
 """
@@ -34,6 +34,7 @@ _DURATION = re.compile(r"(?:[0-9]{1,12}(?:\.[0-9]{1,9})?(?:ns|us|µs|ms|[dhms]))
 _PART = re.compile(r"([0-9.]+)([a-zµ]+)")
 _UNITS = {"ns": 0.001, "us": 1, "µs": 1, "ms": 1000, "s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND}
 _UNITS |= {"d": 86_400 * SECOND}
+NOTHING = "nothing"
 _UNIX_S, _UNIX_MS, _UNIX_END = 10**9, 10**11, 10**14
 _GRAINS = (SECOND, SECOND // 10, SECOND // 100, SECOND // 1000)
 
@@ -88,14 +89,14 @@ def _all_told(headers: Mapping[str, str]) -> Iterator[_Told]:
             yield _Told(pairs["remaining"], pairs.get("limit"), pairs.get("reset"), policy)
         else:
             quotas = {name: values.get("q") for name, values in _items(policy)}
-            for name, values in _items(text):
-                yield _Told(values.get("r", "nothing"), quotas.get(name), values.get("t"), policy)
-    for limit, remaining, reset in _WINDOWS + _BUCKETS:
-        if remaining in headers:
-            told = headers.get(limit)
-            first = told.partition(",")[0].partition(";")[0] if told else None
-            is_window = (limit, remaining, reset) in _WINDOWS
-            yield _Told(headers[remaining], first, headers.get(reset), f"{told or ''}, {policy}", is_window)
+            for name, values in list(_items(text)) or [("", {})]:
+                yield _Told(values.get("r", NOTHING), quotas.get(name), values.get("t"), policy)
+    for names in _WINDOWS + _BUCKETS:
+        limit, remaining, reset = map(headers.get, names)
+        if (limit, remaining, reset) != (None, None, None):
+            first = limit.partition(",")[0].partition(";")[0] if limit else limit
+            left = NOTHING if remaining is None else remaining
+            yield _Told(left, first, reset, f"{limit or ''}, {policy}", names in _WINDOWS)
 
 
 def _items(text: str) -> Iterator[tuple[str, dict[str, str]]]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
-from nekkar.core.limiter import Nekkar
-from nekkar.core.rate import Quota, micros, patience, quota, whole
+from nekkar.core.limiter import Nekkar, terms
+from nekkar.core.rate import Quota, micros, whole
 from nekkar.hearing import Passage
 from nekkar.rules import RuleTable
 
 _OPTIONS = ("cost", "max_wait")
+_TERMS = ("period", "spacing", "margin", "max_wait")  # what a limit of a table may have of a Nekkar's call
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,4 @@ class Gate:
 
 def _terms(name: str, given: Mapping[str, Any]) -> tuple[Quota, float | None]:
     """Read a limit of the table once, not at each request."""
-    terms = quota(given["rate"], given.get("period"), given.get("spacing", 0.0), given.get("margin"))
-    longest = given.get("max_wait")
-    return terms, None if longest is None else patience(longest, name)
+    return terms(name, given["rate"], **{key: given[key] for key in _TERMS if key in given})

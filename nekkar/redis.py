@@ -18,6 +18,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from secrets import token_bytes
@@ -32,12 +33,12 @@ from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
 from nekkar.core.rate import SECOND, micros
 from nekkar.redis_client import failures, is_cluster, library_of, made, place, settings, split_timeout
-from nekkar.redis_wire import ADD, DELETE, GET, OK, SET, SWAP, TIME, ask, connected, sent
+from nekkar.redis_wire import ADD, DELETE, GET, NOTHING, OK, SET, SWAP, TIME, ask, connected, sent
 
 __all__ = ["RedisCache"]
 
 T = TypeVar("T")
-Ask = Callable[..., Any]  # asks for one command, returns its answer
+Ask = Callable[..., bytes]  # asks for one command, returns its answer
 Token = tuple[bytes, bytes]  # the version that must stand, and the descent that a swap carries on
 
 MARK = b"nk"
@@ -46,18 +47,16 @@ DESCENT, COUNT, RANDOM, VERSION = 8, 16, 20, 24
 LONGEST_TTL = 10**12  # seconds; Redis counts in milliseconds, in 64 bits
 MOST_SEEN = 20_000
 
-_ALLOW = "allow this user EVAL, GET, GETRANGE, SET, DEL and TIME on these keys"
-_REMEDIES = {  # by what an error's types and words contain; the first counts
-    "BadAnswer": "that connection is closed, and the call may be repeated",
-    "ReadOnlyError": "it is a replica; give the address of its primary",
+_REMEDIES = {  # by what an error's types and words contain, inside a script too; the first counts
+    "BadAnswer|InvalidResponse": "that connection is closed, and the call may be repeated",
+    "ReadOnlyError|READONLY": "it is a replica; give the address of its primary",
     "AskError": "it is one node of a cluster; give a redis.cluster.RedisCluster client",  # and MovedError
     "WRONGTYPE": "nekkar did not write it; delete the key",
     "MOVED": "it is one node of a cluster; give a valkey.cluster.ValkeyCluster client",  # valkey has no error for it
-    "OutOfMemoryError": "it is full; raise its maxmemory, or give limits a server of their own",
+    r"OutOfMemoryError|\bOOM\b": "it is full; raise its maxmemory, or give limits a server of their own",
     "BusyLoadingError": "it is loading its data; call again once it is done",
     "AuthenticationError": "see the user name and the password",
-    "NoPermissionError": _ALLOW,
-    "executing the script": _ALLOW,
+    "NoPermissionError|executing the script": "allow this user EVAL, GET, GETRANGE, SET, DEL and TIME on these keys",
     "ConnectionError": "see that it runs and can be reached",
 }
 
@@ -98,7 +97,7 @@ class RedisCache(BaseCache):
     def add(self, key: str, value: str) -> bool:
         """Set ``key`` only if it is not set already; return whether it was set now."""
         stored = _after(b"") + value.encode()
-        return bool(self._run(key, lambda ask: ask(ADD, stored) == OK))
+        return self._run(key, lambda ask: ask(ADD, stored)) == OK
 
     def get(self, key: str) -> str | None:
         """Return the value of ``key``, or None where there is none."""
@@ -129,8 +128,8 @@ class RedisCache(BaseCache):
         """Write ``value`` for ``ttl`` seconds if ``key`` is as when ``token`` was read; return its token, or None."""
         standing, descent = token
         version = _after(descent)
-        won = self._run(key, lambda ask: ask(SWAP, standing, version + value, min(ttl, LONGEST_TTL)) == OK)
-        return self._saw(key, version) if won else None
+        won = self._run(key, lambda ask: ask(SWAP, standing, version + value, min(ttl, LONGEST_TTL)))
+        return self._saw(key, version) if won == OK else None
 
     def tell_time(self, now: Callable[[], int]) -> tuple[int, int, int] | None:
         """Return the server's clock between two readings of ``now``, all in microseconds.
@@ -140,16 +139,17 @@ class RedisCache(BaseCache):
 
         def command(ask: Ask) -> tuple[int, int, int]:
             before = now()
-            seconds, rest = ask(TIME)
+            seconds, rest = ask(TIME).split()
             return before, int(seconds) * SECOND + int(rest), now()
 
         return None if is_cluster(self._client) else self._read("", command)
 
     def _stored(self, key: str) -> tuple[bytes, bytes] | None:
         """Read a version and its value; CorruptLog where the key holds anything else."""
-        raw = self._read(key, lambda ask: ask(GET))
-        if raw is None:
+        answer = self._read(key, lambda ask: ask(GET))
+        if answer == NOTHING:
             return None
+        raw = answer[1:]
         if len(raw) < VERSION or raw[RANDOM:VERSION] != _check(raw[:RANDOM]):
             raise CorruptLog(
                 f"Redis at {self._place}: key {shown(key)} holds what nekkar did not write; delete the key"
@@ -172,7 +172,7 @@ class RedisCache(BaseCache):
         try:
             return self._run(key, command, until)
         except CacheError as error:
-            if not kept or type(error.__cause__).__name__ not in ("ConnectionError", "BadAnswer"):
+            if not kept or type(error.__cause__).__name__ not in ("ConnectionError", "BadAnswer", "InvalidResponse"):
                 raise
         return self._run(key, command, until)
 
@@ -203,7 +203,8 @@ class RedisCache(BaseCache):
             what = f"did not answer within {self._timeout:g} s"
             return f"Redis at {self._place} {what}; see that it runs and can be reached, or allow a longer timeout"
         signs = " ".join([*types, str(cause)])
-        remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in signs), "see what holds the key")
+        found = [remedy for sign, remedy in _REMEDIES.items() if re.search(sign, signs)]
+        remedy = found[0] if found else "see what holds the key"
         where = f"Redis at {self._place}, key {shown(key)}" if key else f"Redis at {self._place}"
         what = f" {cause}" if isinstance(cause, BadAnswer) else f": {type(cause).__name__}: {cause}"
         return f"{where}{what}; {remedy}"

@@ -2,9 +2,9 @@
 
 Rules:
 
-- Every command is a script that gives back, before its answer, a number that no other command has. An answer
-  that lacks it, or that its command never gives, is a BadAnswer: late, repeated, crossed and garbled answers
-  never pass for another. A command's own error has the number too. The connection is of no more use.
+- Every command is a script that gives back one string: a tag that no other command has, then the answer. What
+  lacks the tag, or is nothing that its command answers, is a BadAnswer: late, repeated, crossed and garbled
+  answers never pass for another. The connection that brought one is of no more use.
 - A script goes as its text, which is hardly longer than its hash: no server, flushed or restarted, lacks it.
 - The libraries' timeout starts anew at each read. Here their connections are over a Stream, whose steps share
   one instant.
@@ -14,8 +14,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
 from itertools import count
 from secrets import randbits
 from typing import Any, NamedTuple
@@ -26,61 +26,54 @@ from nekkar.core.errors import shown
 
 Send = Callable[..., Any]  # sends the words of one command, returns its answer
 
-OK, LOST = b"OK", b"lost"
-# What a library's parser raises, besides errors of its own, over what no Redis sends.
-_NO_ANSWER = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
+OK, NOTHING, TAG = b"OK", b"-", 8
+# What a library's parser raises, besides its own InvalidResponse, over what no Redis sends.
+_UNREADABLE = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
 
-_tags = count(randbits(40))  # no two commands of a process have the same, on whatever connection
+_tags = count(randbits(60))  # no two commands of a process have the same, on whatever connection
 
 
 class Command(NamedTuple):
-    """A script, and whether an answer is one that it gives."""
+    """A script, and what it answers."""
 
     script: str
-    gives: Callable[[Any], bool]
+    answers: re.Pattern[bytes]
 
 
-def _tagged(call: str, gives: Callable[[Any], bool], before: str = "") -> Command:
-    return Command(f"{before}return {{ARGV[1], redis.pcall({call})}}", gives)
-
-
-def _is_time(answer: Any) -> bool:
-    if not isinstance(answer, list) or len(answer) != 2:
-        return False
-    return all(isinstance(part, bytes) and part.isdigit() for part in answer)
-
-
-GET = _tagged("'GET', KEYS[1]", lambda answer: answer is None or isinstance(answer, bytes))
-SET = _tagged("'SET', KEYS[1], ARGV[2]", lambda answer: answer == OK)
-ADD = _tagged("'SET', KEYS[1], ARGV[2], 'NX'", lambda answer: answer in (OK, None))
-DELETE = _tagged("'DEL', KEYS[1]", lambda answer: answer in (0, 1))
-TIME = _tagged("'TIME'", _is_time)
-SWAP = _tagged(  # the version that must stand, the new value, its seconds
-    "'SET', KEYS[1], ARGV[3], 'EX', ARGV[4]",
-    lambda answer: answer in (OK, LOST),
-    "if redis.call('GETRANGE', KEYS[1], 0, 23) ~= ARGV[2] then return {ARGV[1], 'lost'} end ",
+GET = Command(
+    "local value = redis.call('GET', KEYS[1]) return ARGV[1] .. (value and '+' .. value or '-')",
+    re.compile(rb"-|\+.*", re.DOTALL),
+)
+SET = Command("redis.call('SET', KEYS[1], ARGV[2]) return ARGV[1] .. 'OK'", re.compile(OK))
+ADD = Command(
+    "return ARGV[1] .. (redis.call('SET', KEYS[1], ARGV[2], 'NX') and 'OK' or 'kept')", re.compile(rb"OK|kept")
+)
+DELETE = Command("redis.call('DEL', KEYS[1]) return ARGV[1] .. 'OK'", re.compile(OK))
+TIME = Command("return ARGV[1] .. table.concat(redis.call('TIME'), ' ')", re.compile(rb"\d+ \d+"))
+SWAP = Command(  # the version that must stand, the new value, its seconds
+    """if redis.call('GETRANGE', KEYS[1], 0, 23) ~= ARGV[2] then return ARGV[1] .. 'lost' end
+redis.call('SET', KEYS[1], ARGV[3], 'EX', ARGV[4]) return ARGV[1] .. 'OK'""",
+    re.compile(rb"OK|lost"),
 )
 
 
-def ask(send: Send, keys: tuple[str, ...], command: Command, *words: Any) -> Any:
-    """Send a command by ``send``; return its answer, checked. Raises BadAnswer, or what the library does."""
-    tag = b"%d" % next(_tags)
+def ask(send: Send, keys: tuple[str, ...], command: Command, *words: Any) -> bytes:
+    """Send a command by ``send``; return its answer. Raises BadAnswer, or what the library does."""
+    tag = next(_tags).to_bytes(TAG)
     answer = send("EVAL", command.script, len(keys), *keys, tag, *words)
-    if not isinstance(answer, list) or len(answer) != 2 or answer[0] != tag:
+    if not isinstance(answer, bytes) or answer[:TAG] != tag:
         raise BadAnswer(f"answered {shown(answer)}, which is not the answer to this command")
-    if isinstance(answer[1], Exception):
-        raise answer[1]
-    if not command.gives(answer[1]):
-        raise BadAnswer(f"answered {shown(answer[1])}, which this command never gives")
-    return answer[1]
+    answer = answer[TAG:]
+    if not command.answers.fullmatch(answer):
+        raise BadAnswer(f"answered {shown(answer)}, which this command never does")
+    return answer
 
 
 def sent(connection: Any, until: float, *words: Any) -> Any:
     """Send words on a connection; return the answer, all of which came by ``until``."""
     connection.stream.until = until
     connection.send_command(*words)
-    with _understood():
-        return connection.read_response()
+    return _understood(connection.read_response)
 
 
 def bounded(kind: Any) -> Any:
@@ -106,16 +99,12 @@ def connected(kind: Any, settings: dict[str, Any], until: float) -> Any:
             connection.disconnect()
             raise
 
-    with _understood():
-        awaited(connect, until)
+    _understood(lambda: awaited(connect, until))
     return connection
 
 
-@contextmanager
-def _understood() -> Iterator[None]:
+def _understood(step: Callable[[], Any]) -> Any:
     try:
-        yield
-    except Exception as cause:
-        if isinstance(cause, _NO_ANSWER) or type(cause).__name__ == "InvalidResponse":
-            raise BadAnswer(f"sent what is no answer: {type(cause).__name__}: {cause}") from cause
-        raise
+        return step()
+    except _UNREADABLE as cause:
+        raise BadAnswer(f"sent what is no answer: {type(cause).__name__}: {cause}") from cause

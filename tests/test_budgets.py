@@ -93,7 +93,6 @@ REAL = [
         [window(59, 60, None, 60 * S)],
     ),
     ({"x-ratelimit-remaining": "9", "ratelimit-remaining": "9"}, [window(9)]),
-    ({"x-ratelimit-limit": "100"}, []),
     ({}, []),
 ]
 
@@ -131,6 +130,25 @@ def test_nonsense_is_a_fault(remaining: str, limit: str, reset: str, budget: Bud
     reading = read(headers, NOW)
     assert reading.budgets == ((budget,) if budget else ())
     assert len(reading.faults) == faults
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-ratelimit-limit": "100"},
+        {"x-ratelimit-limit": "100", "x-ratelimit-reset": "5"},
+        {"ratelimit-reset": "5"},
+        {"ratelimit": '"all";t=5'},
+        {"ratelimit": "limit=100, reset=5"},
+        {"ratelimit": "; ;"},
+    ],
+)
+def test_a_limit_without_a_word_of_what_is_left_is_a_fault(headers: dict[str, str]) -> None:
+    """Nothing can be made of it, and who listens should know."""
+    reading = read(headers, NOW)
+    assert reading.budgets == ()
+    assert len(reading.faults) == 1
+    assert "nothing remaining" in reading.faults[0]
 
 
 @pytest.mark.parametrize(

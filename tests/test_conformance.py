@@ -11,7 +11,7 @@ import unittest
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pymemcache.exceptions import MemcacheError
@@ -361,6 +361,13 @@ class SharesNothing(DictCache):
     pass
 
 
+class SharesButAddAlwaysWins(AddAlwaysWins):
+    shared: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self) -> None:
+        super().__init__(self.shared)
+
+
 class AwayIsMissing(DictCache):
     """An outage looks like a missing key."""
 
@@ -474,9 +481,11 @@ FAULTS: list[tuple[type[BaseCache], str, str]] = [
     (OneConnection, "test_threads_get_their_own_answers", "needs a cache that threads may share"),
     (TornWrites, "test_concurrent_writes_leave_one_of_them_whole", "needs one of the values, whole"),
     (SharesNothing, "test_two_caches_share_their_keys", "was None in another; .* set shared = False"),
+    (SharesButAddAlwaysWins, "test_two_caches_share_their_keys", "add in one cache won over a key set in .* the same"),
     (AwayIsMissing, "test_a_cache_that_is_away_says_so", "gave True; nekkar needs a nekkar.CacheError, and no guess"),
     (AwayRaisesItsOwn, "test_a_cache_that_is_away_says_so", "gave ConnectionRefusedError"),
     (AddAlwaysWinsSlowly, "test_a_limit_is_never_over", "a limit on the cache (went over the limit|raised)"),
+    (SetRaises, "test_a_limit_is_never_over", "a limit on the cache raised CacheError: not now; .* other tests"),
     (CasIgnoresItsToken, "test_a_token_loses_after_any_change", "from before a cas told that it wrote; .* atomic step"),
     (CasIgnoresItsToken, "test_of_many_threads_one_swap_wins", "[2-8] of 8 threads with one token"),
     (CasOfMissingIgnoresItsToken, "test_the_token_of_a_missing_key_creates_it_once", "from before a cas told"),
@@ -498,7 +507,7 @@ FAULTS: list[tuple[type[BaseCache], str, str]] = [
 @pytest.mark.parametrize(("kind", "name", "words"), FAULTS, ids=[f"{kind.__name__}-{name}" for kind, name, _ in FAULTS])
 def test_a_fault_fails_the_check_named_for_it(kind: type[BaseCache], name: str, words: str) -> None:
     """With words for the author of the cache: what is wrong, and what nekkar needs."""
-    suite = suite_of(kind, shared=kind is SharesNothing)
+    suite = suite_of(kind, shared=name == "test_two_caches_share_their_keys")
     suite.make_unreachable = kind  # type: ignore[method-assign]
     with pytest.raises(AssertionError, match=f"(?s){words}"):
         getattr(suite, name)()

@@ -13,8 +13,9 @@ import anyio.to_thread
 import pytest
 
 from nekkar.core.clock import SystemClock
-from nekkar.core.drive import THREADS_PER_LOOP, LoopWaker, run, run_async, run_steps, wake_threads
+from nekkar.core.drive import run, run_async, run_steps, wake_threads
 from nekkar.core.effects import Call, Effects, Event, Pause, Steps, Transact, Wait
+from nekkar.core.loops import THREADS_PER_LOOP, this_loop
 from nekkar.testing import FakeClock
 
 PATIENCE = 30.0
@@ -29,10 +30,15 @@ def run_in(backend: str, main: Callable[[], Awaitable[Any]]) -> Any:
     return anyio.run(main, backend=backend)
 
 
+def new_event() -> Event:
+    """Return what a task of the running loop waits on."""
+    return this_loop().new_event()
+
+
 def async_driver(backend: str, in_process: bool) -> Driver:
     def drive(effects: Effects[Any], clock: FakeClock) -> Any:
         async def main() -> Any:
-            return await run_async(effects, clock, in_process)
+            return await run_async(effects, clock, this_loop(), in_process)
 
         return run_in(backend, main)
 
@@ -51,7 +57,7 @@ def drive(request: pytest.FixtureRequest) -> Driver:
 @pytest.fixture
 def event(request: pytest.FixtureRequest) -> Callable[[], Event]:
     """What makes events for the driver in use."""
-    return threading.Event if "threads" in request.node.name else anyio.Event
+    return threading.Event if "threads" in request.node.name else new_event
 
 
 def steps(*functions: Callable[[], Any], closed: list[str] | None = None) -> Steps[list[Any]]:
@@ -262,8 +268,8 @@ def test_cache_calls_of_tasks_run_in_a_worker_thread_unless_in_process(backend: 
             return (yield Transact(steps(threading.get_ident)))
 
         here = threading.get_ident()
-        assert await run_async(effects(), FakeClock(), in_process=True) == [here]
-        assert await run_async(effects(), FakeClock(), in_process=False) != [here]
+        assert await run_async(effects(), FakeClock(), this_loop(), in_process=True) == [here]
+        assert await run_async(effects(), FakeClock(), this_loop(), in_process=False) != [here]
 
     run_in(backend, main)
 
@@ -294,7 +300,7 @@ def test_worker_threads_are_nekkars_own_and_few(backend: str) -> None:
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 for _ in range(3 * THREADS_PER_LOOP):
-                    group.start_soon(run_async, effects(), FakeClock(), False)
+                    group.start_soon(run_async, effects(), FakeClock(), this_loop(), False)
         for borrower in borrowers:
             others.release_on_behalf_of(borrower)
 
@@ -331,7 +337,7 @@ def test_steps_run_to_their_end_though_their_task_is_cancelled() -> None:
             raise
 
     async def main() -> None:
-        task = asyncio.create_task(run_async(effects(), FakeClock(), in_process=False))
+        task = asyncio.create_task(run_async(effects(), FakeClock(), this_loop(), in_process=False))
         while not gate.entered.is_set():
             await asyncio.sleep(0)
         task.cancel()
@@ -353,14 +359,14 @@ def test_a_shielded_transaction_is_waited_for_in_a_cancelled_scope(backend: str)
 
     def effects() -> Effects[None]:
         try:
-            yield Wait(None, anyio.Event())
+            yield Wait(None, new_event())
         finally:
             yield Transact(steps(lambda: returned.append("given back")), shielded=True)
 
     async def main() -> None:
         with anyio.CancelScope() as scope:
             scope.cancel()
-            await run_async(effects(), SystemClock(), in_process=False)
+            await run_async(effects(), SystemClock(), this_loop(), in_process=False)
         assert scope.cancelled_caught
         assert returned == ["given back"]
 
@@ -374,7 +380,7 @@ def test_a_cancelled_task_closes_its_generator(backend: str) -> None:
 
     def effects() -> Effects[None]:
         try:
-            yield Wait(None, anyio.Event())
+            yield Wait(None, new_event())
         except BaseException as error:
             ends.append(type(error).__name__)
             raise
@@ -384,7 +390,7 @@ def test_a_cancelled_task_closes_its_generator(backend: str) -> None:
     async def main() -> None:
         generator = effects()
         with anyio.move_on_after(0.01):
-            await run_async(generator, SystemClock(), in_process=True)
+            await run_async(generator, SystemClock(), this_loop(), in_process=True)
         assert ends[0] in ("CancelledError", "Cancelled")
         assert ends[1:] == ["closed"]
 
@@ -393,14 +399,15 @@ def test_a_cancelled_task_closes_its_generator(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_loops_events_are_set_from_its_own_thread_and_from_its_workers(backend: str) -> None:
-    """A waker called in the loop sets events there; called in a worker thread, it has them set by the loop."""
+    """A loop's events are set at once in its own thread, and by the loop where a worker thread asks for it."""
 
     async def main() -> None:
-        wake = LoopWaker()
-        events = [anyio.Event() for _ in range(4)]
-        wake(list[Event](events[:2]))
-        assert [event.is_set() for event in events] == [True, True, False, False]
-        await anyio.to_thread.run_sync(wake, list[Event](events[2:]))
-        assert all(event.is_set() for event in events)
+        loop = this_loop()
+        events = [loop.new_event() for _ in range(4)]
+        loop.wake(events[:2])
+        assert [event.is_set() for event in events] == [True, True, False, False]  # type: ignore[attr-defined]
+        await loop.in_thread(loop.wake, events[2:], shielded=False)
+        for event in events:
+            await loop.until(event)
 
     run_in(backend, main)

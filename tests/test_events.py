@@ -13,7 +13,7 @@ import pytest
 from nekkar.core.cache import MemoryCache
 from nekkar.core.callers import Caller
 from nekkar.core.errors import CacheError, ConfigurationError, WaitTooLong
-from nekkar.core.events import Admitted, CacheBack, CacheLost, Event, Held, Left, Listeners, Refused, Waiting
+from nekkar.core.events import Admitted, CacheBack, CacheLost, Event, Held, Left, Listeners, Listening, Refused, Waiting
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.core.slots import Slot
 from nekkar.core.voice import Voice
@@ -204,6 +204,15 @@ class TestListening:
         listening.stop()
         limit.acquire()
         assert (len(one), len(other), len(block)) == (1, 2, 1)
+
+    def test_one_that_ends_itself_hides_nothing_from_the_next(self, limiter: Nekkar) -> None:
+        """It has heard enough, and the others hear that event too."""
+        once: list[Listening] = []
+        once.append(limiter.listen(lambda event: once[0].stop()))
+        heard = list[Event]()
+        limiter.listen(heard.append)
+        limiter("jobs", 10).acquire()
+        assert len(heard) == 1
 
     def test_a_callback_that_raises_harms_no_call(self, limiter: Nekkar, caplog: pytest.LogCaptureFixture) -> None:
         """It is logged with its traceback, once; calls and other listeners go on."""

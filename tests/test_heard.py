@@ -394,6 +394,20 @@ def test_a_reset_told_closely_hides_no_others_behind_our_last_window() -> None:
     assert heard(log, limit, told(replace(close, reset_us=3 * S, grain_us=S)), NOW + MS) is log
 
 
+def test_a_reset_past_the_period_is_no_end_of_a_window_of_this_length() -> None:
+    """The 30 that we used 10 s ago still count: none is of others."""
+    log = log_of(HUNDRED, (-10 * S, 30), (0, 1))
+    assert heard(log, HUNDRED, told(Budget(69, 100, reset_us=90 * S, is_window=True)), NOW) is log
+
+
+def test_a_reset_of_0_in_whole_seconds_may_be_a_second_off() -> None:
+    """Some services round down: nobody calls for that second. Told in ms, it is over."""
+    log = log_of(HUNDRED, (0, 1))
+    for grain in (S, MS):
+        budget = Budget(0, 100, reset_us=0, is_window=True, grain_us=grain)
+        assert heard(log, HUNDRED, told(budget), NOW).hold_until == NOW + grain
+
+
 def test_what_is_booked_for_later_was_not_counted_yet() -> None:
     """Four callers wait for a slot a second off: 20 are foreign, not 16."""
     log = log_of(HUNDRED, (0, 10), (S, 4))

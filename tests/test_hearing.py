@@ -113,6 +113,8 @@ def answered(limiter: Nekkar, status: int, headers: dict[str, str]) -> requests.
         (429, {"Retry-After": "Tue, 24 Nov 2026 10:00:30 GMT", "Date": "Tue, 24 Nov 2026 10:00:00 GMT"}, 30),
         (429, {"Retry-After-Ms": "1500", "Retry-After": "2"}, 1.5),
         (429, {"Retry-After-Ms": "odd", "Retry-After": "2"}, 2),
+        (429, {"Retry-After-Ms": "-5"}, 10),
+        (503, {"Retry-After-Ms": "0"}, 0),
         (429, {}, 10),
         (503, {}, 0),
         (429, {"Retry-After": "-5"}, 10),
@@ -396,6 +398,19 @@ def test_what_others_used_counts_where_the_limit_listens(limiter: Nekkar) -> Non
     assert told(limiter, left) == 41
 
 
+def test_odd_waits_in_ms_and_resets_past_max_hold_are_said(limiter: Nekkar, caplog: pytest.LogCaptureFixture) -> None:
+    """The first is ignored; the second holds for max_hold."""
+    with caplog.at_level(logging.WARNING, "nekkar"):
+        for _ in range(2):
+            answered(limiter, 503, {"Retry-After-Ms": "-5"})
+            told(limiter, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "86400"})
+            assert held(limiter) == 600
+    assert [line for line in map(logging.LogRecord.getMessage, caplog.records) if "is held" not in line] == [
+        "limit 'all': Retry-After '-5' is no wait, and is ignored; said once",
+        "limit 'all': nothing remains for 86400 s, says its service; held for max_hold, 600 s, at most; said once",
+    ]
+
+
 def test_a_refusal_pauses_until_the_reset_that_it_tells(limiter: Nekkar) -> None:
     """No ``Retry-After``, nothing left, and a reset in 4 s: that is the wait, and not a period of 10 s."""
     with requests.Session() as session:
@@ -441,6 +456,60 @@ def test_odd_budgets_are_ignored_and_said_once(limiter: Nekkar, caplog: pytest.L
     assert [record.getMessage() for record in caplog.records] == [
         "limit 'all': its service tells '-1 remaining of 100', which is ignored; said once"
     ]
+
+
+def _three(name: str) -> dict[str, str]:
+    return {name.format(part): f"{{{part}}}" for part in ("limit", "remaining", "reset")}
+
+
+FORMS = {
+    "X-RateLimit": _three("X-RateLimit-{}"),
+    "X-Rate-Limit": _three("X-Rate-Limit-{}"),
+    "draft 3": _three("RateLimit-{}"),
+    "draft 7": {"RateLimit": "limit={limit}, remaining={remaining}, reset={reset}"},
+    "draft 10": {"RateLimit": '"all";r={remaining};t={reset}', "RateLimit-Policy": '"all";q={limit};w=10'},
+    "OpenAI": _three("x-ratelimit-{}-requests"),
+    "Anthropic": _three("anthropic-ratelimit-requests-{}"),
+}
+NINES = 400 * "9"
+BAD = [  # a limit, what remains of it, and a reset; then the hits that are booked nevertheless
+    ("100", "-1", "5", 0),
+    ("-1", "5", "5", 0),
+    ("0", "0", "5", 0),
+    ("0", "0", "0", 0),
+    ("10", "50", "5", 0),
+    ("100", NINES, "5", 0),
+    (NINES, "0", "5", 0),
+    ("many", "few", "soon", 0),
+    ("nan", "nan", "nan", 0),
+    ("100.5", "0.5", "5", 0),
+    ("100", "0", "-1", 99),
+    ("100", "0", "soon", 99),
+    ("100", "0", "1000000000", 99),  # in 2001
+    ("100", "0", NINES, 99),
+    ("100", "0", "99999999", 99),  # three years
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("status", [200, 429])
+def test_a_bad_header_is_said_once_and_stops_nobody_for_longer_than_max_hold(
+    form: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In every form: -1, 0, absurd, contradictory; a bad reset leaves what remains, for a period or for max_hold."""
+    for total, remaining, reset, others in BAD:
+        caplog.clear()
+        limiter = Nekkar(clock=FakeClock(), max_hold=20)
+        headers = {n: v.format(limit=total, remaining=remaining, reset=reset) for n, v in FORMS[form].items()}
+        with requests.Session() as session:
+            session.mount("https://", NekkarAdapter(limiter, LISTENING, Canned(status, headers)))
+            session.get(URL)
+            used = limiter("all", RATE).status().windows[0].used
+            session.get(URL)
+        said = [text for text in map(logging.LogRecord.getMessage, caplog.records) if "its service" in text]
+        assert len(said) == 1, (total, remaining, reset)
+        assert used == 1 + others
+        assert limiter("all", RATE).status().next_at - limiter.now_us() / 1e6 <= 20.1  # the margin
 
 
 @given(st.dictionaries(st.sampled_from(["ratelimit", "x-ratelimit-remaining", "x-ratelimit-reset"]), st.text()))

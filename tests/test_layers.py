@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ ROOT = PACKAGE.parent
 # From the bottom up: a module imports, at its top, only from lines above its own. A folder is one
 # layer; inside it imports go one way too, since nowhere are they circular.
 LAYERS = [
+    "nekkar.core.lazy",
     "nekkar.core.errors",
     "nekkar.core.events",
     "nekkar.core.forks",
@@ -48,6 +50,9 @@ LAYERS = [
     "nekkar.core.spares",
     "nekkar.core.places",
     "nekkar.core.line",
+    "nekkar.core.loops",
+    "nekkar.core.loop_asyncio",
+    "nekkar.core.loop_anyio",
     "nekkar.core.drive",
     "nekkar.core.decorate",
     "nekkar.core.limit",
@@ -193,7 +198,25 @@ def loaded(code: str, names: list[str]) -> list[str]:
 
 def test_importing_nekkar_imports_no_extra_and_no_driver() -> None:
     """``import nekkar`` needs the standard library alone; caches and event loops come when first used."""
-    assert loaded("import nekkar, nekkar.testing", [*EXTRAS, *LAZY]) == []
+    assert loaded("from nekkar import *\nimport nekkar.testing", [*EXTRAS, *LAZY]) == []
+
+
+def test_a_program_pays_for_what_it_uses() -> None:
+    """``import nekkar`` alone loads none of its parts; a limiter loads no rules, and no cache but its own."""
+    assert loaded("import nekkar", [*MODULES, "dataclasses"]) == ["nekkar", "nekkar.core", "nekkar.core.lazy"]
+    others = ["nekkar.rules", *(f"nekkar.core.cache.{name}" for name in ("memcached", "sqlite", "url", "stream"))]
+    assert loaded("import nekkar\nnekkar.Nekkar()('calls', 5).acquire()", [*others, "socket"]) == []
+
+
+@pytest.mark.parametrize("package", ["nekkar", "nekkar.core.cache"])
+def test_names_that_come_when_asked_for_are_there(package: str) -> None:
+    """A package shows, gives and exports each of its names, whether or not it was used; and no other."""
+    assert run(f"import {package} as it\nprint(set(it.__all__) <= set(dir(it)))") == "True\n"
+    assert run(f"import {package} as it\nprint([name for name in it.__all__ if not hasattr(it, name)])") == "[]\n"
+    names = f"import {package} as it\nprint(sorted(set(it.__all__) - set(globals())))"
+    assert run(f"from {package} import *\n{names}") == "[]\n"
+    with pytest.raises(AttributeError, match=f"{package}.* has no attribute 'Nothing'"):
+        _ = import_module(package).Nothing
 
 
 def test_a_limit_for_threads_loads_no_event_loop() -> None:

@@ -20,6 +20,7 @@ import pytest
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.limiter import Limit, Nekkar
+from nekkar.core.loops import this_loop
 from nekkar.testing import FakeClock
 from tests.limits import (
     BACKENDS,
@@ -80,7 +81,7 @@ class Tasks:
     async def until(self, happened: Callable[[], bool]) -> None:
         """Wait for something, with no booking under way that outlived its leader."""
         with anyio.fail_after(PATIENCE):
-            while self.limit._shared.loop_line()._booking or not happened():
+            while self.limit._shared.loop_line(this_loop())._booking or not happened():
                 await anyio.sleep(0)
 
 
@@ -90,13 +91,13 @@ async def nobody_is_lost(tasks: Tasks, cache: WatchedCache, cancelled: int) -> N
     await tasks.until(lambda: tasks.is_over(cancelled) and others <= tasks.admitted.keys())
     await tasks.until(lambda: hits(cache) == len(tasks.admitted))
     assert set(tasks.admitted.values()) == {START}
-    line = tasks.limit._shared.loop_line()
+    line = tasks.limit._shared.loop_line(this_loop())
     assert (line.waiting, line._places.returned) == (0, [])
 
 
 async def the_order_stays(tasks: Tasks, cache: WatchedCache, clock: FakeClock, cancelled: int) -> None:
     """Check a limit that was used up: the first of the others holds the next slot, and all behind it wait."""
-    line = tasks.limit._shared.loop_line()
+    line = tasks.limit._shared.loop_line(this_loop())
     await tasks.until(lambda: tasks.is_over(cancelled))
     await tasks.until(lambda: line.waiting == 3 and booked(cache) == [0, 10_050_000])
     clock.advance(10.05)
@@ -209,7 +210,7 @@ def test_all_tasks_cancelled_at_once_leave_no_slot_booked(in_process: bool) -> N
             task.cancel()
         await asyncio.gather(*tasks.running, return_exceptions=True)
         await tasks.until(lambda: hits(cache) == len(tasks.admitted))
-        assert tasks.limit._shared.loop_line().waiting == 0
+        assert tasks.limit._shared.loop_line(this_loop()).waiting == 0
 
     for turns in TURNS:
         asyncio.run(main(turns))
@@ -296,7 +297,7 @@ def test_tasks_in_line_fail_together_when_the_cache_is_away() -> None:
     async def main() -> list[Any]:
         cache.before = away
         tasks = [asyncio.create_task(limit.acquire_async()) for _ in range(20)]
-        while limit._shared.loop_line().waiting < 20:
+        while limit._shared.loop_line(this_loop()).waiting < 20:
             await asyncio.sleep(0)
         joined.set()
         errors = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE)

@@ -8,20 +8,23 @@ import pty
 import signal
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from nekkar.cli import main
+from nekkar.cli import status as status_command
 from nekkar.cli.options import seconds
 from nekkar.cli.show import Table, duration
 from nekkar.core.cache import SqliteCache
 from nekkar.core.cache.url import without_secrets
 from nekkar.core.clock import monotonic
-from nekkar.core.errors import ConfigurationError
-from nekkar.core.limiter import Nekkar
-from tests.integration.servers import Memcached
+from nekkar.core.errors import CacheError, ConfigurationError
+from nekkar.core.limiter import Limit, Nekkar, Status
+from tests.integration.servers import Memcached, redis_server
 
 RULES = """\
 [limits]
@@ -136,6 +139,7 @@ class TestStatus:
             (["serch", "--rules", "limits.toml"], 2, "no limit named 'serch' (did you mean 'search'?)"),
             (["user-{user}", "--rules", "limits.toml"], 2, "is a template; name one of its limits"),
             (["search", "--every", "0.1"], 2, "--every 0.1 is out of bounds"),
+            (["search", "--every", "nan"], 2, "--every nan is out of bounds"),
             (["search", "--cache", "memory:"], 2, "is not shared by processes"),
             (["search", "--cache", "sqlite:///none.db"], 2, "there is no such file"),
             (["search", "--cache", "memcached://127.0.0.1:1"], 1, "memcached at 127.0.0.1:1"),
@@ -147,6 +151,45 @@ class TestStatus:
         """In one line, with the remedy."""
         assert expected in fault(capsys, "status", *arguments, code=code)
         assert not Path("none.db").exists()
+
+    def test_templates_alone_are_no_limits_to_show(self, limiter: Nekkar, capsys: pytest.CaptureFixture[str]) -> None:
+        """Which of their limits there are nobody can tell."""
+        Path("templates.toml").write_text('[limits]\n"user-{user}" = 5\n')
+        told = fault(capsys, "status", "--rules", "templates.toml")
+        assert "the rules have templates alone (user-{user}); give the NAME of one such as user-42" in told
+
+    def test_a_value_that_is_no_log_is_told_with_its_key(
+        self, limiter: Nekkar, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Another program's, perhaps: it is left as it is."""
+        SqliteCache("limits.db").set("nekkar:odd", "what is this?")
+        told = fault(capsys, "status", "odd", code=1)
+        assert "cache key 'nekkar:odd'" in told
+        assert "delete the key to start afresh" in told
+        assert SqliteCache("limits.db").get("nekkar:odd") == "what is this?"
+
+    def test_a_watch_goes_on_while_the_cache_is_away(
+        self, limiter: Nekkar, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It says why, and shows the limits again once they can be read; where there is no terminal in plain lines."""
+        looks, status = count(1), Limit.status
+
+        def read(limit: Limit) -> Status:
+            if next(looks) == 2:
+                raise CacheError("the cache is away")
+            return status(limit)
+
+        def wait(seconds: float) -> None:
+            assert seconds == 0.5
+            if next(waits) == 3:
+                raise KeyboardInterrupt
+
+        waits = count(1)
+        monkeypatch.setattr(Limit, "status", read)
+        monkeypatch.setattr(status_command, "threading", SimpleNamespace(Event=lambda: SimpleNamespace(wait=wait)))
+        first, away, again = told(capsys, "status", "search", "--watch", "--every", "0.5").split("\n\n")[:3]
+        assert ("search" in first, "search" in away, "search" in again) == (True, False, True)
+        assert "the cache is away" in away
 
     def test_without_a_cache_it_says_how_to_give_one(self, capsys: pytest.CaptureFixture[str]) -> None:
         """By option or by the environment."""
@@ -329,11 +372,31 @@ def on_terminal(*arguments: str, answer: str | None = None) -> tuple[str, int]:
 
 def test_on_a_terminal_tables_are_rich_and_fit(limiter: Nekkar) -> None:
     """Bold heads, bars, and no line over 80 columns."""
+    limiter("slow", "2/hour").acquire()
     output, code = on_terminal("status", "--rules", "limits.toml")
     assert code == 0
     assert "\x1b[1m" in output
-    assert "███░░░░░" in output
+    assert "████░░░░" in output, "one of two an hour, however long the command takes to start"
     assert "10/second" in output
+
+
+def test_a_password_in_the_caches_url_is_shown_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither above a table nor in the question of a lever."""
+    with redis_server("--save", "", "--requirepass", "s3cret") as server:
+        url = f"redis://:s3cret@127.0.0.1:{server.port}/0"
+        output = told(capsys, "status", "slow", "--rules", "limits.toml", "--cache", url)
+        question, code = on_terminal("reset", "slow", "--rate", "2/hour", "--cache", url, answer="n")
+    assert output.startswith(f"Limits on redis://127.0.0.1:{server.port}/0\n")
+    assert (f"for all who share redis://127.0.0.1:{server.port}/0? [y/N]" in question, code) == (True, 1)
+    assert "s3cret" not in output + question
+
+
+def test_on_a_terminal_a_plan_is_told_below_its_progress(limiter: Nekkar) -> None:
+    """The bar goes to stderr, and is gone at the end."""
+    output, code = on_terminal("simulate", "--rules", "limits.toml", "--calls", "GET https://x.y/ 5")
+    assert code == 0
+    assert "simulating" in output
+    assert "5 calls by 1 worker take 0.5 s" in output
 
 
 def test_a_watch_on_a_terminal_ends_with_an_interrupt(limiter: Nekkar) -> None:
@@ -355,6 +418,18 @@ def test_a_watch_on_a_terminal_ends_with_an_interrupt(limiter: Nekkar) -> None:
     os.close(here)
     assert process.wait(30) == 0
     assert b"Traceback" not in shown
+
+
+@pytest.mark.parametrize("arguments", ["check limits.toml", "explain GET https://x.y --rules limits.toml"])
+def test_output_that_nobody_reads_is_no_traceback(arguments: str) -> None:
+    """As with ``| head``: the exit code tells, whether Python holds the output back until the end or not."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-m", "nekkar", *arguments.split()]
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, env=environment, check=False)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 @pytest.mark.parametrize(

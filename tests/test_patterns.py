@@ -47,6 +47,7 @@ GRAMMAR = [
     ("h/a*b*c", "https://h/abc", True),
     ("h/a*b*c", "https://h/a-b-b-c", True),
     ("h/a*b*c", "https://h/acb", False),
+    ("h/a*b*c", "https://h/a-c", False),
     ("h/aba*aba", "https://h/aba", False),
     ("h/a*", "https://h/abc", True),
     ("h/a*", "https://h/abc/d", False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,21 @@ class TestFleet:
         starts = simulated([f"GET {URL}/b 20"], 4, 0.0, [hold])
         times = sorted(start.at for start in starts)
         assert len(times) == 20
+        assert times.count(2_100_000) == 2, "those due in just the horizon start"
         assert not [at for at in times if 2_100_000 < at < 12_000_000]
         assert [at for at in times if at >= 12_000_000][:2] == [12_000_000] * 2
         assert not spans_broken(times, 2, SECOND)
         assert "a hold" in {start.bound for start in starts}
+
+    def test_calls_are_told_in_the_order_of_their_ends(self) -> None:
+        """Those too that are still under way as the last one begins."""
+        asks = [Ask(None, None, latency * SECOND) for latency in (3, 1, 5, 1)]
+        assert [start.ended // SECOND for start in run(asks, 3)] == [1, 2, 3, 5]
+
+    def test_holds_that_begin_together_all_count(self) -> None:
+        """Of two limits, and of one: the later end stands."""
+        holds = [Hold("fast", 0, 2 * SECOND), Hold("slow", 0, 5 * SECOND), Hold("slow", 0, 3 * SECOND)]
+        assert [start.at for start in simulated([f"GET {URL}/b 1"], 1, 0.0, holds)] == [5 * SECOND]
 
     def test_costs_count(self) -> None:
         """A call that costs five is half a window."""
@@ -163,6 +175,15 @@ class TestTally:
         assert tally.binding is None
         assert tally.verdict().startswith("The workers bind: they call 100% of their time")
 
+    @pytest.mark.parametrize(("seconds", "binding"), [(100, "jobs"), (300, None)])
+    def test_a_little_waiting_binds_nobody(self, seconds: int, binding: str | None) -> None:
+        """Up to a twentieth of the workers' time; the longest wait may be any of them."""
+        times = [(0, 5, 6), (6, 8, seconds)]
+        starts = [Start(0, "jobs", since * SECOND, at * SECOND, end * SECOND) for since, at, end in times]
+        tally = tallied([replace(start, bound="a hold") for start in starts], 1)
+        assert (tally.limits["jobs"].longest, tally.limits["jobs"].waited) == (5.0, 7.0)
+        assert tally.binding == binding
+
 
 class TestLogs:
     """Logs of requests."""
@@ -184,10 +205,12 @@ class TestLogs:
         assert read_log(str(tmp_path / name)) == expected
 
     def test_har_is_read(self, tmp_path: Path) -> None:
-        """Its times are milliseconds."""
-        entry = {"time": 250.0, "request": {"method": "PUT", "url": "https://x.y/a"}}
-        (tmp_path / "log.har").write_text(json.dumps({"log": {"entries": [entry]}}))
-        assert read_log(str(tmp_path / "log.har")) == [Call("PUT", "https://x.y/a", latency=0.25)]
+        """Its times are milliseconds; a negative one is that of a request that was broken off, and no time is none."""
+        request = {"method": "PUT", "url": "https://x.y/a"}
+        entries = [{"request": request, **time} for time in ({"time": 250.0}, {"time": -1}, {"time": None}, {})]
+        (tmp_path / "log.har").write_text(json.dumps({"log": {"entries": entries}}))
+        assert [call.latency for call in read_log(str(tmp_path / "log.har"))] == [0.25, 0.0, None, None]
+        assert read_log(str(tmp_path / "log.har"))[0] == Call("PUT", "https://x.y/a", latency=0.25)
 
     @pytest.mark.parametrize(
         ("name", "text", "expected"),

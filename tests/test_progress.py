@@ -6,6 +6,7 @@ from io import StringIO
 
 import pytest
 
+from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, WaitTooLong
 from nekkar.core.events import Admitted, Left, Waiting
 from nekkar.core.limiter import Nekkar
@@ -50,6 +51,28 @@ def test_short_waits_are_not_shown() -> None:
     assert stream.getvalue() == ""
 
 
+def test_what_was_waited_already_counts() -> None:
+    """A wait that moves off is told again: half a second more, after as long a one and some."""
+    stream = StringIO()
+    progress = Progress(stream)
+    waits(progress, 1, 0.6)
+    assert stream.getvalue() == ""
+    progress(Waiting("jobs", 1, 100.6, 101.1, 0.6, 1))
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_the_last_of_many_calls_tells_how_long_it_still_takes() -> None:
+    """Whichever begins to wait first."""
+    for order in ((30.0, 60.0), (60.0, 30.0)):
+        stream = Terminal()
+        progress = Progress(stream)
+        for call, seconds in enumerate(order):
+            waits(progress, call, seconds)
+        assert progress._waits["jobs"].ends - monotonic() > 50
+        for call, seconds in enumerate(order):
+            starts(progress, call, seconds)
+
+
 def test_a_refusal_at_once_is_no_wait() -> None:
     """A call that never waited shows nothing."""
     stream, limiter = StringIO(), Nekkar(clock=FakeClock())
@@ -72,6 +95,18 @@ def test_many_calls_of_a_limit_have_one_line() -> None:
     starts(progress, 2, 5.0)
     progress(Left("jobs", 1, 107.0, 7.0, CacheError("away"), 3))
     assert stream.getvalue().splitlines()[1:] == ["nekkar: limit 'jobs': gave up after 7.0 s"]
+
+
+def test_a_call_that_need_not_wait_ends_nobodys_line() -> None:
+    """Nor does one of another limit."""
+    stream = StringIO()
+    progress = Progress(stream)
+    waits(progress, 1, 5.0)
+    starts(progress, 2, 0.0)
+    progress(Admitted("others", 1, 100.0, 0.0, 1))
+    assert len(stream.getvalue().splitlines()) == 1
+    starts(progress, 1, 5.0)
+    assert stream.getvalue().splitlines()[1:] == ["nekkar: limit 'jobs': waited 5.0 s"]
 
 
 def test_on_a_terminal_there_is_a_bar_while_a_wait_lasts() -> None:

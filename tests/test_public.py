@@ -9,12 +9,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import nekkar
+
+ROOT = Path(__file__).parent.parent
 
 TABLE = """
 nekkar
@@ -211,7 +216,8 @@ nekkar.opentelemetry
 """
 
 # No page of the reference lists what these show: it may change.
-PRIVATE = {"budgets", "cli", "demo", "gate", "hearing", "plan", "plot", "redis_client", "retry_after", "transports"}
+PRIVATE = {"budgets", "cli", "demo", "gate", "hearing", "plan", "plot", "retry_after", "transports"}
+PRIVATE |= {"redis_client", "redis_wire"}
 MADE_BY_NEKKAR = {"Limit", "Listening"}
 SPECIAL = {"__call__", "__enter__", "__aenter__"}
 MODULES = [line for line in TABLE.splitlines() if line.startswith("nekkar")]
@@ -281,3 +287,10 @@ def test_a_star_gives_what_is_shown(module: str) -> None:
     given: dict[str, Any] = {}
     exec(f"from {module} import *", given)
     assert given.keys() - {"__builtins__"} == set(importlib.import_module(module).__all__)
+
+
+def test_the_changelog_has_a_heading_for_the_version() -> None:
+    """What is to be released is told, newest first."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    headings = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == version

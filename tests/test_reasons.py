@@ -70,6 +70,7 @@ def test_an_explanation_tells_unlimited_from_unmatched() -> None:
         ("h/a/*/{b}/*", "https://h/a/c", ["path '/a/c' is not '/a/*/{b}/*'"]),
         ("h/A", "https://h/a", ["path '/a' is not '/A'"]),
         ("h/a?x=1&y", "https://h/a?x=2", ["query lacks 'x=1'", "query lacks 'y'"]),
+        ("h/a?x=1&y", "https://h/a", ["query lacks 'x=1'", "query lacks 'y'"]),
         ("*.h.com", "https://h.com/", ["host 'h.com' is not '*.h.com'"]),
         ("h.com", "https://www.h.com/", ["host 'www.h.com' is not 'h.com'"]),
         ("api.gihub.com/a", "https://api.github.com/a", ["host 'api.github.com' is not 'api.gihub.com'"]),

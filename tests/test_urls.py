@@ -71,6 +71,7 @@ HOSTILE = [
     ("faß.de", "https://xn--fa-hia.de/", True),
     ("faß.de", "https://fass.de/", False),
     ("h:443", "https://h:/", True),
+    ("h:443", "http://h:0000000443/", True),
     ("h", "https://h:99999/", True),
     ("h", "https://h:abc/", True),
     ("h:80", "https://h:abc/", False),

@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     logging.getLogger("nekkar").addHandler(logging.NullHandler())  # what went wrong is told once, below
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()  # here, where it is known what to do if nobody reads
+        return code
     except ConfigurationError as error:
         return _said(f"nekkar {options.command}: {error}", 2)
     except NekkarError as error:

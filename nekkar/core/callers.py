@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import takewhile
@@ -55,7 +55,7 @@ class Order:
 
 
 class Queue:
-    """Callers without a slot, by ticket; joining at the end, leaving and returning take constant time.
+    """Callers without a slot, by ticket; joining at the end and leaving take constant time.
 
     ``hits``: what they ask for in all. ``bounded``: how many of them have a deadline.
     """
@@ -84,11 +84,13 @@ class Queue:
         self.hits += caller.cost
         self.bounded += caller.deadline is not None
 
-    def rejoin(self, caller: Caller) -> None:
-        """Stand where the caller stood before: at the front, behind whoever came earlier."""
-        ahead = list(takewhile(lambda ticket: ticket < caller.ticket, self._callers))
-        self.join(caller)
-        for ticket in (caller.ticket, *reversed(ahead)):
+    def rejoin(self, callers: Sequence[Caller]) -> None:
+        """Stand where they stood before: at the front, behind whoever came earlier."""
+        last = max(caller.ticket for caller in callers)
+        ahead = list(takewhile(lambda ticket: ticket < last, self._callers))
+        for caller in callers:
+            self.join(caller)
+        for ticket in sorted([*ahead, *(caller.ticket for caller in callers)], reverse=True):
             self._callers.move_to_end(ticket, last=False)
 
     def hopeless(self, no_slot_before: Callable[[int, int, int], int]) -> list[tuple[Caller, int]]:

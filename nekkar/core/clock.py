@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -71,10 +72,20 @@ class SystemClock:
         if at_us is None:  # thousands of tasks may stand in line: without a timer each
             await wake.wait()
             return
-        import anyio
+        await nap(seconds_until(at_us, self.now_us()), wake)
 
-        with anyio.move_on_after(seconds_until(at_us, self.now_us())):
-            await wake.wait()
+
+def nap(seconds: float, wake: anyio.Event) -> Awaitable[None]:
+    """Let this task wait until ``wake`` is set, so long at most."""
+    within: Callable[[float], Awaitable[None]] | None = getattr(wake, "within", None)  # asyncio's own: loop_asyncio.py
+    return within(seconds) if within else _nap(seconds, wake)
+
+
+async def _nap(seconds: float, wake: anyio.Event) -> None:
+    import anyio
+
+    with anyio.move_on_after(seconds):
+        await wake.wait()
 
 
 monotonic = time.monotonic  # seconds of a clock that never steps, for ages within one process

@@ -7,18 +7,17 @@ raised. All of nekkar's decisions are in the generators; all that blocks or awai
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nekkar.core.clock import UNSET, Clock
 from nekkar.core.effects import Call, Effects, Event, Pause, Steps, Transact, Wait
+from nekkar.core.loops import Loop
 
 if TYPE_CHECKING:
     import anyio
 
 T = TypeVar("T")
-
-THREADS_PER_LOOP = 8
 
 
 def run(effects: Effects[T], clock: Clock) -> T:
@@ -43,70 +42,46 @@ def run_steps(steps: Steps[T], clock: Clock) -> T:
     return _drive(steps, perform)
 
 
-async def run_async(effects: Effects[T], clock: Clock, in_process: bool) -> T:
-    """Run a line's generator in this task; cache calls run in a worker thread unless ``in_process``."""
+async def run_async(effects: Effects[T], clock: Clock, loop: Loop, in_process: bool) -> T:
+    """Run a line's generator in this task; cache calls run in a worker thread unless ``in_process``.
 
-    async def perform(effect: Transact | Wait) -> Any:
-        if isinstance(effect, Wait):
-            return await clock.sleep_until_async(effect.until_us, cast("anyio.Event", effect.event))
-        return await run_steps_async(effect.steps, clock, in_process, effect.shielded)
+    All in one coroutine: thousands of tasks may stand in line, and each has a frame for each that waits.
+    """
+    try:
+        effect = next(effects)
+        while True:
+            try:
+                outcome: Any = None
+                if isinstance(effect, Transact):
+                    outcome = await run_steps_async(effect.steps, clock, loop, in_process, effect.shielded)
+                elif effect.until_us is None:  # nor does such a task have a timer
+                    await loop.until(effect.event)
+                else:
+                    await clock.sleep_until_async(effect.until_us, cast("anyio.Event", effect.event))
+            except BaseException as error:
+                effect = effects.throw(error)
+            else:
+                effect = effects.send(outcome)
+    except StopIteration as stop:
+        return cast(T, stop.value)
+    finally:
+        effects.close()
 
-    return await _drive_async(effects, perform)
 
-
-async def run_steps_async(steps: Steps[T], clock: Clock, in_process: bool, shielded: bool = False) -> T:
+async def run_steps_async(steps: Steps[T], clock: Clock, loop: Loop, in_process: bool, shielded: bool = False) -> T:
     """Run a ledger's generator in a worker thread, or here where its cache answers at once.
 
     A cancellation does not cut the steps short; ``shielded``: nor does it end the wait for them.
     """
-    return run_steps(steps, clock) if in_process else cast(T, await _in_thread(steps, clock, shielded))
+    if in_process:
+        return run_steps(steps, clock)
+    return cast(T, await loop.in_thread(run_steps, steps, clock, shielded=shielded))
 
 
-class LoopWaker:
-    """Sets events of one event loop, from its own thread or from its worker threads."""
-
-    def __init__(self) -> None:
-        self._thread = threading.get_ident()
-
-    def __call__(self, events: list[Event]) -> None:
-        """Set ``events``; from a worker thread, wait until the loop has done so."""
-        import anyio.from_thread
-
-        if threading.get_ident() == self._thread:
-            _set_all(events)
-        else:
-            anyio.from_thread.run_sync(_set_all, events)
-
-
-def _set_all(events: list[Event]) -> None:
+def wake_threads(events: list[Event]) -> None:
+    """Set events of threads, in any thread."""
     for event in events:
         event.set()
-
-
-wake_threads: Callable[[list[Event]], None] = _set_all
-
-
-async def _in_thread(steps: Steps[Any], clock: Clock, shielded: bool) -> Any:
-    import anyio.to_thread
-
-    limiter = of_this_loop("worker threads", lambda: anyio.CapacityLimiter(THREADS_PER_LOOP))  # waits for nobody else's
-    with anyio.CancelScope(shield=shielded):
-        return await anyio.to_thread.run_sync(run_steps, steps, clock, limiter=limiter)
-
-
-def of_this_loop(what: str, make: Callable[[], T]) -> T:
-    """Return the running event loop's own ``what``, made when first asked for; it goes with the loop."""
-    import anyio.lowlevel
-
-    variable = _of_loops.setdefault(what, anyio.lowlevel.RunVar(f"nekkar's {what}"))
-    value = variable.get(None)
-    if value is None:
-        value = make()
-        variable.set(value)
-    return cast(T, value)
-
-
-_of_loops: dict[str, Any] = {}
 
 
 def _drive(generator: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
@@ -115,22 +90,6 @@ def _drive(generator: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> 
         while True:
             try:
                 outcome = perform(effect)
-            except BaseException as error:
-                effect = generator.throw(error)
-            else:
-                effect = generator.send(outcome)
-    except StopIteration as stop:
-        return cast(T, stop.value)
-    finally:
-        generator.close()
-
-
-async def _drive_async(generator: Generator[Any, Any, T], perform: Callable[[Any], Awaitable[Any]]) -> T:
-    try:
-        effect = next(generator)
-        while True:
-            try:
-                outcome = await perform(effect)
             except BaseException as error:
                 effect = generator.throw(error)
             else:

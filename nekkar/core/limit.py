@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from nekkar.core.cache import BaseCache
 from nekkar.core.clock import Clock
 from nekkar.core.decorate import decorated
-from nekkar.core.drive import LoopWaker, of_this_loop, run, run_async, run_steps, run_steps_async, wake_threads
+from nekkar.core.drive import run, run_async, run_steps, run_steps_async, wake_threads
 from nekkar.core.effects import Event, Steps
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.events import Listeners
@@ -21,6 +21,7 @@ from nekkar.core.key import cache_key
 from nekkar.core.ledger import Ledger
 from nekkar.core.line import Line
 from nekkar.core.log import HitLog
+from nekkar.core.loops import Loop, this_loop
 from nekkar.core.outage import Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, whole
 from nekkar.core.slots import Slot
@@ -70,14 +71,12 @@ class Shared:
             self._pid = os.getpid()
         return self._threads_line
 
-    def loop_line(self) -> Line:
-        """Return the line of the running event loop."""
-        import anyio
-
-        lines: WeakKeyDictionary[Shared, Line] = of_this_loop("lines", WeakKeyDictionary)
-        if self not in lines:
-            lines[self] = self._new_line(anyio.Event, LoopWaker(), in_order=True)
-        return lines[self]
+    def loop_line(self, loop: Loop) -> Line:
+        """Return the line of an event loop."""
+        line = loop.own.get(self)
+        if line is None:
+            line = loop.own[self] = self._new_line(loop.new_event, loop.wake, in_order=True)
+        return cast(Line, line)
 
     def status(self, log: HitLog, now: int) -> Status:
         """Return how the limit stands by a log read at ``now``."""
@@ -154,15 +153,14 @@ class Limit:
 
         A cancelled wait keeps no slot and no place in line.
         """
-        import anyio.lowlevel
-
         cost, longest = self._checked(cost, max_wait)
-        await anyio.lowlevel.checkpoint()
-        shared = self._shared
-        line = shared.loop_line()
+        shared, loop = self._shared, this_loop()
+        line, in_process = shared.loop_line(loop), shared.ledger.store.in_process
+        if in_process or line.spares.left:  # else there is something to wait for anyway
+            await loop.checkpoint()
         if cost == 1 and (spare := line.spares.take()):
-            return self._shared.spared(spare)
-        slot, waited = await run_async(line.acquire(cost, longest), shared.clock, shared.ledger.store.in_process)
+            return shared.spared(spare)
+        slot, waited = await run_async(line.acquire(cost, longest), shared.clock, loop, in_process)
         return self._admission(slot, waited)
 
     def __enter__(self) -> Admission:
@@ -243,7 +241,8 @@ class Limit:
         return run_steps(steps, self._shared.clock)
 
     async def _run_async(self, steps: Steps[T], shielded: bool = False) -> T:
-        return await run_steps_async(steps, self._shared.clock, self._shared.ledger.store.in_process, shielded)
+        in_process = self._shared.ledger.store.in_process
+        return await run_steps_async(steps, self._shared.clock, this_loop(), in_process, shielded)
 
     def _held(self, seconds: float) -> int:
         return micros(seconds, f"limit {self.name!r}: hold", 1)

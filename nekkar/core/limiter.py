@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakValueDictionary
 
-from nekkar.core.cache import BaseCache, MemoryCache, TellsTime, from_url
+from nekkar.core.cache import BaseCache, TellsTime
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.events import Callback, Listeners, Listening
@@ -18,7 +18,6 @@ from nekkar.core.limit import Limit, Shared
 from nekkar.core.once import Once
 from nekkar.core.outage import OnCacheError, Outage
 from nekkar.core.rate import SECOND, Quota, micros, patience, quota
-from nekkar.core.server_clock import ServerClock
 from nekkar.core.status import Admission, Status, Window
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
@@ -87,11 +86,7 @@ class Nekkar:
         """
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"limit name {shown(name)} is no text; give a non-empty str")
-        try:
-            terms = quota(rate_limit, period, spacing, margin)
-        except ConfigurationError as cause:
-            raise ConfigurationError(f"limit {shown(name)}: {cause}") from None
-        return self.limit_of(name, terms, None if max_wait is None else patience(max_wait, name))
+        return self.limit_of(name, *terms(name, rate_limit, period, spacing, margin, max_wait))
 
     def limit_of(self, name: str, terms: Quota, max_wait: float | None) -> Limit:
         """Return the limit ``name`` of these terms; ConfigurationError where it has others already."""
@@ -132,10 +127,30 @@ class Nekkar:
         self._sweep_at = max(SWEEP_AT, 2 * len(self._kept))
 
 
+def terms(
+    name: str,
+    rate_limit: int | str,
+    period: float | None = None,
+    spacing: float | str = 0.0,
+    margin: float | None = None,
+    max_wait: float | None = None,
+) -> tuple[Quota, float | None]:
+    """Read the terms of limit ``name`` as users write them; ConfigurationError, with the name, for what are none."""
+    try:
+        read = quota(rate_limit, period, spacing, margin)
+    except ConfigurationError as cause:
+        raise ConfigurationError(f"limit {shown(name)}: {cause}") from None
+    return read, None if max_wait is None else patience(max_wait, name)
+
+
 def _cache(cache: BaseCache | str | None) -> BaseCache:
     if cache is None:
+        from nekkar.core.cache.memory import MemoryCache
+
         return MemoryCache()
     if isinstance(cache, str):
+        from nekkar.core.cache.url import from_url
+
         return from_url(cache)
     if not isinstance(cache, BaseCache):
         raise ConfigurationError(f"cache {shown(cache)} is no BaseCache and no URL; give one of these, or None")
@@ -144,6 +159,8 @@ def _cache(cache: BaseCache | str | None) -> BaseCache:
 
 def _clock(clock: Clock | str, cache: BaseCache) -> Clock:
     if clock in ("auto", "server") and isinstance(cache, TellsTime):
+        from nekkar.core.server_clock import ServerClock
+
         return ServerClock(cache.tell_time, insist=clock == "server")
     if clock == "server":
         raise ConfigurationError(f"clock 'server': {shown(cache)} has no server that tells a clock; use 'auto'")

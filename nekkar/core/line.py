@@ -26,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from nekkar.core.callers import Caller, Order
+from nekkar.core.callers import Caller
 from nekkar.core.effects import Effects, Event, Steps, Transact, Wait
 from nekkar.core.errors import CacheError
 from nekkar.core.ledger import Ledger
@@ -113,7 +113,11 @@ class Line:
             if caller.error:
                 raise caller.error
             if caller.slot is None:
-                yield from self._line_up(caller)
+                turn = self._line_up(caller)
+                if isinstance(turn, Wait):
+                    yield turn
+                elif turn:
+                    yield from self._lead(turn)
             elif (yield from self._arrives(caller, caller.slot)):
                 return caller.slot
 
@@ -127,25 +131,20 @@ class Line:
             self._places.queue.join(caller)
         self._voice.waits(caller, at, caller.arrived)
 
-    def _line_up(self, caller: Caller) -> Effects[None]:
-        """Lead a booking if it is this caller's turn, else wait for whatever comes first."""
+    def _line_up(self, caller: Caller) -> _Booking | Wait | None:
+        """Return the booking to lead if it is this caller's turn, else the wait for whatever comes first."""
         now = self.ledger.clock.now_us()
-        booking = None
         with self._lock:
             if caller.slot or caller.error:
-                return
+                return None
             leads = self._places.queue.head is caller and not self._booking
             if leads and (self._places.returned or self._may_book(now)):
-                self._booking = booking = _Booking(caller)
-            else:
-                until = self._patience(caller, now)
-                if leads:
-                    until = min(self._places.resume_at, self._places.resume_at if until is None else until)
-                event = self._event_of(caller)
-        if booking:
-            yield from self._lead(booking)
-        else:
-            yield Wait(until, event)
+                self._booking = _Booking(caller)
+                return self._booking
+            until = self._patience(caller, now)
+            if leads:
+                until = min(self._places.resume_at, self._places.resume_at if until is None else until)
+            return Wait(until, self._event_of(caller))
 
     def _lead(self, booking: _Booking, shielded: bool = False) -> Effects[None]:
         try:
@@ -159,24 +158,22 @@ class Line:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
         ledger = self.ledger
         self._voice.waits(caller, slot.at, ledger.clock.now_us())
-        while ledger.is_stale(slot) and ledger.vouches(slot) and not caller.error:
+        yield from self._give_way(caller, slot)
+        while ledger.is_stale(slot) and self._counts(caller, slot) and not caller.error:
             yield Wait(ledger.wake_at(slot), self._event_of(caller))
-            if ledger.is_stale(slot) and ledger.vouches(slot):
+            if ledger.is_stale(slot) and self._counts(caller, slot):
                 yield from self._look(caller, slot)
-        while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
+        while self._counts(caller, slot) and ledger.clock.now_us() < slot.at:
             yield Wait(slot.at, self._event_of(caller))
-        if self._places.order:
-            yield from self._give_way(caller, self._places.order)
-        is_good = ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot)
+        yield from self._give_way(caller, slot)
         with self._lock:
-            self._places.wake_next()
-            if not is_good:
-                caller.slot, caller.has_started = None, False
-                self._places.give_back(slot)
-                self._places.queue.rejoin(caller)
-                self._places.wake_head()
+            starts = self._places.start(caller, slot, ledger.clock.now_us())
         self._wake_all()
-        return is_good and not caller.error
+        return starts and not caller.error
+
+    def _counts(self, caller: Caller, slot: Slot) -> bool:
+        """Return whether the caller still has this slot, in the log's epoch and under no hold."""
+        return caller.slot is slot and self.ledger.vouches(slot)
 
     def _look(self, caller: Caller, slot: Slot) -> Effects[None]:
         """Look for all whose slots come, or wait for who does; an error is all theirs."""
@@ -201,13 +198,12 @@ class Line:
                 self._places.tell_onlookers(error)
             self._wake_all()
 
-    def _give_way(self, caller: Caller, order: Order) -> Effects[None]:
+    def _give_way(self, caller: Caller, slot: Slot) -> Effects[None]:
         """Let those start before who come before, whichever timer or look took longer."""
-        while True:
+        while order := self._places.order:
             with self._lock:
-                if order.first() in (caller, None):
-                    caller.has_started = True
-                    break
+                if caller.slot is not slot or order.first() in (caller, None):
+                    return
                 event = self._event_of(caller)
             yield Wait(None, event)
 

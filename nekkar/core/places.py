@@ -73,9 +73,29 @@ class Places:
             self.to_wake.append(caller)
         self.onlookers = []
 
+    def start(self, caller: Caller, slot: Slot, now: int) -> bool:
+        """Return whether a caller may start on its slot; if not, it stands again where it stood before.
+
+        So do at once all next in order whose slots are good no more. Woken one by one, a crowd on a starved machine
+        would book new slots one by one too, and be late for each.
+        """
+        has_slot = caller.slot is slot
+        caller.has_started = has_slot and self._is_good(slot, now)
+        if has_slot and not caller.has_started:
+            late = [caller]
+            self._take_back(caller)
+            while self.order and (first := self.order.first()) and not self._is_good(cast(Slot, first.slot), now):
+                late.append(first)
+                self._take_back(first)
+            self.queue.rejoin(late)
+            self.to_wake += [caller for caller in late if caller.deadline is not None]  # to look to it
+            self.wake_head()
+        self.wake_next()
+        return caller.has_started
+
     def pass_on(self, slot: Slot, now: int) -> None:
         """Give a slot that lost its caller to the next of equal cost, else have it unbooked."""
-        if self.ledger.vouches(slot) and now <= self.ledger.good_until(slot):
+        if self._is_good(slot, now):
             for caller in self.queue:
                 if caller.cost == slot.cost and (caller.deadline is None or slot.at <= caller.deadline):
                     self._give(caller, slot)
@@ -95,15 +115,27 @@ class Places:
 
     def wake_next(self) -> None:
         """Have the caller woken whose turn it is to start."""
-        if self.order and (first := self.order.first()):
+        first = self.order.first() if self.order else None
+        if first and first not in self.to_wake[-1:]:
             self.to_wake.append(first)
 
+    def _is_good(self, slot: Slot, now: int) -> bool:
+        return self.ledger.vouches(slot) and now <= self.ledger.good_until(slot)
+
+    def _take_back(self, caller: Caller) -> None:
+        self.give_back(cast(Slot, caller.slot))
+        caller.slot = None
+
     def _give(self, caller: Caller, slot: Slot) -> None:
-        caller.slot = slot
+        """Give a slot. Of those who start in order only the first is woken: each wakes the next as it starts."""
+        caller.slot, caller.error = slot, None
         self._furthest = max(self._furthest, slot.at)
+        self.queue.leave(caller)
         if self.order:
             self.order.add(caller, slot)
-        self._answer(caller, None)
+            self.wake_next()
+        else:
+            self.to_wake.append(caller)
 
     def _refuse(self, caller: Caller, at: int, now: int) -> None:
         self._answer(caller, caller.too_long(self.name, at, now))

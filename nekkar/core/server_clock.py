@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from nekkar.core.clock import SystemClock, seconds_until, ticks
+from nekkar.core.clock import SystemClock, nap, seconds_until, ticks
 from nekkar.core.course import GOOD_US, Course, Reading, begun
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.rate import SECOND
@@ -86,11 +86,8 @@ class ServerClock:
         if at_us is None:  # thousands of tasks may stand in line: without a timer each
             await wake.wait()
             return
-        import anyio
-
         while True:
-            with anyio.move_on_after(self._nap(at_us)):
-                await wake.wait()
+            await nap(self._nap(at_us), wake)
             if wake.is_set() or self.now_us() >= at_us:
                 return
 

@@ -101,8 +101,9 @@ def _why_not(wide: Pattern, request: Pattern) -> Iterator[str]:
         yield f"port {request.port} is not {wide.port}"
     if not _fit(wide.path, wide.deep, request.path, 0):
         yield f"path {shown(_path(request))} is not {shown(_path(wide))}"
+    valued = {name for name, value in wide.query if value is not None}
     for name, value in sorted(wide.query - request.query, key=str):
-        if value is not None or (name, None) not in request.query:
+        if value is not None or name not in valued:
             yield f"query lacks {shown(name if value is None else f'{name}={value}')}"
 
 

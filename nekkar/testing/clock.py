@@ -67,7 +67,7 @@ class FakeClock:
 
     async def sleep_until_async(self, at_us: int | None, wake: anyio.Event) -> None:
         """Jump to ``at_us``, or wait until time has come there or ``wake`` is set."""
-        import anyio
+        import anyio.lowlevel
 
         if self._jump and at_us is not None:
             await anyio.lowlevel.checkpoint()

@@ -129,7 +129,11 @@ async def _async_clients(stage: Stage) -> list[Figure]:
 
 def imports(stage: Stage) -> Iterator[Figure]:
     """Fresh interpreters that import one thing each, in turns; what only starting takes is not in it."""
-    statements = {"nekkar": "import nekkar", STDLIB: "import dataclasses, logging, typing"}
+    statements = {
+        "nekkar": "import nekkar",
+        "nekkar, to its first call": "import nekkar; nekkar.Nekkar()('calls', 5).acquire()",
+        STDLIB: "import dataclasses, logging, typing",
+    }
     took: dict[str, list[float]] = {name: [] for name in statements}
     for _ in range(stage.scale.imports):
         for name, statement in statements.items():

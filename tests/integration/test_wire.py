@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,6 +148,23 @@ def call_until(end: float, limit: Limit, starts: list[int], errors: list[NekkarE
             starts.append(time.time_ns() // 1000)
         except (CacheError, WaitTooLong) as error:
             errors.append(error)
+
+
+@pytest.mark.parametrize("kind", ["memcached", "Redis", "Valkey"], indirect=True)
+def test_a_swap_that_is_told_won_twice_does_not_win_the_next(
+    kind: Kind, behind: Memcached | RedisServer, wire: Proxy
+) -> None:
+    """The second time comes first to who swaps with a token that is good no more: an error, and nothing is written."""
+    cache: Any = kind.cache(wire.port, 30.0)
+    other: Any = kind.cache(behind.port, 30.0)
+    token = cache.cas("key", b"one", cache.gets("key")[1], 60)
+    wire.fault = faulty.repeat
+    token = cache.cas("key", b"two", token, 60)
+    wire.fault = faulty.pass_on
+    assert other.cas("key", b"three", other.gets("key")[1], 60)
+    with pytest.raises(CacheError, match="that connection is closed, and the call may be repeated"):
+        cache.cas("key", b"four", token, 60)
+    assert cache.gets("key")[0] == b"three"
 
 
 @both

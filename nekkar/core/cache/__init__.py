@@ -8,10 +8,29 @@ that clock. Every method blocks for at most the cache's timeout and raises Cache
 none guesses an answer from an error.
 """
 
+from typing import TYPE_CHECKING
+
 from nekkar.core.cache.base import UNREAD, BaseCache, SwapCache, TellsTime
-from nekkar.core.cache.memcached import MemcachedCache
-from nekkar.core.cache.memory import MemoryCache
-from nekkar.core.cache.sqlite import SqliteCache
-from nekkar.core.cache.url import from_url
+from nekkar.core.lazy import lazy
+
+if TYPE_CHECKING:
+    from nekkar.core.cache.memcached import MemcachedCache
+    from nekkar.core.cache.memory import MemoryCache
+    from nekkar.core.cache.sqlite import SqliteCache
+    from nekkar.core.cache.url import from_url
+else:
+    __getattr__ = lazy(
+        __name__,
+        {
+            "nekkar.core.cache.memcached": ("MemcachedCache",),
+            "nekkar.core.cache.memory": ("MemoryCache",),
+            "nekkar.core.cache.sqlite": ("SqliteCache",),
+            "nekkar.core.cache.url": ("from_url",),
+        },
+    )
 
 __all__ = ["UNREAD", "BaseCache", "MemcachedCache", "MemoryCache", "SqliteCache", "SwapCache", "TellsTime", "from_url"]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
