@@ -153,7 +153,8 @@ class Alone:
         if not nobody_wrote:
             return base
         most = {rate: rate.count - own.count for rate, own in zip(self.quota.rates, self._share.rates, strict=True)}
-        return base.filled(now + self._retry, most)  # until then others may not have noticed
+        unnoticed = self._retry + self._retry // RETRY_FACTOR + base.horizon_us  # a try that fails as it comes back,
+        return base.filled(now + unnoticed, most)  # then half a second or more, and slots booked just before the next
 
     def ends(self) -> None:
         """Go back to the cache, if it has all that was admitted meanwhile."""
