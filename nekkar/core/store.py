@@ -31,6 +31,8 @@ SWEEP_EVERY, SWEEP_MOST = 16, 64
 TRIES = 20
 TRY_AGAIN_US = SECOND // 100
 
+b85decode(b"")  # its table is made at its first call, which two threads must not be in at once
+
 
 class Store(Protocol):
     """Where one key's value is read and swapped. ``in_process``: it answers at once, without I/O."""

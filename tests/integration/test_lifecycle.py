@@ -166,10 +166,18 @@ def test_a_fork_while_another_thread_defines_a_limit_leaves_the_child_free_to() 
 # Event loops and threads.
 
 
-def resources() -> tuple[int, int]:
-    """Return how many threads and open files this process has."""
-    gc.collect()
-    return threading.active_count(), len(os.listdir("/proc/self/fd"))
+def resources(threads: int = 0) -> tuple[int, int]:
+    """Return how many threads and open files this process has, once there are no more ``threads`` than that.
+
+    A thread whose loop is gone ends a moment later.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        gc.collect()
+        found = threading.active_count(), len(os.listdir("/proc/self/fd"))
+        if not threads or found[0] <= threads or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")
@@ -198,7 +206,7 @@ def test_event_loops_that_come_and_go_leave_nothing_behind(urls: dict[str, str],
     loops(80)
     for _ in range(4):
         loops_in_threads(5)
-    after = resources()
+    after = resources(before[0])
     assert after[0] <= before[0]
     assert after[1] <= before[1] + 8, "connections: as many as commands ran at once, and no more"
     assert len(limit._shared._lines) <= 2
