@@ -266,8 +266,7 @@ class Line:
                 if self._booking is booking:
                     self._booking = None
                 self._places.wake_head()
-                left = booking.left
-            if left:  # else the leader wakes the others, behind itself
+            if booking.left:  # else the leader wakes the others, behind itself
                 self._wake_all()
 
     def _may_book(self, now: int) -> bool:

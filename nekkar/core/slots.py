@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from nekkar.core.errors import CacheError
 from nekkar.core.log import HitLog
@@ -50,16 +50,14 @@ def booked(
     There is an answer for each whose slot comes by ``horizon``, and for at least one. Where all had theirs at once,
     and the limit is far from binding, another slot follows, of up to ``spare`` hits.
     """
-    answers: list[Answer] = []
-    has_slot, max_cost = False, quota.max_cost
+    answers, has_slot, max_cost = list[Answer](), False, quota.max_cost
     for ask in asks:
         if ask.cost > max_cost:
             over = f"cost {ask.cost} is above this process's share while the cache is away: {quota}"
             answers.append(CacheError(over))
             continue
         at = log.earliest(quota, ask.cost, soonest)
-        by_a_clock_ahead = at == log.last and at <= soonest + CLOCKS_APART_US
-        if ask.deadline is not None and at > max(ask.deadline, soonest) and not by_a_clock_ahead:
+        if _is_too_late(ask, at, log, soonest):
             answers.append(Refusal(at))
             continue
         if at > horizon and has_slot:
@@ -67,11 +65,23 @@ def booked(
         log, has_slot = log.book(at, ask.cost), True
         answers.append(Slot(at, ask.cost, log.epoch))
     if spare and has_slot and log.last == soonest and len(answers) == len(asks) and not quota.spacing_us:
-        spare = min(spare, _room(log, quota, soonest) // SPARE_PART)
-        if spare:
-            log = log.book(soonest, spare)
-            answers.append(Slot(soonest, spare, log.epoch))
+        return _with_spare(log, quota, answers, spare)
     return log, answers
+
+
+def _is_too_late(ask: Ask, at: int, log: HitLog, soonest: int) -> bool:
+    """Return whether a slot is past the deadline, and not only by a clock that is a little ahead of this one."""
+    by_a_clock_ahead = at == log.last and at <= soonest + CLOCKS_APART_US
+    return ask.deadline is not None and at > max(ask.deadline, soonest) and not by_a_clock_ahead
+
+
+def _with_spare(log: HitLog, quota: Quota, answers: list[Answer], most: int) -> tuple[HitLog, list[Answer]]:
+    """Book up to ``most`` hits more at the log's last, a part of what is free."""
+    at = cast(int, log.last)
+    spare = min(most, _room(log, quota, at) // SPARE_PART)
+    if not spare:
+        return log, answers
+    return log.book(at, spare), [*answers, Slot(at, spare, log.epoch)]
 
 
 def _room(log: HitLog, quota: Quota, now: int) -> int:
