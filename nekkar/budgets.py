@@ -23,7 +23,7 @@ from datetime import datetime
 
 from nekkar.core.heard import Budget
 from nekkar.core.rate import SECOND
-from nekkar.retry_after import LONG_PAST_US, date_us, number, unix_us
+from nekkar.retry_after import date_us, left_us, number, unix_us
 
 _WORD = r'"(?:[^"\\]|\\.)*"|[^\s;,="]+'
 _ITEM = re.compile(rf"\s*({_WORD})((?:\s*;\s*[a-z*][\w.*-]*(?:=(?:{_WORD})?)?)*)\s*(?:,|\Z)", re.ASCII)
@@ -140,11 +140,7 @@ def reset_us(text: str, now_us: int, date: str | None = None) -> int | None:
     if span is not None:
         return span
     at = _point_us(text)
-    if at is None:
-        return None
-    answered = date_us(date) if date else None
-    wait = at - (now_us if answered is None else answered)
-    return None if wait < -LONG_PAST_US else max(0, wait)
+    return None if at is None else left_us(at, now_us, date)
 
 
 def _grain_us(text: str | None) -> int:

@@ -27,8 +27,11 @@ def wait_us(text: str, now_us: int, date: str | None = None) -> int | None:
     if seconds is not None:
         return round(seconds * SECOND)
     until = date_us(text)
-    if until is None:
-        return None
+    return None if until is None else left_us(until, now_us, date)
+
+
+def left_us(until: int, now_us: int, date: str | None) -> int | None:
+    """Return how long an instant is off, None where it is long past; by the answer's own ``date`` where it has one."""
     answered = date_us(date) if date else None
     wait = until - (now_us if answered is None else answered)
     return None if wait < -LONG_PAST_US else max(0, wait)
