@@ -77,7 +77,7 @@ class Contents:
     def __init__(self) -> None:
         self.items: dict[str, Any] = {}
         self.flushed = self.void = False
-        self.lost_swaps = 0
+        self.lost_swaps = self.reads = 0
 
     def flush(self) -> None:
         self.items.clear()
@@ -92,6 +92,7 @@ class PlainStore(Contents, BaseCache):
         return self.items.setdefault(key, value) is value
 
     def get(self, key: str) -> str | None:
+        self.reads += 1
         return self.items.get(key)
 
     def set(self, key: str, value: str) -> None:
@@ -111,6 +112,7 @@ class Store(Contents):
         self.versions = itertools.count(1)
 
     def gets(self, key: str) -> tuple[bytes | None, int | None]:
+        self.reads += 1
         found: tuple[bytes | None, int | None] = self.items.get(key, (None, None))
         return found
 

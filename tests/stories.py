@@ -26,6 +26,10 @@ DEAF = Story(lost=0.2, starved=0.05, freezes=2)
 WINDOWS = Story(rate="4/s; 6/2s", flushes=1, cancels=2, spacing_us=30 * MS, latency_us=FAST)
 OUTAGES = Story(rate="9/s", outages=1, flushes=1, cancels=3, busy=True, tasks=True, latency_us=FAST)
 NEWCOMERS = Story(flushes=2, newcomers=True, latency_us=FAST[:1])
+LONG = Story(
+    rate="40/2s", processes=5, flushes=3, kills=1, freezes=2, cancels=4, lost=0.02, starved=0.02, skew_us=5 * MS,
+    busy=True, latency_us=FAST,
+)  # fmt: skip
 
 
 def over(story: Story, schedules: int = SCHEDULES) -> list[int]:

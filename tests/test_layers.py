@@ -45,6 +45,7 @@ LAYERS = [
     "nekkar.core.store",
     "nekkar.core.view",
     "nekkar.core.ledger",
+    "nekkar.core.glance",
     "nekkar.core.callers",
     "nekkar.core.voice",
     "nekkar.core.spares",

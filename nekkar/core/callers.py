@@ -34,6 +34,15 @@ class Caller:
         return WaitTooLong(name, max(0, at - now) / 1e6, self.max_wait or 0.0)
 
 
+@dataclass(slots=True, eq=False)
+class Booking:
+    """What ``leader`` has its steps made for: ``started`` by a driver, and ``left`` by the leader."""
+
+    leader: Caller
+    started: bool = False
+    left: bool = False
+
+
 class Order:
     """Callers with slots, by these and by arrival: they start in this order, whichever timer ends first."""
 

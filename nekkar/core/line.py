@@ -23,12 +23,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 
-from nekkar.core.callers import Caller
+from nekkar.core.callers import Booking, Caller
 from nekkar.core.effects import Effects, Event, Steps, Transact, Wait
 from nekkar.core.errors import CacheError
+from nekkar.core.glance import LONG_WAIT_US, glance, glance_at
 from nekkar.core.ledger import Ledger
 from nekkar.core.places import Places
 from nekkar.core.slots import Slot
@@ -37,13 +37,6 @@ from nekkar.core.voice import Voice
 Wake = Callable[[list[Event]], None]
 
 _tickets = count(1)
-
-
-@dataclass(slots=True, eq=False)
-class _Booking:
-    leader: Caller
-    started: bool = False
-    left: bool = False
 
 
 class Line:
@@ -63,7 +56,7 @@ class Line:
         self._places = Places(self.name, ledger, self._lock, in_order)
         self.callers = self._places.callers
         self.spares = self._places.spares
-        self._booking: _Booking | None = None
+        self._booking: Booking | None = None
         self._looking = False
 
     @property
@@ -131,7 +124,7 @@ class Line:
             self._places.queue.join(caller)
         self._voice.waits(caller, at, caller.arrived)
 
-    def _line_up(self, caller: Caller) -> _Booking | Wait | None:
+    def _line_up(self, caller: Caller) -> Booking | Wait | None:
         """Return the booking to lead if it is this caller's turn, else the wait for whatever comes first."""
         now = self.ledger.clock.now_us()
         with self._lock:
@@ -139,14 +132,14 @@ class Line:
                 return None
             leads = self._places.queue.head is caller and not self._booking
             if leads and (self._places.returned or self._may_book(now)):
-                self._booking = _Booking(caller)
+                self._booking = Booking(caller)
                 return self._booking
             until = self._patience(caller, now)
             if leads:
                 until = min(self._places.resume_at, self._places.resume_at if until is None else until)
             return Wait(until, self._event_of(caller))
 
-    def _lead(self, booking: _Booking, shielded: bool = False) -> Effects[None]:
+    def _lead(self, booking: Booking, shielded: bool = False) -> Effects[None]:
         try:
             yield Transact(self._book(booking), shielded)
         finally:
@@ -157,8 +150,11 @@ class Line:
     def _arrives(self, caller: Caller, slot: Slot) -> Effects[bool]:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
         ledger = self.ledger
-        self._voice.waits(caller, slot.at, ledger.clock.now_us())
+        now = ledger.clock.now_us()
+        self._voice.waits(caller, slot.at, now)
         yield from self._give_way(caller, slot)
+        if slot.at - now >= LONG_WAIT_US and (at := glance_at(ledger, slot, now)):
+            yield from self._glance(caller, slot, at)
         while ledger.is_stale(slot) and self._counts(caller, slot) and not caller.error:
             yield Wait(ledger.wake_at(slot), self._event_of(caller))
             if ledger.is_stale(slot) and self._counts(caller, slot):
@@ -170,6 +166,13 @@ class Line:
             starts = self._places.start(caller, slot, ledger.clock.now_us())
         self._wake_all()
         return starts and not caller.error
+
+    def _glance(self, caller: Caller, slot: Slot, at: int) -> Effects[None]:
+        """Sleep until ``at`` and look whether the log still stands, unless somebody here did."""
+        while self._counts(caller, slot) and self.ledger.clock.now_us() < at:
+            yield Wait(at, self._event_of(caller))
+        if self._counts(caller, slot) and self.ledger.view.seen.sent < at:
+            yield Transact(glance(self.ledger))
 
     def _counts(self, caller: Caller, slot: Slot) -> bool:
         """Return whether the caller still has this slot, in the log's epoch and under no hold."""
@@ -225,7 +228,7 @@ class Line:
         self._wake_all()
         self._voice.ended(caller, error, self.ledger.clock.now_us())
 
-    def _call_off(self, booking: _Booking) -> None:
+    def _call_off(self, booking: Booking) -> None:
         """Make way where a booking never began: its leader was cancelled or interrupted before."""
         with self._lock:
             if self._booking is booking and not booking.started:
@@ -233,17 +236,17 @@ class Line:
                 self._places.wake_head()
         self._wake_all()
 
-    def _unbooking(self, caller: Caller) -> _Booking | None:
+    def _unbooking(self, caller: Caller) -> Booking | None:
         """Return a booking to lead where a slot was given back, and nobody is booking already."""
         with self._lock:
             if not self._places.returned or self._booking:
                 return None
-            self._booking = _Booking(caller)
+            self._booking = Booking(caller)
             return self._booking
 
     # A booking: steps that run to their end, by whomever they were started.
 
-    def _book(self, booking: _Booking) -> Steps[None]:
+    def _book(self, booking: Booking) -> Steps[None]:
         try:
             with self._lock:
                 booking.started = self._booking is booking  # else it was called off

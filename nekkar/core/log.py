@@ -245,11 +245,10 @@ class HitLog:
         """
         horizon = self.horizon_us
         now = max(now, looked)
-        end = max(now + horizon, self.last or 0)
         certain = [(time, count) for time, count in self.hits() if time <= looked - 2 * horizon]
         seen = 2 * self._most_in(max(1, now - looked + horizon))
         most = {one: min(one.count, seen) if one.period_us > LONG_PERIOD_US else one.count for one in self.windows}
-        return replace(self, epoch=epoch).with_hits(certain).filled(end, most)
+        return replace(self, epoch=epoch).with_hits(certain).filled(now + horizon, most)
 
     def filled(self, end: int, most: Mapping[Rate, int]) -> HitLog:
         """Return this log with all taken that is free at ``end`` (or its last hit), at most so much of each window."""
