@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from nekkar.testing import FakeClock
 from tests.integration.servers import Memcached, memcached
@@ -17,8 +17,9 @@ from tests.web import Site, running
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell: what tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("here", deadline=None)  # a machine may be busy with other things
-settings.register_profile("build", deadline=None, derandomize=True)
+# A machine may be busy with other things, and slow at drawing examples too.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("build", settings.get_profile("here"), derandomize=True)
 settings.load_profile("build" if os.environ.get("CI") else "here")
 
 

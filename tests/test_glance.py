@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from nekkar import Nekkar
 from nekkar.core import glance as glances
+from nekkar.core import line
 from nekkar.core.drive import run_steps
 from nekkar.core.errors import CacheError
 from nekkar.core.glance import part
@@ -16,13 +18,13 @@ from nekkar.core.key import cache_key
 from nekkar.core.ledger import Ledger
 from nekkar.core.log import HitLog
 from nekkar.core.outage import Outage
-from nekkar.core.rate import SECOND, quota
+from nekkar.core.rate import SECOND, Rate, quota
 from nekkar.core.slots import Slot
 from nekkar.core.store import store_of
 from nekkar.testing import START_US, FakeClock
 from tests.limits import WatchedCache
 from tests.simulation import One, Story, World
-from tests.stories import FAST, LONG, SCHEDULES, over
+from tests.stories import CROWD, FAST, LONG, SCHEDULES, first_over, over
 
 MARGIN_US = 50_000
 PERIOD_US = 2 * SECOND + MARGIN_US
@@ -150,12 +152,35 @@ class TestWhatItFinds:
         assert waiter.clock.now_us() - START_US == PERIOD_US
 
 
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have small limits and short waits glance too."""
+    monkeypatch.setattr(glances, "CALLS_FOR_EACH", 1)
+    monkeypatch.setattr(line, "LONG_WAIT_US", SECOND // 10)
+
+
 class TestSchedules:
     """Fleets that glance, in random schedules."""
 
     def test_no_window_is_over_and_nobody_is_stuck(self) -> None:
         """Flushes, kills, freezes, lost answers, cancellations, clocks 5 ms apart: never over."""
-        assert over(LONG, SCHEDULES // 6) == []
+        assert over(LONG, SCHEDULES // 12) == []
+
+    @pytest.mark.usefixtures("often")
+    def test_nor_where_all_who_wait_glance(self) -> None:
+        """One loss after another is met at once, each by somebody else."""
+        assert over(CROWD, SCHEDULES // 2) == []
+
+    @pytest.mark.usefixtures("often")
+    def test_taking_assumed_hits_for_certain_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After a second loss, hits that the first survivor assumed take no room: others may have called instead."""
+        filled = HitLog.filled
+
+        def sure(self: HitLog, end: int, most: Mapping[Rate, int]) -> HitLog:
+            return filled(replace(self, unsure_until=0), end, most)
+
+        monkeypatch.setattr(HitLog, "filled", sure)
+        assert first_over(CROWD) is not None
 
     def test_a_fleet_that_glances_calls_more_after_a_flush(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """By an eighth at least: less time passes until a loss is met."""

@@ -781,6 +781,34 @@ def test_a_lost_log_of_an_idle_long_window_blocks_no_more_than_was_seen() -> Non
     assert recovered.earliest(limit, 1, looked + 10 * S) == looked + 10 * S + HORIZON
 
 
+def test_after_a_second_loss_assumed_hits_take_no_room() -> None:
+    """Whoever did not know them may have called instead; hits booked since are certain."""
+    limit = quota(10, 60)
+    once = new_log(limit, (NOW, 4)).recovered(NOW + S, NOW + 2 * S, 2)
+    assert once.hits() == [(NOW, 4), (NOW + 2 * S + HORIZON, 6)]
+    assert once.unsure_until == NOW + 2 * S + HORIZON
+    again = once.book(NOW + 3 * S, 1).recovered(NOW + 4 * S, NOW + 5 * S, 3)
+    assert again.hits() == [*once.hits(), (NOW + 3 * S, 1), (NOW + 5 * S + HORIZON, 9)]
+
+
+def test_hits_of_an_epoch_that_ended_take_no_room_after_the_next_loss() -> None:
+    """Some were void: a merge can't tell which."""
+    limit = quota(10, 60)
+    merged = new_log(limit, (NOW, 4)).merge(new_log(limit, (NOW + S, 3)))
+    assert merged.unsure_until == NOW + S
+    recovered = merged.book(NOW + 2 * S, 1).recovered(NOW + 3 * S, NOW + 4 * S, 3)
+    assert recovered.hits()[-1] == (NOW + 4 * S + HORIZON, 9)
+
+
+def test_in_a_long_window_losses_do_not_add_up() -> None:
+    """There assumed hits do take room: the fifth loss in a row assumes no more than the window holds."""
+    limit = quota("100/hour")
+    log = new_log(limit, (NOW, 60))
+    for loss in range(1, 6):
+        log = log.recovered(NOW + loss * 10 * S, NOW + loss * 10 * S + S, loss + 1)
+    assert log.total <= 100
+
+
 def test_recovery_keeps_the_hold_and_the_windows() -> None:
     """A hold outlives a loss, and so do the windows, margin and spacing in use."""
     limit = quota("5/second; 10/minute", spacing=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 from typing import Any
 
@@ -13,10 +14,12 @@ from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError, WaitTooLong
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.core.log import HitLog
-from nekkar.core.outage import Alone
+from nekkar.core.outage import Alone, Outage
+from nekkar.core.rate import SECOND, quota
+from nekkar.core.slots import Slot
 from nekkar.testing import FakeClock
 from tests.integration.servers import Memcached
-from tests.simulation import World
+from tests.simulation import One, World
 from tests.stories import OUTAGES, SCHEDULES, first_over, over
 
 
@@ -90,6 +93,20 @@ class TestSchedules:
         """Planted: each starts its share afresh, as though nobody had called before."""
         monkeypatch.setattr(Alone, "_remembered", lambda self, known, now: HitLog(1).joined(self._share, 0))
         assert first_over(OUTAGES) is not None
+
+
+@pytest.mark.parametrize("before", range(9))
+@pytest.mark.parametrize("now", range(1, 10))
+def test_the_others_share_of_hits_is_rounded_up_in_each_window_to_come(before: int, now: int) -> None:
+    """9 calls a second, a third each, and others used some of this window: however many came before it."""
+    terms, clock = quota(9, 1.0), FakeClock()
+    known = HitLog(1).joined(terms, 0)
+    for at, hits in ((clock.now_us() - 2 * SECOND, before), (clock.now_us(), now)):
+        known = known.book(at, hits) if hits else known
+    alone = Alone(Outage("local", 1 / 3), "key", terms)
+    alone.begins(CacheError("away"), known, clock.now_us(), clock.now_us())
+    soon = alone.book([One(1) for _ in range(9)], [], clock.now_us(), clock.now_us())
+    assert sum(answer.at == clock.now_us() for answer in soon if isinstance(answer, Slot)) == 3 - math.ceil(now / 3)
 
 
 class MuteCache(FlakyCache):

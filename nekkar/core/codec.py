@@ -26,9 +26,9 @@ LATEST_US = 1 << 54  # in the year 2540: far from where sums of times are too wi
 MOST_HITS = 3 << 61  # far from where sums of counts are too wide
 _PREFIX = struct.Struct("<4sBBHI")
 _FIELDS: tuple[str, ...] = ("epoch", "nonce", "hold_until", "margin_us", "spacing_us", "horizon_us", "reset_at")
-_FIELDS += ("written_at", "base", "origin_us", "zero", "crowd")
+_FIELDS += ("written_at", "unsure_until", "base", "origin_us", "zero", "crowd")
 _OF_REFUSALS = ("at", "row", "margin_us", "widened_at")
-_HEADER = struct.Struct("<QQqqqqqqQqQHqHqqHI")  # the fields above, how many windows, how many entries
+_HEADER = struct.Struct("<QQqqqqqqqQqQHqHqqHI")  # the fields above, how many windows, how many entries
 _values = attrgetter(*_FIELDS, *(f"refusals.{field}" for field in _OF_REFUSALS))
 _WINDOW = struct.Struct("<QQ")
 _WIDE_TIMES, _WIDE_NUMBERS = 1, 2
@@ -101,7 +101,7 @@ def _check(log: HitLog, known: HitLog) -> None:
         raise CorruptLog("its hits are not in order")
     if log.numbers and log.zero + log.numbers[0] <= log.base:
         raise CorruptLog("its numbers start below its base")
-    times = (log.hold_until, log.origin_us, log.last or 0, log.reset_at, log.written_at)
+    times = (log.hold_until, log.origin_us, log.last or 0, log.reset_at, log.written_at, log.unsure_until)
     spans = (log.spacing_us, log.horizon_us)
     if min(*times, *spans, log.margin_us) < 0 or max(times) > LATEST_US or max(spans) > MAX_PERIOD:
         raise CorruptLog("its times are out of bounds")

@@ -2,13 +2,13 @@
 
 Rules:
 
-- Times are integer microseconds since the Unix epoch. Hits are numbered 1, 2, 3, … from the log's
-  creation; an entry is (time, number of the last hit booked at that time), ascending in both.
-- Slots are given in order, each the earliest that every window allows: hit n comes at least one
-  period and the margin after hit n − N. A later booking never disturbs an earlier one; that is the
-  whole proof that no N + 1 hits span less than the period (test_log.py states it as a property).
-- Whatever else is done to a log (unbook, forget, thin, merge, recover) only takes out hits that
-  nobody started, drops hits too old to matter, or moves hits later: none of it can admit more.
+- Times are integer microseconds since the Unix epoch. Hits are numbered 1, 2, 3, … from the log's creation; an entry
+  is (time, number of the last hit booked at that time), ascending in both.
+- Slots are given in order, each the earliest that every window allows: hit n comes at least one period and the margin
+  after hit n − N. A later booking never disturbs an earlier one; that is the whole proof that no N + 1 hits span less
+  than the period (test_log.py states it as a property).
+- Whatever else is done to a log (unbook, forget, thin, merge, recover) only takes out hits that nobody started, drops
+  hits too old to matter, or moves hits later: none of it can admit more.
 - No clock, no cache, no sleep here. Every method returns a new log.
 
 The algorithm is the exact sliding log; packing, thinning and recovery are this project's own.
@@ -26,12 +26,10 @@ from nekkar.core.errors import ConfigurationError
 from nekkar.core.rate import SECOND, Quota, Rate
 from nekkar.core.refusals import NONE, Refusals
 
-EXACT_ENTRIES = 1024
-GRID = 512
+EXACT_ENTRIES, GRID = 1024, 512
 LINGER_US = 60 * SECOND
 LONG_PERIOD_US = 600 * SECOND
 MAX_WINDOWS = 16
-
 Column = array  # of unsigned ints: "I" (4 bytes) while the offsets fit, else "Q" (8 bytes)
 
 
@@ -45,12 +43,12 @@ def column(values: Iterable[int]) -> Column[int]:
 class HitLog:
     """The booked hits of one limit.
 
-    ``epoch``: random, chosen when the log is created. ``nonce``: random, of the newest write.
-    ``hold_until``: no slot before this instant. ``base``: the number of the last forgotten hit.
-    ``crowd``: how often swaps of it lately met others (pace.py). ``windows``, ``margin_us``,
-    ``spacing_us``, ``horizon_us``: those in use, the largest where there is one value.
+    ``epoch``: random, chosen when the log is created. ``nonce``: random, of the newest write. ``hold_until``: no slot
+    before this instant. ``base``: the number of the last forgotten hit. ``crowd``: how often swaps of it lately met
+    others (pace.py). ``windows``, ``margin_us``, ``spacing_us``, ``horizon_us``: those in use, the largest of each.
     ``reset_at``: when the limit was started afresh (0: never); what others remember of before counts no more.
     ``written_at``: when the newest write was sent, by its writer's clock (0: never written). ``refusals``: see there.
+    ``unsure_until``: of the hits up to here some are assumed, after a loss, or were void in an epoch that ended.
     ``times`` and ``numbers`` hold the entries as offsets from ``origin_us`` and ``zero``.
     """
 
@@ -70,6 +68,7 @@ class HitLog:
     reset_at: int = 0
     written_at: int = 0
     refusals: Refusals = NONE
+    unsure_until: int = 0
 
     # What the log says.
 
@@ -134,7 +133,7 @@ class HitLog:
     def no_slot_before(self, quota: Quota, cost: int, hits: int, calls: int) -> int:
         """Return a lower bound of the slot of a call behind ``calls`` others of ``hits`` in all.
 
-        In constant time: time(n) ≥ time(n − N) + P, applied as often as it takes to reach a booked hit.
+        In constant time: time(n) ≥ time(n − N) + P, as often as it takes to reach a booked hit.
         """
         margin = max(self.margin_us, quota.margin_us)
         at = self.hold_until
@@ -180,13 +179,10 @@ class HitLog:
         """Return this log as it is written now. Spelled out, as each swap does it: ``replace`` takes twice as long."""
         return HitLog(self.epoch, nonce, self.hold_until, self.margin_us, self.spacing_us, self.windows, self.base,
                       self.origin_us, self.zero, self.times, self.numbers, crowd, self.horizon_us, self.reset_at,
-                      now, self.refusals)  # fmt: skip
+                      now, self.refusals, self.unsure_until)  # fmt: skip
 
     def unbook(self, at: int, cost: int) -> HitLog:
-        """Take ``cost`` hits booked at ``at`` out again; nothing where they are not there by themselves.
-
-        Only for the caller's own hits: see ledger.py for when that is known.
-        """
+        """Take out ``cost`` hits booked at ``at``, where they stand alone; only one's own (ledger.py)."""
         hits = dict(self.hits())
         if hits.get(at, 0) < cost:
             return self
@@ -203,8 +199,8 @@ class HitLog:
     def thin(self, now: int) -> HitLog:
         """Merge past hits in one cell of a grid into the latest of the cell.
 
-        A cell is 1/512 of the shortest period in use, with its margin, that still covers it. The grid stands
-        still, so that merging does not chain; a hit moves later by less than a cell, never earlier.
+        A cell is 1/512 of the shortest period in use, with its margin, that still covers it. The grid stands still,
+        so that merging does not chain; a hit moves later by less than a cell, never earlier.
         """
         merged: dict[tuple[int, int], tuple[int, int]] = {}
         for time, count in self.hits():
@@ -214,10 +210,7 @@ class HitLog:
         return self.with_hits(list(merged.values()))
 
     def merge(self, other: HitLog) -> HitLog:
-        """Add what ``other``, a log of the same limit, knows: the union by time, the larger of the rest.
-
-        A log that was reset takes nothing from before.
-        """
+        """Add what ``other`` knows: the union by time, the larger of the rest. A reset log takes none before."""
         hits = dict(self.hits())
         for time, count in other.hits():
             if time > self.reset_at or not self.reset_at:
@@ -228,6 +221,7 @@ class HitLog:
             hold_until=max(self.hold_until, other.hold_until if other.reset_at >= self.reset_at else 0),
             refusals=max(self.refusals, other.refusals if other.reset_at >= self.reset_at else NONE),
             reset_at=max(self.reset_at, other.reset_at),
+            unsure_until=max(self.unsure_until, other.unsure_until, other.last or 0),
             margin_us=max(self.margin_us, other.margin_us),
             spacing_us=max(self.spacing_us, other.spacing_us),
             horizon_us=max(self.horizon_us, other.horizon_us),
@@ -238,13 +232,12 @@ class HitLog:
     def recovered(self, looked: int, now: int, epoch: int) -> HitLog:
         """Return what to write in place of a lost log, of which this is the last that was seen.
 
-        The worst is assumed of what was not seen since ``looked``: that everybody else took all that
-        was free, as late as possible. Hits older than two horizons then are certain; all others
-        count as one block at the later of now + horizon and the last hit. In a window over ten
-        minutes the block is at most twice the most hits seen in any span as long as the time unseen.
+        The worst is assumed of what was not seen since ``looked``: that everybody else took all that was free, as
+        late as possible, which is now + horizon: beyond it each looks before it starts. Hits older than two horizons
+        then are certain, the others part of that block. In a window over ten minutes it is at most twice the most
+        hits seen in any span as long as the time unseen.
         """
-        horizon = self.horizon_us
-        now = max(now, looked)
+        now, horizon = max(now, looked), self.horizon_us
         certain = [(time, count) for time, count in self.hits() if time <= looked - 2 * horizon]
         seen = 2 * self._most_in(max(1, now - looked + horizon))
         most = {one: min(one.count, seen) if one.period_us > LONG_PERIOD_US else one.count for one in self.windows}
@@ -253,9 +246,8 @@ class HitLog:
     def filled(self, end: int, most: Mapping[Rate, int]) -> HitLog:
         """Return this log with all taken that is free at ``end`` (or its last hit), at most so much of each window."""
         end = max(end, self.last or 0)
-        free = {one: max(0, one.count - self.since(end - one.period_us - self.margin_us)) for one in most}
-        block = max((min(free[window], hits) for window, hits in most.items()), default=0)
-        return self.book(end, block) if block else self
+        block = max((min(self._free(window, end), hits) for window, hits in most.items()), default=0)
+        return replace(self.book(end, block), unsure_until=end) if block else self
 
     def with_hits(self, hits: list[tuple[int, int]], last: tuple[int, int] | None = None) -> HitLog:
         """Return this log with other hits: (time, count), ascending; ``last`` as (time, number)."""
@@ -274,7 +266,17 @@ class HitLog:
     def _with_columns(self, base: int, times: Column[int], numbers: Column[int]) -> HitLog:
         return HitLog(self.epoch, self.nonce, self.hold_until, self.margin_us, self.spacing_us, self.windows, base,
                       self.origin_us, self.zero, times, numbers, self.crowd, self.horizon_us, self.reset_at,
-                      self.written_at, self.refusals)  # fmt: skip
+                      self.written_at, self.refusals, self.unsure_until)  # fmt: skip
+
+    def _free(self, window: Rate, end: int) -> int:
+        """Return how many hits fit into a window up to ``end``, and may have been called there after a loss.
+
+        Hits of which some never started take no room: who did not know them may have called instead. In a long window
+        they do: nobody can wait that long, and one loss after another would fill it many times.
+        """
+        start = end - window.period_us - self.margin_us
+        start = start if window.period_us > LONG_PERIOD_US else max(start, self.unsure_until)
+        return max(0, window.count - self.since(start))
 
     def _step(self, age: int) -> int:
         """Return the width of a grid cell for hits of this age; ``windows`` ascend by period."""

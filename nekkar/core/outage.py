@@ -167,13 +167,16 @@ class Alone:
         return max(self.quota.rates[-1].period_us, self.quota.spacing_us) + self.quota.margin_us + SECOND
 
     def _remembered(self, known: HitLog | None, now: int) -> HitLog:
-        """Return what counts in this process: its own hits, and its share of all others known, those to come too."""
+        """Return what counts in this process: its own hits, and its share of all others known, those to come too.
+
+        Shares are counted from the newest back: in every window that is still to come they are rounded up.
+        """
         own, hits = Counter[int](), Counter[int]()
         for slot in self._own:
             own[slot.at] += slot.cost
             hits[slot.at] += slot.cost * (slot.at <= now)
         others = taken = 0
-        for at, count in known.hits() if known else ():
+        for at, count in reversed(known.hits() if known else []):
             others += max(0, count - own[at])
             hits[at] += math.ceil(others * self.outage.share) - taken
             taken = math.ceil(others * self.outage.share)
