@@ -112,9 +112,10 @@ class TestWhoLooksWhen:
         ledger.alone.is_on = False
         assert glances.glance_at(ledger, answers[-1], START_US) == START_US + PERIOD_US // 2
 
-    def test_a_wait_of_less_than_a_second_has_none(self) -> None:
+    def test_a_shorter_wait_has_none(self) -> None:
         """Others wake soon enough."""
-        assert len(Waiter(1, period=0.9).wait()) == READ_AND_SWAP + WAKE
+        assert len(Waiter(1, period=0.69).wait()) == READ_AND_SWAP + WAKE
+        assert len(Waiter(1, period=0.71).wait()) == READ_AND_SWAP + GLANCE + WAKE
 
     def test_nobody_looks_where_this_process_did_meanwhile(self) -> None:
         """Somebody else's look, here status(), counts."""

@@ -4,7 +4,8 @@ A lost log is met by whoever looks first, and then a period is waited, since oth
 free. Where all wait for the next period, nobody looks for as long, and a loss would cost two. So a few of those
 who wait share a few looks out among them: the k-th who waits beyond the horizon looks once, at the k-th term of
 the van der Corput sequence to the base 2 (1/2, 1/4, 3/4, 1/8, …) of its wait, which spreads any number evenly.
-At most 7, and at most one for eight of the limit's calls; whoever waits alone, or for under a second, never does.
+At most 7, and at most one for eight of the limit's calls; whoever waits alone, or for under 3/4 s, never does: a loss
+met by then is over within the period and a second.
 
 J. G. van der Corput, Verteilungsfunktionen, Proc. Akad. Amsterdam 38, 1935.
 """
@@ -17,7 +18,7 @@ from nekkar.core.ledger import Ledger
 from nekkar.core.rate import SECOND
 from nekkar.core.slots import Slot
 
-LONG_WAIT_US = SECOND
+LONG_WAIT_US = 3 * SECOND // 4
 MOST, CALLS_FOR_EACH = 8, 8
 
 

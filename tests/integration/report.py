@@ -66,12 +66,15 @@ def _or_dash(figure: float, form: str) -> str:
 
 
 def _lines(stream: TextIO, seconds: float) -> Report:
-    told: list[str] = []
+    """Say what begins, and each minute how far it is."""
+    told: tuple[str, int] | None = None
 
     def report(label: str, elapsed: float) -> None:
-        if told[-1:] != [label]:
-            told.append(label)
-            print(f"{elapsed:.0f} of {seconds:.0f} s: {label}", file=stream, flush=True)
+        nonlocal told
+        minute = max(0, int(elapsed)) // 60
+        if told != (label, minute):
+            told = label, minute
+            print(f"{max(0.0, elapsed):.0f} of {seconds:.0f} s: {label}", file=stream, flush=True)
 
     return report
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import cache
 from random import Random, randrange
 
@@ -12,6 +13,7 @@ from tests.integration import outcome as figures
 from tests.integration.faults import CALM, FAULTS, LOSSES, PERIOD, SECONDS, soak
 from tests.integration.outcome import Expect, Outcome
 from tests.integration.play import Fault, play
+from tests.integration.report import progress
 
 QUICK = [fault for fault in FAULTS if not fault.long]
 RATE = quota("10/s").rates[0]
@@ -111,6 +113,15 @@ def test_whatever_is_broken_is_told(expect: Expect, told: str) -> None:
     found = bad.broken(expect, 1.0)
     assert any(told in text for text in found)
     assert len(found) == 3 + (expect != Expect())
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal() -> None:
+    """What begins, and each minute of it; before the fleet's begin nothing is over yet."""
+    stream = io.StringIO()
+    with progress(stream, 3600.0) as report:
+        for second in range(-2, 130):
+            report("soak", second + 0.5)
+    assert stream.getvalue().splitlines() == ["0 of 3600 s: soak", "60 of 3600 s: soak", "120 of 3600 s: soak"]
 
 
 def test_the_quick_set_is_quick() -> None:
