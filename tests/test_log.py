@@ -597,6 +597,14 @@ def test_a_log_is_exact_up_to_1024_entries_and_thinned_past_them() -> None:
     check_thinned(log, thinned, now + 1)
 
 
+def test_hits_to_come_are_not_thinned_for_nothing() -> None:
+    """Thousands of processes that wait, each with a slot ahead: there is little to merge, and each swap would try."""
+    limit = quota("10000/minute")
+    log = booked_evenly(limit, 3000, 1000)
+    assert log.forget(NOW + 1_400_000) is log
+    assert len(log.forget(NOW + 1_600_000).times) < 1600
+
+
 def test_a_thinned_log_never_admits_earlier() -> None:
     """Every slot of a thinned log is that of the exact one, or later by less than a cell."""
     limit = quota(3000, 60)

@@ -27,8 +27,7 @@ from nekkar.core.rate import SECOND, Quota, Rate
 from nekkar.core.refusals import NONE, Refusals
 
 EXACT_ENTRIES, GRID = 1024, 512
-LINGER_US = 60 * SECOND
-LONG_PERIOD_US = 600 * SECOND
+LINGER_US, LONG_PERIOD_US = 60 * SECOND, 600 * SECOND
 MAX_WINDOWS = 16
 Column = array  # of unsigned ints: "I" (4 bytes) while the offsets fit, else "Q" (8 bytes)
 
@@ -190,11 +189,12 @@ class HitLog:
         return self.with_hits([(time, count) for time, count in hits.items() if count])
 
     def forget(self, now: int) -> HitLog:
-        """Drop the hits too old to matter, and thin what is left where it is many entries."""
+        """Drop the hits too old to matter, and thin what is left where it is many entries, most of them past."""
         log, gone = self, bisect_left(self.times, now - self.keep_us - self.origin_us)
         if gone:
             log = self._with_columns(self.zero + self.numbers[gone - 1], self.times[gone:], self.numbers[gone:])
-        return log.thin(now) if len(log.times) > EXACT_ENTRIES else log
+        entries = len(log.times)
+        return log.thin(now) if entries > EXACT_ENTRIES and log.times[entries // 2] < now - log.origin_us else log
 
     def thin(self, now: int) -> HitLog:
         """Merge past hits in one cell of a grid into the latest of the cell.
