@@ -1,11 +1,12 @@
 """Glances: the one look within a long wait, by which a fleet meets a lost log early.
 
-A lost log is met by whoever looks first, and then a period is waited, since others may have used all that was
-free. Where all wait for the next period, nobody looks for as long, and a loss would cost two. So a few of those
-who wait share a few looks out among them: the k-th who waits beyond the horizon looks once, at the k-th term of
+A lost log is met by whoever looks first, and then a period is waited, since others may have used all that was free.
+Where all wait for the next period, nobody looks for as long, and a loss would cost two. So a few of those who wait
+share a few looks out among them: whoever waits behind k others, beyond the horizon, looks once, at the k-th term of
 the van der Corput sequence to the base 2 (1/2, 1/4, 3/4, 1/8, …) of its wait, which spreads any number evenly.
-At most 7, and at most one for eight of the limit's calls; whoever waits alone, or for under 3/4 s, never does: a loss
-met by then is over within the period and a second.
+
+Seven do so at most, and fewer than one for eight of the limit's calls; never who is first, nor who waits for under
+3/4 s: a loss met by then is over within the period and a second.
 
 J. G. van der Corput, Verteilungsfunktionen, Proc. Akad. Amsterdam 38, 1935.
 """
