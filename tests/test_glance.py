@@ -12,6 +12,7 @@ from nekkar import Nekkar
 from nekkar.core import glance as glances
 from nekkar.core import line
 from nekkar.core.drive import run_steps
+from nekkar.core.effects import Steps
 from nekkar.core.errors import CacheError
 from nekkar.core.glance import part
 from nekkar.core.key import cache_key
@@ -87,8 +88,9 @@ class TestWhoLooksWhen:
         assert len(Waiter(others, count).wait()) == READ_AND_SWAP + looks + WAKE
 
     def test_calls_of_some_cost_count_as_one_each(self) -> None:
-        """Two calls of five hits before it: the second term."""
-        assert Waiter(2, cost=5).wait()[READ_AND_SWAP] == PERIOD_US // 4
+        """Two calls of five hits before it: the second term, where the limit has calls enough."""
+        assert Waiter(2, count=200, cost=5).wait()[READ_AND_SWAP] == PERIOD_US // 4
+        assert len(Waiter(2, cost=5).wait()) == READ_AND_SWAP + WAKE
 
     def test_a_cache_in_this_process_loses_nothing(self) -> None:
         """Nobody looks for a loss there."""
@@ -193,6 +195,20 @@ class TestSchedules:
         with_glances = starts()
         monkeypatch.setattr(glances, "MOST", 0)
         assert with_glances > starts() * 9 / 8
+
+    def test_where_slots_are_spread_nobody_glances(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Somebody wakes, and looks, all the time."""
+        spread = Story(rate="64/16s", processes=5, busy=True, latency_us=FAST, spacing_us=SECOND // 4)
+        glanced: list[Ledger] = []
+
+        def glance(ledger: Ledger) -> Steps[None]:
+            glanced.append(ledger)
+            return glances.glance(ledger)
+
+        monkeypatch.setattr(line, "glance", glance)
+        worlds = [World(spread, seed).run() for seed in range(10)]
+        assert sum(len(world.starts) for world in worlds) > 2000
+        assert len(glanced) < 20
 
     def test_in_calm_they_cost_the_cache_an_eighth_of_a_read_a_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Reads with glances and without, of the same schedules."""

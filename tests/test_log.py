@@ -809,12 +809,17 @@ def test_hits_of_an_epoch_that_ended_take_no_room_after_the_next_loss() -> None:
 
 
 def test_in_a_long_window_losses_do_not_add_up() -> None:
-    """There assumed hits do take room: the fifth loss in a row assumes no more than the window holds."""
-    limit = quota("100/hour")
-    log = new_log(limit, (NOW, 60))
+    """There assumed hits do take room, and one loss after another assumes no more each time."""
+    limit = quota("5000/hour")
+    log = new_log(limit, (NOW, 10))
+    for loss in range(1, 31):
+        now = NOW + loss * 60 * S
+        log = log.book(now - 10 * S, 1).recovered(now - 5 * S, now, loss + 1)
+    assert log.total == 10 + 30 * (20 + 1)
+    small = new_log(quota("100/hour"), (NOW, 60))
     for loss in range(1, 6):
-        log = log.recovered(NOW + loss * 10 * S, NOW + loss * 10 * S + S, loss + 1)
-    assert log.total <= 100
+        small = small.recovered(NOW + loss * 10 * S, NOW + loss * 10 * S + S, loss + 1)
+    assert small.total == 100
 
 
 def test_recovery_keeps_the_hold_and_the_windows() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -72,6 +73,10 @@ class TestSchedules:
     def test_no_window_is_over_where_each_process_keeps_to_its_share(self) -> None:
         """Into the outage, in it and out of it: with W processes at a share of 1/W each, never over."""
         assert over(OUTAGES, SCHEDULES // 2) == []
+
+    def test_nor_where_the_cache_comes_back_and_goes_again(self) -> None:
+        """What was written in between is of no one who is alone now."""
+        assert over(replace(OUTAGES, outages=2, flushes=0), SCHEDULES // 4) == []
 
     def test_processes_do_go_on_alone_in_these_schedules(self) -> None:
         """What the test above asserts is asserted of outages: calls were admitted in them, and none failed."""

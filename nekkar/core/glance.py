@@ -5,8 +5,8 @@ Where all wait for the next period, nobody looks for as long, and a loss would c
 share a few looks out among them: whoever waits behind k others, beyond the horizon, looks once, at the k-th term of
 the van der Corput sequence to the base 2 (1/2, 1/4, 3/4, 1/8, …) of its wait, which spreads any number evenly.
 
-Seven do so at most, and fewer than one for eight of the limit's calls; never who is first, nor who waits for under
-3/4 s: a loss met by then is over within the period and a second.
+Seven do so at most, and fewer than one for eight of the limit's calls; never who is first, nor who waits while others
+wake, nor for under 3/4 s: a loss met by then is over within the period and a second.
 
 J. G. van der Corput, Verteilungsfunktionen, Proc. Akad. Amsterdam 38, 1935.
 """
@@ -28,10 +28,12 @@ def glance_at(ledger: Ledger, slot: Slot, now: int) -> int | None:
     known = ledger.view.log
     if known is None or ledger.store.in_process or ledger.alone.is_on:
         return None
-    before = (known.between(now + ledger.pace.horizon_us, slot.at) - slot.cost) // slot.cost
-    if not 0 < before < min(MOST, ledger.quota.max_cost // CALLS_FOR_EACH):
+    wait, start = slot.at - now, max(now + ledger.pace.horizon_us, known.unsure_until)
+    before = known.between(start, slot.at) // slot.cost - 1
+    if not 0 < before < min(MOST, ledger.quota.max_cost // slot.cost // CALLS_FOR_EACH):
         return None
-    return now + int((slot.at - now) * part(before))
+    somebody_wakes = known.between(start, now + 3 * wait // 4)
+    return None if somebody_wakes else now + int(wait * part(before))
 
 
 def part(number: int) -> float:
@@ -40,7 +42,10 @@ def part(number: int) -> float:
 
 
 def glance(ledger: Ledger) -> Steps[None]:
-    """Look. A cache that is away meanwhile is no error: the caller needs it at its slot, and looks again then."""
+    """Look. A cache that is away meanwhile is no error: the caller needs it at its slot, and looks again then.
+
+    One that hangs takes until its timeout: where that is past the slot, the caller books again, as after any late look.
+    """
     try:
         yield from ledger.look()
     except CacheError:

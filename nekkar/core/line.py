@@ -153,7 +153,7 @@ class Line:
         now = ledger.clock.now_us()
         self._voice.waits(caller, slot.at, now)
         yield from self._give_way(caller, slot)
-        if slot.at - now >= LONG_WAIT_US and (at := glance_at(ledger, slot, now)):
+        if slot.at - now >= LONG_WAIT_US and (at := glance_at(ledger, slot, ledger.clock.now_us())):
             yield from self._glance(caller, slot, at)
         while ledger.is_stale(slot) and self._counts(caller, slot) and not caller.error:
             yield Wait(ledger.wake_at(slot), self._event_of(caller))

@@ -26,9 +26,8 @@ from nekkar.core.errors import ConfigurationError
 from nekkar.core.rate import SECOND, Quota, Rate
 from nekkar.core.refusals import NONE, Refusals
 
-EXACT_ENTRIES, GRID = 1024, 512
+EXACT_ENTRIES, GRID, MAX_WINDOWS = 1024, 512, 16
 LINGER_US, LONG_PERIOD_US = 60 * SECOND, 600 * SECOND
-MAX_WINDOWS = 16
 Column = array  # of unsigned ints: "I" (4 bytes) while the offsets fit, else "Q" (8 bytes)
 
 
@@ -232,14 +231,15 @@ class HitLog:
     def recovered(self, looked: int, now: int, epoch: int) -> HitLog:
         """Return what to write in place of a lost log, of which this is the last that was seen.
 
-        The worst is assumed of what was not seen since ``looked``: that everybody else took all that was free, as
-        late as possible, which is now + horizon: beyond it each looks before it starts. Hits older than two horizons
-        then are certain, the others part of that block. In a window over ten minutes it is at most twice the most
-        hits seen in any span as long as the time unseen.
+        The worst is assumed of what was not seen since ``looked``: that everybody else took all that was free, as late
+        as possible: at now + horizon, beyond which each looks before it starts. Hits then older than two horizons stay,
+        the others are part of that block. In a window over ten minutes it is at most twice the most hits in any span
+        as long as the time unseen, or, with assumed ones, the most of any.
         """
         now, horizon = max(now, looked), self.horizon_us
         certain = [(time, count) for time, count in self.hits() if time <= looked - 2 * horizon]
-        seen = 2 * self._most_in(max(1, now - looked + horizon))
+        span = max(1, now - looked + horizon)
+        seen = max(self._most_in(span, 0), 2 * self._most_in(span, self.unsure_until))
         most = {one: min(one.count, seen) if one.period_us > LONG_PERIOD_US else one.count for one in self.windows}
         return replace(self, epoch=epoch).with_hits(certain).filled(now + horizon, most)
 
@@ -288,9 +288,9 @@ class HitLog:
         gone = bisect_right(self.times, time - self.origin_us)
         return self.zero + self.numbers[gone - 1] if gone else self.base
 
-    def _most_in(self, span: int) -> int:
-        """Return the most hits in any ``span`` microseconds of this log."""
-        hits, most, inside, first = self.hits(), 0, 0, 0
+    def _most_in(self, span: int, start: int) -> int:
+        """Return the most hits in any ``span`` microseconds after ``start``."""
+        hits, most, inside, first = [hit for hit in self.hits() if hit[0] > start], 0, 0, 0
         for time, count in hits:
             inside += count
             while hits[first][0] <= time - span:

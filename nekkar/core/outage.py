@@ -79,7 +79,7 @@ class Alone:
         self.is_on = False
         self.log = HitLog(0)
         self._own: deque[Slot] = deque()
-        self._began = self._retry = self._try_at = self._booked = self._merged = 0
+        self._failed_at = self._retry = self._try_at = self._booked = self._merged = 0
         self._share = _share_of(terms, outage.share, key) if outage.policy == "local" else terms
 
     def waits(self, now: int) -> bool:
@@ -116,9 +116,9 @@ class Alone:
             log.warning("%s; until then, %s", error, _MEANWHILE[self.outage.policy])
         with _lock:
             self._retry = max(RETRY_US, RETRY_FACTOR * (now - sent))
-            self._try_at = now + self._retry
+            self._try_at, self._failed_at = now + self._retry, now
             if not self.is_on:
-                self._began, self.log, self.is_on = now, self._remembered(known, now), True
+                self.log, self.is_on = self._remembered(known, now), True
 
     def book(self, asks: Sequence[Ask], returned: Sequence[Slot], now: int, horizon: int) -> list[Answer]:
         """Answer asks without the cache: all pass, or those for whom there is a slot in this process's share."""
@@ -148,7 +148,7 @@ class Alone:
             self._merged = self._booked
             for slot in self._own:
                 hits[slot.at] += slot.cost * (slot.epoch == self.log.epoch and since <= slot.at <= until)
-        nobody_wrote = base.written_at <= self._began + margin_us
+        nobody_wrote = base.written_at <= self._failed_at + margin_us
         base = base.with_hits(sorted((+hits).items()))
         if not nobody_wrote:
             return base
