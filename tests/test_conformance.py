@@ -554,3 +554,17 @@ def test_the_suite_runs_under_unittest_too() -> None:
     mixed("test_a_key_never_set_is_none").run(result)
     mixed("test_add_sets_only_what_is_not_set").run(result)
     assert (result.testsRun, len(result.failures), len(result.errors)) == (2, 2 - 1, 0)
+
+
+def test_threads_share_one_cache_however_long_it_takes_to_make() -> None:
+    """Two threads that each made one would not find what the other set, and a good cache would be blamed."""
+    made: list[MemoryCache] = []
+
+    def slowly() -> MemoryCache:
+        time.sleep(0.05)
+        made.append(MemoryCache())
+        return made[-1]
+
+    suite_of(slowly, shared=False).test_threads_get_their_own_answers()
+    suite_of(slowly, shared=False).test_concurrent_writes_leave_one_of_them_whole()
+    assert len(made) == 2

@@ -125,22 +125,22 @@ class CacheConformance:
 
     def test_threads_get_their_own_answers(self) -> None:
         """Threads that set and get each its own key never read another's: no shared connection mixes answers."""
-        key = new_key()
+        trial, key = self._trial, new_key()
 
         def own(number: int, thread: int) -> None:
-            self._trial.set(f"{key}-{thread}", f"{thread}: {number}")
+            trial.set(f"{key}-{thread}", f"{thread}: {number}")
             need = "a cache that threads may share: a lock, or a connection for each"
-            self._trial.expect(f"{key}-{thread}", f"{thread}: {number}", "set in one of many threads", need)
+            trial.expect(f"{key}-{thread}", f"{thread}: {number}", "set in one of many threads", need)
 
         at_once(own, 50)
 
     def test_concurrent_writes_leave_one_of_them_whole(self) -> None:
         """Of values that threads set at once, each read is one, whole."""
-        key, values = new_key(), [str(thread) * 10_000 for thread in range(THREADS)]
+        trial, key, values = self._trial, new_key(), [str(thread) * 10_000 for thread in range(THREADS)]
 
         def write(_: int, thread: int) -> None:
-            self._trial.set(key, values[thread])
-            if (value := self._trial.get(key)) not in values:
+            trial.set(key, values[thread])
+            if (value := trial.get(key)) not in values:
                 fault(f"get({key!r}) during writes returned {shown(value)}", "one of the values, whole, at any time")
 
         at_once(write, 50)
@@ -228,7 +228,7 @@ class CacheConformance:
         swaps.value_lives_its_ttl(self._swap_trials())
 
     @cached_property
-    def _trial(self) -> Trial:
+    def _trial(self) -> Trial:  # made before threads start: two at once could make two
         return Trial(self.make_cache())
 
     def _trials(self, count: int = THREADS) -> list[Trial]:
