@@ -22,9 +22,9 @@ import httpx2
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, shown
 from nekkar.core.limiter import Nekkar
-from nekkar.gate import Gate
+from nekkar.http.limiter import Gate
+from nekkar.http.transport import Door, Errors, heard, heard_async, inner, limit_client
 from nekkar.rules import RuleTable
-from nekkar.transports import Door, Errors, heard, heard_async, inner, limit_client
 
 __all__ = [
     "AsyncNekkarTransport",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nekkar.core.errors import ConfigurationError, shown
-from nekkar.core.rate import SECOND, Rate
+from nekkar.core.quota import SECOND, Rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -28,10 +28,10 @@ from urllib3.connectionpool import HTTPConnectionPool
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, shown
 from nekkar.core.limiter import Admission, Nekkar
-from nekkar.gate import NO_OPTIONS, Gate, Options
-from nekkar.hearing import Headers, Passage
+from nekkar.http.feedback import Headers, Passage
+from nekkar.http.limiter import NO_OPTIONS, Gate, Options
+from nekkar.http.urllib3 import Refused, ask_first, asking, hearing
 from nekkar.rules import RuleTable
-from nekkar.urllib3 import Refused, ask_first, asking, hearing
 
 __all__ = ["NekkarAdapter", "RequestCacheError", "RequestCorruptLog", "RequestWaitTooLong", "limit", "options"]
 

@@ -11,8 +11,8 @@ import requests
 from hypothesis import HealthCheck, settings
 
 from nekkar.testing import FakeClock
-from tests.integration.servers import Memcached, memcached
-from tests.web import Site, running
+from tests.support.servers import Memcached, memcached
+from tests.support.web import Site, running
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell: what tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,7 +10,7 @@ import sys
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from nekkar.core.rate import SECOND, quota
+from nekkar.core.quota import SECOND, quota
 from nekkar.demo.fleet import Outcome, run_fleet
 from nekkar.demo.worker import Terms
 from nekkar.plot import in_window

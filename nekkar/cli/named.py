@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from nekkar.core.cache import BaseCache
 from nekkar.core.clock import SystemClock
-from nekkar.core.codec import decode
-from nekkar.core.drive import run_steps
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
-from nekkar.core.key import cache_key
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.rate import Quota
-from nekkar.core.store import store_of
+from nekkar.core.quota import Quota
+from nekkar.core.runtime.drivers import run_steps
+from nekkar.core.shared.key import cache_key
+from nekkar.core.shared.store import store_of
+from nekkar.core.window.codec import decode
 from nekkar.rules import RuleTable
 from nekkar.rules.rule import unknown
 

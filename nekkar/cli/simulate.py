@@ -10,7 +10,7 @@ from typing import Any
 from nekkar.cli.options import Commands, add_command, add_json, needs, seconds
 from nekkar.cli.show import Table, duration, is_rich, show, show_json
 from nekkar.core.errors import ConfigurationError, shown
-from nekkar.core.rate import SECOND, Rate, micros, whole
+from nekkar.core.quota import SECOND, Rate, micros, whole
 from nekkar.plan import Ask, Hold, Start, Tally, Usage, asked, read_calls, read_log, run
 from nekkar.rules import RuleTable
 

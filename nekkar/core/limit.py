@@ -9,25 +9,25 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from weakref import WeakSet
 
+from nekkar.core.admission import Admission, Status, Window
 from nekkar.core.cache import BaseCache
 from nekkar.core.clock import Clock
-from nekkar.core.decorate import decorated
-from nekkar.core.drive import run, run_async, run_steps, run_steps_async, wake_threads
-from nekkar.core.effects import Event, Steps
+from nekkar.core.decorator import decorated
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.events import Listeners
-from nekkar.core.heard import Word
-from nekkar.core.key import cache_key
-from nekkar.core.ledger import Ledger
-from nekkar.core.line import Line
-from nekkar.core.log import HitLog
-from nekkar.core.loops import Loop, this_loop
-from nekkar.core.outage import Outage
-from nekkar.core.rate import SECOND, Quota, micros, patience, whole
-from nekkar.core.slots import Slot
-from nekkar.core.status import Admission, Status, Window
-from nekkar.core.store import store_of
-from nekkar.core.voice import Voice
+from nekkar.core.quota import SECOND, Quota, micros, patience, whole
+from nekkar.core.runtime.drivers import run, run_async, run_steps, run_steps_async, wake_threads
+from nekkar.core.runtime.effects import Event, Steps
+from nekkar.core.runtime.loops import Loop, this_loop
+from nekkar.core.shared.fallback import Outage
+from nekkar.core.shared.key import cache_key
+from nekkar.core.shared.ledger import Ledger
+from nekkar.core.shared.store import store_of
+from nekkar.core.waiting.reporter import Voice
+from nekkar.core.waiting.wait_queue import Line
+from nekkar.core.window.booking import Slot
+from nekkar.core.window.feedback import Word
+from nekkar.core.window.state import HitLog
 
 if TYPE_CHECKING:
     from nekkar.core.limiter import Nekkar

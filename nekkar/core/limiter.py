@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakValueDictionary
 
+from nekkar.core.admission import Admission, Status, Window
 from nekkar.core.cache import BaseCache, TellsTime
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.events import Callback, Listeners, Listening
-from nekkar.core.forks import lock_over_forks
 from nekkar.core.limit import Limit, Shared
 from nekkar.core.once import Once
-from nekkar.core.outage import OnCacheError, Outage
-from nekkar.core.rate import SECOND, Quota, micros, patience, quota
-from nekkar.core.status import Admission, Status, Window
+from nekkar.core.quota import SECOND, Quota, micros, patience, quota
+from nekkar.core.runtime.fork_lock import lock_over_forks
+from nekkar.core.shared.fallback import OnCacheError, Outage
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
@@ -159,7 +159,7 @@ def _cache(cache: BaseCache | str | None) -> BaseCache:
 
 def _clock(clock: Clock | str, cache: BaseCache) -> Clock:
     if clock in ("auto", "server") and isinstance(cache, TellsTime):
-        from nekkar.core.server_clock import ServerClock
+        from nekkar.core.runtime.server_clock import ServerClock
 
         return ServerClock(cache.tell_time, insist=clock == "server")
     if clock == "server":

@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from nekkar.core.clock import SystemClock, monotonic
-from nekkar.core.rate import SECOND
+from nekkar.core.quota import SECOND
 from nekkar.demo.children import Child, ChildFailed, child
 from nekkar.demo.server import serve
 from nekkar.demo.window import Rates

@@ -20,7 +20,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, cast
 
 from nekkar.core.clock import monotonic
-from nekkar.core.rate import SECOND
+from nekkar.core.quota import SECOND
 from nekkar.demo.window import Rates, fits, free_at
 
 READY = "/ready"

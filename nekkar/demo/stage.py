@@ -20,8 +20,8 @@ from urllib.parse import quote
 from nekkar.core.cache import BaseCache, from_url
 from nekkar.core.cache.url import without_secrets
 from nekkar.core.errors import CacheError, ConfigurationError
-from nekkar.core.key import cache_key
-from nekkar.core.rate import SECOND, Rate, micros, quota, whole
+from nekkar.core.quota import SECOND, Rate, micros, quota, whole
+from nekkar.core.shared.key import cache_key
 from nekkar.demo.fleet import Outcome, run_fleet
 from nekkar.demo.show import LABELS, Result, progress, show
 from nekkar.demo.window import most_calls

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from nekkar.core.rate import Rate
+from nekkar.core.quota import Rate
 
 Rates = Sequence[Rate]
 

@@ -20,7 +20,7 @@ from nekkar.core.cache import BaseCache, SwapCache, from_url
 from nekkar.core.clock import SystemClock
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.limiter import Nekkar
-from nekkar.core.rate import SECOND
+from nekkar.core.quota import SECOND
 from nekkar.demo.server import READY as READY_PATH
 from nekkar.requests import NekkarAdapter, options
 from nekkar.rules import Rule, RuleTable

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
-from nekkar.core.rate import whole
+from nekkar.core.quota import whole
 
 MOST_CALLS = 1_000_000
 

@@ -1,6 +1,6 @@
 """A fleet on paper: N workers take calls from one list, each the next as soon as it is free, and book as in earnest.
 
-The same log decides as in a real fleet (``nekkar.core.log``); time is a number. A worker is a process with one
+The same log decides as in a real fleet (``nekkar.core.window.state``); time is a number. A worker is a process with one
 call at a time: it asks, books the earliest slot, starts in it, and is free a latency later. What a real cache and
 a real machine add, some milliseconds a call, is not in it.
 """
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
-from nekkar.core.log import HitLog
-from nekkar.core.pace import HORIZON_US
-from nekkar.core.rate import SECOND, Quota, quota
+from nekkar.core.quota import SECOND, Quota, quota
+from nekkar.core.shared.latency import HORIZON_US
+from nekkar.core.window.state import HitLog
 from nekkar.plan.calls import Call
 from nekkar.rules import RuleTable
 

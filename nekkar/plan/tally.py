@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from nekkar.core.rate import SECOND
+from nekkar.core.quota import SECOND
 from nekkar.plan.fleet import Start
 
 LITTLE = 0.05

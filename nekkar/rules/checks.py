@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
-from nekkar.core.rate import micros, quota
+from nekkar.core.quota import micros, quota
 from nekkar.rules.names import Template, clashes, read_template
 from nekkar.rules.routes import Index
 from nekkar.rules.rule import Rule, listed, nearest, unknown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from nekkar.core.rate import SECOND
+from nekkar.core.quota import SECOND
 
 if TYPE_CHECKING:
     import anyio

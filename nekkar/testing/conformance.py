@@ -16,8 +16,8 @@ from typing import Any
 from nekkar.core.cache import BaseCache, SwapCache
 from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, shown
-from nekkar.core.key import cache_key
 from nekkar.core.limiter import Admission, Nekkar
+from nekkar.core.shared.key import cache_key
 from nekkar.testing import swaps
 from nekkar.testing.threads import THREADS, at_once
 from nekkar.testing.trial import Trial, fault, new_key, skipped, told

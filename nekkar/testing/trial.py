@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from nekkar.core.cache import BaseCache
 from nekkar.core.errors import shown
-from nekkar.core.key import cache_key
+from nekkar.core.shared.key import cache_key
 
 ATOMIC = "cas to write, as one atomic step, only if nobody wrote or deleted since its token was read"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from nekkar.core.limiter import Admission
-from nekkar.core.rate import SECOND, Quota, Rate, quota
+from nekkar.core.quota import SECOND, Quota, Rate, quota
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from tests.benchmarks.figures import QUICK, Figure, Part, Scale, Stage
 from tests.benchmarks.goals import verdicts
 from tests.benchmarks.limiters import BY_NAME
 from tests.benchmarks.report import draw, show
-from tests.integration.servers import memcached, redis_server
+from tests.support.servers import memcached, redis_server
 
 PARTS: dict[str, Part] = {
     "cost": cost.sync,

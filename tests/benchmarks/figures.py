@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from tests.benchmarks.limiters import Contender, Servers
-from tests.integration.servers import Memcached, RedisServer
+from tests.support.servers import Memcached, RedisServer
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from statistics import mean
 from tests.benchmarks.crew import Orders, Record, crew
 from tests.benchmarks.figures import Figure, Stage
 from tests.benchmarks.limiters import FLOORS, IN_PROCESS, SHARED, Contender, fresh
-from tests.checks import worst_window
+from tests.support.checks import worst_window
 
 NEVER_BINDS = 100_000_000
 CALLS, PERIOD, PROCESSES = 100, 2.0, 8  # the limit that binds

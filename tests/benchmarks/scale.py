@@ -18,9 +18,9 @@ from heapq import heappop, heappush
 from itertools import count
 from statistics import mean, median
 
-from nekkar.core.log import HitLog
-from nekkar.core.pace import HORIZON_US, Pace, crowded
-from nekkar.core.rate import SECOND, quota
+from nekkar.core.quota import SECOND, quota
+from nekkar.core.shared.latency import HORIZON_US, Pace, crowded
+from nekkar.core.window.state import HitLog
 
 FORGET_EVERY = 100
 FAR_US, FAR_SECONDS = 10_000, 120  # from afar all who wait try on and on: the rates settle at once, and take long

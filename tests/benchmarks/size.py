@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from secrets import randbits
 
 from nekkar.core.cache import MemcachedCache
-from nekkar.core.codec import encode
 from nekkar.core.limiter import Nekkar
-from nekkar.core.log import HitLog
-from nekkar.core.rate import quota
+from nekkar.core.quota import quota
+from nekkar.core.window.codec import encode
+from nekkar.core.window.state import HitLog
 from tests.benchmarks.cost import shuffled
 from tests.benchmarks.figures import Figure, Stage, medians
 from tests.benchmarks.limiters import ASYNC, NEKKAR, SHARED, fresh

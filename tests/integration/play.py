@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from random import Random
 
-from nekkar.core.rate import Rate, quota
-from tests.checks import worst_window
+from nekkar.core.quota import Rate, quota
 from tests.integration import outcome as figures
 from tests.integration.fleet import Plan, fleet
 from tests.integration.outcome import Expect, Outcome
 from tests.integration.scripts import Script
-from tests.integration.servers import memcached
 from tests.integration.stage import Stage
 from tests.integration.surroundings import Surroundings, nothing_else
+from tests.support.checks import worst_window
+from tests.support.servers import memcached
 
 PROCESSES = 8
 

@@ -25,7 +25,7 @@ import nekkar.httpx2
 import nekkar.requests
 from nekkar.core.limiter import Nekkar
 from nekkar.rules import Rule, RuleTable
-from tests.web import Listener, running
+from tests.support.web import Listener, running
 
 Answer = tuple[int, dict[str, str]]
 Policy = Callable[[int], Answer]  # from when a call arrived, in µs, to its status and headers; one at a time

@@ -21,12 +21,12 @@ from pathlib import Path
 from random import Random
 
 from nekkar.core.cache import MemcachedCache
-from nekkar.core.codec import decode
-from nekkar.core.key import cache_key
-from nekkar.core.log import HitLog
+from nekkar.core.shared.key import cache_key
+from nekkar.core.window.codec import decode
+from nekkar.core.window.state import HitLog
 from tests.integration.fleet import DOOM, Fleet
 from tests.integration.scripts import Act, Deed
-from tests.integration.servers import Memcached
+from tests.support.servers import Memcached
 
 TICK = 0.01
 VETERANS = 2

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from tests.integration.proxy import proxy
-from tests.integration.servers import Memcached
+from tests.support.servers import Memcached
 
 Surroundings = Callable[[Memcached], AbstractContextManager[str]]  # gives the URL by which the fleet finds its cache
 

@@ -8,7 +8,7 @@ from multiprocessing.managers import DictProxy, SyncManager
 
 from nekkar import Nekkar
 from nekkar.core.cache import BaseCache
-from tests.checks import worst_window
+from tests.support.checks import worst_window
 
 PROCESSES, SECONDS = 6, 6.0
 

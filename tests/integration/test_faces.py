@@ -15,9 +15,9 @@ import requests
 
 import nekkar.requests
 from nekkar import Nekkar, RuleTable, WaitTooLong
-from nekkar.core.rate import Rate, quota
+from nekkar.core.quota import Rate, quota
 from nekkar.demo.server import READY, serve
-from tests.integration.servers import Memcached
+from tests.support.servers import Memcached
 
 SECONDS = 8.0
 RATE, COUNT, PERIOD = "100 per 2 seconds", 100, 2.0

@@ -8,7 +8,7 @@ from random import Random, randrange
 
 import pytest
 
-from nekkar.core.rate import quota
+from nekkar.core.quota import quota
 from tests.integration import outcome as figures
 from tests.integration.faults import CALM, FAULTS, LOSSES, PERIOD, SECONDS, soak
 from tests.integration.outcome import Expect, Outcome

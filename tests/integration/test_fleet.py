@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks import worst_window
 from tests.integration.fleet import Fleet, Plan, fleet, longest_silence
-from tests.integration.servers import PATIENCE_S, Memcached
+from tests.support.checks import worst_window
+from tests.support.servers import PATIENCE_S, Memcached
 
 SECONDS = 10.0
 PERIOD_US = 2_000_000

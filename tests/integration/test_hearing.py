@@ -7,9 +7,9 @@ from collections import Counter
 from typing import Any
 
 from nekkar.core.limiter import Nekkar
-from nekkar.core.log import HitLog
-from tests.integration.servers import Memcached
+from nekkar.core.window.state import HitLog
 from tests.integration.service import OVER, Plan, callers, serving
+from tests.support.servers import Memcached
 
 FACES = ["requests", "httpx", "httpx2", "async"]
 S = 1_000_000

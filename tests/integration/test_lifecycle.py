@@ -20,8 +20,8 @@ import pytest
 import nekkar.core.limiter
 from nekkar import Nekkar, WaitTooLong
 from nekkar.core.limit import Limit
-from tests.checks import worst_window
-from tests.integration.servers import memcached, redis_server
+from tests.support.checks import worst_window
+from tests.support.servers import memcached, redis_server
 
 CACHES = ("memcached", "redis", "sqlite")
 WORKERS = 4

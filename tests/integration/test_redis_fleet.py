@@ -11,10 +11,10 @@ from itertools import chain
 
 import pytest
 
-from tests.checks import worst_window
 from tests.integration.fleet import Plan, fleet, longest_silence
-from tests.integration.servers import RedisServer, redis_server
 from tests.integration.test_fleet import PERIOD_US, SECONDS, all_starts, in_time
+from tests.support.checks import worst_window
+from tests.support.servers import RedisServer, redis_server
 
 PERIOD = PERIOD_US / 1e6
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from nekkar.core.cache import MemcachedCache
 from nekkar.core.clock import ticks
 from nekkar.core.limiter import Nekkar
-from nekkar.core.server_clock import ServerClock
-from tests.checks import worst_window
-from tests.integration.servers import Memcached, memcached, redis_server
+from nekkar.core.runtime.server_clock import ServerClock
+from tests.support.checks import worst_window
+from tests.support.servers import Memcached, memcached, redis_server
 
 SECONDS = 12.0
 PERIOD_US = 2_000_000

@@ -8,12 +8,12 @@ import time
 import anyio
 import pytest
 
-from nekkar.core.codec import decode
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.places import Places
-from nekkar.core.slots import Slot
-from tests.checks import worst_window
-from tests.integration.servers import Memcached
+from nekkar.core.waiting.assignments import Places
+from nekkar.core.window.booking import Slot
+from nekkar.core.window.codec import decode
+from tests.support.checks import worst_window
+from tests.support.servers import Memcached
 
 TASKS, CALLS, PERIOD, MARGIN = 5000, 500, 0.25, 0.25  # a wide margin, so that few are late on a busy machine
 

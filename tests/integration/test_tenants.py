@@ -15,8 +15,8 @@ import pytest
 from nekkar.core.limiter import Nekkar
 from nekkar.httpx import NekkarTransport
 from nekkar.rules import Rule, RuleTable
-from tests.checks import worst_window
-from tests.integration.servers import Memcached
+from tests.support.checks import worst_window
+from tests.support.servers import Memcached
 
 PROCESSES, TENANTS, HOT, SECONDS = 8, 10_000, 20, 4.0
 NAME = "tenant-{header:Authorization}"

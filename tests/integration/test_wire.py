@@ -19,10 +19,10 @@ from nekkar.core.cache import BaseCache, MemcachedCache
 from nekkar.core.errors import CorruptLog
 from nekkar.core.limit import Limit
 from nekkar.redis import RedisCache
-from tests.checks import worst_window
 from tests.integration import proxy as faulty
 from tests.integration.proxy import Ends, Fault, Proxy
-from tests.integration.servers import Memcached, RedisServer, memcached, redis_server
+from tests.support.checks import worst_window
+from tests.support.servers import Memcached, RedisServer, memcached, redis_server
 
 HOST = "127.0.0.1"
 MEMCACHED, REDIS = faulty.memcached, faulty.redis

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from nekkar.core.cache.base import BaseCache, text
 from nekkar.core.clock import monotonic
-from nekkar.core.forks import lock_over_forks
+from nekkar.core.runtime.fork_lock import lock_over_forks
 
 SWEEP_AT = 1024
 

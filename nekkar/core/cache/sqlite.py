@@ -17,7 +17,7 @@ from nekkar.core.cache.base import UNREAD, BaseCache, text
 from nekkar.core.cache.pool import Pool
 from nekkar.core.clock import SystemClock, monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, shown
-from nekkar.core.rate import SECOND, micros
+from nekkar.core.quota import SECOND, micros
 
 if TYPE_CHECKING:
     import sqlite3

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nekkar.core.cache.address import Address
+from nekkar.core.cache.memcached.address import Address
 from nekkar.core.clock import monotonic
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote
 
-from nekkar.core.cache.address import address
 from nekkar.core.cache.base import BaseCache
 from nekkar.core.cache.memcached import MemcachedCache
+from nekkar.core.cache.memcached.address import address
 from nekkar.core.cache.memory import MemoryCache
 from nekkar.core.cache.sqlite import SqliteCache
 from nekkar.core.errors import ConfigurationError, shown

@@ -1,0 +1,96 @@
+"""Where a memcached is, and which of several keeps a key.
+
+Each key has one fixed server: a key that moves forgets its window, so there is no failover to another.
+Rules:
+
+- The server is chosen by rendezvous hashing over the servers' names: each name is hashed with the key,
+  and the highest wins. So it is the same in every process, in any order of the list; a server added or
+  taken away moves its own share of the keys alone.
+- A name is ``host:port`` as it was written, in lower case, or the path of a Unix socket. Nothing is
+  resolved: a fleet must write its servers alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.quota import whole
+
+PORT = 11211
+
+_NAMED = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]/@\s]*))(?::([0-9]*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and its port, or the path of a Unix socket and None."""
+
+    host: str
+    port: int | None
+
+    def __str__(self) -> str:
+        if self.port is None:
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def name(self) -> str:
+        """What tells it from others: a host in any case is one."""
+        return str(self) if self.port is None else str(self).lower()
+
+
+def address(server: Any) -> Address:
+    """Read a server as pymemcache takes it: ``("host", 11211)``, "host:11211", "host", "[::1]:11211", "/a/socket"."""
+    if isinstance(server, Address):
+        return server
+    if isinstance(server, str):
+        return _named(server)
+    if isinstance(server, tuple | list) and len(server) == 2:
+        return at(*server)
+    raise ConfigurationError(f"memcached server {shown(server)} is none; write ('host', 11211), 'host' or '/a/socket'")
+
+
+def at(host: Any, port: Any) -> Address:
+    """Return the address of a host and a port; of a path, whatever the port."""
+    if not isinstance(host, str) or not host:
+        raise ConfigurationError(f"memcached host {shown(host)} is no host name or socket path")
+    port = whole(port, "memcached port", 65_535)
+    return Address(host, None if host.startswith("/") else port)
+
+
+def addresses(servers: Any) -> tuple[Address, ...]:
+    """Read a list of servers: at least one, and none twice."""
+    if isinstance(servers, str) or not isinstance(servers, Sequence) or not servers:
+        raise ConfigurationError(f"memcached servers {shown(servers)} are no list of servers, such as ['h1', 'h2']")
+    found = tuple(map(address, servers))
+    names = [each.name for each in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise ConfigurationError(f"memcached server {twice!r} is listed twice; name each once")
+    return found
+
+
+def keeper(servers: Sequence[Address], key: str) -> Address:
+    """Return the server of ``key``."""
+    return max(servers, key=lambda server: _weight(server, key)) if len(servers) > 1 else servers[0]
+
+
+def _weight(server: Address, key: str) -> bytes:
+    return blake2b(f"{server.name} {key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _named(server: str) -> Address:
+    path = server.removeprefix("unix:")
+    if path.startswith("/"):
+        return Address(path, None)
+    found = _NAMED.fullmatch(server)
+    if not found:
+        raise ConfigurationError(
+            f"memcached server {shown(server)} is no host:port; write IPv6 in brackets, '[::1]:{PORT}'"
+        )
+    return at(found[1] or found[2], int(found[3][:6]) if found[3] else PORT)

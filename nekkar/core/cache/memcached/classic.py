@@ -1,0 +1,62 @@
+"""memcached's classic commands over one connection, by pymemcache: for servers that don't speak meta.
+
+An answer names no command, so a repeated or late one could pass for the next command's: a second
+STORED would make a failed swap look won. What has come before a command is sent is no answer to it, and
+ends the connection; what comes between is beyond any client. No answer tells a store's new token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nekkar.core.cache.base import UNREAD, Unread
+from nekkar.core.cache.memcached.meta import BadAnswer
+from nekkar.core.cache.stream import Stream
+from nekkar.core.errors import shown
+
+if TYPE_CHECKING:
+    from pymemcache.client.base import Client
+
+
+class Classic:
+    """A connection. A token is the server's own number, as bytes; that of a missing key is None."""
+
+    def __init__(self, stream: Stream, client: Client) -> None:
+        self.stream, self._client = stream, client
+
+    def get(self, key: str) -> bytes | None:
+        """Return the value of ``key``."""
+        found: bytes | None = self._ready().get(key)
+        return found
+
+    def gets(self, key: str) -> tuple[bytes | None, bytes | None]:
+        """Return the value of ``key`` and its token."""
+        found: tuple[bytes | None, bytes | None] = self._ready().gets(key)
+        return found
+
+    def swap(self, key: str, value: bytes, token: bytes | None, expire: int) -> Unread | None:
+        """Store where the token of ``key`` is ``token``; return UNREAD, or None where it is not."""
+        client = self._ready()
+        if token is None:
+            won = client.add(key, value, expire=expire, noreply=False)
+        else:
+            won = client.cas(key, value, token, expire=expire, noreply=False)
+        return UNREAD if won else None
+
+    def set(self, key: str, value: bytes) -> None:
+        """Store, whatever is there."""
+        if not self._ready().set(key, value, noreply=False):
+            raise BadAnswer(f"did not store key {shown(key)}")
+
+    def delete(self, key: str) -> None:
+        """Remove ``key`` where it is set."""
+        self._ready().delete(key, noreply=False)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.stream.close()
+
+    def _ready(self) -> Client:
+        if not self.stream.is_quiet():
+            raise BadAnswer("sent something before it was asked, or closed the connection")
+        return self._client

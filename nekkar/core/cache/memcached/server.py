@@ -1,0 +1,125 @@
+"""One memcached server: its connections, how long a command may take, and what its failures are called.
+
+Rules:
+
+- A command ends within ``timeout``, connecting and a second try included: one instant bounds it all.
+- A read that meets a kept connection which was closed meanwhile, or which holds what is not its answer, is
+  tried once more, on a new one. A write never is: whether the first was done nobody knows.
+- Tokens are of one ``generation`` of connections (pool.py), each server's own: none outlives a restart.
+- A server of a version that speaks meta is spoken to by it, unless a command was refused; any other classically.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from nekkar.core.cache.memcached.address import Address
+from nekkar.core.cache.memcached.classic import Classic
+from nekkar.core.cache.memcached.meta import BadAnswer, Meta, Refused, is_spoken
+from nekkar.core.cache.pool import Pool
+from nekkar.core.cache.stream import Stream, connect
+from nekkar.core.clock import monotonic
+from nekkar.core.errors import CacheError
+
+if TYPE_CHECKING:
+    import ssl
+
+    from pymemcache.client.base import Client
+
+T = TypeVar("T")
+Connection = Meta | Classic
+
+
+class Server:
+    """A server at an address; ``tls``: a context, True for one that trusts what the system trusts, or None."""
+
+    def __init__(self, address: Address, timeout: float, tls: ssl.SSLContext | bool | None) -> None:
+        self.address, self.timeout, self._tls = address, timeout, tls
+        self._refuses = False
+        self.pool: Pool[Connection] = Pool(self._connect, lambda connection: connection.close())
+
+    def read(self, command: Callable[[Connection], T]) -> T:
+        """Run a command that may be repeated."""
+        until = monotonic() + self.timeout
+        kept = self.pool.has_idle
+        try:
+            return self._run(command, until)
+        except CacheError as error:
+            cause = error.__cause__
+            if not isinstance(cause, Refused) and (not kept or isinstance(cause, TimeoutError)):
+                raise
+        return self._run(command, until)
+
+    def write(self, command: Callable[[Connection], T]) -> T:
+        """Run a command once."""
+        return self._run(command, monotonic() + self.timeout)
+
+    def connect(self) -> Stream:
+        """Return a connection of its own; raises OSError where there is none within the timeout."""
+        until = monotonic() + self.timeout
+        return connect(self.address, until, self._context())
+
+    def _run(self, command: Callable[[Connection], T], until: float) -> T:
+        def timed(connection: Connection) -> T:
+            connection.stream.until = until
+            return command(connection)
+
+        try:
+            return self.pool.run(timed, until)
+        except Exception as cause:
+            told = self._told(cause)
+            if told is None:
+                raise
+            raise CacheError(f"memcached at {self.address}{told}") from cause
+
+    def _told(self, cause: Exception) -> str | None:
+        """Return what an error tells of the server; None where it does not."""
+        if isinstance(cause, TimeoutError):
+            remedy = "see that it runs and can be reached, or allow a longer timeout"
+            return f" did not answer within {self.timeout:g} s; {remedy}"
+        self._refuses |= isinstance(cause, Refused)
+        if isinstance(cause, BadAnswer):
+            return f" {cause}; that connection is closed, and the call may be repeated"
+        if isinstance(cause, OSError | ValueError | LookupError) or _is_pymemcaches(cause):
+            return f": {type(cause).__name__}: {cause}; see that it runs and can be reached"
+        return None
+
+    def _connect(self, until: float) -> Connection:
+        meta = self._meta(until)
+        try:
+            version = meta.version()
+            if version is None:  # who does not know that command may hang up after it
+                meta.close()
+                meta = self._meta(until)
+            elif is_spoken(version) and not self._refuses:
+                return meta
+            return Classic(meta.stream, self._client(meta.stream))
+        except BaseException:
+            meta.close()
+            raise
+
+    def _meta(self, until: float) -> Meta:
+        return Meta(connect(self.address, until, self._context()))
+
+    def _client(self, stream: Stream) -> Client:
+        """Return pymemcache's client on a connection of ours: its own has a timeout for each ``recv`` alone."""
+        from pymemcache.client.base import Client  # takes longer than all else of a first call; old servers need it
+
+        client = Client((self.address.host, self.address.port), default_noreply=False, ignore_exc=False)
+        client.sock = stream
+        return client
+
+    def _context(self) -> ssl.SSLContext | None:
+        if self._tls is not True:
+            return self._tls or None
+        import ssl
+
+        self._tls = ssl.create_default_context()
+        return self._tls
+
+
+def _is_pymemcaches(error: Exception) -> bool:
+    from pymemcache.exceptions import MemcacheError
+
+    return isinstance(error, MemcacheError)

@@ -1,0 +1,100 @@
+"""Drivers: what runs the generators of the ledger and the line, in a thread or in a task.
+
+A generator yields an effect; a driver performs it and sends back what came of it, or throws what was
+raised. All of nekkar's decisions are in the generators; all that blocks or awaits is here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from nekkar.core.clock import UNSET, Clock
+from nekkar.core.runtime.effects import Call, Effects, Event, Pause, Steps, Transact, Wait
+from nekkar.core.runtime.loops import Loop
+
+if TYPE_CHECKING:
+    import anyio
+
+T = TypeVar("T")
+
+
+def run(effects: Effects[T], clock: Clock) -> T:
+    """Run a line's generator in this thread; blocks."""
+
+    def perform(effect: Transact | Wait) -> Any:
+        if isinstance(effect, Wait):
+            return clock.sleep_until(effect.until_us, cast(threading.Event, effect.event))
+        return run_steps(effect.steps, clock)
+
+    return _drive(effects, perform)
+
+
+def run_steps(steps: Steps[T], clock: Clock) -> T:
+    """Run a ledger's generator in this thread; blocks for as long as its cache calls do."""
+
+    def perform(step: Call | Pause) -> Any:
+        if isinstance(step, Call):
+            return step.function(*step.args)
+        return clock.sleep_until(clock.now_us() + step.us, UNSET)
+
+    return _drive(steps, perform)
+
+
+async def run_async(effects: Effects[T], clock: Clock, loop: Loop, in_process: bool) -> T:
+    """Run a line's generator in this task; cache calls run in a worker thread unless ``in_process``.
+
+    All in one coroutine: thousands of tasks may stand in line, and each has a frame for each that waits.
+    """
+    try:
+        effect = next(effects)
+        while True:
+            try:
+                outcome: Any = None
+                if isinstance(effect, Transact):
+                    outcome = await run_steps_async(effect.steps, clock, loop, in_process, effect.shielded)
+                elif effect.until_us is None:  # nor does such a task have a timer
+                    await loop.until(effect.event)
+                else:
+                    await clock.sleep_until_async(effect.until_us, cast("anyio.Event", effect.event))
+            except BaseException as error:
+                effect = effects.throw(error)
+            else:
+                effect = effects.send(outcome)
+    except StopIteration as stop:
+        return cast(T, stop.value)
+    finally:
+        effects.close()
+
+
+async def run_steps_async(steps: Steps[T], clock: Clock, loop: Loop, in_process: bool, shielded: bool = False) -> T:
+    """Run a ledger's generator in a worker thread, or here where its cache answers at once.
+
+    A cancellation does not cut the steps short; ``shielded``: nor does it end the wait for them.
+    """
+    if in_process:
+        return run_steps(steps, clock)
+    return cast(T, await loop.in_thread(run_steps, steps, clock, shielded=shielded))
+
+
+def wake_threads(events: list[Event]) -> None:
+    """Set events of threads, in any thread."""
+    for event in events:
+        event.set()
+
+
+def _drive(generator: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
+    try:
+        effect = next(generator)
+        while True:
+            try:
+                outcome = perform(effect)
+            except BaseException as error:
+                effect = generator.throw(error)
+            else:
+                effect = generator.send(outcome)
+    except StopIteration as stop:
+        return cast(T, stop.value)
+    finally:
+        generator.close()

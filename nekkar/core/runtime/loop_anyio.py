@@ -1,0 +1,70 @@
+"""Any event loop that anyio knows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
+
+from nekkar.core.runtime.effects import Event
+from nekkar.core.runtime.loops import THREADS_PER_LOOP
+
+
+class AnyioLoop:
+    """A running loop, in the thread that it runs in."""
+
+    def __init__(self) -> None:
+        self.own: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        self.new_event: Callable[[], Event] = anyio.Event
+        self.wake: Callable[[list[Event]], None] = Waker()
+        self._limiter = anyio.CapacityLimiter(THREADS_PER_LOOP)
+
+    def checkpoint(self) -> Awaitable[None]:
+        """Let other tasks run, and a cancellation come."""
+        return anyio.lowlevel.checkpoint()
+
+    def until(self, event: Event) -> Awaitable[object]:
+        """Wait until ``event`` is set."""
+        return cast(anyio.Event, event).wait()
+
+    async def in_thread(self, function: Callable[..., Any], *args: Any, shielded: bool) -> Any:
+        """Call ``function`` in a worker thread; it runs to its end whatever becomes of the task."""
+        with anyio.CancelScope(shield=shielded):
+            return await anyio.to_thread.run_sync(function, *args, limiter=self._limiter)
+
+
+class Waker:
+    """Sets events of one event loop, from its own thread or from its worker threads."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def __call__(self, events: list[Event]) -> None:
+        """Set ``events``; from a worker thread, wait until the loop has done so."""
+        if threading.get_ident() == self._thread:
+            _set_all(events)
+        else:
+            anyio.from_thread.run_sync(_set_all, events)
+
+
+def this_run() -> AnyioLoop:
+    """Return the running loop; made when first asked for."""
+    known = _known.get(None)
+    if known is None:
+        known = AnyioLoop()
+        _known.set(known)
+    return known
+
+
+_known: anyio.lowlevel.RunVar[AnyioLoop | None] = anyio.lowlevel.RunVar("nekkar's loop")
+
+
+def _set_all(events: list[Event]) -> None:
+    for event in events:
+        event.set()

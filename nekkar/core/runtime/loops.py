@@ -1,0 +1,70 @@
+"""An event loop, as far as drivers need one: what its tasks wait on, how they are woken, a thread for what blocks.
+
+asyncio's has its own (``loop_asyncio``), so that a task in line takes little room, and a swap a short way; any other
+goes by anyio (``loop_anyio``). Each is imported when such a loop runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from nekkar.core.runtime.effects import Event
+
+THREADS_PER_LOOP = 8
+
+
+class Loop(Protocol):
+    """One running event loop. ``own``: what nekkar keeps for it, which goes with it."""
+
+    own: WeakKeyDictionary[Any, Any]
+
+    @property
+    def new_event(self) -> Callable[[], Event]:
+        """What makes an event for one task to wait on."""
+
+    @property
+    def wake(self) -> Callable[[list[Event]], None]:
+        """What sets such events, in the loop or in any thread."""
+
+    def checkpoint(self) -> Awaitable[None]:
+        """Let other tasks run, and a cancellation come."""
+
+    def until(self, event: Event) -> Awaitable[object]:
+        """Wait until ``event`` is set."""
+
+    def in_thread(self, function: Callable[..., Any], *args: Any, shielded: bool) -> Awaitable[Any]:
+        """Call ``function`` in a worker thread, one of a few of nekkar's own: nobody else's work holds it up.
+
+        It runs to its end whatever becomes of the task; ``shielded``: a cancelled scope waits for that too.
+        """
+
+
+def this_loop() -> Loop:
+    """Return the running event loop."""
+    task = _asyncio_task()
+    if task is None:
+        from nekkar.core.runtime.loop_anyio import this_run
+
+        return this_run()
+    native = task.get_loop()
+    known = _loops.get(native)
+    if known is None:
+        from nekkar.core.runtime.loop_asyncio import AsyncioLoop
+
+        known = _loops[native] = AsyncioLoop()
+    return known
+
+
+_loops: WeakKeyDictionary[Any, Loop] = WeakKeyDictionary()
+
+
+def _asyncio_task() -> Any:
+    """Return asyncio's current task, None where this is none of asyncio's; one of a trio that is its guest is not."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return asyncio.current_task() if asyncio else None
+    except RuntimeError:  # no loop runs here
+        return None

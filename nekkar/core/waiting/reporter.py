@@ -1,0 +1,70 @@
+"""The voice of one limit in one process: events for those who listen, and lines in the log for operators.
+
+A wait of over five seconds is logged at INFO, once; a hold at WARNING, once for each. Nothing here is said under a
+lock, since a callback may do as it likes.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from nekkar.core.errors import WaitTooLong
+from nekkar.core.events import Admitted, Held, Left, Listeners, Refused, Waiting
+from nekkar.core.quota import SECOND
+from nekkar.core.waiting.callers import Caller
+from nekkar.core.window.booking import Slot
+
+LONG_US = 5 * SECOND
+MOVED_US = SECOND
+
+log = logging.getLogger("nekkar")
+
+
+class Voice:
+    """Says what becomes of the calls of limit ``name``; times are microseconds. Safe between threads."""
+
+    def __init__(self, name: str, listeners: Listeners) -> None:
+        self.name, self.listeners = name, listeners
+        self.listening = listeners.listening
+
+    def waits(self, caller: Caller, until: int, now: int) -> None:
+        """Say that a call has to wait until then, at least; nothing where that was said already, or it need not."""
+        if until <= now or until < caller.told_until + MOVED_US:
+            return
+        caller.told_until = until
+        waited = now - caller.arrived
+        if until - caller.arrived > LONG_US and not caller.logged:
+            caller.logged = True
+            log.info("limit %r: a call waits %.1f s for its slot", self.name, (until - now) / SECOND)
+        if self.listening:
+            seconds = (now / SECOND, until / SECOND, waited / SECOND)
+            self.listeners.tell(Waiting(self.name, caller.cost, *seconds, caller.ticket))
+
+    def admitted(self, caller: Caller, slot: Slot, now: int) -> int:
+        """Say that a call starts; return how long it waited."""
+        waited = now - caller.arrived
+        if waited > LONG_US and not caller.logged:
+            log.info("limit %r: a call waited %.1f s for its slot", self.name, waited / SECOND)
+        if self.listening:
+            self.listeners.tell(Admitted(self.name, slot.cost, slot.at / SECOND, waited / SECOND, caller.ticket))
+        return waited
+
+    def spared(self, slot: Slot) -> None:
+        """Say that a call starts on a spare slot."""
+        self.listeners.tell(Admitted(self.name, slot.cost, slot.at / SECOND, 0.0))
+
+    def ended(self, caller: Caller, error: BaseException, now: int) -> None:
+        """Say that a call goes without a slot, and why."""
+        if not self.listening:
+            return
+        told = (self.name, caller.cost, now / SECOND, max(0, now - caller.arrived) / SECOND)
+        if isinstance(error, WaitTooLong):
+            self.listeners.tell(Refused(*told, error.retry_after, error.max_wait, caller.ticket))
+        else:
+            self.listeners.tell(Left(*told, error, caller.ticket))
+
+    def held(self, until: int, now: int) -> None:
+        """Say that the limit is held."""
+        log.warning("limit %r is held: no call starts in the next %.1f s", self.name, (until - now) / SECOND)
+        if self.listening:
+            self.listeners.tell(Held(self.name, now / SECOND, until / SECOND))

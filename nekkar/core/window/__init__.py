@@ -1,0 +1,1 @@
+"""The algorithm, pure: no clock, no cache, no lock, no sleep."""

@@ -1,0 +1,130 @@
+"""What a service says of a limit in its answers, and what the log makes of it.
+
+Rules:
+
+- What a service asks for never holds its limit for longer than ``most_us``.
+- Where less remains than the log thinks, somebody else calls under the same key: the difference is booked as
+  foreign hits, which count until the service's reset, at most a period. All hits of this fleet that the service
+  may have counted, those on the wire too, are set against what it says; so none is booked twice, and what is not
+  seen now is seen in a later answer.
+- Where a reset is a window's end, the service counts nothing from before that window. How closely that is known is
+  the reset's grain: a second where it is told in whole seconds. No more grace than that: at 60 per 3 s a second of
+  grace hid 20 calls of others a window.
+- Where nothing remains, and the log does not know why, nobody calls until the reset. For a service that fills bit by
+  bit, that is until all is back: sooner would do for one call, but as a hold ends the log may let a burst go.
+- A refusal is believed, whatever the log thinks, unless it says itself how long to wait. Where its window goes on
+  for longer than the widest margin, it was no matter of the margin: the call refused is none of those counted, and
+  where that shows others, no margin is learned.
+- A difference that is small beside what remains can wait. Where nothing changes, the log itself is returned.
+
+Pure, as the log is. tests/window/test_feedback.py states the rules as properties.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from nekkar.core.quota import SECOND, Quota, Rate
+from nekkar.core.window.rejections import MARGIN_PART, Refusals
+from nekkar.core.window.state import HitLog
+
+MATTERS_PART = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """``remaining`` calls of a window, as the service tells; None for what it does not.
+
+    ``limit``: the window's calls. ``period_us``: its length. ``reset_us``: how long until all are back, or up to
+    ``grain_us`` less; ``is_window``: all at once, as a window ends, and not bit by bit.
+    """
+
+    remaining: int
+    limit: int | None = None
+    period_us: int | None = None
+    reset_us: int | None = None
+    is_window: bool = False
+    grain_us: int = SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What the answer to one call says. ``sent_at``: the call's slot. ``most_us``: the longest pause to obey.
+
+    ``is_refusal``: a 429. ``pause_us``: the pause asked for, None where there is no word of it.
+    """
+
+    sent_at: int
+    most_us: int
+    is_refusal: bool = False
+    pause_us: int | None = None
+    budgets: tuple[Budget, ...] = ()
+
+
+def heard(log: HitLog, quota: Quota, word: Word, now: int) -> HitLog:
+    """Return the log with what the word, heard now, says of this quota."""
+    known = log
+    for budget in word.budgets:
+        log = _spent(log, quota, budget, word, now)
+    if word.is_refusal and word.sent_at >= known.hold_until:
+        refusals = _taught(known, quota, word, now, by_others=log.total > known.total)
+        pause = refusals.pause(quota.rates[0].period_us) if word.pause_us is None else 0
+        log = held(replace(log, refusals=refusals), now + min(pause, word.most_us))
+    if word.pause_us:
+        log = held(log, now + min(word.pause_us, word.most_us))
+    return log
+
+
+def held(log: HitLog, until: int) -> HitLog:
+    """Return the log with no slot before ``until``; a longer hold stays."""
+    return log if until <= log.hold_until else replace(log, hold_until=until)
+
+
+def _taught(log: HitLog, quota: Quota, word: Word, now: int, by_others: bool) -> Refusals:
+    """Return what a refusal teaches; of the margin nothing where it is others whom the service has counted."""
+    period = quota.rates[0].period_us
+    refusals = log.refusals.another(word.sent_at, log.hold_until, period, now)
+    if by_others or not _came_too_soon(log, quota, word.sent_at):
+        return refusals
+    return refusals.widened(log.margin(quota, now), word.sent_at, period)
+
+
+def _came_too_soon(log: HitLog, quota: Quota, sent_at: int) -> bool:
+    """Whether each window up to a call was kept, one of them so full that the widest margin would have kept it back."""
+    widest = quota.rates[0].period_us // MARGIN_PART
+    kept = all(log.between(sent_at - rate.period_us, sent_at) <= rate.count for rate in quota.rates)
+    return kept and any(log.between(sent_at - rate.period_us - widest, sent_at) >= rate.count for rate in quota.rates)
+
+
+def _spent(log: HitLog, quota: Quota, budget: Budget, word: Word, now: int) -> HitLog:
+    """Return the log with what others have used of a window, as far as it matters."""
+    rate, margin = _rate_of(budget, quota), log.margin(quota, now)
+    refused, begun = word.is_refusal and not budget.remaining, _begun(budget, rate)
+    own = log.between(word.sent_at - rate.period_us + begun - margin, now + margin)
+    own -= refused and begun > rate.period_us // MARGIN_PART
+    foreign = rate.count - own - budget.remaining
+    reset = rate.period_us if budget.reset_us is None else max(budget.reset_us, budget.grain_us)
+    is_told = budget.remaining == 0 and budget.reset_us is not None
+    if is_told and (foreign > 0 or reset > rate.period_us or (refused and not word.pause_us)):
+        log = held(log, now + min(reset, word.most_us))
+    if foreign * MATTERS_PART <= budget.remaining:
+        return log
+    hits = Counter(dict(log.hits()))
+    hits[now - rate.period_us + min(reset, rate.period_us, word.most_us)] += foreign
+    return log.with_hits(sorted(hits.items()))
+
+
+def _begun(budget: Budget, rate: Rate) -> int:
+    """Return how much later than a period ago the service's window began, at least."""
+    if budget.is_window and budget.reset_us is not None and budget.reset_us <= rate.period_us:
+        return max(0, budget.reset_us - budget.grain_us)
+    return 0
+
+
+def _rate_of(budget: Budget, quota: Quota) -> Rate:
+    """Return the window that a service speaks of: that of its length or its calls, else the longest."""
+    for rate in quota.rates:
+        if budget.period_us == rate.period_us or (budget.period_us is None and budget.limit == rate.count):
+            return rate
+    return quota.rates[-1]

@@ -1,0 +1,104 @@
+"""Hearing: from what a service answers to a call, to what the call's limit is told. One place for all HTTP clients.
+
+- 429 is a refusal: the fleet pauses for as long as ``Retry-After`` says, or as the log has it where that says
+  nothing. 503 pauses it only where it has a ``Retry-After``. Any other answer costs a comparison.
+- ``retry-after-ms``, of OpenAI and Azure, comes before ``Retry-After``.
+- A limit with ``headers`` on also hears how much remains of its windows, see ``budgets``; a refusal that says
+  nothing of a wait then pauses until the reset that it tells.
+- Nonsense is ignored, and what is over ``max_hold`` capped; each kind is logged once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from nekkar.core.errors import shown
+from nekkar.core.limiter import Admission, Limit, Nekkar
+from nekkar.core.quota import SECOND
+from nekkar.core.window.feedback import Budget, Word
+from nekkar.http.ratelimit_headers import read
+from nekkar.http.retry_after import number, wait_us
+
+REFUSED, AWAY = 429, 503
+
+
+class Headers(Protocol):
+    """The headers of an answer, whatever the library's class; names ignore case."""
+
+    def get(self, name: str, /) -> str | None: ...
+    def items(self) -> Iterable[tuple[str, str]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """The limit of a request, and the way of its answer back to that limit.
+
+    ``reads_budgets``: whether every answer is read for what remains of the limit, not refusals alone.
+    """
+
+    limiter: Nekkar
+    limit: Limit
+    reads_budgets: bool = False
+
+    def hear(self, admission: Admission, status: int, headers: Headers) -> None:
+        """Let the fleet know what an answer says of the limit; blocks for a swap where that is news."""
+        if word := self._word(admission, status, headers):
+            self.limit.hear(word)
+
+    async def hear_async(self, admission: Admission, status: int, headers: Headers) -> None:
+        """Hear, from a task."""
+        if word := self._word(admission, status, headers):
+            await self.limit.hear_async(word)
+
+    def _word(self, admission: Admission, status: int, headers: Headers) -> Word | None:
+        is_no = status in (REFUSED, AWAY)
+        if not (is_no or self.reads_budgets):
+            return None
+        most = round(self.limiter.max_hold * SECOND)
+        pause = self._pause(headers, most) if is_no else None
+        budgets = self._budgets(headers, most) if self.reads_budgets else ()
+        if pause is None and status == REFUSED:
+            pause = max((one.reset_us for one in budgets if not one.remaining and one.reset_us), default=None)
+        if status != REFUSED and pause is None and not budgets:
+            return None
+        return Word(round(admission.at * SECOND), most, status == REFUSED, pause, budgets)
+
+    def _budgets(self, headers: Headers, most: int) -> tuple[Budget, ...]:
+        """Return what the service says remains of the limit's windows."""
+        told: dict[str, str] = {}
+        for name, value in headers.items():
+            lower = name.lower()
+            if "ratelimit" in lower or "rate-limit" in lower:
+                told[lower] = f"{told[lower]}, {value}" if lower in told else value
+        if not told:
+            return ()
+        reading = read(told, self.limiter.now_us(), headers.get("date"))
+        for fault in reading.faults:
+            self._say("odd budget", "its service tells %s, which is ignored", shown(fault))
+        until = max((one.reset_us or 0 for one in reading.budgets if not one.remaining), default=0)
+        if until > most:
+            what = "nothing remains for %g s, says its service; held for max_hold, %g s, at most"
+            self._say("long reset", what, until / SECOND, most / SECOND)
+        return reading.budgets
+
+    def _pause(self, headers: Headers, most: int) -> int | None:
+        """Return the µs that the service asks its callers to stay away, None where it does not say."""
+        millis, text = headers.get("retry-after-ms"), headers.get("retry-after")
+        short = number(millis) if millis else None
+        text = millis if text is None else text
+        if short is not None:
+            pause: int | None = round(short * SECOND / 1000)
+        elif text is None:
+            return None
+        else:
+            pause = wait_us(text, self.limiter.now_us(), headers.get("date"))
+        if pause is None:
+            self._say("no wait", "Retry-After %s is no wait, and is ignored", shown(text))
+        elif pause > most:
+            self._say("long wait", "Retry-After asks for %g s; held for max_hold, %g s", pause / SECOND, most / SECOND)
+        return pause
+
+    def _say(self, kind: str, text: str, *values: object) -> None:
+        self.limiter.once.warn(kind, f"limit %r: {text}; said once", self.limit.name, *values)

@@ -1,0 +1,90 @@
+"""The gate of an HTTP client: from a request to the limit that it waits for, whatever library sends it.
+
+It names no class of any HTTP library: each face (``nekkar.requests``, ``nekkar.httpx``, ``nekkar.httpx2``)
+brings the method, the URL, the headers and the options of a call, and turns the errors into those of its library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.limiter import Nekkar, terms
+from nekkar.core.quota import Quota, micros, whole
+from nekkar.http.feedback import Passage
+from nekkar.rules import RuleTable
+
+_OPTIONS = ("cost", "max_wait")
+_TERMS = ("period", "spacing", "margin", "max_wait")  # what a limit of a table may have of a Nekkar's call
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What one call asks for: ``cost`` hits, at most ``max_wait`` seconds of waiting (None: no bound of its own).
+
+    Raises ConfigurationError for what can't be either.
+    """
+
+    cost: int = 1
+    max_wait: float | None = None
+
+    def __post_init__(self) -> None:
+        whole(self.cost, "cost")
+        if self.max_wait is not None:
+            micros(self.max_wait, "max_wait")
+
+    @classmethod
+    def read(cls, given: object) -> Options:
+        """Return the options that a mapping such as ``{"cost": 3, "max_wait": 5}`` gives; None gives none."""
+        if given is None:
+            return NO_OPTIONS
+        if not isinstance(given, Mapping) or not set(given) <= set(_OPTIONS):
+            raise ConfigurationError(f"options {shown(given)} are not known; give a dict with any of cost, max_wait")
+        return cls(**given)
+
+
+NO_OPTIONS = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A limiter and the rules that say which of its limits a request falls under; picklable if the cache is.
+
+    ``max_wait``: the longest wait in seconds; a call's own comes before it, the limit's after it.
+    """
+
+    limiter: Nekkar
+    rules: RuleTable
+    max_wait: float | None = None
+    _terms: dict[str | bool, tuple[Quota, float | None]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.limiter, Nekkar):
+            raise ConfigurationError(f"limiter {shown(self.limiter)} is no Nekkar; give one such as Nekkar()")
+        if not isinstance(self.rules, RuleTable):
+            raise ConfigurationError(
+                f"rules {shown(self.rules)} is no RuleTable; give RuleTable([Rule(url, limit)], limits)"
+            )
+        if self.max_wait is not None:
+            micros(self.max_wait, "max_wait")
+        object.__setattr__(self, "_terms", {name: _terms(name, given) for name, given in self.rules.limits.items()})
+
+    def passage(self, method: str, url: object, headers: Mapping[str, str] | None = None) -> Passage | None:
+        """Return the limit of a request, with the way back for its answer; None where it is unlimited."""
+        match = self.rules.match(method, url, headers)
+        if match is None:
+            return None
+        limit = self.limiter.limit_of(match.name, *self._terms[match.rule.limit])
+        return Passage(self.limiter, limit, match.headers)
+
+    def asked(self, options: Options) -> dict[str, Any]:
+        """Return the arguments for the limit's ``acquire``: the call's own max_wait comes before the gate's."""
+        longest = self.max_wait if options.max_wait is None else options.max_wait
+        return {"cost": options.cost, "max_wait": longest}
+
+
+def _terms(name: str, given: Mapping[str, Any]) -> tuple[Quota, float | None]:
+    """Read a limit of the table once, not at each request."""
+    return terms(name, given["rate"], **{key: given[key] for key in _TERMS if key in given})

@@ -1,0 +1,110 @@
+"""A connection of redis-py or valkey whose commands end by one instant, and whose answers prove whose they are.
+
+Rules:
+
+- Every command is a script that gives back one string: a tag that no other command has, then the answer. What
+  lacks the tag, or is nothing that its command answers, is a BadAnswer: late, repeated, crossed and garbled
+  answers never pass for another. The connection that brought one is of no more use.
+- A script goes as its text, which is hardly longer than its hash: no server, flushed or restarted, lacks it.
+- The libraries' timeout starts anew at each read. Here their connections are over a Stream, whose steps share
+  one instant.
+- Connecting is many steps, not all with a timeout (a name, its addresses, TLS, a password, a Sentinel's word):
+  a thread takes them, and is waited for until that instant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import count
+from secrets import randbits
+from typing import Any, NamedTuple
+
+from nekkar.core.cache.memcached.meta import BadAnswer
+from nekkar.core.cache.stream import Stream, awaited
+from nekkar.core.errors import shown
+
+Send = Callable[..., Any]  # sends the words of one command, returns its answer
+
+OK, NOTHING, TAG = b"OK", b"-", 8
+# What a library's parser raises, besides its own InvalidResponse, over what no Redis sends.
+_UNREADABLE = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
+
+_tags = count(randbits(60))  # no two commands of a process have the same, on whatever connection
+
+
+class Command(NamedTuple):
+    """A script, and what it answers."""
+
+    script: str
+    answers: re.Pattern[bytes]
+
+
+GET = Command(
+    "local value = redis.call('GET', KEYS[1]) return ARGV[1] .. (value and '+' .. value or '-')",
+    re.compile(rb"-|\+.*", re.DOTALL),
+)
+SET = Command("redis.call('SET', KEYS[1], ARGV[2]) return ARGV[1] .. 'OK'", re.compile(OK))
+ADD = Command(
+    "return ARGV[1] .. (redis.call('SET', KEYS[1], ARGV[2], 'NX') and 'OK' or 'kept')", re.compile(rb"OK|kept")
+)
+DELETE = Command("redis.call('DEL', KEYS[1]) return ARGV[1] .. 'OK'", re.compile(OK))
+TIME = Command("return ARGV[1] .. table.concat(redis.call('TIME'), ' ')", re.compile(rb"\d+ \d+"))
+SWAP = Command(  # the version that must stand, the new value, its seconds
+    """if redis.call('GETRANGE', KEYS[1], 0, 23) ~= ARGV[2] then return ARGV[1] .. 'lost' end
+redis.call('SET', KEYS[1], ARGV[3], 'EX', ARGV[4]) return ARGV[1] .. 'OK'""",
+    re.compile(rb"OK|lost"),
+)
+
+
+def ask(send: Send, keys: tuple[str, ...], command: Command, *words: Any) -> bytes:
+    """Send a command by ``send``; return its answer. Raises BadAnswer, or what the library does."""
+    tag = next(_tags).to_bytes(TAG)
+    answer = send("EVAL", command.script, len(keys), *keys, tag, *words)
+    if not isinstance(answer, bytes) or answer[:TAG] != tag:
+        raise BadAnswer(f"answered {shown(answer)}, which is not the answer to this command")
+    answer = answer[TAG:]
+    if not command.answers.fullmatch(answer):
+        raise BadAnswer(f"answered {shown(answer)}, which this command never does")
+    return answer
+
+
+def sent(connection: Any, until: float, *words: Any) -> Any:
+    """Send words on a connection; return the answer, all of which came by ``until``."""
+    connection.stream.until = until
+    connection.send_command(*words)
+    return _understood(connection.read_response)
+
+
+def bounded(kind: Any) -> Any:
+    """Return a class of connections like ``kind``, each over a ``stream`` whose steps end by ``until``."""
+
+    def _connect(connection: Any) -> Stream:
+        connection.stream = Stream(kind._connect(connection), connection.until)
+        stream: Stream = connection.stream
+        return stream
+
+    return type(kind.__name__, (kind,), {"_connect": _connect, "until": 0.0})
+
+
+def connected(kind: Any, settings: dict[str, Any], until: float) -> Any:
+    """Return a connection of a bounded ``kind``, ready for commands by ``until``."""
+    connection = kind(**settings)
+    connection.until = until
+
+    def connect() -> None:
+        try:
+            connection.connect()
+        except BaseException:
+            connection.disconnect()
+            raise
+
+    _understood(lambda: awaited(connect, until))
+    return connection
+
+
+def _understood(step: Callable[[], Any]) -> Any:
+    try:
+        return step()
+    except _UNREADABLE as cause:
+        raise BadAnswer(f"sent what is no answer: {type(cause).__name__}: {cause}") from cause

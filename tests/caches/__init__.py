@@ -1,0 +1,1 @@
+"""The caches, each by itself and against one suite."""

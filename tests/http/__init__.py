@@ -1,0 +1,1 @@
+"""Sessions, clients and SDKs, and what services answer."""

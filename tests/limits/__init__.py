@@ -1,0 +1,1 @@
+"""What users hold: limits, their quota, errors, events, pickling."""

@@ -1,0 +1,1 @@
+"""Drivers, event loops, clocks."""

@@ -1,0 +1,324 @@
+"""Event loops: asyncio's own events and threads do what anyio's do, take less, and go with their loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import threading
+import time
+import tracemalloc
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from nekkar.core.limiter import Nekkar
+from nekkar.core.runtime.loop_anyio import AnyioLoop
+from nekkar.core.runtime.loop_asyncio import AsyncioLoop, Bell
+from nekkar.core.runtime.loops import this_loop
+
+BACKENDS = ["asyncio", "trio"]
+PATIENCE = 30.0
+LONG = 3600.0
+user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
+
+
+def run_in(backend: str, main: Callable[[], Awaitable[Any]]) -> Any:
+    """Run an async function to its end under asyncio or trio, but not for ever."""
+
+    async def bounded() -> Any:
+        with anyio.fail_after(PATIENCE):
+            return await main()
+
+    if backend == "trio":
+        pytest.importorskip("trio")
+    return anyio.run(bounded, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_loop_is_one_and_its_own(backend: str) -> None:
+    """All tasks of a loop find the same; another loop has another, and each is what goes with it."""
+    found: list[Any] = []
+
+    async def look() -> None:
+        found.append(this_loop())
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(look)
+            group.start_soon(look)
+
+    run_in(backend, main)
+    run_in(backend, main)
+    assert found[0] is found[1]
+    assert found[2] is found[3]
+    assert found[0] is not found[2]
+    assert isinstance(found[0], AsyncioLoop if backend == "asyncio" else AnyioLoop)
+
+
+def test_where_no_loop_runs_there_is_none() -> None:
+    """Outside of a loop there is nothing to wait on."""
+    with pytest.raises(Exception, match=r"(?i)async"):
+        this_loop()
+
+
+def test_a_guest_is_not_taken_for_its_host() -> None:
+    """A trio that runs as a guest of asyncio is a trio: it can't wait on asyncio's futures."""
+    trio = pytest.importorskip("trio")
+
+    async def guest() -> Any:
+        return await Nekkar()("calls", 5).acquire_async(), this_loop()
+
+    async def host() -> Any:
+        ended = asyncio.get_running_loop().create_future()
+        run = asyncio.get_running_loop().call_soon_threadsafe
+        trio.lowlevel.start_guest_run(guest, run_sync_soon_threadsafe=run, done_callback=ended.set_result)
+        return (await asyncio.wait_for(ended, PATIENCE)).unwrap()
+
+    admission, loop = asyncio.run(host())
+    assert admission.cost == 1
+    assert isinstance(loop, AnyioLoop)
+
+
+def test_nothing_of_a_loop_is_left() -> None:
+    """A loop that is over is forgotten, with its lines, and its worker threads end."""
+    limit = Nekkar()("calls", 5)
+    left: list[weakref.ref[Any]] = []
+
+    async def main() -> None:
+        await limit.acquire_async()
+        await this_loop().in_thread(int, shielded=False)
+        left.extend([weakref.ref(asyncio.get_running_loop()), weakref.ref(this_loop())])
+
+    before = threading.active_count()
+    for _ in range(3):
+        asyncio.run(main())
+    gc.collect()
+    assert [each() for each in left] == [None] * 6
+    assert len(limit._shared._lines) == 1  # that of threads
+    until = time.monotonic() + PATIENCE
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.001)
+    assert threading.active_count() <= before
+
+
+# What a task waits on.
+
+
+def in_asyncio(main: Callable[[], Awaitable[Any]]) -> Any:
+    return run_in("asyncio", main)
+
+
+def test_a_set_bell_is_waited_for_no_more() -> None:
+    """Set before or while a task waits, once or twice: the wait ends, and each later one at once."""
+
+    async def main() -> None:
+        bell = Bell()
+        assert not bell.is_set()
+        asyncio.get_running_loop().call_soon(bell.set)
+        await bell.wait()
+        bell.set()
+        await bell.wait()
+        await bell.within(LONG)
+        assert bell.is_set()
+
+    in_asyncio(main)
+
+
+def test_a_wait_that_ended_otherwise_can_be_taken_up_again() -> None:
+    """A cancelled wait, and one whose time is over, leave the bell as it was."""
+
+    async def main() -> None:
+        bell = Bell()
+        with anyio.move_on_after(0.001) as scope:
+            await bell.wait()
+        assert scope.cancelled_caught
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(bell.wait(), 0.001)
+        await bell.within(0.001)
+        assert not bell.is_set()
+        asyncio.get_running_loop().call_soon(bell.set)
+        await bell.within(LONG)
+        assert bell.is_set()
+
+    in_asyncio(main)
+
+
+def test_no_timer_outlives_its_wait() -> None:
+    """However a bounded wait ends, its timer is called off."""
+
+    async def main() -> None:
+        bell = Bell()
+        task = asyncio.ensure_future(bell.within(LONG))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        asyncio.get_running_loop().call_soon(bell.set)
+        await bell.within(LONG)
+        timers = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        assert [timer for timer in timers if not timer.cancelled() and timer.when() > time.monotonic() + LONG / 2] == []
+
+    in_asyncio(main)
+
+
+def test_bells_of_a_loop_that_is_over_may_be_rung() -> None:
+    """A swap that ends after its loop has nobody to wake, and says nothing."""
+
+    async def main() -> Bell:
+        return Bell()
+
+    AsyncioLoop.wake([asyncio.run(main())])
+
+
+def test_a_task_in_line_takes_little_room() -> None:
+    """Beyond a bare task that waits, at most 1.5 kB, and 2.5 kB with a deadline."""
+
+    async def room(wait: Callable[[], Any]) -> float:
+        gc.collect()
+        tracemalloc.start()
+        tasks = [asyncio.ensure_future(wait()) for _ in range(500)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        for task in tasks:
+            task.cancel()
+        assert [type(end) for end in await asyncio.gather(*tasks, return_exceptions=True)].count(
+            asyncio.CancelledError
+        ) == len(tasks)
+        return held / len(tasks)
+
+    async def main() -> None:
+        limit = Nekkar()("calls", 1, period=LONG)
+        await limit.acquire_async()
+        bare = await room(asyncio.Event().wait)
+        await room(limit.acquire_async)
+        assert await room(limit.acquire_async) - bare <= 1536
+        assert await room(lambda: limit.acquire_async(max_wait=1000 * LONG)) - bare <= 2560
+
+    in_asyncio(main)
+
+
+# Work in threads.
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shielded", [False, True])
+def test_what_a_thread_returns_or_raises_is_the_tasks(backend: str, shielded: bool) -> None:
+    """A result, an error, and the task's context variables."""
+
+    def work(fails: bool) -> str:
+        if fails:
+            raise KeyError("no")
+        return user.get()
+
+    async def main() -> None:
+        user.set("somebody")
+        assert await this_loop().in_thread(work, False, shielded=shielded) == "somebody"
+        with pytest.raises(KeyError, match="no"):
+            await this_loop().in_thread(work, True, shielded=shielded)
+
+    run_in(backend, main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_work_of_a_loop_that_is_over_ends_all_the_same(backend: str) -> None:
+    """What a cancelled task began runs to its end, even after its loop's, and harms nobody."""
+    begun, opened, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        assert opened.wait(PATIENCE)
+        ended.set()
+
+    async def in_thread() -> None:
+        await this_loop().in_thread(work, shielded=False)
+
+    async def leave() -> None:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(in_thread)
+                while not begun.is_set():
+                    await anyio.sleep(0)
+                scope.cancel()
+                if backend == "trio":  # there a task waits for its thread
+                    opened.set()
+
+    run_in(backend, leave)
+    opened.set()
+    assert ended.wait(PATIENCE)
+
+
+def test_an_end_that_nobody_waits_for_is_no_error() -> None:
+    """A cancelled task's work ends in silence, well or not, while its loop runs on."""
+    said: list[Any] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        for fails in (False, True):
+            opened, ended = threading.Event(), threading.Event()
+            task = asyncio.ensure_future(this_loop().in_thread(work, opened, ended, fails, shielded=False))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            opened.set()
+            while not ended.is_set():
+                await asyncio.sleep(0)
+            await this_loop().in_thread(int, shielded=False)
+
+    def work(opened: threading.Event, ended: threading.Event, fails: bool) -> None:
+        assert opened.wait(PATIENCE)
+        ended.set()
+        if fails:
+            raise KeyError("no")
+
+    in_asyncio(main)
+    assert said == []
+
+
+class SlowMachine:
+    """A clock on which time passes as it is looked at, as for a process that is given little of its machine."""
+
+    def __init__(self) -> None:
+        self.time, self.looks = 1_700_000_000_000_000, 0
+
+    def now_us(self) -> int:
+        self.time, self.looks = self.time + 200, self.looks + 1
+        assert self.looks < 20_000, "nobody gets on"
+        return self.time
+
+    def sleep_until(self, at_us: int | None, wake: threading.Event) -> None:
+        self.time = max(self.time, at_us or 0)
+
+    async def sleep_until_async(self, at_us: int | None, wake: anyio.Event) -> None:
+        if at_us is None:
+            await wake.wait()
+            return
+        await anyio.lowlevel.checkpoint()
+        self.time = max(self.time, at_us)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_crowd_gets_on_where_not_all_of_it_can_be_woken_in_time(backend: str) -> None:
+    """400 tasks get slots at once that are good for 25 ms, a tenth of what waking them all takes: a part starts."""
+    limit = Nekkar(clock=SlowMachine())("crowd", 400, period=1.0)
+    limit.acquire(cost=400)  # so that all come to stand in line
+    started: list[int] = []
+
+    async def call(number: int) -> None:
+        await limit.acquire_async()
+        started.append(number)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(400):
+                group.start_soon(call, number)
+
+    run_in(backend, main)
+    assert sorted(started) == list(range(400))

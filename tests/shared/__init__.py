@@ -1,0 +1,1 @@
+"""One limit's state in one cache."""

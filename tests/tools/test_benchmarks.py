@@ -1,0 +1,73 @@
+"""The benchmark suite measures what it says, and judges it by its own goals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import cost, load, size
+from tests.benchmarks.__main__ import PARTS, main
+from tests.benchmarks.figures import Figure
+from tests.benchmarks.goals import verdicts
+from tests.benchmarks.limiters import FIXED, GETS_CAS, NEKKAR
+
+ROOT = Path(__file__).parents[2]
+SERVERS_LACK = not (shutil.which("memcached") and shutil.which("redis-server"))
+
+
+def smoke(folder: Path, *arguments: str) -> tuple[list[Figure], str]:
+    """Run the suite as its users do, with tiny numbers; return the figures, and what it printed."""
+    file = folder / "figures.json"
+    command = [sys.executable, "-m", "tests.benchmarks", "--quick", *arguments]
+    files = ["--picture", str(folder / "figures.png"), "--json", str(file)]
+    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [Figure(**figure) for figure in json.loads(file.read_text())], done.stdout
+
+
+@pytest.mark.skipif(SERVERS_LACK and not os.environ.get("CI"), reason="memcached or redis-server is not installed")
+def test_a_smoke_run_measures_every_part(tmp_path: Path) -> None:
+    """Each part yields positive figures of nekkar and of the raw cache; they are printed, judged and written."""
+    figures, printed = smoke(tmp_path, "--only", f"{NEKKAR.name};nekkar async;floor: memcached")
+    headings = {figure.what for figure in figures if figure.who.startswith("nekkar")}
+    assert headings >= {cost.HOT, cost.COLD, cost.HOT_ASYNC, load.COMMANDS}
+    assert headings >= {load.THREADS.format(4), load.FORKS.format(2)}
+    assert headings >= {size.BYTES.format(100), size.TASK_BYTES, "one requests call", "one httpx call", "import"}
+    assert all(figure.value > 0 for figure in figures if figure.unit in ("µs", "/s"))
+    assert {figure.who for figure in figures if figure.what == cost.HOT} >= {NEKKAR.name, GETS_CAS.name}
+    assert all(verdict.goal.split()[0] in printed for verdict in verdicts(figures))
+    assert next(figure.value for figure in figures if figure.what == load.WORST) <= 100
+
+
+def test_each_goal_compares_figures_of_one_run() -> None:
+    """A ratio over its bound is not met, one under it is, and what was not measured is neither."""
+
+    def judged(mine: float) -> dict[str, bool | None]:
+        figures = [Figure(load.THREADS.format(64), NEKKAR.name, mine, "/s")]
+        figures.append(Figure(load.THREADS.format(64), FIXED.name, 100, "/s"))
+        return {verdict.goal: verdict.is_met for verdict in verdicts(figures)}
+
+    goal = "64 threads: times limits' fixed window"
+    assert judged(299)[goal] is False
+    assert judged(300)[goal] is True
+    assert [met for other, met in judged(300).items() if other != goal and met is not None] == []
+
+
+def test_the_share_used_counts_from_each_call_to_the_hundredth_after_it() -> None:
+    """A hundred at once every 2 s use all; every 4 s, half."""
+    for gap_us, share in ((2_000_000, 1.0), (4_000_000, 0.5)):
+        starts = [window * gap_us for window in range(3) for _ in range(load.CALLS)]
+        assert load.used(starts) == share
+
+
+def test_all_parts_are_named_in_the_help() -> None:
+    """A part that does not exist is refused."""
+    with pytest.raises(SystemExit):
+        main(["nothing"])
+    assert "binding" in PARTS

@@ -1,0 +1,274 @@
+"""What is admitted when: slots, refusals, the order of callers, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from nekkar.core.errors import WaitTooLong
+from nekkar.core.limiter import Admission, Nekkar
+from nekkar.testing import START_US, FakeClock
+from tests.support.checks import spans_broken
+from tests.support.limits import (
+    BACKENDS,
+    PATIENCE,
+    START,
+    Crowd,
+    WatchedCache,
+    booked,
+    hits,
+    move_to,
+    run_in,
+    since_start,
+    waiting,
+)
+
+Row = tuple[float, int, bool]  # at which second, a call of how many hits, is it admitted?
+FIVE_PER_SECOND: dict[str, Any] = {"rate_limit": 5, "period": 1.0, "margin": 0.05}
+
+TABLES: dict[str, tuple[dict[str, Any], list[Row]]] = {
+    "a burst up to the limit, then the window": (
+        FIVE_PER_SECOND,
+        [(0, 1, True)] * 5 + [(0, 1, False), (1.049999, 1, False)] + [(1.05, 1, True)] * 5 + [(1.05, 1, False)],
+    ),
+    "each hit leaves the window one period and the margin after it came": (
+        {"rate_limit": 2, "period": 1.0, "margin": 0.05},
+        [(0, 1, True), (0.4, 1, True), (1.049999, 1, False), (1.05, 1, True), (1.449999, 1, False), (1.45, 1, True)],
+    ),
+    "a bare number is calls per minute, with a margin of 0.3 s": (
+        {"rate_limit": 1},
+        [(0, 1, True), (60.299999, 1, False), (60.3, 1, True)],
+    ),
+    "the margin is a parameter": (
+        {"rate_limit": 1, "period": 1.0, "margin": 0.5},
+        [(0, 1, True), (1.499999, 1, False), (1.5, 1, True)],
+    ),
+    "the default margin of a short period is 50 ms": (
+        {"rate_limit": 1, "period": 0.2},
+        [(0, 1, True), (0.249999, 1, False), (0.25, 1, True)],
+    ),
+    "the default margin of a long period is 1 s": (
+        {"rate_limit": "1/hour"},
+        [(0, 1, True), (3600.999999, 1, False), (3601, 1, True)],
+    ),
+    "two windows: the short one holds, then the long one": (
+        {"rate_limit": "20/second; 30/3 seconds"},
+        [
+            *[(0, 20, True), (0, 1, False), (1.049999, 1, False), (1.05, 10, True), (1.05, 1, False)],
+            *[(3.049999, 1, False), (3.05, 20, True), (3.05, 1, False), (4.099999, 1, False), (4.1, 10, True)],
+        ],
+    ),
+    "two windows: where the long one has room, the short one alone holds": (
+        {"rate_limit": "20/second; 60/3 seconds"},
+        [(0, 20, True), (1.05, 20, True), (2.1, 20, True), (3.149999, 20, False), (3.15, 20, True), (3.15, 1, False)],
+    ),
+    "spacing in seconds": (
+        {"rate_limit": 100, "spacing": 0.25},
+        [(0, 1, True), (0.249999, 1, False), (0.25, 1, True), (0.499999, 1, False), (0.5, 1, True)],
+    ),
+    "even spacing is the period over the count, rounded up": (
+        {"rate_limit": 3, "period": 1.0, "spacing": "even"},
+        [(0, 1, True), (0.333333, 1, False), (0.333334, 1, True), (0.666668, 1, True), (1.049999, 1, False)],
+    ),
+    "even spacing of two windows is the larger of theirs": (
+        {"rate_limit": "10/second; 60/minute", "spacing": "even"},
+        [(0, 1, True), (0.999999, 1, False), (1, 1, True)],
+    ),
+    "spacing counts calls, whatever their cost": (
+        {"rate_limit": 10, "spacing": 1.0},
+        [(0, 5, True), (0.999999, 1, False), (1, 5, True)],
+    ),
+    "a call of some cost takes as many hits": (
+        FIVE_PER_SECOND,
+        [(0, 3, True), (0.2, 3, False), (0.2, 2, True), (1.05, 3, True), (1.05, 1, False), (1.25, 2, True)],
+    ),
+    "a call as large as the limit needs it empty": (
+        FIVE_PER_SECOND,
+        [(0, 5, True), (0.5, 1, False), (1.049999, 5, False), (1.05, 5, True)],
+    ),
+    "a refusal of a large call leaves the room to a small one": (
+        FIVE_PER_SECOND,
+        [(0, 4, True), (0, 2, False), (0, 1, True), (0, 1, False)],
+    ),
+    "what is not used is not saved up": (
+        FIVE_PER_SECOND,
+        [(0, 1, True), (100, 5, True), (100, 1, False), (101.05, 5, True)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("terms", "rows"), TABLES.values(), ids=TABLES)
+def test_refused_before_the_promised_instant_and_admitted_exactly_at_it(terms: dict[str, Any], rows: list[Row]) -> None:
+    """With ``max_wait=0`` a call is admitted from the promised microsecond on, and refused one earlier."""
+    clock, cache = FakeClock(jump=False), WatchedCache()
+    limit = Nekkar(cache, clock=clock)("calls", **terms)
+    for t, n, ok in rows:
+        move_to(clock, t)
+        try:
+            admission = limit.acquire(cost=n, max_wait=0)
+        except WaitTooLong:
+            assert not ok, f"a call of {n} at {t} s was refused"
+        else:
+            assert ok, f"a call of {n} at {t} s was admitted"
+            assert admission == Admission("calls", n, (START_US + round(t * 1e6)) / 1e6, 0.0)
+
+
+@pytest.mark.parametrize(("terms", "rows"), TABLES.values(), ids=TABLES)
+def test_refusals_book_nothing_and_tell_exactly_when(terms: dict[str, Any], rows: list[Row]) -> None:
+    """After each refusal the log is as before, and the same call is admitted after ``retry_after``, no sooner."""
+    clock, cache = FakeClock(jump=False), WatchedCache()
+    limit = Nekkar(cache, clock=clock)("calls", **terms)
+    last = max(index for index, (_, _, ok) in enumerate(rows) if not ok)
+    for t, n, ok in rows[:last]:
+        move_to(clock, t)
+        if ok:
+            limit.acquire(cost=n, max_wait=0)
+    t, n, _ = rows[last]
+    move_to(clock, t)
+    before = booked(cache)
+    with pytest.raises(WaitTooLong) as refusal:
+        limit.acquire(cost=n, max_wait=0)
+    assert booked(cache) == before
+    clock.advance(refusal.value.retry_after - 1e-6)
+    with pytest.raises(WaitTooLong):
+        limit.acquire(cost=n, max_wait=0)
+    clock.advance(1e-6)
+    limit.acquire(cost=n, max_wait=0)
+
+
+SLOTS: dict[str, tuple[dict[str, Any], list[int], list[float]]] = {
+    # terms, the costs of calls one after the other, the slot of each
+    "bursts": ({"rate_limit": 2, "period": 1.0, "margin": 0.05}, [1] * 5, [0, 0, 1.05, 1.05, 2.1]),
+    "spacing": ({"rate_limit": 2, "period": 1.0, "margin": 0.05, "spacing": 0.3}, [1] * 4, [0, 0.3, 1.05, 1.35]),
+    "even": ({"rate_limit": 4, "period": 1.0, "margin": 0.05, "spacing": "even"}, [1] * 5, [0, 0.25, 0.5, 0.75, 1.05]),
+    "costs": ({"rate_limit": 3, "period": 1.0, "margin": 0.05}, [2, 2, 1, 3], [0, 1.05, 1.05, 2.1]),
+    "windows": ({"rate_limit": "2/second; 3/4 seconds"}, [1] * 6, [0, 0, 1.05, 4.05, 4.05, 5.1]),
+    "a small margin": ({"rate_limit": 1, "period": 1.0, "margin": 0.01}, [1] * 3, [0, 1.01, 2.02]),
+}
+
+
+@pytest.mark.parametrize(("terms", "costs", "slots"), SLOTS.values(), ids=SLOTS)
+@pytest.mark.parametrize("in_process", [True, False])
+def test_a_caller_that_waits_is_admitted_at_its_slot(
+    terms: dict[str, Any], costs: list[int], slots: list[float], in_process: bool
+) -> None:
+    """A call blocks until its slot, the earliest that all windows allow, and learns how long it waited."""
+    clock, cache = FakeClock(), WatchedCache(in_process=in_process)
+    limit = Nekkar(cache, clock=clock)("calls", **terms)
+    for cost, slot in zip(costs, slots, strict=True):
+        asked = clock.now_us()
+        admission = limit.acquire(cost)
+        assert since_start(admission) == round(slot * 1e6)
+        assert clock.now_us() - START_US == round(slot * 1e6)
+        assert admission.waited == (clock.now_us() - asked) / 1e6
+    assert hits(cache) == sum(costs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("terms", "costs", "slots"), SLOTS.values(), ids=SLOTS)
+@pytest.mark.parametrize("in_process", [True, False])
+def test_a_task_that_waits_is_admitted_at_its_slot(
+    backend: str, terms: dict[str, Any], costs: list[int], slots: list[float], in_process: bool
+) -> None:
+    """Tasks get the slots that threads get, under asyncio and trio."""
+    clock, cache = FakeClock(), WatchedCache(in_process=in_process)
+    limit = Nekkar(cache, clock=clock)("calls", **terms)
+
+    async def main() -> list[int]:
+        return [since_start(await limit.acquire_async(cost)) for cost in costs]
+
+    assert run_in(backend, main) == [round(slot * 1e6) for slot in slots]
+
+
+def test_a_wait_that_max_wait_allows_is_waited_and_a_microsecond_more_is_not() -> None:
+    """``max_wait`` is inclusive: a slot exactly so far off is waited for."""
+    clock = FakeClock()
+    limit = Nekkar(clock=clock)("calls", 1, period=10.0, margin=0.05)
+    limit.acquire()
+    with pytest.raises(WaitTooLong, match=r"10\.050 s away, and max_wait is 10\.05 s") as refusal:
+        limit.acquire(max_wait=10.049999)
+    assert clock.now == START, "a refusal must come at once"
+    error = refusal.value
+    assert (error.name, error.retry_after, error.max_wait) == ("calls", 10.05, 10.049999)
+    assert since_start(limit.acquire(max_wait=10.05)) == 10_050_000
+
+
+def test_the_max_wait_of_the_call_comes_before_that_of_the_limit() -> None:
+    """A call may be more patient than its limit, or less, and else waits as long as the limit says."""
+    clock = FakeClock()
+    limit = Nekkar(clock=clock)("calls", 1, period=10.0, max_wait=20)
+    limit.acquire()
+    with pytest.raises(WaitTooLong):
+        limit.acquire(max_wait=0)
+    assert limit.acquire().waited == 10.05
+    impatient = Nekkar(clock=clock)("calls", 1, period=10.0, max_wait=0)
+    impatient.acquire()
+    with pytest.raises(WaitTooLong):
+        impatient.acquire()
+    assert impatient.acquire(max_wait=20).waited == 10.05
+
+
+def test_max_wait_0_works_for_many_threads_at_once_on_a_free_limit() -> None:
+    """Threads that would not wait at all are admitted together while there is room, and no more of them."""
+    cache = WatchedCache()
+    limit = Nekkar(cache, clock=FakeClock(jump=False))("calls", 50, max_wait=0)
+    together = threading.Barrier(60)
+    crowd = Crowd()
+    for _ in range(60):
+        crowd.add(lambda: (together.wait(PATIENCE), limit.acquire()))
+    outcomes = crowd.outcomes()
+    assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 50
+    assert sum(isinstance(outcome, WaitTooLong) for outcome in outcomes) == 10
+    assert hits(cache) == 50
+
+
+def test_a_refused_thread_behind_a_long_line_learns_it_at_once() -> None:
+    """Whoever joins a line whose slots lie too far off is refused without any call of the cache."""
+    clock, cache = FakeClock(jump=False), WatchedCache()
+    limit = Nekkar(cache, clock=clock)("calls", 1, period=10.0, margin=1.0)
+    limit.acquire()
+    crowd = Crowd()
+    crowd.line_up(limit, 3, lambda number: hits(cache) == 2 and waiting(limit) == number)
+    calls = cache.calls
+    with pytest.raises(WaitTooLong) as refusal:
+        limit.acquire(max_wait=43)
+    assert refusal.value.retry_after == 44.0
+    assert cache.calls == calls
+    for turn in range(3):
+        clock.advance(11)
+        crowd.until(turn + 1)
+    assert [since_start(admission) for admission in crowd.outcomes()] == [11_000_000, 22_000_000, 33_000_000]
+
+
+def test_threads_are_admitted_in_the_order_in_which_they_joined() -> None:
+    """First come, first served: 20 threads under a limit of one call per period."""
+    clock, cache = FakeClock(jump=False), WatchedCache()
+    limit = Nekkar(cache, clock=clock)("calls", 1, period=1.0, margin=1.0)
+    crowd = Crowd()
+    crowd.line_up(limit, 20, lambda number: hits(cache) == min(number + 1, 2) and waiting(limit) == max(number - 1, 0))
+    for number in range(20):
+        crowd.until(number + 1)
+        clock.advance(2)
+    assert crowd.admitted == list(range(20))
+    assert [since_start(admission) for admission in crowd.outcomes()] == [2_000_000 * number for number in range(20)]
+
+
+def test_real_threads_are_never_over_and_use_all_of_the_limit() -> None:
+    """On the machine's clock, starts of 12 threads keep every window, and no slot is lost."""
+    limit = Nekkar()("calls", 10, period=0.1, margin=0.2)
+    starts: list[int] = []
+
+    def call() -> None:
+        for _ in range(5):
+            limit.acquire()
+            starts.append(time.time_ns() // 1000)
+
+    with ThreadPoolExecutor(12) as pool:
+        for future in [pool.submit(call) for _ in range(12)]:
+            future.result(PATIENCE)
+    assert len(starts) == 60
+    assert not spans_broken(starts, 10, 100_000)
