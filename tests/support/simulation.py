@@ -1,10 +1,10 @@
 """A world in one thread: processes, a cache and time, all simulated, in random schedules.
 
-Callers run the real generators of the ledger and the line; the world performs their effects. A cache
-call takes effect at one instant between being sent and being answered; answers get lost, processes are
-killed and frozen, callers cancelled, the cache flushed, clocks stand some milliseconds apart. One seed
-is one schedule. ``World.worst()`` tells, over all starts at their true times, by how many hits any
-window was over.
+Callers run the real generators of the wait queue and of the ledger; the world performs their effects. A cache call takes
+effect at one instant between being sent and being answered. Answers get lost, processes are killed and frozen, callers
+cancelled, limits held, released and reset, the cache flushed; clocks stand some milliseconds apart. One seed is one
+schedule. ``World.run().problems`` tells what broke, at true times: a window that was over, room that stayed empty while
+somebody waited, a caller overtaken too often, hits granted to the dead, a start through a hold, a caller left behind.
 """
 
 from __future__ import annotations
@@ -12,25 +12,31 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from nekkar.core.cache import BaseCache
 from nekkar.core.errors import CacheError, NekkarError
 from nekkar.core.events import Listeners
 from nekkar.core.quota import SECOND, Quota, quota
-from nekkar.core.runtime.effects import Call, Pause, Transact, Wait
-from nekkar.core.shared.fallback import Outage
+from nekkar.core.runtime.effects import Backoff, CacheCall, RunSteps, WaitUntil
+from nekkar.core.shared import ledger as ledger_module
+from nekkar.core.shared import replica as replica_module
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.shared.store import store_of
-from nekkar.core.waiting.reporter import Voice
-from nekkar.core.waiting.wait_queue import Line
-from nekkar.core.window.booking import Slot
-from nekkar.core.window.feedback import Word
+from nekkar.core.waiting.reporter import CallReporter
+from nekkar.core.waiting.wait_queue import WaitQueue
+from nekkar.core.window.codec import decode
+from nekkar.core.window.feedback import Feedback, apply_feedback, with_hold
+from nekkar.core.window.plan import MOST_CREDIT, earliest_slot
+from nekkar.core.window.state import LimitState
 
 MS = SECOND // 1000
 START_US = 1_700_000_000 * SECOND
+LOOK_EVERY_US = SECOND
 
 
 class Cancelled(BaseException):
@@ -41,47 +47,58 @@ class Cancelled(BaseException):
 class Story:
     """What may happen in a schedule: each number is a chance, or a bound that the schedule draws below.
 
-    ``tasks``: cache calls run in threads of their own, which a cancellation does not reach. ``alone``: a
-    caller a process, on the ledger with no line. ``newcomers``: with each flush a new process comes.
-    ``busy``: callers call again at once. ``versions``: the cache has four methods only. ``outages``: times at
-    which it is away for all, and each process goes on with its share. ``refusals``: the chance that the service
-    refuses a call, with a pause or without a word of one.
+    ``limits``: the processes draw one each, as text or as a Quota; none: a small random one for all. ``tasks``: cache
+    calls run in threads of their own, which a cancellation does not reach. ``loop``: the callers of a process start one
+    after another, with so long (µs) of work each. ``busy``: callers call again at once. ``call_us``: how long a call
+    takes, on average. ``exact``: as many callers as said, and nothing between calls but ``call_us``. ``rests``: after so
+    many calls of a process, on average, a caller rests for so long (µs). ``newcomers``: with each flush a process comes
+    that had seen nothing. ``joins``: processes that come later. ``versions``: the cache has four methods only.
+    ``refusals``: the chance that the service refuses a call. ``fair``: overtaking is judged.
     """
 
-    rate: str = "6/0"
+    limits: tuple[str | Quota, ...] = ()
     processes: int = 3
     callers: int = 3
     costs: tuple[int, ...] = (1,)
-    spacing_us: int = 0
     latency_us: tuple[int, ...] = (MS // 5, 3 * MS, 30 * MS)
     flushes: int = 0
     kills: int = 0
     freezes: int = 0
     cancels: int = 0
+    joins: int = 0
+    holds: int = 0
+    resets: int = 0
+    newcomers: bool = False
     lost: float = 0.0
     starved: float = 0.0
     skew_us: int = 0
     max_wait: float | None = None
     tasks: bool = False
-    alone: bool = False
-    newcomers: bool = False
+    loop_us: int = 0
     busy: bool = False
+    call_us: int = 0
+    exact: bool = False
+    rests: tuple[int, int] = (0, 0)
+    periods: int = 4
     versions: bool = False
-    outages: int = 0
     refusals: float = 0.0
+    fair: bool = False
 
 
 class Contents:
-    """A cache's state. A newcomer that finds nothing after a flush voids the schedule."""
+    """A cache's state, and what the world hears of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
+        self.world = world
         self.items: dict[str, Any] = {}
-        self.flushed = self.void = False
-        self.lost_swaps = self.reads = 0
+        self.lost_swaps = self.reads = self.commands = 0
 
     def flush(self) -> None:
         self.items.clear()
-        self.flushed = True
+
+    def state(self) -> LimitState | None:
+        """Return what the cache holds now; None where it holds nothing, or can't be looked into."""
+        return None
 
 
 class PlainStore(Contents, BaseCache):
@@ -106,23 +123,29 @@ class Store(Contents):
     """A cache that swaps by itself."""
 
     in_process = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.versions = itertools.count(1)
+    versions = 0
+    known: LimitState | None = None
 
     def gets(self, key: str) -> tuple[bytes | None, int | None]:
         self.reads += 1
+        self.commands += 1
         found: tuple[bytes | None, int | None] = self.items.get(key, (None, None))
         return found
 
     def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> int | None:
-        if self.items.get(key, (None, None))[1] != token:
+        self.commands += 1
+        before, version = self.items.get(key, (None, None))
+        if version != token:
             self.lost_swaps += 1
             return None
-        version = next(self.versions)
-        self.items[key] = (value, version)
-        return version
+        self.versions += 1
+        self.items[key] = (value, self.versions)
+        known, self.known = self.known if before else None, self.world.decode(value)
+        self.world.wrote(self.known, known)
+        return self.versions
+
+    def state(self) -> LimitState | None:
+        return self.known if self.items else None
 
 
 @dataclass
@@ -159,25 +182,50 @@ class Event:
 class Process:
     """A process: its clock, its ledger, its line, and whether it runs."""
 
+    number: int
+    quota: Quota
     clock: Clock
     ledger: Ledger
-    line: Line
+    line: WaitQueue
     newcomer: bool = False
     dead: bool = False
     frozen_until: int = 0
+    busy_until: int = 0  # of its event loop
+    overtaken: int = 0
     actors: list[Actor] = field(default_factory=list)
+
+    @property
+    def owner(self) -> int:
+        return self.line._assignments.owner
+
+    @property
+    def waiting(self) -> list[Any]:
+        """The callers without a slot."""
+        return list(self.line._assignments.queue)
+
+
+class Start(NamedTuple):
+    """A call that started: when, its hits, by which quota, in which life of the limit, in which order of slots."""
+
+    at: int
+    cost: int
+    quota: Quota
+    life: int
+    order: tuple[int, int]
+    process: Process
 
 
 class Actor:
     """One thread or task of a process: a generator, and below it the steps that it runs in its own thread."""
 
-    def __init__(self, world: World, process: Process, body: Generator[Any, Any, Any]) -> None:
+    def __init__(self, world: World, process: Process, body: Generator[Any, Any, Any], in_loop: bool = True) -> None:
         self.world, self.process = world, process
         self.stack = [body]
         self.turn = 0
         self.done = False
         self.shielded = False
-        self.waited_for: Actor | None = None
+        self.in_loop = in_loop
+        self.resets = False
         self.finish: Callable[[Any, BaseException | None], None] | None = None
 
     def later(self, delay_us: int, value: Any = None, error: BaseException | None = None) -> None:
@@ -188,14 +236,16 @@ class Actor:
     def resume(self, turn: int, value: Any, error: BaseException | None) -> None:
         if self.done or turn != self.turn or self.process.dead:
             return
-        if self.world.now < self.process.frozen_until:
-            self.world.at(self.process.frozen_until, lambda: self.resume(turn, value, error))
+        until = max(self.process.frozen_until, self.process.busy_until if self.in_loop else 0)
+        if self.world.now < until:
+            self.world.at(until, lambda: self.resume(turn, value, error))
             return
         self.turn += 1
         self.advance(value, error)
 
     def advance(self, value: Any, error: BaseException | None) -> None:
         top = self.stack[-1]
+        self.world.running.append(self)
         try:
             effect = top.throw(error) if error else top.send(value)
         except StopIteration as stop:
@@ -204,6 +254,8 @@ class Actor:
             self.returned(None, raised)
         else:
             self.perform(effect)
+        finally:
+            self.world.running.pop()
 
     def returned(self, value: Any, error: BaseException | None) -> None:
         self.stack.pop()
@@ -216,11 +268,11 @@ class Actor:
             self.finish(value, error)
 
     def perform(self, effect: Any) -> None:
-        if isinstance(effect, Call):
+        if isinstance(effect, CacheCall):
             self.world.call(self, effect)
-        elif isinstance(effect, Pause):
+        elif isinstance(effect, Backoff):
             self.later(effect.us + self.world.jitter())
-        elif isinstance(effect, Wait):
+        elif isinstance(effect, WaitUntil):
             self.wait(effect)
         elif self.world.story.tasks:
             self.in_thread(effect)
@@ -229,7 +281,7 @@ class Actor:
             self.stack.append(effect.steps)
             self.advance(None, None)
 
-    def wait(self, effect: Wait) -> None:
+    def wait(self, effect: WaitUntil) -> None:
         event = effect.event
         assert isinstance(event, Event)
         turn = self.turn
@@ -240,11 +292,11 @@ class Actor:
             until = max(effect.until_us - self.process.clock.skew_us, self.world.now)
             self.later(until - self.world.now + self.world.jitter())
 
-    def in_thread(self, effect: Transact) -> None:
+    def in_thread(self, effect: RunSteps) -> None:
         """Run the steps in a thread of their own, as tasks do: they go on even where this actor is cancelled."""
         self.shielded = effect.shielded
-        thread = Actor(self.world, self.process, effect.steps)
-        self.waited_for = thread
+        thread = Actor(self.world, self.process, effect.steps, in_loop=False)
+        thread.resets = self.resets
         turn = self.turn
         thread.finish = lambda value, error: self.world.after(0, lambda: self.resume(turn, value, error))
         thread.later(self.world.jitter() // 4)
@@ -261,48 +313,79 @@ class World:
     """One schedule: a story told with one seed."""
 
     def __init__(self, story: Story, seed: int) -> None:
-        self.story, self.random = story, random.Random(seed)
+        self.story, self.seed, self.random = story, seed, random.Random(seed)
+        self.decode: Callable[[bytes], LimitState] = decode
         random.seed(seed)  # the ledger's pauses
         self.now = START_US
         self.events: list[tuple[int, int, Callable[[], None]]] = []
         self.order = itertools.count()
-        self.store: Store | PlainStore = PlainStore() if story.versions else Store()
-        self.quota = self._quota()
-        self.period_us = max(rate.period_us for rate in self.quota.rates)
-        self.until = self.now + 4 * self.period_us
+        self.running: list[Actor] = []
+        self.store: Store | PlainStore = PlainStore(self) if story.versions else Store(self)
+        self.flushed = self.void = False
+        self.lives: dict[int, int] = {}  # of epochs: how often the limit had been reset
+        self.life = 0
         self.latency_us = self.random.choice(story.latency_us)
-        self.starts: list[tuple[int, int]] = []
+        self.limits = [self._quota(limit) for limit in story.limits] or [self._small()]
+        self.period_us = max(rate.period_us for limit in self.limits for rate in limit.rates)
+        self.until = self.now + story.periods * self.period_us
+        self.starts: list[Start] = []
         self.outcomes: list[BaseException] = []
         self.bounded_waits: list[int] = []
-        self.away_until = self.spares_taken = 0
         self.pauses: list[tuple[int, int]] = []
-        self.processes = [self._process(index) for index in range(story.processes)]
+        self.held: list[list[int]] = []
+        self.problems: list[str] = []
+        self.held_at = self.quiet_since = self.now
+        self.longest_quiet = self.prefetched = self.late = self.most_bytes = 0
+        self.to_dead: Counter[int] = Counter()  # hits granted to owners after their death, by others
+        self.processes: list[Process] = []
+        self.by_owner: dict[int, Process] = {}
+        for index in range(story.processes):
+            self.joins(self.limits[index % len(self.limits)])
 
     @property
     def lost_swaps(self) -> int:
-        """How many swaps another came before."""
+        """How many swaps lost to another writer."""
         return self.store.lost_swaps
 
     def run(self) -> World:
-        for process in self.processes:
-            for _ in range(1 if self.story.alone else self.random.randint(1, self.story.callers)):
-                self._spawn(process)
+        """Play the schedule. In seven of eight a value is a key of a table, which takes less time than its bytes."""
+        table: dict[bytes, LimitState] = {}
+
+        def put(state: LimitState) -> bytes:
+            key = len(table).to_bytes(4, "big")
+            table[key] = state
+            return key
+
+        if self.seed % 8 == 0:
+            return self._run()
+        with patch.object(ledger_module, "encode", put), patch.object(replica_module, "decode", lambda raw, _: table[raw]):
+            self.decode = table.__getitem__
+            return self._run()
+
+    def _run(self) -> World:
         self._faults()
-        while self.events:
+        self.at(self.now, self._watch)
+        ends = self.until + 60 * self.period_us + 60 * SECOND
+        while self.events and self.now < ends:
             self.now, _, happen = heapq.heappop(self.events)
             happen()
+        self.problems += [f"stuck: {what}" for what in self.stuck()]
+        if not self.void:
+            self._judge()
         return self
 
     def over(self) -> int:
         """Return by how many hits the worst window of any rate was over, newcomers' hits aside."""
-        return max(_worst(self.starts, rate.period_us) - rate.count for rate in self.quota.rates)
+        known = [(start.at, start.cost) for start in self.starts if not start.process.newcomer]
+        rates = {rate for limit in self.limits for rate in limit.rates}
+        return max(_worst(known, rate.period_us) - rate.count for rate in rates)
 
     def stuck(self) -> list[str]:
         """Return what is left undone, once nothing more will happen."""
         live = [process for process in self.processes if not process.dead]
-        found = [f"{actor} of {process}" for process in live for actor in process.actors if not actor.done]
-        found += [f"{process.line.waiting} in line" for process in live if process.line.waiting]
-        return found + ["a booking under way" for process in live if process.line._booking]
+        found = [f"an actor of p{process.number}" for process in live for actor in process.actors if not actor.done]
+        found += [f"{process.line.waiting} of p{process.number} in line" for process in live if process.line.waiting]
+        return found + [f"a turn of p{process.number} under way" for process in live if process.line._under_way]
 
     # What actors ask of the world.
 
@@ -314,116 +397,150 @@ class World:
 
     def jitter(self) -> int:
         """Return how late a thread wakes: mostly little, and now and then starved."""
-        if self.random.random() < self.story.starved:
+        if self.story.starved and self.random.random() < self.story.starved:
             return self.random.randint(0, 150 * MS)
         return self.random.randint(0, MS // 2)
 
     def latency(self) -> int:
         return int(self.random.expovariate(1 / self.latency_us)) + 20
 
-    def call(self, actor: Actor, effect: Call) -> None:
+    def call(self, actor: Actor, effect: CacheCall) -> None:
         """Send a call: it takes effect later, its answer comes later still, or never."""
         sent, turn = self.latency(), actor.turn
 
         def take_effect() -> None:
-            value, error = None, None
-            if self.now < self.away_until:
-                arrives, error = False, CacheError("away")
-            elif self.random.random() < self.story.lost:
-                arrives = self.random.random() < 0.5
-                error = CacheError("no answer")
-            else:
-                arrives = True
+            value, error, arrives = None, None, True
+            if self.story.lost and self.random.random() < self.story.lost:
+                arrives, error = self.random.random() < 0.5, CacheError("no answer")
             if arrives:
-                newborn = actor.process.ledger.view.mirror is None and not actor.process.newcomer
-                self.store.void |= newborn and self.store.flushed and not self.store.items
+                newborn = actor.process.ledger.replica.snapshot is None and not actor.process.newcomer
+                self.void |= newborn and self.flushed and not self.store.items
+                self.running.append(actor)
                 value = effect.function(*effect.args)
+                self.running.pop()
             delay = self.latency() if error is None else self.random.randint(5 * MS, 60 * MS)
             self.after(delay, lambda: actor.resume(turn, value, error))
 
         self.after(sent, take_effect)
 
+    def wrote(self, state: LimitState, before: LimitState | None) -> None:
+        """Note what a swap that won has written."""
+        writer = self.running[-1].process
+        if state.epoch not in self.lives:
+            known = writer.ledger.replica.snapshot
+            is_reset = self.running[-1].resets
+            self.life += is_reset
+            self.lives[state.epoch] = self.life if is_reset else self.lives.get(known.state.epoch, 0) if known else 0
+        self.most_bytes = max(self.most_bytes, len(self.store.items["key"][0]))
+        serial = before.serial if before and before.epoch == state.epoch else 0
+        for grant in state.grants:
+            owner = self.by_owner.get(grant.owner)
+            if owner and owner.dead and grant.serial > serial and owner is not writer:
+                self.to_dead[owner.number] += grant.cost
+
     # The story.
 
-    def _quota(self) -> Quota:
-        if self.story.rate != "6/0":
-            terms = quota(self.story.rate)
-        else:
-            period = self.random.choice((0.3, 0.5, 1.0))
-            terms = quota(self.random.randint(2, 9), period)
-        return Quota(terms.rates, self.story.spacing_us, terms.margin_us)
+    def _quota(self, limit: str | Quota) -> Quota:
+        return limit if isinstance(limit, Quota) else quota(limit)
 
-    def _process(self, index: int) -> Process:
+    def _small(self) -> Quota:
+        return quota(self.random.randint(2, 9), self.random.choice((0.3, 0.5, 1.0)))
+
+    def joins(self, limit: Quota, newcomer: bool = False) -> None:
+        number = len(self.processes) + 1
         clock = Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2)
-        outage = Outage("local", 1 / self.story.processes) if self.story.outages else Outage()
-        ledger = Ledger(store_of(self.store, clock), "key", self.quota, clock, outage)
-        return Process(
-            clock, ledger, Line(Voice(f"p{index}", Listeners()), ledger, Event, _set_all, in_order=self.story.tasks)
-        )
-
-    def _spawn(self, process: Process) -> None:
-        actor = Actor(self, process, self._caller(process))
-        process.actors.append(actor)
-        actor.later(self.random.randint(0, self.period_us // 4))
+        ledger = Ledger(store_of(self.store, clock), "key", limit, clock)
+        reporter = CallReporter(f"p{number}", Listeners())
+        line = _Line(reporter, ledger, Event, _set_all, in_order=self.story.tasks)
+        line.world = self
+        process = Process(number, limit, clock, ledger, line, newcomer)
+        self.processes.append(process)
+        self.by_owner[process.owner] = process
+        story = self.story
+        for _ in range(story.callers if story.exact else self.random.randint(1, story.callers)):
+            actor = Actor(self, process, self._caller(process))
+            process.actors.append(actor)
+            actor.later(self.random.randint(0, self.period_us // 4))
 
     def _caller(self, process: Process) -> Generator[Any, Any, None]:
         """Call again and again until the story ends."""
+        story, line = self.story, process.line
         while self.now < self.until:
-            cost = min(self.random.choice(self.story.costs), self.quota.max_cost)
-            max_wait = self.story.max_wait if self.random.random() < 0.5 else None
+            cost = min(self.random.choice(story.costs), process.quota.max_cost)
+            max_wait = story.max_wait if story.max_wait is not None and self.random.random() < 0.5 else None
             arrived = self.now
             try:
-                if cost == 1 and (spare := process.line.spares.take()):
-                    self.spares_taken += spare.cost
-                else:
-                    yield from alone(process.ledger, cost) if self.story.alone else process.line.acquire(cost, max_wait)
-                if not process.newcomer:
-                    self.starts.append((self.now, cost))
-                if self.story.refusals and self.random.random() < self.story.refusals:
+                slot = line.prefetched.take() if cost == 1 else None
+                self.prefetched += slot is not None
+                if slot is None:
+                    slot, _ = yield from line.acquire(cost, max_wait)
+                self._starts(process, slot)
+                if story.refusals and self.random.random() < story.refusals:
                     yield from self._refused(process)
             except (Cancelled, NekkarError) as error:
                 self.outcomes.append(error)
-                yield Pause(self.random.randint(MS, 20 * MS))
+                yield Backoff(self.random.randint(MS, 20 * MS))
             if max_wait is not None:
                 self.bounded_waits.append(self.now - arrived)
-            if self.story.busy:
-                yield Pause(self.random.randint(0, MS))
-            elif self.random.random() < 0.3:
-                yield Pause(self.random.randint(0, self.period_us // 8))
+            if pause := self._pause():
+                yield Backoff(pause)
+
+    def _pause(self) -> int:
+        """Return how long a caller stays away between two calls."""
+        story, draw = self.story, self.random
+        if story.exact or story.call_us:
+            spread = draw.uniform(0.1, 1.9) if story.call_us >= 100 * MS else draw.uniform(0.8, 1.2)
+            pause = int(story.call_us * spread)
+            return pause + (story.rests[1] if story.rests[0] and draw.random() < 1 / story.rests[0] else 0)
+        if story.busy:
+            return draw.randint(0, MS)
+        return draw.randint(0, self.period_us // 8) if draw.random() < 0.3 else 0
+
+    def _starts(self, process: Process, slot: Any) -> None:
+        grant = slot.source
+        life = self.lives.get(grant.epoch, 0)
+        order = (slot.at, grant.grant.serial)
+        self.starts.append(Start(self.now, slot.cost, process.quota, life, order, process))
+        self.quiet_since = self.now
+        for other in self.processes:
+            other.overtaken += 1
+        process.overtaken = 0
+        if self.story.loop_us:
+            process.busy_until = self.now + self.story.loop_us
 
     def _refused(self, process: Process) -> Generator[Any, Any, None]:
         """Hear of a refusal, and remember from when on all can know of the pause, and its end."""
         sent_at, pause = process.clock.now_us(), self.random.choice((None, self.random.randint(0, self.period_us)))
-        yield Pause(self.latency())
-        yield Transact(process.ledger.hear(Word(sent_at, SECOND, is_refusal=True, pause_us=pause)))
-        known = process.ledger.view.log
+        yield Backoff(self.latency())
+        feedback = Feedback(sent_at, SECOND, is_refusal=True, pause_us=pause)
+        yield RunSteps(
+            process.ledger.edit(lambda state, now: apply_feedback(state, process.quota, feedback, now))
+        )
+        process.line.look_soon()
+        known = process.ledger.state
         self.pauses += [(self.now, known.hold_until)] if known else []
 
     def _faults(self) -> None:
         draw, story = self.random, self.story
-        for _ in range(draw.randint(0, story.flushes)):
-            self.at(self._instant(self.period_us // 2), self._flush)
-        for _ in range(story.outages):
-            self.at(self._instant(self.period_us // 2), self._lose_cache)
-        for _ in range(draw.randint(0, story.kills)):
-            self.at(self._instant(0), lambda: self._kill(draw.choice(self.processes)))
-        for _ in range(draw.randint(0, story.freezes)):
-            self.at(self._instant(0), lambda: self._freeze(draw.choice(self.processes)))
-        for _ in range(draw.randint(0, story.cancels)):
-            self.at(self._instant(0), lambda: draw.choice(draw.choice(self.processes).actors).cancel())
-
-    def _instant(self, least: int) -> int:
-        return START_US + self.random.randint(least, 3 * self.period_us)
+        for count, least, happen in (
+            (story.flushes, self.period_us // 2, self._flush),
+            (story.kills, 0, lambda: self._kill(draw.choice(self.processes))),
+            (story.freezes, 0, lambda: self._freeze(draw.choice(self.processes))),
+            (story.cancels, 0, lambda: draw.choice(draw.choice(self.processes).actors).cancel()),
+            (story.joins, 0, lambda: self.joins(draw.choice(self.limits))),
+            (story.holds, 0, self._hold),
+            (story.resets, 0, self._reset),
+        ):
+            for _ in range(draw.randint(0, count)):
+                self.at(START_US + draw.randint(least, (story.periods - 1) * self.period_us), happen)
 
     def _flush(self) -> None:
         self.store.flush()
+        self.flushed, self.quiet_since = True, self.now  # each loss is found within the bound
+        for held in self.held:
+            held[1] = min(held[1], self.now)  # perhaps nobody had read of it
         if self.story.newcomers:
-            self.processes.append(self._process(len(self.processes)))
-            self.processes[-1].newcomer = True
-            self._spawn(self.processes[-1])
-
-    def _lose_cache(self) -> None:
-        self.away_until = self.now + self.random.randint(5 * self.period_us // 4, 2 * self.period_us)
+            self.joins(self.limits[0], newcomer=True)
 
     def _kill(self, process: Process) -> None:
         if sum(not other.dead for other in self.processes) > 1:
@@ -432,29 +549,155 @@ class World:
     def _freeze(self, process: Process) -> None:
         process.frozen_until = self.now + self.random.randint(MS, 2 * self.period_us)
 
+    def _operator(self, steps: Callable[[Process], Any], then: Callable[[], None], resets: bool = False) -> None:
+        """Run steps in some process that is awake, as an operator's command does; then do what follows."""
+        awake = [each for each in self.processes if not each.dead and each.frozen_until <= self.now]
+        if not awake or not self.store.items:
+            return
+        process = self.random.choice(awake)
 
-@dataclass(frozen=True)
-class One:
-    """A call for the ledger."""
+        def body() -> Generator[Any, Any, None]:
+            try:
+                yield RunSteps(steps(process))
+            except NekkarError:
+                return
+            process.line.look_soon()
+            then()
 
-    cost: int
-    deadline: int | None = None
+        actor = Actor(self, process, body())
+        actor.resets = resets
+        process.actors.append(actor)
+        actor.later(0)
+
+    def _hold(self) -> None:
+        """Somebody holds the limit; then somebody releases it, before the hold is over: within a second all goes on."""
+        ends = self.now + self.random.randint(100 * MS, 5 * SECOND)
+
+        def began() -> None:
+            self.held_at = self.now
+            horizon = max(process.ledger.latency.horizon_us for process in self.processes)
+            self.held.append([self.now, ends, horizon + 160 * MS])
+
+        self._operator(lambda process: process.ledger.edit(lambda s, now: with_hold(s, now + 60 * SECOND)), began)
+        self.at(ends, self._release)
+
+    def _release(self) -> None:
+        for held in self.held:
+            held[1] = min(held[1], self.now)
+        self._operator(lambda process: process.ledger.edit(_released), lambda: self._expect_all("release"))
+
+    def _reset(self) -> None:
+        for held in self.held:
+            held[1] = min(held[1], self.now)
+        self.held_at = self.now  # what was expected of a release before means nothing now
+        self._operator(lambda process: process.ledger.reset(), lambda: self._expect_all("reset"), resets=True)
+
+    def _expect_all(self, what: str) -> None:
+        """Whoever waits now, and fits into the window with all that do, starts within a look and the slack."""
+        heads = [(each, each.waiting[0]) for each in self.processes if each.waiting and not each.dead]
+        state = self.store.state()
+        if len(self.limits) > 1 or state is None:
+            return
+        limit, cost = self.limits[0], sum(head.cost for _, head in heads)
+        if cost <= limit.max_cost and earliest_slot(state.hits, limit, state.margin_us, cost, self.now) == self.now:
+            since = self.now
+            self.after(self._slack(), lambda: self._check_all(what, heads, since))
+
+    def _check_all(self, what: str, heads: list[tuple[Process, Any]], since: int) -> None:
+        state = self.store.state()
+        for process, head in heads:
+            undisturbed = not process.dead and process.frozen_until < since
+            if undisturbed and head in process.waiting and self.held_at <= since and not self.flushed and state:
+                if state.hits.count_since(since - 1) >= self.limits[0].max_cost - max(self.story.costs) + 1:
+                    continue  # all of the room is used: by others, that looked first
+                self.problems.append(
+                    f"{what}: p{process.number} still waits after {(self.now - since) / 1e6:.2f} s"
+                )
+
+    # What must hold.
+
+    def _slack(self) -> int:
+        """How long room may stay empty while somebody waits: a look each second, two horizons, some answers."""
+        horizon = max(process.ledger.latency.horizon_us for process in self.processes)
+        state = self.store.state()
+        horizon = max(horizon, state.horizon_us if state else 0)
+        disturbed = 300 * MS if self.story.lost or self.story.starved else 0
+        return LOOK_EVERY_US + 2 * horizon + 12 * self.latency_us + 100 * MS + disturbed
+
+    def _watch(self) -> None:
+        """Each 20 ms: while the log has room for any that waits and is not frozen, somebody starts soon."""
+        if not isinstance(self.store, Store):
+            return
+        able = [p for p in self.processes if p.line.waiting and not p.dead and p.frozen_until < self.now]
+        state = self.store.state()
+        is_free = bool(able)
+        if able and state is not None:
+            # A place whose owner died keeps its turn until it lapses.
+            cost = max([one.cost for p in able for one in p.waiting] + [place.cost for place in state.places])
+            is_free = state.hold_until <= self.now and all(
+                earliest_slot(state.hits, p.quota, state.margin(p.quota, self.now), min(cost, p.quota.max_cost), self.now)
+                <= self.now
+                for p in able
+            )
+        if not is_free or any(p.frozen_until >= self.now for p in self.processes if not p.dead):
+            self.quiet_since = self.now
+        self.longest_quiet = max(self.longest_quiet, self.now - self.quiet_since)
+        if self.now - self.quiet_since > self._slack():
+            quiet = (self.now - self.quiet_since) / 1e6
+            self.problems.append(f"silent: room, and {len(able)} wait, for {quiet:.2f} s at {self._ms(self.now)} ms")
+            self.quiet_since = self.now
+        most = max(limit.max_cost for limit in self.limits)
+        for p in self.processes:
+            if p.dead or not p.line.waiting or p.frozen_until >= self.now:
+                p.overtaken = 0
+            elif self.story.fair and p.overtaken > 3 * (sum(not each.dead for each in self.processes) + most):
+                self.problems.append(f"starved: p{p.number} saw {p.overtaken} others start, at {self._ms(self.now)} ms")
+                p.overtaken = 0
+        if self.now < self.until or any(p.line.waiting for p in self.processes if not p.dead):
+            self.after(20 * MS, self._watch)
+
+    def _judge(self) -> None:
+        """No more than N hits in any window that ends with a start, by the terms of that start, at true times."""
+        known = [start for start in self.starts if not start.process.newcomer]
+        for since, until, slack in self.held:
+            if inside := [start for start in known if since + slack < start.at < until]:
+                self.problems.append(f"through a hold: {len(inside)} starts")
+        is_mixed = len({limit.rates for limit in self.limits}) > 1
+        for life in {start.life for start in known}:
+            starts = sorted((start for start in known if start.life == life), key=lambda each: (each.at, each.order))
+            for index, start in enumerate(starts):
+                for rate in start.quota.rates:
+                    inside, i = 0, index
+                    while i >= 0 and starts[i].at > start.at - rate.period_us:
+                        # Under other terms those behind may start at the same instant: by the order of slots, then.
+                        inside += starts[i].cost if not is_mixed or starts[i].order <= start.order else 0
+                        i -= 1
+                    if inside > rate.count:
+                        self.problems.append(f"over: {inside} of {rate.count} at {self._ms(start.at)} ms")
+        most = max(MOST_CREDIT, max(limit.max_cost for limit in self.limits) // 2) + max(self.story.costs)
+        for number, hits in self.to_dead.items():
+            if hits > most:
+                self.problems.append(f"dead: {hits} hits granted to p{number} after its death")
+
+    @staticmethod
+    def _ms(instant: int) -> str:
+        return f"{(instant - START_US) / 1e3:.1f}"
 
 
-def alone(ledger: Ledger, cost: int) -> Generator[Any, Any, Slot]:
-    """Do what the line does for one caller: book, wait, look, and book again where the slot is good no more."""
-    returned: list[Slot] = []
-    while True:
-        slot: Slot
-        (slot,) = yield Transact(ledger.book([One(cost)], returned))
-        if ledger.is_stale(slot):
-            yield Wait(slot.at - ledger.pace.ahead_us, Event())
-            yield Transact(ledger.look())
-        while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
-            yield Wait(slot.at, Event())
-        if ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot):
-            return slot
-        returned = [slot]
+class _Line(WaitQueue):
+    """A line whose threads are actors."""
+
+    world: World
+
+    def this_thread(self) -> int:  # type: ignore[override]
+        return id(self.world.running[-1]) if self.world.running else 0
+
+    def ticks(self) -> int:  # type: ignore[override]
+        return self.world.now
+
+
+def _released(state: LimitState, now: int) -> LimitState:
+    return replace(state, hold_until=0)
 
 
 def _set_all(events: list[Any]) -> None:

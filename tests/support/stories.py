@@ -1,52 +1,79 @@
-"""The stories that the ledger and the line are tried with, and how many schedules of each."""
+"""The stories that the wait queue is tried with, and how many schedules of each."""
 
 from __future__ import annotations
 
 import os
 
+from nekkar.core.quota import SECOND, Quota, quota
 from tests.support.simulation import MS, Story, World
 
 SCHEDULES = int(os.environ.get("NEKKAR_SCHEDULES", "3000"))
 
 FAST = (MS // 5, 3 * MS)
 
-ALONE = Story(alone=True, processes=5, flushes=2, freezes=2, lost=0.05, starved=0.05, skew_us=5 * MS, cancels=2)
-PLAIN = Story(max_wait=0.3, costs=(1, 1, 3))
-CROWD = Story(callers=10, flushes=3, latency_us=FAST)
-FLUSHED = Story(flushes=3, skew_us=5 * MS)
-STORM = Story(
-    flushes=2, kills=1, freezes=2, cancels=4, lost=0.05, starved=0.02, skew_us=5 * MS, costs=(1, 1, 2), max_wait=0.2
-)
-TASKS = Story(flushes=2, kills=1, freezes=2, cancels=6, lost=0.05, starved=0.02, skew_us=5 * MS, tasks=True)
-BUSY = Story(
-    callers=4, flushes=2, freezes=2, cancels=6, lost=0.1, starved=0.1, costs=(1, 1, 2), tasks=True,
-    latency_us=(3 * MS, 20 * MS),
-)  # fmt: skip
-DEAF = Story(lost=0.2, starved=0.05, freezes=2)
-WINDOWS = Story(rate="4/s; 6/2s", flushes=1, cancels=2, spacing_us=30 * MS, latency_us=FAST)
-OUTAGES = Story(rate="9/s", outages=1, flushes=1, cancels=3, busy=True, tasks=True, latency_us=FAST)
-NEWCOMERS = Story(flushes=2, newcomers=True, latency_us=FAST[:1])
-LONG = Story(
-    rate="40/2s", processes=5, flushes=3, kills=1, freezes=2, cancels=4, lost=0.02, starved=0.02, skew_us=5 * MS,
-    busy=True, latency_us=FAST,
-)  # fmt: skip
+
+def limit(text: str, spacing_us: int = 0, margin_us: int | None = None) -> Quota:
+    """Return a quota with a spacing and a margin in microseconds."""
+    plain = quota(text)
+    return Quota(plain.rates, spacing_us, plain.margin_us if margin_us is None else margin_us)
 
 
-def over(story: Story, schedules: int = SCHEDULES) -> list[int]:
-    """Return the schedules (their seeds) in which a window was over; a few are void, and don't count."""
-    found, void, starts = [], 0, 0
-    for seed in range(schedules):
-        world = World(story, seed).run()
-        assert not world.stuck(), (seed, world.stuck())
-        void, starts = void + world.store.void, starts + len(world.starts)
-        if world.over() > 0 and not world.store.void:
-            found.append(seed)
-    assert void <= schedules // 20
-    assert starts >= 4 * schedules
-    return found
+MIXED = (limit("6/s"), limit("3/s"), limit("9/s"), limit("6/s", margin_us=200 * MS))
+SKEW = 5 * MS
 
-
-def first_over(story: Story, schedules: int = 3000) -> int | None:
-    """Return the first schedule in which a window was over, or None."""
-    worlds = (World(story, seed).run() for seed in range(schedules))
-    return next((seed for seed, world in enumerate(worlds) if world.over() > 0 and not world.store.void), None)
+STORIES = {
+    "plain": Story(costs=(1, 1, 3)),
+    "bounded": Story(costs=(1, 1, 3), max_wait=0.3),
+    "crowd": Story(callers=10, flushes=3, latency_us=FAST),
+    "flushed": Story(flushes=3, skew_us=SKEW),
+    "storm": Story(
+        flushes=2, kills=1, freezes=2, cancels=4, lost=0.05, starved=0.02, skew_us=SKEW, costs=(1, 1, 2), max_wait=0.2
+    ),
+    "tasks": Story(flushes=2, kills=1, freezes=2, cancels=6, lost=0.05, starved=0.02, skew_us=SKEW, tasks=True),
+    "loop": Story(
+        callers=6, flushes=2, kills=1, freezes=2, cancels=6, lost=0.05, starved=0.02, skew_us=SKEW, tasks=True, loop_us=MS
+    ),
+    "busy": Story(
+        callers=4, flushes=2, freezes=2, cancels=6, lost=0.1, starved=0.1, costs=(1, 1, 2), tasks=True,
+        latency_us=(3 * MS, 20 * MS),
+    ),
+    "deaf": Story(lost=0.2, starved=0.05, freezes=2),
+    "windows": Story(limits=(limit("4/s; 6/2s", 30 * MS),), flushes=1, cancels=2, latency_us=FAST),
+    "newcomers": Story(flushes=2, newcomers=True, latency_us=FAST[:1]),
+    "long": Story(
+        limits=("40/2s",), processes=5, flushes=3, kills=1, freezes=2, cancels=4, lost=0.02, starved=0.02, skew_us=SKEW,
+        busy=True, latency_us=FAST,
+    ),
+    "singles": Story(
+        processes=6, callers=1, flushes=2, freezes=2, kills=2, lost=0.05, starved=0.05, skew_us=SKEW, periods=6
+    ),
+    "heavy": Story(costs=(1, 1, 1, 2, 9), processes=4, kills=2, freezes=1, cancels=3, skew_us=SKEW, periods=6),
+    "mixed": Story(
+        limits=MIXED, processes=4, kills=2, freezes=1, lost=0.02, skew_us=SKEW, costs=(1, 1, 2)
+    ),
+    "held": Story(
+        limits=("20/s",), processes=5, holds=2, resets=2, kills=1, cancels=2, latency_us=FAST, periods=8
+    ),
+    "shaken": Story(
+        processes=4, holds=1, resets=1, flushes=1, freezes=1, kills=1, joins=2, lost=0.05, skew_us=SKEW, costs=(1, 1, 2)
+    ),
+    "joins": Story(joins=6, kills=3, skew_us=SKEW, periods=8),
+    "fair": Story(processes=6, callers=2, latency_us=FAST, periods=12, fair=True, costs=(1, 1, 1, 3)),
+    "dying": Story(
+        limits=("20/s",), processes=8, callers=1, kills=4, freezes=2, skew_us=SKEW, latency_us=FAST, periods=8
+    ),
+    "regular": Story(
+        limits=("12/s",), processes=8, callers=1, call_us=300 * MS, flushes=2, kills=2, freezes=2, lost=0.03,
+        starved=0.02, skew_us=SKEW, periods=8,
+    ),
+    "young": Story(
+        limits=("5/3s",), processes=4, callers=4, flushes=3, freezes=6, starved=0.3, lost=0.05,
+        latency_us=(MS // 5, 30 * MS),
+    ),
+    "far": Story(
+        processes=5, callers=2, latency_us=(40 * MS, 80 * MS), flushes=2, freezes=1, kills=1, lost=0.02, skew_us=SKEW,
+        periods=6,
+    ),
+    "refused": Story(limits=("6/s",), refusals=0.1, busy=True, latency_us=FAST),
+    "versions": Story(versions=True, processes=3, cancels=2, freezes=2, skew_us=SKEW, latency_us=FAST),
+}  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nekkar.core.clock import UNSET, Clock
-from nekkar.core.runtime.effects import Call, Effects, Event, Pause, Steps, Transact, Wait
+from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps, Event, QueueSteps, RunSteps, WaitUntil
 from nekkar.core.runtime.loops import Loop
 
 if TYPE_CHECKING:
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def run(effects: Effects[T], clock: Clock) -> T:
+def run(effects: QueueSteps[T], clock: Clock) -> T:
     """Run a line's generator in this thread; blocks."""
 
-    def perform(effect: Transact | Wait) -> Any:
-        if isinstance(effect, Wait):
+    def perform(effect: RunSteps | WaitUntil) -> Any:
+        if isinstance(effect, WaitUntil):
             return clock.sleep_until(effect.until_us, cast(threading.Event, effect.event))
         return run_steps(effect.steps, clock)
 
     return _drive(effects, perform)
 
 
-def run_steps(steps: Steps[T], clock: Clock) -> T:
+def run_steps(steps: CacheSteps[T], clock: Clock) -> T:
     """Run a ledger's generator in this thread; blocks for as long as its cache calls do."""
 
-    def perform(step: Call | Pause) -> Any:
-        if isinstance(step, Call):
+    def perform(step: CacheCall | Backoff) -> Any:
+        if isinstance(step, CacheCall):
             return step.function(*step.args)
         return clock.sleep_until(clock.now_us() + step.us, UNSET)
 
     return _drive(steps, perform)
 
 
-async def run_async(effects: Effects[T], clock: Clock, loop: Loop, in_process: bool) -> T:
+async def run_async(effects: QueueSteps[T], clock: Clock, loop: Loop, in_process: bool) -> T:
     """Run a line's generator in this task; cache calls run in a worker thread unless ``in_process``.
 
     All in one coroutine: thousands of tasks may stand in line, and each has a frame for each that waits.
@@ -52,7 +52,7 @@ async def run_async(effects: Effects[T], clock: Clock, loop: Loop, in_process: b
         while True:
             try:
                 outcome: Any = None
-                if isinstance(effect, Transact):
+                if isinstance(effect, RunSteps):
                     outcome = await run_steps_async(effect.steps, clock, loop, in_process, effect.shielded)
                 elif effect.until_us is None:  # nor does such a task have a timer
                     await loop.until(effect.event)
@@ -68,7 +68,7 @@ async def run_async(effects: Effects[T], clock: Clock, loop: Loop, in_process: b
         effects.close()
 
 
-async def run_steps_async(steps: Steps[T], clock: Clock, loop: Loop, in_process: bool, shielded: bool = False) -> T:
+async def run_steps_async(steps: CacheSteps[T], clock: Clock, loop: Loop, in_process: bool, shielded: bool = False) -> T:
     """Run a ledger's generator in a worker thread, or here where its cache answers at once.
 
     A cancellation does not cut the steps short; ``shielded``: nor does it end the wait for them.

@@ -20,7 +20,7 @@ class Event(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CacheCall:
     """A step: call the cache."""
 
     function: Callable[..., Any]
@@ -28,32 +28,32 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Backoff:
     """A step: let some time pass."""
 
     us: int
 
 
-Steps = Generator[Call | Pause, Any, T]
+CacheSteps = Generator[CacheCall | Backoff, Any, T]
 
 
 @dataclass(frozen=True, slots=True)
-class Transact:
+class RunSteps:
     """An effect: run these steps to their end, and send what they return.
 
     ``shielded``: the caller is leaving, and a cancellation must not cut these short.
     """
 
-    steps: Steps[Any]
+    steps: CacheSteps[Any]
     shielded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class WaitUntil:
     """An effect: wait until an instant (None: no bound) or until the event is set."""
 
     until_us: int | None
     event: Event
 
 
-Effects = Generator[Transact | Wait, Any, T]
+QueueSteps = Generator[RunSteps | WaitUntil, Any, T]

@@ -29,7 +29,6 @@ from nekkar.core.quota import SECOND, Quota, Rate
 from nekkar.core.runtime.fork_lock import lock_over_forks
 from nekkar.core.window.booking import Answer, Ask, Slot, booked
 from nekkar.core.window.feedback import Word, heard
-from nekkar.core.window.state import HitLog
 
 RETRY_US = SECOND // 2
 RETRY_FACTOR = 4  # tries take at most a fifth of the time
@@ -71,119 +70,182 @@ class Outage:
             self._listeners.tell(CacheBack())
 
 
-class Alone:
-    """One limit of one process without its cache. Safe between threads."""
+class Fallback:
+    """One limit of one process: its ledger while the cache answers, a private one while the cache is away.
 
-    def __init__(self, outage: Outage, key: str, terms: Quota) -> None:
-        self.outage, self.key, self.quota = outage, key, terms
-        self.is_on = False
-        self.log = HitLog(0)
-        self._own: deque[Slot] = deque()
-        self._failed_at = self._retry = self._try_at = self._booked = self._merged = 0
-        self._share = _share_of(terms, outage.share, key) if outage.policy == "local" else terms
+    The private ledger is one over a memory cache, with this process's share as its quota. Its epochs are its own, so no
+    slot is valid across the switch, in either direction. It stands in for the ledger in a wait queue. Safe between threads.
+    """
 
-    def waits(self, now: int) -> bool:
-        """Whether the cache is away, and it is too early to try it again."""
-        return self.is_on and now < self._try_at
+    in_process = False
 
-    def wake_at(self, at: int) -> int:
-        """Return until when to sleep towards ``at``: no longer than to the next try."""
-        return min(at, self._try_at) if self.is_on else at
-
-    def no_slot_before(self, cost: int, hits: int, calls: int) -> int:
-        """Return a lower bound of a call's slot behind ``calls`` others of ``hits``, while the cache is away."""
-        return self.log.no_slot_before(self._share, cost, hits, calls) if self.outage.policy == "local" else 0
-
-    def counts(self, answers: Sequence[Answer], returned: Sequence[Slot] = ()) -> None:
-        """Remember this process's own hits, for as long as they matter."""
-        if self.outage.policy != "local":
-            return
-        with _lock:
-            for slot in returned:
-                with suppress(ValueError):
-                    self._own.remove(slot)
-            self._own.extend(answer for answer in answers if isinstance(answer, Slot))
-            while self._own and self._own[0].at < self._own[-1].at - self._keep_us:
-                self._own.popleft()
-
-    def begins(self, error: CacheError, known: HitLog | None, sent: int, now: int) -> None:
-        """Go on alone after a call sent at ``sent`` failed; ``known`` is the last log that was seen."""
-        if not isinstance(error, CorruptLog):
-            self.outage.begins(error)
-        if self.outage.policy == "raise":
-            return
-        if isinstance(error, CorruptLog) and not self.is_on:
-            log.warning("%s; until then, %s", error, _MEANWHILE[self.outage.policy])
-        with _lock:
-            self._retry = max(RETRY_US, RETRY_FACTOR * (now - sent))
-            self._try_at, self._failed_at = now + self._retry, now
-            if not self.is_on:
-                self.log, self.is_on = self._remembered(known, now), True
-
-    def book(self, asks: Sequence[Ask], returned: Sequence[Slot], now: int, horizon: int) -> list[Answer]:
-        """Answer asks without the cache: all pass, or those for whom there is a slot in this process's share."""
-        if self.outage.policy == "open":
-            return [Slot(now, ask.cost, self.log.epoch) for ask in asks]
-        with _lock:
-            kept = self.log.forget(now)
-            for slot in returned:
-                kept = kept.unbook(slot.at, slot.cost) if slot.epoch == kept.epoch else kept
-            self.log, answers = booked(kept, self._share, asks, now, horizon)
-            self._booked += 1
-        self.counts(answers, [slot for slot in returned if slot.epoch == kept.epoch])
-        return answers
-
-    def hears(self, word: Word, now: int) -> None:
-        """Keep to a pause that a service asks for; what it counts, others share."""
-        with _lock:
-            self.log = heard(self.log, self._share, replace(word, budgets=()), now)
-
-    def merged(self, base: HitLog, now: int, margin_us: int) -> HitLog:
-        """Return the log of a cache that is back, with what was admitted meanwhile, here and perhaps elsewhere."""
-        if not self.is_on or self.outage.policy != "local":
-            return base
-        since, until = base.reset_at, now + base.horizon_us  # what is later will never start
-        hits = Counter[int](dict(base.hits()))
-        with _lock:
-            self._merged = self._booked
-            for slot in self._own:
-                hits[slot.at] += slot.cost * (slot.epoch == self.log.epoch and since <= slot.at <= until)
-        nobody_wrote = base.written_at <= self._failed_at + margin_us
-        base = base.with_hits(sorted((+hits).items()))
-        if not nobody_wrote:
-            return base
-        most = {rate: rate.count - own.count for rate, own in zip(self.quota.rates, self._share.rates, strict=True)}
-        unnoticed = self._retry + self._retry // RETRY_FACTOR + base.horizon_us  # a try that fails as it comes back,
-        return base.filled(now + unnoticed, most)  # then half a second or more, and slots booked just before the next
-
-    def ends(self) -> None:
-        """Go back to the cache, if it has all that was admitted meanwhile."""
-        if self.is_on:
-            with _lock:
-                self.is_on = self._merged != self._booked
+    def __init__(self, shared: Ledger, outage: Outage) -> None:
+        self.shared, self.outage = shared, outage
+        self.clock = shared.clock
+        self._share = _share_of(shared.quota, outage.share, shared.key) if outage.policy == "local" else UNLIMITED
+        self._private = shared
+        self._starts: deque[tuple[int, int]] = deque()  # of this process, for as long as they matter
+        self._alone: list[tuple[int, int]] = []  # those on private slots that the cache has not yet
+        self._failed_at = self._retry_us = self._retry_at = 0
 
     @property
-    def _keep_us(self) -> int:
-        return max(self.quota.rates[-1].period_us, self.quota.spacing_us) + self.quota.margin_us + SECOND
+    def is_on(self) -> bool:
+        """Whether the private ledger is in use."""
+        return self._private is not self.shared
 
-    def _remembered(self, known: HitLog | None, now: int) -> HitLog:
-        """Return what counts in this process: its own hits, and its share of all others known, those to come too.
+    @property
+    def quota(self) -> Quota:
+        """What this process keeps to now: the quota, or its share of it."""
+        return self._private.quota
+
+    @property
+    def latency(self) -> CacheLatency:
+        """How long the cache takes; the private one takes no time."""
+        return self._private.latency
+
+    @property
+    def state(self) -> LimitState | None:
+        """The newest state seen; None before the first."""
+        return self._private.state
+
+    @property
+    def read_at(self) -> int:
+        """When the read that saw the newest state was sent; 0 before the first."""
+        return self._private.read_at
+
+    def confirms(self, epoch: int, slot: int) -> bool:
+        """Whether the newest state is still of this epoch, and holds no calls back at this slot."""
+        return self._private.confirms(epoch, slot)
+
+    def good_until(self, slot: int) -> int:
+        """Return until when a call may start on its slot."""
+        return self._private.good_until(slot)
+
+    def clock_is_due(self) -> bool:
+        """Whether the clock is to be read before anything is booked."""
+        return not self.is_on and self.shared.clock_is_due()
+
+    def started(self, at: int, cost: int) -> None:
+        """Count a call of this process that starts at its slot."""
+        if self.outage.policy != "local":
+            return
+        self._starts.append((at, cost))
+        if self.is_on:
+            self._alone.append((at, cost))
+        while self._starts and self._starts[0][0] < at - _retention_us(self.shared.quota):
+            self._starts.popleft()
+
+    # Steps.
+
+    def sync_clock(self) -> CacheSteps[None]:
+        """Read the clock where that is due; where the cache is away, do without as the user chose."""
+        yield from self._unless_away(self.shared.sync_clock())
+
+    def update(self, change: Change) -> CacheSteps[None]:
+        """Change the state that all share; while the cache is away, the private one. Raises CacheError by policy."""
+        shared = _Rejoined(self, change) if self.is_on or self._alone else change
+        if not (yield from self._unless_away(self.shared.update(shared))):
+            yield from self._private.update(change)
+
+    def _unless_away(self, steps: CacheSteps[None]) -> CacheSteps[bool]:
+        """Take steps on the cache, unless it is away and too early to try; return whether they came to their end."""
+        if self.is_on and ticks() < self._retry_at:
+            steps.close()
+            return False
+        sent = ticks()
+        try:
+            yield from steps
+        except CacheError as error:
+            self._begin(error, ticks() - sent)
+            return False
+        if not self.is_on:
+            self.outage.ends()
+        return True
+
+    # The turns of an outage.
+
+    def _begin(self, error: CacheError, took_us: int) -> None:
+        """Continue with the private ledger after a failure; by the policy "raise", raise it."""
+        is_corrupt = isinstance(error, CorruptLog)
+        if not is_corrupt:
+            self.outage.begins(error)
+        if self.outage.policy == "raise":
+            raise error
+        if is_corrupt and not self.is_on:
+            log.warning("%s; until then, %s", error, _MEANWHILE[self.outage.policy])
+        self._retry_us = max(RETRY_US, RETRY_FACTOR * took_us)
+        self._retry_at, self._failed_at = ticks() + self._retry_us, self.clock.now_us()
+        with _lock:
+            if not self.is_on:
+                self._private = self._private_ledger(self._failed_at)
+
+    def _private_ledger(self, now: int) -> Ledger:
+        """Return a ledger that remembers what counts here: own calls whole, and this process's share of all others.
 
         Shares are counted from the newest back: in every window that is still to come they are rounded up.
         """
-        own, hits = Counter[int](), Counter[int]()
-        for slot in self._own:
-            own[slot.at] += slot.cost
-            hits[slot.at] += slot.cost * (slot.at <= now)
-        others = taken = 0
-        for at, count in reversed(known.hits() if known else []):
-            others += max(0, count - own[at])
-            hits[at] += math.ceil(others * self.outage.share) - taken
-            taken = math.ceil(others * self.outage.share)
-        held = known.hold_until if known else 0
-        alone = replace(HitLog(randbits(63)).joined(self._share, 0), hold_until=held)
-        alone = replace(alone, refusals=known.refusals) if known else alone
-        return alone.with_hits(sorted((+hits).items())).forget(now)
+        known, cache = self.shared.state, MemoryCache()
+        state = LimitState(randbits(63)).with_quota(self._share, 0)
+        if self.outage.policy == "local":
+            own, hits = Counter[int](), Counter[int]()
+            for at, cost in self._starts:
+                own[at] += cost
+                hits[at] += cost
+            others = taken = 0
+            for at, count in reversed(known.hits.entries() if known else []):
+                others += max(0, count - own[at])
+                hits[at] += math.ceil(others * self.outage.share) - taken
+                taken = math.ceil(others * self.outage.share)
+            state = replace(
+                state,
+                hits=state.hits.with_entries(sorted((+hits).items())),
+                hold_until=known.hold_until if known else 0,
+                rejections=known.rejections if known else state.rejections,
+            ).forget(now)
+        cache.cas(self.shared.key, encode(state), None, _retention_us(self.shared.quota) // SECOND + 3600)
+        return Ledger(store_of(cache, self.clock), self.shared.key, self._share, self.clock)
+
+    def merged(self, state: LimitState, now: int, alone: Sequence[tuple[int, int]]) -> LimitState:
+        """Return the state of a cache that is back, with what was admitted meanwhile, here and perhaps elsewhere."""
+        if self.outage.policy != "local":
+            return state
+        hits = Counter[int](dict(state.hits.entries()))
+        for at, cost in alone:
+            hits[at] += cost
+        merged = replace(state, hits=state.hits.with_entries(sorted(hits.items()))) if alone else state
+        if state.written_at > self._failed_at + self.shared.quota.margin_us:
+            return merged
+        # Nobody wrote since: the others may have used all that their shares allow, until they notice too. A try may
+        # fail just as the cache comes back; then half a second passes, and slots booked just before the next one start.
+        rates = zip(self.shared.quota.rates, self._share.rates, strict=True)
+        most = {rate: rate.count - own.count for rate, own in rates}
+        unnoticed = self._retry_us + self._retry_us // RETRY_FACTOR + MOST_HORIZON_US
+        return assume_taken(merged, now + unnoticed, most)
+
+    def rejoin(self, merged: int) -> None:
+        """Use the shared ledger again, which has the first ``merged`` calls admitted alone."""
+        with _lock:
+            del self._alone[:merged]
+            if not self._alone:
+                self._private = self.shared
+
+
+class _Rejoined:
+    """A change of the state of a cache that is back: what was admitted meanwhile goes in first."""
+
+    def __init__(self, fallback: Fallback, change: Change) -> None:
+        self._fallback, self._change = fallback, change
+        self._merged = 0
+
+    def apply(self, state: LimitState, now: int, read_at: int, *, is_recovery: bool) -> LimitState | None:
+        alone = list(self._fallback._alone)
+        self._merged = len(alone)
+        merged = self._fallback.merged(state, now, alone)
+        return self._change.apply(merged, now, read_at, is_recovery=True) or merged
+
+    def won(self, state: LimitState, sent: int) -> None:
+        self._fallback.rejoin(self._merged)
+        self._change.won(state, sent)
 
 
 def _checked(policy: OnCacheError, share: float) -> tuple[OnCacheError, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from nekkar.core.quota import SECOND, Quota
-from nekkar.core.window.state import HitLog
+from nekkar.core.window.state import LimitState
 
 SKEW_US = SECOND
 
@@ -22,9 +22,9 @@ class Notices:
         self.key, self.quota = key, quota
         self._said = False
 
-    def look(self, found: HitLog, now: int) -> None:
+    def look(self, found: LimitState, now: int) -> None:
         """Say what is odd about a log that had been read by ``now``."""
-        others = sorted(set(found.windows) - set(self.quota.rates)) if not self._said else []
+        others = sorted(set(found.rates) - set(self.quota.rates)) if not self._said else []
         if others:
             self._said = True
             elsewhere = "; ".join(map(str, others))

@@ -1,168 +1,150 @@
-"""What one process knows of a limit's log: the newest look at it, and its mirror.
+"""A replica: what one process knows of the state of a limit, from its reads and from its own writes.
 
 Rules:
 
-- Looks are numbered when they are sent, so that an answer that comes late never counts as newer. The write
-  of this process that won is a look too.
-- The mirror is the newest log seen in the epoch that this process follows. It follows into a new epoch only
-  by a swap that merged it in.
-- A log that reaches ahead further than any fleet would book is none: a wrong clock's, or made up. It would
-  block the limit for as long; so it is refused as corrupt (tests/caches/test_hostile.py).
-- Where the newest read found this process's own last write, or a swap without a read won, nobody else writes:
-  then the next swap needs no read, since it fails if that is no longer so. It is tried once; after it one reads.
-- Each value is frozen, and replaced whole: the worst of a race between threads is an older look.
+- Reads are numbered when they are sent, so that an answer that comes late never counts as the newer one. A write of
+  this process that won counts as a read at the time it was sent.
+- The snapshot is the newest state seen. It stays while a lost state is recovered: until the write of the recovery won,
+  all that this process knows of the time before the loss is in it.
+- A state whose times lie far ahead of this clock is refused as corrupt: it would block the limit for as long.
+- Where the last read returned the bytes of this process's own last write, nobody else writes. Then the next swap is
+  tried once with the token of that write, and without a read: it fails if that is no longer so.
+
+Each value is frozen and replaced whole: the worst of a race between threads is an older snapshot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 from secrets import randbits
-from typing import Any
+from typing import Any, NamedTuple
 
 from nekkar.core.cache import UNREAD
 from nekkar.core.errors import CorruptLog
 from nekkar.core.quota import MAX_PERIOD, SECOND, Quota
-from nekkar.core.window.booking import Slot
 from nekkar.core.window.codec import NOTHING, decode
-from nekkar.core.window.feedback import Word, heard
-from nekkar.core.window.state import HitLog
+from nekkar.core.window.recovery import rebuild_after_loss, rebuild_over_newcomer
+from nekkar.core.window.state import LEAST_HORIZON_US, LimitState
 
 YEAR_US = 366 * 86_400 * SECOND
-QUEUE = 1000  # lines that each hold the one slot of a period beyond the horizon
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What the newest look, the ``order``th, sent at ``sent``, found: the log's epoch (None: no log), hold, horizon."""
+class Snapshot(NamedTuple):
+    """A state, and the read that saw it: its number, and when it was sent."""
 
-    order: int
-    sent: int
-    epoch: int | None
-    hold_until: int
-    horizon_us: int
+    state: LimitState
+    number: int
+    read_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Mirror:
-    """The log that was seen, and which look saw it, sent when."""
+class Replica:
+    """One process's copy of the state under ``key``. Safe between threads.
 
-    log: HitLog
-    order: int
-    looked: int
-
-
-class View:
-    """One process's knowledge of the log under ``key``. Safe between threads.
-
-    ``on_hold``, where it is set, is called with the end of a hold, and the time, where one is new to this process.
+    ``on_hold``, where it is set, is called with the end of a hold, and the time, where this process did not know it.
     """
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.on_hold: Callable[[int, int], None] | None = None
-        self._held = 0
-        self.mirror: Mirror | None = None
-        self.seen = Look(0, 0, None, 0, 0)
-        self._orders = count(1)
-        self._newest: tuple[bytes | None, HitLog] = (None, NOTHING)
-        self._own: tuple[HitLog, Any] | None = None
-        self._undisturbed = False
+        self.snapshot: Snapshot | None = None
+        self._announced_hold = 0
+        self._numbers = count(1)
+        self._bytes: tuple[bytes | None, LimitState] = (None, NOTHING)
+        self._written: bytes | None = None
+        self._token: tuple[LimitState, Any] | None = None
+        self._is_sole_writer = False
 
     @property
-    def log(self) -> HitLog | None:
-        """The last log that was seen."""
-        return self.mirror.log if self.mirror else None
+    def state(self) -> LimitState | None:
+        """The newest state seen."""
+        return self.snapshot.state if self.snapshot else None
 
-    def order(self) -> int:
-        """Return the number of a look that is about to be sent."""
-        return next(self._orders)
+    @property
+    def read_at(self) -> int:
+        """When the newest read was sent; 0 before the first."""
+        return self.snapshot.read_at if self.snapshot else 0
 
-    def is_stale(self, slot: Slot, horizon_us: int) -> bool:
-        """Whether the log could have changed over the slot since the newest look at it."""
-        return slot.at - self.seen.sent > min(self.seen.horizon_us, horizon_us)
+    def next_number(self) -> int:
+        """Return the number of a read or a write that is about to be sent."""
+        return next(self._numbers)
 
-    def vouches(self, slot: Slot) -> bool:
-        """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
-        return self.seen.epoch == slot.epoch and self.seen.hold_until <= slot.at
+    def confirms(self, epoch: int, slot: int) -> bool:
+        """Whether the newest state is still of this epoch, and holds no calls back at this slot."""
+        state = self.state
+        return state is not None and state.epoch == epoch and state.hold_until <= slot
 
-    def is_news(self, word: Word, terms: Quota, now: int) -> bool:
-        """Whether a service's word changes the log, as far as the mirror shows."""
-        return self.log is None or heard(self.log, terms, word, now) is not self.log
-
-    def decoded(self, raw: bytes, now: int) -> HitLog:
-        """Decode a log, unless these are the bytes that this process saw or wrote last; raises CorruptLog."""
-        known, log = self._newest
+    def decoded(self, raw: bytes, now: int) -> LimitState:
+        """Decode a state, unless these are the bytes that this process saw or wrote last; raises CorruptLog."""
+        known, state = self._bytes
         try:
-            found = log if known == raw else decode(raw, log)
+            found = state if known == raw else decode(raw, state)
             _check_reach(found, now)
         except CorruptLog as error:
             remedy = "delete the key to start afresh, or call reset() of the limit"
             raise CorruptLog(f"cache key {self.key!r}: {error}; {remedy}") from error
-        self.wrote(raw, found)
+        self._is_sole_writer = raw == self._written
+        self._bytes = (raw, found)
         return found
 
-    def wrote(self, raw: bytes, written: HitLog) -> None:
-        """Remember the bytes of a log."""
-        self._newest = (raw, written)
+    def will_write(self, raw: bytes, state: LimitState) -> None:
+        """Remember the bytes of a write that is about to be sent."""
+        self._bytes, self._written = (raw, state), raw
 
-    def own(self) -> tuple[HitLog, Any] | None:
+    def take_token(self) -> tuple[LimitState, Any] | None:
         """Return this process's last write and its token, once, where nobody else seems to write; else None."""
-        own, self._own = self._own, None
-        return own if self._undisturbed else None
+        taken, self._token = self._token, None
+        return taken if self._is_sole_writer else None
 
-    def won(self, written: HitLog, token: Any) -> None:
-        """Remember the token of a write that won."""
-        self._own = None if token is UNREAD else (written, token)
+    def record(self, state: LimitState, number: int, sent: int, token: Any = None) -> None:
+        """Remember what a read found, or a write that won and its ``token``."""
+        known = self.snapshot
+        if known is None or number > known.number:
+            self.snapshot = Snapshot(state, number, sent)
+            if known is None or known.state.hold_until != state.hold_until:
+                self._announce_hold(state.hold_until, sent)
+        if token is not None:
+            self._token = None if token is UNREAD else (state, token)
 
-    def looks_at(self, alone: HitLog, now: int, horizon_us: int) -> None:
-        """Take another log for the newest look, in an outage; the mirror stays."""
-        self.seen = Look(self.order(), now, alone.epoch, alone.hold_until, horizon_us)
-
-    def saw(self, order: int, sent: int, found: HitLog | None, swapped: bool = False) -> None:
-        """Remember a look, or a swap that won."""
-        if order > self.seen.order:
-            told = (found.epoch, found.hold_until, found.horizon_us) if found else (None, 0, 0)
-            before, self.seen = self.seen, Look(order, sent, *told)
-            if found and before.hold_until != found.hold_until:
-                self._see_hold(found.hold_until, sent)
-        known = self.mirror
-        if not swapped:
-            self._undisturbed = bool(found and known and found.nonce == known.log.nonce)
-            self._own = self._own if self._undisturbed else None
-        newer = known is None or swapped or (order > known.order and found and found.epoch == known.log.epoch)
-        if found and newer:
-            self.mirror = Mirror(found, order, sent)
-
-    def recalled(self, found: HitLog | None, terms: Quota, horizon_us: int, now: int) -> HitLog:
-        """Return the log to go on with: what was found, with what this process remembers of before a loss."""
-        known = self.mirror
+    def known(self, found: LimitState | None, quota: Quota, horizon_us: int, now: int) -> tuple[LimitState, bool]:
+        """Return the state to continue from, and whether it recovers from a loss, and so must be written."""
+        known = self.snapshot if self.snapshot and now < self.snapshot.state.expires_at else None
         if found is None:
-            if known is None or now >= known.log.dies_at:
-                return HitLog(randbits(63)).joined(terms, horizon_us)
-            return known.log.joined(terms, horizon_us).recovered(known.looked, now, randbits(63))
-        if known and known.log.epoch != found.epoch:
-            found = found.merge(known.log)
-        return found.joined(terms, horizon_us).forget(now)
+            if known is None:
+                return LimitState(randbits(63), is_fresh=True).with_quota(quota, horizon_us), True
+            rebuilt = rebuild_after_loss(known.state.with_quota(quota, horizon_us), known.read_at, now, randbits(63))
+            return rebuilt, True
+        if known and known.state.epoch != found.epoch and _began_unseen(found, known):
+            mine = known.state.with_quota(quota, horizon_us)
+            return rebuild_over_newcomer(found, mine, known.read_at, now, randbits(63)), True
+        return found.with_quota(quota, horizon_us), False
 
-    def _see_hold(self, until: int, now: int) -> None:
-        """Tell of a hold that is new, or twice as long as was told; each refusal of a storm may move it a little."""
-        self._held = min(self._held, until)  # less: it was released
-        if self.on_hold and until > now + 2 * max(0, self._held - now):
-            self._held = until
+    def _announce_hold(self, until: int, now: int) -> None:
+        """Tell of a hold that is new, or twice as long as the one told of: each refusal of many may move it a little."""
+        self._announced_hold = min(self._announced_hold, until)  # less: it was released
+        if self.on_hold and until > now + 2 * max(0, self._announced_hold - now):
+            self._announced_hold = until
             self.on_hold(until, now)
 
 
-def _check_reach(found: HitLog, now: int) -> None:
-    """Refuse times far ahead of now: hits a year or a thousand periods, behind a hold; a hold, 100 years more."""
-    last, stamped = found.last or 0, max(found.reset_at, found.written_at)
-    latest = max(last, found.hold_until, stamped)
+def _began_unseen(found: LimitState, known: Snapshot) -> bool:
+    """Whether a state of another epoch began without what this process knows.
+
+    A newcomer began it from nothing; or its creator's write was on its way for so long that it is older than the read
+    in which this process saw the epoch before it.
+    """
+    return found.is_fresh or found.written_at < known.read_at - LEAST_HORIZON_US
+
+
+def _check_reach(found: LimitState, now: int) -> None:
+    """Refuse times far ahead of now: hits a year or more, behind a hold; a hold, over 100 years more than a year."""
+    last, written = found.hits.last_at or 0, found.written_at
+    latest = max(last, found.hold_until, written)
     if latest <= now + YEAR_US:
         return
-    queue = min(max(YEAR_US, QUEUE * found.keep_us), MAX_PERIOD) + found.keep_us
+    queue = min(max(YEAR_US, 1000 * found.retention_us), MAX_PERIOD) + found.retention_us
     held = min(max(now, found.hold_until), now + MAX_PERIOD + YEAR_US)
-    if stamped > now + YEAR_US or found.hold_until > held or last > held + queue:
+    if written > now + YEAR_US or found.hold_until > held or last > held + queue:
         raise CorruptLog(
             f"its times lie {(latest - now) / YEAR_US:.1f} years ahead of the clock here, if that is right"
         )

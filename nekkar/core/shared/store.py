@@ -24,7 +24,7 @@ from nekkar.core.cache import UNREAD, BaseCache, SwapCache
 from nekkar.core.clock import Clock
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.quota import SECOND
-from nekkar.core.runtime.effects import Call, Pause, Steps
+from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps
 
 AGE_US = 10 * SECOND
 SWEEP_EVERY, SWEEP_MOST = 16, 64
@@ -39,13 +39,13 @@ class Store(Protocol):
 
     in_process: bool
 
-    def read(self, key: str) -> Steps[tuple[bytes | None, Any]]:
+    def read(self, key: str) -> CacheSteps[tuple[bytes | None, Any]]:
         """Return the value (None where there is none) and a token to swap it with."""
 
-    def swap(self, key: str, value: bytes, token: Any, ttl: int) -> Steps[Any]:
+    def swap(self, key: str, value: bytes, token: Any, ttl: int) -> CacheSteps[Any]:
         """Write ``value`` if nobody did since ``token``; return the new token, or None. An error leaves it open."""
 
-    def clear(self, key: str) -> Steps[None]:
+    def clear(self, key: str) -> CacheSteps[None]:
         """Remove the value, whatever it is and whoever wrote it."""
 
 
@@ -60,18 +60,18 @@ class Native:
     def __init__(self, cache: SwapCache) -> None:
         self.cache, self.in_process = cache, cache.in_process
 
-    def read(self, key: str) -> Steps[tuple[bytes | None, Any]]:
+    def read(self, key: str) -> CacheSteps[tuple[bytes | None, Any]]:
         """Read the value and its token."""
-        return cast("tuple[bytes | None, Any]", (yield Call(self.cache.gets, (key,))))
+        return cast("tuple[bytes | None, Any]", (yield CacheCall(self.cache.gets, (key,))))
 
-    def swap(self, key: str, value: bytes, token: Any, ttl: int) -> Steps[Any]:
+    def swap(self, key: str, value: bytes, token: Any, ttl: int) -> CacheSteps[Any]:
         """Swap the value; a cache that tells no token, but only whether it won, is understood too."""
-        won = yield Call(self.cache.cas, (key, value, token, ttl))
+        won = yield CacheCall(self.cache.cas, (key, value, token, ttl))
         return UNREAD if won is True else None if won is False else won
 
-    def clear(self, key: str) -> Steps[None]:
+    def clear(self, key: str) -> CacheSteps[None]:
         """Delete the key."""
-        yield Call(cast(BaseCache, self.cache).delete, (key,))
+        yield CacheCall(cast(BaseCache, self.cache).delete, (key,))
 
 
 class Versions:
@@ -84,7 +84,7 @@ class Versions:
         self._known = 0
         self._committed: list[tuple[int, int]] = []
 
-    def read(self, key: str) -> Steps[tuple[bytes | None, int]]:
+    def read(self, key: str) -> CacheSteps[tuple[bytes | None, int]]:
         """Find the newest version; CacheError where the hints lead nowhere for long."""
         for _ in range(TRIES):
             hints = yield from self._hints(key)
@@ -94,67 +94,67 @@ class Versions:
                     self._known = version
                     return _decoded(value) if value else None, version
             self._known = 0
-            yield Pause(TRY_AGAIN_US)
+            yield Backoff(TRY_AGAIN_US)
         raise CacheError(
             f"cache key {key!r}: its hints lead to versions {sorted(hints)}, which are gone; if that lasts, delete"
             f" {_hint_key(key, 0)!r} and {_hint_key(key, 1)!r} to start afresh"
         )
 
-    def swap(self, key: str, value: bytes, token: int, ttl: int) -> Steps[Any]:
+    def swap(self, key: str, value: bytes, token: int, ttl: int) -> CacheSteps[Any]:
         """Commit the next version; versions don't expire. It tells no token: the next swap reads what is there."""
         version = token + 1
-        if not (yield Call(self.cache.add, (_version_key(key, version), b85encode(value).decode()))):
+        if not (yield CacheCall(self.cache.add, (_version_key(key, version), b85encode(value).decode()))):
             return None
-        if token and (yield Call(self.cache.get, (_version_key(key, token),))) is None:
-            yield Call(self.cache.delete, (_version_key(key, version),))
+        if token and (yield CacheCall(self.cache.get, (_version_key(key, token),))) is None:
+            yield CacheCall(self.cache.delete, (_version_key(key, version),))
             return None
         self._known = version
-        yield Call(self.cache.set, (_hint_key(key, version), str(version)))
+        yield CacheCall(self.cache.set, (_hint_key(key, version), str(version)))
         yield from self._sweep(key, version)
         return UNREAD
 
-    def clear(self, key: str) -> Steps[None]:
+    def clear(self, key: str) -> CacheSteps[None]:
         """Delete hints that are none; let an empty version, which counts as no log, follow the newest."""
         for turn in range(2):
-            text = yield Call(self.cache.get, (_hint_key(key, turn),))
+            text = yield CacheCall(self.cache.get, (_hint_key(key, turn),))
             if text is not None and not _is_number(text):
-                yield Call(self.cache.delete, (_hint_key(key, turn),))
+                yield CacheCall(self.cache.delete, (_hint_key(key, turn),))
         _, version = yield from self.read(key)
         yield from self.swap(key, b"", version, 0)
 
-    def _hints(self, key: str) -> Steps[set[int]]:
+    def _hints(self, key: str) -> CacheSteps[set[int]]:
         hints = set()
         for turn in range(2):
-            text = yield Call(self.cache.get, (_hint_key(key, turn),))
+            text = yield CacheCall(self.cache.get, (_hint_key(key, turn),))
             if text is not None and not _is_number(text):
                 raise CorruptLog(f"cache key {_hint_key(key, turn)!r}: not a version's number; delete the key")
             hints |= {int(text)} if text else set()
         return hints
 
-    def _walk(self, key: str, version: int) -> Steps[tuple[int, str | None]]:
+    def _walk(self, key: str, version: int) -> CacheSteps[tuple[int, str | None]]:
         """Walk on from a version to the newest; None in place of its value where it is not there, or alone."""
-        while (yield Call(self.cache.get, (_version_key(key, version + 1),))) is not None:
+        while (yield CacheCall(self.cache.get, (_version_key(key, version + 1),))) is not None:
             version += 1
         if version == 0:
             return 0, None
-        value = yield Call(self.cache.get, (_version_key(key, version),))
-        follows = version == 1 or (yield Call(self.cache.get, (_version_key(key, version - 1),))) is not None
+        value = yield CacheCall(self.cache.get, (_version_key(key, version),))
+        follows = version == 1 or (yield CacheCall(self.cache.get, (_version_key(key, version - 1),))) is not None
         return version, value if follows else None
 
-    def _sweep(self, key: str, version: int) -> Steps[None]:
+    def _sweep(self, key: str, version: int) -> CacheSteps[None]:
         """Now and then delete some versions before one that is old, in order, from the floor where others left off."""
         now = self.clock.now_us()
         self._committed = [(number, at) for number, at in self._committed if number < version] + [(version, now)]
         old = [number for number, at in self._committed if at <= now - AGE_US]
         if not old or version % SWEEP_EVERY:
             return
-        text = yield Call(self.cache.get, (f"{key}:floor",))
+        text = yield CacheCall(self.cache.get, (f"{key}:floor",))
         floor = int(text) if _is_number(text) else 1
         end = min(old[-1], floor + SWEEP_MOST)
         for number in range(floor, end):
-            yield Call(self.cache.delete, (_version_key(key, number),))
+            yield CacheCall(self.cache.delete, (_version_key(key, number),))
         if floor < end:
-            yield Call(self.cache.set, (f"{key}:floor", str(end)))
+            yield CacheCall(self.cache.set, (f"{key}:floor", str(end)))
         self._committed = self._committed[len(old) - 1 :]
 
 

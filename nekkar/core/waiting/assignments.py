@@ -1,112 +1,200 @@
-"""The places of a line: who waits for a slot, what slots there are to give, what goes back, who is to be woken.
+"""Assignments: the callers of a line without a slot, the slots without a caller, and what goes back.
 
-Plain state, changed under the line's lock; nothing here blocks or calls the cache.
+Plain state, changed under the lock of the line. Nothing here blocks, calls the cache, or runs code of users.
 """
 
 from __future__ import annotations
 
-import threading
-from typing import cast
+from collections import deque
+from collections.abc import Sequence
+from secrets import randbits
 
-from nekkar.core.errors import CacheError, copied
+from nekkar.core.errors import copied
 from nekkar.core.shared.ledger import Ledger
-from nekkar.core.waiting.callers import Caller, Order, Queue
-from nekkar.core.waiting.prefetch import Spares
-from nekkar.core.window.booking import Answer, Slot
+from nekkar.core.waiting.callers import Caller, InHand, Queue, Slot, StartOrder, State
+from nekkar.core.waiting.standing import Standing
+from nekkar.core.window.plan import Returned
+from nekkar.core.window.state import LimitState
 
 
-class Places:
-    """``queue``: callers without a slot. ``order``: those with one, where they are to start in order, else None.
+class Assignments:
+    """Who of one line waits, and for what.
 
-    ``callers``: all of both. ``to_wake``: those for whom something changed. ``onlookers``: those who wait for
-    another's look. ``returned``: slots to unbook. ``spares``: slots that nobody asked for yet.
+    ``owner``: the line's name in the state. ``queue``: callers without a slot. ``order``: booked ones, where they are
+    to start in order, else None. ``hand``: grants picked up, with hits that no caller has yet. ``returned``: grants of
+    which hits go back with the next write; ``must_write``: that write is not to wait. ``to_wake``: callers for whom
+    something changed.
     """
 
-    def __init__(self, name: str, ledger: Ledger, lock: threading.RLock, in_order: bool) -> None:
+    def __init__(self, name: str, ledger: Ledger, in_order: bool) -> None:
         self.name, self.ledger = name, ledger
-        self.queue, self.order = Queue(), Order() if in_order else None
-        self.callers: set[Caller] = set()
-        self.spares = Spares(ledger, self.callers if in_order else self.queue, lock)
-        self.returned: list[Slot] = []
+        self.owner = randbits(64)
+        self.queue, self.order = Queue(), StartOrder() if in_order else None
+        self.hand: deque[InHand] = deque()
+        self.returned: list[InHand] = []
+        self.must_write = False
         self.to_wake: list[Caller] = []
-        self.onlookers: list[Caller] = []
-        self._furthest = 0
+        self.standing = Standing()
+        self._epoch: int | None = None
+        self._picked_up = 0  # the serial of the last grant taken in this epoch
 
-    @property
-    def resume_at(self) -> int:
-        """When the furthest slot of this process comes within the horizon, and more may be booked."""
-        return self._furthest - self.ledger.pace.horizon_us
+    # Slots come.
 
-    def asked(self, now: int) -> tuple[list[Caller], list[Slot], int]:
-        """Return for whom to book, nobody while a slot lies beyond the horizon; what to unbook; how many to spare."""
-        asks = list(self.queue) if now >= self.resume_at else []
-        spare = self.spares.wanted(len(asks), now)
-        returned, self.returned = self.returned + self.spares.give_back(), []
-        return asks, returned, spare
+    def pick_up(self, state: LimitState, read_at: int, now: int) -> None:
+        """Take the grants in this line's name out of a state that a read sent at ``read_at`` saw (rule 8)."""
+        if state.epoch != self._epoch:  # slots of another epoch are void, and names of it mean nothing
+            self._epoch, self._picked_up = state.epoch, 0
+            self.hand.clear()
+            self.returned.clear()
+        if state.serial > self._picked_up:
+            for grant in state.grants:
+                if grant.owner != self.owner or grant.serial <= self._picked_up:
+                    continue
+                if grant.slot > read_at + state.horizon_us:
+                    break  # so far ahead it could be lost unseen: a later look takes it
+                self._picked_up = grant.serial
+                self.hand.append(InHand(grant, state.epoch))
+        self.match(now)
 
-    def hand_out(self, asks: list[Caller], answers: list[Answer], now: int) -> None:
-        """Give each what the ledger answered; what was for callers that have left goes to others."""
-        for caller, answer in zip(asks, answers, strict=False):
-            if isinstance(answer, CacheError):
-                self.fail([caller], answer)
-            elif caller not in self.queue:
-                self.pass_on(answer, now) if isinstance(answer, Slot) else None
-            elif isinstance(answer, Slot):
-                self._give(caller, answer)
-            else:
-                self._refuse(caller, answer.at, now)
-        self.spares.counted_from = now
-        for spare in answers[len(asks) :]:
-            self.spares.fill(cast(Slot, spare))
-        for caller, at in self.queue.hopeless(self.ledger.no_slot_before):
-            self._refuse(caller, at, now)
+    def match(self, now: int) -> None:
+        """Give the slots in hand to callers in order. What is late or fits no caller goes back."""
+        head = self.queue.head
+        while self.hand and (self.queue.head or not self.is_good(self.hand[0], now)):
+            grant, caller = self.hand[0], self.queue.head
+            if not self.is_good(grant, now):
+                if not caller or caller.arrived > self.ledger.good_until(grant.grant.slot):
+                    self.standing.was_absent()
+                self._close(self.hand.popleft())
+            elif grant.left == 0:
+                self.hand.popleft()
+            elif caller and caller.deadline is not None and grant.grant.slot > max(caller.deadline, now):
+                self.refuse(caller, grant.grant.slot, now)
+            elif caller and caller.cost > grant.left:
+                self._close(self.hand.popleft())
+                self.must_write = True
+            elif caller:
+                self._give(caller, grant)
+        if self.queue.head is not head:
+            self.wake_head()
 
-    def fail(self, asks: list[Caller], error: CacheError) -> None:
-        """Tell all for whom a booking was: each gets an error of its own, since each raises it."""
-        for caller in [caller for caller in asks if caller in self.queue]:
-            self._answer(caller, copied(error))
-
-    def tell_onlookers(self, error: CacheError | None) -> None:
-        """Have all woken, in order, who waited for somebody else's look; an error is each one's."""
-        for caller in sorted(self.onlookers, key=lambda caller: caller.ticket):
-            caller.error = copied(error) if error else None
+    def _give(self, caller: Caller, grant: InHand) -> None:
+        """Give a slot. Of callers that start in order only the first is woken: each wakes the next as it starts."""
+        grant.used += caller.cost
+        caller.slot, caller.state = Slot(grant.grant.slot, caller.cost, grant), State.BOOKED
+        self.queue.leave(caller)
+        if self.order:
+            self.order.add(caller, caller.slot)
+            self.wake_next()
+        else:
             self.to_wake.append(caller)
-        self.onlookers = []
 
-    def start(self, caller: Caller, slot: Slot, now: int) -> bool:
-        """Return whether a caller may start on its slot; if not, it stands again where it stood before.
+    # Slots go.
 
-        So do at once all next in order whose slots are good no more. Woken one by one, a crowd on a starved machine
+    def is_good(self, grant: InHand, now: int) -> bool:
+        """Whether a call may still start on a grant: it is not late, and the newest state confirms it (rule 9)."""
+        slot = grant.grant.slot
+        return now <= self.ledger.good_until(slot) and self.ledger.confirms(grant.epoch, slot)
+
+    def give_back(self, caller: Caller, now: int) -> None:
+        """Take a caller's slot from it: for the next of equal cost where it is good, else for the state."""
+        slot, caller.slot = caller.slot, None
+        if slot is None:
+            return
+        grant = slot.source
+        grant.used -= slot.cost
+        if grant.is_closed or not self.is_good(grant, now):
+            self._close(grant)
+            return
+        if grant not in self.hand:
+            self.hand.appendleft(grant)
+        self.match(now)
+        if grant in self.hand and grant.left and not self.queue.head:
+            self.hand.remove(grant)
+            self._close(grant)
+            self.must_write = True
+
+    def _close(self, grant: InHand) -> None:
+        """Have what is left of a grant taken out of the state by the next write (rule 10)."""
+        grant.is_closed = True
+        if grant.epoch == self._epoch and grant.used < grant.grant.cost and grant not in self.returned:
+            self.returned.append(grant)
+
+    def to_return(self) -> list[Returned]:
+        """Return what the next write takes out."""
+        return [Returned(grant.grant, grant.used) for grant in self.returned]
+
+    def were_returned(self, sent: Sequence[Returned]) -> None:
+        """Forget what a write that won has taken out."""
+        kept = {(back.grant.serial, back.keep) for back in sent}
+        self.returned = [grant for grant in self.returned if (grant.grant.serial, grant.used) not in kept]
+
+    # Callers.
+
+    def starts(self, caller: Caller, now: int) -> bool:
+        """Return whether a booked caller may start now. If not, it stands again where it stood before.
+
+        So do all callers next in order whose slots are void or late. Woken one by one, many callers on a starved machine
         would book new slots one by one too, and be late for each.
         """
-        has_slot = caller.slot is slot
-        caller.has_started = has_slot and self._is_good(slot, now)
-        if has_slot and not caller.has_started:
-            late = [caller]
-            self._take_back(caller)
-            while self.order and (first := self.order.first()) and not self._is_good(cast(Slot, first.slot), now):
-                late.append(first)
-                self._take_back(first)
-            self.queue.rejoin(late)
-            self.to_wake += [caller for caller in late if caller.deadline is not None]  # to look to it
-            self.wake_head()
+        if caller.state is not State.BOOKED or caller.slot is None:
+            return False
+        slot = caller.slot
+        if self.is_good(slot.source, now):
+            caller.state = State.STARTED
+            self.standing.starts(slot.at, bool(self.queue.head) or any(grant.left for grant in self.hand))
+            self.wake_next()
+            return True
+        late = [caller]
+        self._requeue(caller, now)
+        while self.order and (first := self.order.first()) and first.slot and not self.is_good(first.slot.source, now):
+            late.append(first)
+            self._requeue(first, now)
+        self.queue.rejoin(late)
+        self.must_write = self.must_write or bool(self.returned)  # they are to be booked again at once
+        self.to_wake += [caller for caller in late if caller.deadline is not None]  # each looks to its deadline
+        self.wake_head()
         self.wake_next()
-        return caller.has_started
+        return False
 
-    def pass_on(self, slot: Slot, now: int) -> None:
-        """Give a slot that lost its caller to the next of equal cost, else have it unbooked."""
-        if self._is_good(slot, now):
-            for caller in self.queue:
-                if caller.cost == slot.cost and (caller.deadline is None or slot.at <= caller.deadline):
-                    self._give(caller, slot)
-                    return
-        self.give_back(slot)
+    def _requeue(self, caller: Caller, now: int) -> None:
+        slot, caller.slot, caller.state = caller.slot, None, State.QUEUED
+        if slot:
+            slot.source.used -= slot.cost
+            self._close(slot.source)
 
-    def give_back(self, slot: Slot) -> None:
-        """Have a slot unbooked by the next booking."""
-        self.returned.append(slot)
-        if slot.at >= self._furthest:
-            self._furthest = 0
+    def leaves(self, caller: Caller, now: int) -> None:
+        """Take a caller out, wherever it stands. Its place in the state is given up where no other caller takes it."""
+        if caller.state is State.QUEUED:
+            head = self.queue.head
+            self.queue.leave(caller)
+            following = self.queue.head
+            if caller is head and (following is None or following.cost != caller.cost):
+                self._renew_place()
+        self.give_back(caller, now)
+        caller.state = State.LEFT  # last: an interrupt before it lets the caller leave again
+        self.wake_next()
+        self.wake_head()
+
+    def refuse(self, caller: Caller, at: int, now: int) -> None:
+        """Answer a caller that its slot can't come before ``at``."""
+        self.fail([caller], caller.too_long(self.name, at, now))
+
+    def fail(self, callers: Sequence[Caller], error: Exception) -> None:
+        """Answer callers with an error: a copy for each, since each raises it."""
+        for caller in callers:
+            if caller in self.queue:
+                self.queue.leave(caller)
+                caller.error = error if len(callers) == 1 else copied(error)
+                self.to_wake.append(caller)
+        if not self.queue.head:
+            self._renew_place()
+        self.wake_head()
+
+    def _renew_place(self) -> None:
+        """Have the place of this line written anew, or taken out, if it has one."""
+        state = self.ledger.state
+        if state and state.place_of(self.owner):
+            self.must_write = True
 
     def wake_head(self) -> None:
         """Have the caller woken whose turn it is to lead."""
@@ -118,29 +206,3 @@ class Places:
         first = self.order.first() if self.order else None
         if first and first not in self.to_wake[-1:]:
             self.to_wake.append(first)
-
-    def _is_good(self, slot: Slot, now: int) -> bool:
-        return self.ledger.vouches(slot) and now <= self.ledger.good_until(slot)
-
-    def _take_back(self, caller: Caller) -> None:
-        self.give_back(cast(Slot, caller.slot))
-        caller.slot = None
-
-    def _give(self, caller: Caller, slot: Slot) -> None:
-        """Give a slot. Of those who start in order only the first is woken: each wakes the next as it starts."""
-        caller.slot, caller.error = slot, None
-        self._furthest = max(self._furthest, slot.at)
-        self.queue.leave(caller)
-        if self.order:
-            self.order.add(caller, slot)
-            self.wake_next()
-        else:
-            self.to_wake.append(caller)
-
-    def _refuse(self, caller: Caller, at: int, now: int) -> None:
-        self._answer(caller, caller.too_long(self.name, at, now))
-
-    def _answer(self, caller: Caller, error: Exception | None) -> None:
-        self.queue.leave(caller)
-        caller.error = error
-        self.to_wake.append(caller)

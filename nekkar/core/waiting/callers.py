@@ -1,63 +1,96 @@
-"""The callers of a line, and the order they stand in: by arrival, whatever happened to them since."""
+"""The callers of a line, each in one of a few states, and the orders that they stand in.
+
+| state | the caller | leads to |
+|---|---|---|
+| QUEUED | stands in line without a slot | BOOKED when a slot is given to it; LEFT when it is refused or goes away |
+| BOOKED | has a slot, and sleeps until it | STARTED at its slot; QUEUED where the slot is void or late; LEFT |
+| STARTED | has been admitted | – |
+| LEFT | was refused, cancelled or interrupted | – |
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from heapq import heappop, heappush
 from itertools import takewhile
+from typing import NamedTuple
 
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.runtime.effects import Event
-from nekkar.core.window.booking import Slot
+from nekkar.core.window.state import Grant
+
+
+@dataclass(slots=True, eq=False)
+class InHand:
+    """A grant that a line picked up in ``epoch``, ``used`` by callers in part. Once closed, nothing more of it is."""
+
+    grant: Grant
+    epoch: int
+    used: int = 0
+    is_closed: bool = False
+
+    @property
+    def left(self) -> int:
+        """The hits that a caller may still have."""
+        return 0 if self.is_closed else self.grant.cost - self.used
+
+
+class Slot(NamedTuple):
+    """``cost`` hits at ``at`` (µs), out of a grant in hand."""
+
+    at: int
+    cost: int
+    source: InHand
+
+
+class State(Enum):
+    """What becomes of a caller; see the table above."""
+
+    QUEUED = "queued"
+    BOOKED = "booked"
+    STARTED = "started"
+    LEFT = "left"
 
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """One call: ``cost`` hits, by ``deadline`` (µs, or None). It has a slot, an error, or waits for either."""
+    """One call: ``cost`` hits, by ``deadline`` (µs; None: no deadline)."""
 
     ticket: int
     cost: int
     arrived: int
     deadline: int | None
     max_wait: float | None
+    state: State = State.QUEUED
     slot: Slot | None = None
     error: Exception | None = None
     event: Event | None = None
-    told_until: int = 0  # what was said of its wait (voice.py)
-    logged: bool = False
-    has_started: bool = False
+    told_until: int = 0  # what listeners were told of its wait (reporter.py)
+    is_logged: bool = False
 
     def too_long(self, name: str, at: int, now: int) -> WaitTooLong:
         """Return the error for a caller whose slot can't come before ``at``."""
         return WaitTooLong(name, max(0, at - now) / 1e6, self.max_wait or 0.0)
 
 
-@dataclass(slots=True, eq=False)
-class Booking:
-    """What ``leader`` has its steps made for: ``started`` by a driver, and ``left`` by the leader."""
-
-    leader: Caller
-    started: bool = False
-    left: bool = False
-
-
-class Order:
-    """Callers with slots, by these and by arrival: they start in this order, whichever timer ends first."""
+class StartOrder:
+    """Booked callers by slot and by arrival: tasks start in this order, whichever timer ends first."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Caller]] = []
 
     def add(self, caller: Caller, slot: Slot) -> None:
-        """Take in a caller with its slot; it may leave, or come again with another."""
+        """Take in a caller with its slot; it may leave, or come again with another slot."""
         heappush(self._heap, (slot.at, caller.ticket, caller))
 
     def first(self) -> Caller | None:
-        """Return who is to start next."""
+        """Return the caller that is to start next."""
         while self._heap:
             at, _, caller = self._heap[0]
-            if caller.slot and caller.slot.at == at and not caller.has_started:
+            if caller.state is State.BOOKED and caller.slot and caller.slot.at == at:
                 return caller
             heappop(self._heap)
         return None
@@ -84,8 +117,13 @@ class Queue:
 
     @property
     def head(self) -> Caller | None:
-        """The caller whose turn it is."""
+        """The first caller, whose turn it is to lead."""
         return next(iter(self._callers.values()), None)
+
+    @property
+    def last_ticket(self) -> int:
+        """The ticket of the last caller; 0 where nobody stands in line."""
+        return next(reversed(self._callers), 0)
 
     def join(self, caller: Caller) -> None:
         """Stand at the end."""
@@ -94,28 +132,13 @@ class Queue:
         self.bounded += caller.deadline is not None
 
     def rejoin(self, callers: Sequence[Caller]) -> None:
-        """Stand where they stood before: at the front, behind whoever came earlier."""
+        """Stand where they stood before: at the front, behind the callers that came earlier."""
         last = max(caller.ticket for caller in callers)
         ahead = list(takewhile(lambda ticket: ticket < last, self._callers))
         for caller in callers:
             self.join(caller)
         for ticket in sorted([*ahead, *(caller.ticket for caller in callers)], reverse=True):
             self._callers.move_to_end(ticket, last=False)
-
-    def hopeless(self, no_slot_before: Callable[[int, int, int], int]) -> list[tuple[Caller, int]]:
-        """Return the callers whose slot can't come before their deadline, and when it could.
-
-        ``no_slot_before``: the bound for a cost behind so many hits of so many calls.
-        """
-        found: list[tuple[Caller, int]] = []
-        hits = calls = 0
-        for caller in self if self.bounded else ():
-            at = no_slot_before(caller.cost, hits, calls) if caller.deadline is not None else 0
-            if at > (caller.deadline or 0):
-                found.append((caller, at))
-            else:
-                hits, calls = hits + caller.cost, calls + 1
-        return found
 
     def leave(self, caller: Caller) -> None:
         """Step out; nothing happens where the caller does not stand here."""

@@ -1,13 +1,14 @@
-"""Spare slots: a process that calls often books some more than it was asked for, so that one swap serves many calls.
+"""Prefetched slots: a process that calls often books some more than it was asked for, so that one swap serves many calls.
 
 Rules:
 
-- Only while the limit is far from binding: at most a 64th of what is free in each window, and none where slots
-  are spaced. So a limit under 64 calls never has spares, and one that is all used neither.
-- As many as the process called for in a quarter of the margin lately, and none below eight. The time of swaps does
-  not count: in a crowd, where they take long, spares are what thins it. A slot is good for half the margin after its
-  time, for a spare too, but not beyond a horizon after the newest look: a hold is met.
-- What is left goes back with the next swap. A process that stops calling leaves its last spares booked unused.
+- Only while the limit is far from binding: at most a 64th of what is free in each window, and none where slots are
+  spaced (``window/plan.py``). So a limit under 64 calls never has prefetched slots, and one that is all used has none.
+- As many as the process used within a quarter of the margin lately; where that is fewer than eight, none. Demand is
+  measured between swaps, not during them: where many processes swap, swaps are slow, and prefetching relieves that.
+- A prefetched slot is good for half the margin after its time, as any slot, but no longer than one horizon after the
+  last read, so that a new hold is noticed.
+- What is left is taken out with the next write. A process that stops calling leaves its last ones unused.
 """
 
 from __future__ import annotations
@@ -16,56 +17,56 @@ import threading
 from collections.abc import Sized
 
 from nekkar.core.shared.ledger import Ledger
-from nekkar.core.window.booking import Slot
+from nekkar.core.waiting.assignments import Assignments
+from nekkar.core.waiting.callers import Slot
 
 LEAST, MOST = 8, 1024
 
 
-class Spares:
-    """The spare slots of one line, all of one instant. All but ``take`` is called under its lock.
+class PrefetchedSlots:
+    """What a line has in hand beyond its callers. ``take`` takes the line's lock; all else is called under it.
 
-    ``left``: how many. ``before``: who comes before a caller that takes one. ``counted_from``: since when calls are
-    counted: the end of the newest swap.
+    ``ahead``: what comes before a caller that takes one. ``counted_from``: since when calls are counted: the end of the
+    newest swap.
     """
 
-    def __init__(self, ledger: Ledger, before: Sized, lock: threading.RLock) -> None:
-        self._ledger, self._before, self._lock = ledger, before, lock
-        self._slot: Slot | None = None
-        self.left = 0
-        self._filled = self.counted_from = 0
-        self._demand = 0
+    def __init__(self, ledger: Ledger, assignments: Assignments, ahead: Sized, lock: threading.RLock) -> None:
+        self._ledger, self._assignments, self._ahead, self._lock = ledger, assignments, ahead, lock
+        self.counted_from = 0
+        self._taken = self._demand = 0
+
+    @property
+    def left(self) -> int:
+        """How many hits are in hand without a caller."""
+        return sum(grant.left for grant in list(self._assignments.hand))
 
     def take(self) -> Slot | None:
-        """Return a slot of one hit that may start now, where there is one to spare and nobody comes first."""
-        if not self.left:
+        """Return a slot of one hit that may start now, where there is one in hand and nobody comes first."""
+        hand, ledger = self._assignments.hand, self._ledger
+        if not hand:
             return None
         with self._lock:
-            slot, ledger = self._slot, self._ledger
-            if slot is None or not self.left or self._before or not ledger.vouches(slot):
+            if not hand or self._ahead:
                 return None
-            last = min(ledger.good_until(slot), ledger.view.seen.sent + ledger.pace.horizon_us)
-            if not slot.at <= ledger.clock.now_us() <= last:
+            grant, now = hand[0], ledger.clock.now_us()
+            at = grant.grant.slot
+            if not at <= now <= ledger.read_at + ledger.latency.horizon_us:
                 return None
-            self.left -= 1
-            return slot
-
-    def fill(self, slot: Slot) -> None:
-        """Have spares, as many as the slot's hits."""
-        self._slot, self.left = Slot(slot.at, 1, slot.epoch), slot.cost
-        self._filled = slot.cost
-
-    def give_back(self) -> list[Slot]:
-        """Return what is left, to be unbooked."""
-        slot, left, self.left = self._slot, self.left, 0
-        return [Slot(slot.at, left, slot.epoch)] if slot and left else []
+            if not grant.left or not self._assignments.is_good(grant, now):
+                return None
+            grant.used += 1
+            self._taken += 1
+            if not grant.left:
+                hand.popleft()
+            return Slot(at, 1, grant)
 
     def wanted(self, asked: int, now: int) -> int:
-        """Return how many spares a booking for so many callers should bring; call it once for each.
+        """Return how many hits a booking for so many callers should prefetch; call it once for each booking.
 
         The demand grows by one a booking, then twofold, and falls at once.
         """
-        calls, span = asked + self._filled - self.left, max(1, now - self.counted_from)
-        self._filled, self.counted_from = self.left, now
+        calls, span = asked + self._taken, max(1, now - self.counted_from)
+        self._taken, self.counted_from = 0, now
         lately = calls * self._ledger.quota.margin_us // (4 * span)
         self._demand = min(lately, self._demand + max(1, self._demand - LEAST), MOST)
         return self._demand if self._demand > LEAST else 0

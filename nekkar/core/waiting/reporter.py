@@ -11,8 +11,7 @@ import logging
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.events import Admitted, Held, Left, Listeners, Refused, Waiting
 from nekkar.core.quota import SECOND
-from nekkar.core.waiting.callers import Caller
-from nekkar.core.window.booking import Slot
+from nekkar.core.waiting.callers import Caller, Slot
 
 LONG_US = 5 * SECOND
 MOVED_US = SECOND
@@ -20,7 +19,7 @@ MOVED_US = SECOND
 log = logging.getLogger("nekkar")
 
 
-class Voice:
+class CallReporter:
     """Says what becomes of the calls of limit ``name``; times are microseconds. Safe between threads."""
 
     def __init__(self, name: str, listeners: Listeners) -> None:
@@ -33,8 +32,8 @@ class Voice:
             return
         caller.told_until = until
         waited = now - caller.arrived
-        if until - caller.arrived > LONG_US and not caller.logged:
-            caller.logged = True
+        if until - caller.arrived > LONG_US and not caller.is_logged:
+            caller.is_logged = True
             log.info("limit %r: a call waits %.1f s for its slot", self.name, (until - now) / SECOND)
         if self.listening:
             seconds = (now / SECOND, until / SECOND, waited / SECOND)
@@ -43,7 +42,7 @@ class Voice:
     def admitted(self, caller: Caller, slot: Slot, now: int) -> int:
         """Say that a call starts; return how long it waited."""
         waited = now - caller.arrived
-        if waited > LONG_US and not caller.logged:
+        if waited > LONG_US and not caller.is_logged:
             log.info("limit %r: a call waited %.1f s for its slot", self.name, waited / SECOND)
         if self.listening:
             self.listeners.tell(Admitted(self.name, slot.cost, slot.at / SECOND, waited / SECOND, caller.ticket))

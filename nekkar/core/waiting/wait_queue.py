@@ -1,22 +1,22 @@
-"""The line: the callers of one limit in one process (and one event loop), in order of arrival.
+"""The wait queue: the callers of one limit in one process (and one event loop), in order of arrival.
 
-Rules:
+Rules (numbered as in docs/concepts/line.md; rules 1 to 6 are in ``window/plan.py``, 7 in ``turn.py``, 8 and 10 in
+``assignments.py``):
 
-- One booking at a time. The caller at the head of the line leads: it books for everybody, one read
-  and one swap for all whose slot falls within the horizon, and for at least one. While the process
-  holds a slot beyond the horizon nobody books, so a process never hoards the future.
-- A caller with a slot sleeps until it. Where the log may have changed over the slot since the newest
-  look, it wakes early and reads once. It starts within half the margin of its slot; otherwise it goes
-  back to the front of the line, and the next booking unbooks its old hit.
-- Tasks start in the order of their slots and of their arrival, whichever timer ends first. Of threads, the machine
-  decides which runs first. Callers whose slots come together share one look.
-- A caller that leaves passes its slot to the next of equal cost, else it is unbooked. A booking runs to
-  its end whatever becomes of the caller that leads it; what it brought for callers gone is passed on.
-- Whoever waits in line decides anew each time it wakes, from the state under the lock; waking somebody
-  for nothing is harmless, so a caller is woken wherever something may have changed for it.
+9. A caller starts only up to half the margin after its slot, and only while the newest state confirms the slot. Else it
+   goes back to where it stood, by arrival, and its slot is returned.
+14. A caller that leaves passes its slot to the next of equal cost; else the slot is returned. Where the first caller
+    leaves, the place of the line is written anew, or taken out.
 
-Like the ledger, one generator over a few effects; drive.py runs it for threads and for tasks.
-tests/waiting/test_wait_queue.py runs it through random schedules of kills, freezes, losses and cancellations.
+The caller at the head leads: it runs the turns of the line, one at a time, and each turn books for all callers. A turn
+that has begun runs to its end, whatever becomes of the caller that leads it. Each caller decides anew whenever it wakes,
+from the state under the lock. To wake a caller for nothing is harmless, so all are woken for whom something may have
+changed; and a thread that waits wakes once a second by itself, so that nothing that an interrupt cut short stops others.
+
+Tasks start in the order of their slots and of their arrival, whichever timer ends first.
+
+One generator over two effects; ``runtime/drivers.py`` runs it for threads and for tasks. test_wait_queue.py runs it
+through random schedules of kills, freezes, losses and cancellations.
 """
 
 from __future__ import annotations
@@ -25,271 +25,305 @@ import threading
 from collections.abc import Callable
 from itertools import count
 
+from nekkar.core.clock import ticks
 from nekkar.core.errors import CacheError
-from nekkar.core.runtime.effects import Effects, Event, Steps, Transact, Wait
+from nekkar.core.quota import SECOND
+from nekkar.core.runtime.effects import CacheSteps, Event, QueueSteps, RunSteps, WaitUntil
 from nekkar.core.shared.ledger import Ledger
-from nekkar.core.waiting.assignments import Places
-from nekkar.core.waiting.callers import Booking, Caller
-from nekkar.core.waiting.glance import LONG_WAIT_US, glance, glance_at
-from nekkar.core.waiting.reporter import Voice
-from nekkar.core.window.booking import Slot
+from nekkar.core.waiting.assignments import Assignments
+from nekkar.core.waiting.callers import Caller, Slot, State
+from nekkar.core.waiting.prefetch import PrefetchedSlots
+from nekkar.core.waiting.reporter import CallReporter
+from nekkar.core.waiting.turn import LOOK_EVERY_US, Turn
+from nekkar.core.window.plan import earliest_slot_behind
 
 Wake = Callable[[list[Event]], None]
+
+CHECK_EVERY_US = SECOND  # how often a waiting thread wakes by itself
+ABANDONED_US = 2 * SECOND  # a turn that takes longer may have lost its thread: another may begin beside it
 
 _tickets = count(1)
 
 
-class Line:
-    """Callers of one limit that share a lock and a way to wake each other.
+class TurnUnderWay:
+    """The turn that a line takes now.
 
-    ``new_event`` makes what a caller waits on; ``wake`` sets such events, from whatever thread. ``callers``:
-    all who wait now, for a slot or until theirs comes. ``in_order``: they are tasks, and start in order. ``voice``
-    says what becomes of them.
+    ``last_ticket``: of the callers it books for. ``begun_at``: µs of ``ticks``. ``thread``: the one that runs it, None
+    before it began. ``is_left``: its leader has gone, so it must wake the others itself.
     """
 
+    def __init__(self, turn: Turn, last_ticket: int, begun_at: int) -> None:
+        self.turn, self.last_ticket = turn, last_ticket
+        self.begun_at = begun_at
+        self.thread: int | None = None
+        self.is_left = False
+
+
+class WaitQueue:
+    """Callers of one limit that share a lock and a way to wake each other.
+
+    ``new_event`` makes what a caller waits on; ``wake`` sets such events, from any thread. ``callers``: all that wait
+    now, for a slot or until theirs comes. ``in_order``: they are tasks, and start in order.
+    """
+
+    this_thread, ticks = staticmethod(threading.get_ident), staticmethod(ticks)
+
     def __init__(
-        self, voice: Voice, ledger: Ledger, new_event: Callable[[], Event], wake: Wake, in_order: bool = False
+        self,
+        reporter: CallReporter,
+        ledger: Ledger,
+        new_event: Callable[[], Event],
+        wake: Wake,
+        in_order: bool = False,
     ) -> None:
-        self.name, self._voice, self.ledger = voice.name, voice, ledger
+        self.name, self._reporter, self.ledger = reporter.name, reporter, ledger
         self._new_event, self._wake = new_event, wake
-        self._lock = threading.RLock()  # a generator finalised by the collector may hold it already
-        self._places = Places(self.name, ledger, self._lock, in_order)
-        self.callers = self._places.callers
-        self.spares = self._places.spares
-        self._booking: Booking | None = None
-        self._looking = False
+        self._check_every_us = None if in_order else CHECK_EVERY_US
+        self._lock = threading.RLock()  # finalisers and signal handlers may make limited calls while it is held
+        self._assignments = Assignments(self.name, ledger, in_order)
+        self.callers: set[Caller] = set()
+        ahead = self.callers if in_order else self._assignments.queue
+        self.prefetched = PrefetchedSlots(ledger, self._assignments, ahead, self._lock)
+        self._under_way: TurnUnderWay | None = None
+        self._look_at = 0
 
     @property
     def waiting(self) -> int:
         """How many callers stand in line without a slot."""
-        return len(self._places.queue)
+        return len(self._assignments.queue)
 
-    def acquire(self, cost: int, max_wait: float | None) -> Effects[tuple[Slot, int]]:
+    def acquire(self, cost: int, max_wait: float | None) -> QueueSteps[tuple[Slot, int]]:
         """Wait for a slot of ``cost`` hits, at most ``max_wait`` seconds; return it and the µs waited.
 
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
-        if self.ledger.clock_is_due():
-            yield from self._know_time(cost)
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
         caller = Caller(next(_tickets), cost, now, deadline, max_wait)
-        self.callers.add(caller)
         try:
-            slot = yield from self._served(caller)
-            return slot, self._voice.admitted(caller, slot, self.ledger.clock.now_us())
+            self._join(caller)
+            while True:
+                yield from self._until_booked(caller)
+                yield from self._until_slot(caller)
+                if (slot := self._start(caller)) is not None:
+                    return slot, self._reporter.admitted(caller, slot, self.ledger.clock.now_us())
         except GeneratorExit as error:  # dropped by its driver: nothing more can be asked of the cache
             self._leave(caller, error)
             raise
         except BaseException as error:
             self._leave(caller, error)
-            if booking := self._unbooking(caller):
-                yield from self._lead(booking, shielded=True)
+            if self._assignments.must_write and not self.waiting and (turn := self._begin_turn(caller)):
+                yield from self._lead(turn, shielded=True)
             raise
         finally:
+            if caller.state in (State.QUEUED, State.BOOKED):  # an interrupt cut the leaving short
+                self._take_out(caller)
             self.callers.discard(caller)
+
+    def look_soon(self) -> None:
+        """Have the line look at once: the state was changed in this process."""
+        with self._lock:
+            self._look_at = 0
+            self._assignments.match(self.ledger.clock.now_us())
+            self._assignments.wake_head()
+        self._wake_all()
 
     # A caller's way: in line, leading, at its slot, leaving.
 
-    def _know_time(self, cost: int) -> Effects[None]:
-        """Read the clock, before a call has its place in time; where that fails, the call does."""
-        try:
-            yield Transact(self.ledger.know_time())
-        except BaseException as error:
-            now = self.ledger.clock.now_us()
-            self._voice.ended(Caller(next(_tickets), cost, now, None, None), error, now)
-            raise
+    def _join(self, caller: Caller) -> None:
+        """Stand in line; WaitTooLong where the line and a state read in the last second show no slot in time."""
+        now, at = caller.arrived, 0
+        mine = self._assignments
+        with self._lock:
+            self.callers.add(caller)
+            if mine.queue.head:
+                at = self._earliest_slot_of(caller)
+                if caller.deadline is not None and at > caller.deadline:
+                    raise caller.too_long(self.name, at, now)
+            else:
+                self._arrives_alone(now)
+            mine.queue.join(caller)
+        self._reporter.waits(caller, at, now)
 
-    def _served(self, caller: Caller) -> Effects[Slot]:
-        self._join(caller)
-        while True:
+    def _arrives_alone(self, now: int) -> None:
+        """Note when the line that nobody waited in looks next."""
+        mine, ledger = self._assignments, self.ledger
+        place = ledger.state.place_of(mine.owner) if ledger.state else None
+        if place and place.credit and now > ledger.good_until(place.ready):
+            mine.standing.was_absent()
+        mine.standing.arrives(now)
+        self._look_at = now
+        if place and ledger.state:
+            self._look_at = min(place.ready - ledger.state.horizon_us // 4, ledger.read_at + LOOK_EVERY_US)
+
+    def _until_booked(self, caller: Caller) -> QueueSteps[None]:
+        while caller.state is State.QUEUED:
             if caller.error:
                 raise caller.error
-            if caller.slot is None:
-                turn = self._line_up(caller)
-                if isinstance(turn, Wait):
-                    yield turn
-                elif turn:
-                    yield from self._lead(turn)
-            elif (yield from self._arrives(caller, caller.slot)):
-                return caller.slot
+            step = self._next_step(caller, self.ledger.clock.now_us())
+            if self._assignments.to_wake:
+                self._wake_all()
+            if isinstance(step, WaitUntil):
+                yield step
+            elif step:
+                yield from self._lead(step)
+                self._reporter.waits(caller, step.turn.expected_at, self.ledger.clock.now_us())
+        if caller.error:
+            raise caller.error
 
-    def _join(self, caller: Caller) -> None:
+    def _next_step(self, caller: Caller, now: int) -> TurnUnderWay | WaitUntil | None:
+        """Return the turn to lead if it is this caller's to lead and one is due, else the wait for what comes first."""
+        mine = self._assignments
         with self._lock:
-            at = 0  # the log itself will tell
-            if self._places.queue or not self._may_book(caller.arrived):
-                at = self.ledger.no_slot_before(caller.cost, self._places.queue.hits, len(self._places.queue))
-            if caller.deadline is not None and at > caller.deadline:
-                raise caller.too_long(self.name, at, caller.arrived)
-            self._places.queue.join(caller)
-        self._voice.waits(caller, at, caller.arrived)
-
-    def _line_up(self, caller: Caller) -> Booking | Wait | None:
-        """Return the booking to lead if it is this caller's turn, else the wait for whatever comes first."""
-        now = self.ledger.clock.now_us()
-        with self._lock:
-            if caller.slot or caller.error:
+            mine.match(now)
+            if caller.state is not State.QUEUED or caller.error:
                 return None
-            leads = self._places.queue.head is caller and not self._booking
-            if leads and (self._places.returned or self._may_book(now)):
-                self._booking = Booking(caller)
-                return self._booking
-            until = self._patience(caller, now)
-            if leads:
-                until = min(self._places.resume_at, self._places.resume_at if until is None else until)
-            return Wait(until, self._event_of(caller))
+            if caller not in mine.queue:  # others took it for gone
+                mine.queue.rejoin([caller])
+            leads, is_due = mine.queue.head is caller, mine.must_write or now >= self._look_at
+            # The head may be gone without a word, where an interrupt cut its leaving short.
+            if is_due and (leads or now >= self._look_at + ABANDONED_US) and (turn := self._begin_turn(caller)):
+                return turn
+            ends = [self._deadline(caller, now, is_due)]
+            if leads and not is_due:
+                ends.append(self._look_at)
+            if self._check_every_us:
+                ends.append(now + self._check_every_us)
+            return WaitUntil(min((end for end in ends if end is not None), default=None), self._event_of(caller))
 
-    def _lead(self, booking: Booking, shielded: bool = False) -> Effects[None]:
+    def _lead(self, under_way: TurnUnderWay, shielded: bool = False) -> QueueSteps[None]:
         try:
-            yield Transact(self._book(booking), shielded)
+            yield RunSteps(self._take_turn(under_way), shielded)
         finally:
-            with self._lock:
-                booking.left = True
-            self._call_off(booking)
-
-    def _arrives(self, caller: Caller, slot: Slot) -> Effects[bool]:
-        """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
-        ledger = self.ledger
-        now = ledger.clock.now_us()
-        self._voice.waits(caller, slot.at, now)
-        yield from self._give_way(caller, slot)
-        if slot.at - now >= LONG_WAIT_US and (at := glance_at(ledger, slot, ledger.clock.now_us())):
-            yield from self._glance(caller, slot, at)
-        while ledger.is_stale(slot) and self._counts(caller, slot) and not caller.error:
-            yield Wait(ledger.wake_at(slot), self._event_of(caller))
-            if ledger.is_stale(slot) and self._counts(caller, slot):
-                yield from self._look(caller, slot)
-        while self._counts(caller, slot) and ledger.clock.now_us() < slot.at:
-            yield Wait(slot.at, self._event_of(caller))
-        yield from self._give_way(caller, slot)
-        with self._lock:
-            starts = self._places.start(caller, slot, ledger.clock.now_us())
-        self._wake_all()
-        return starts and not caller.error
-
-    def _glance(self, caller: Caller, slot: Slot, at: int) -> Effects[None]:
-        """Sleep until ``at`` and look whether the log still stands, unless somebody here did."""
-        while self._counts(caller, slot) and self.ledger.clock.now_us() < at:
-            yield Wait(at, self._event_of(caller))
-        if self._counts(caller, slot) and self.ledger.view.seen.sent < at:
-            yield Transact(glance(self.ledger))
-
-    def _counts(self, caller: Caller, slot: Slot) -> bool:
-        """Return whether the caller still has this slot, in the log's epoch and under no hold."""
-        return caller.slot is slot and self.ledger.vouches(slot)
-
-    def _look(self, caller: Caller, slot: Slot) -> Effects[None]:
-        """Look for all whose slots come, or wait for who does; an error is all theirs."""
-        with self._lock:
-            is_first = not self._looking
-            self._looking = True
-            if not is_first:
-                self._places.onlookers.append(caller)
-                event = self._event_of(caller)
-        if not is_first:
-            yield Wait(self.ledger.good_until(slot), event)
-            return
-        error = None
-        try:
-            yield Transact(self.ledger.check())
-        except CacheError as raised:
-            error = raised
-            raise
-        finally:
-            with self._lock:
-                self._looking = False
-                self._places.tell_onlookers(error)
+            under_way.is_left = True
+            if under_way.thread is None:  # it never began: its leader was cancelled or interrupted before
+                self._end_turn(under_way)
             self._wake_all()
 
-    def _give_way(self, caller: Caller, slot: Slot) -> Effects[None]:
-        """Let those start before who come before, whichever timer or look took longer."""
-        while order := self._places.order:
+    def _until_slot(self, caller: Caller) -> QueueSteps[None]:
+        """Sleep until the slot; tasks let those start before them that come before them."""
+        slot, clock, mine = caller.slot, self.ledger.clock, self._assignments
+        if slot is None:
+            return
+        self._reporter.waits(caller, slot.at, clock.now_us())
+        while caller.slot is slot:
+            now = clock.now_us()
             with self._lock:
-                if caller.slot is not slot or order.first() in (caller, None):
+                is_next = mine.order is None or mine.order.first() in (caller, None)
+                if is_next and (now >= slot.at or not mine.is_good(slot.source, now)):
                     return
                 event = self._event_of(caller)
-            yield Wait(None, event)
+            yield WaitUntil(slot.at if is_next else None, event)
+
+    def _start(self, caller: Caller) -> Slot | None:
+        """Return the slot where the caller starts on it; None where it has to be booked again."""
+        with self._lock:
+            slot = caller.slot if self._assignments.starts(caller, self.ledger.clock.now_us()) else None
+        self._wake_all()
+        return slot
 
     def _event_of(self, caller: Caller) -> Event:
         caller.event = event = self._new_event()
         return event
 
     def _leave(self, caller: Caller, error: BaseException) -> None:
-        with self._lock:
-            self._places.queue.leave(caller)
-            slot, caller.slot = caller.slot, None
-            if slot:
-                self._places.pass_on(slot, self.ledger.clock.now_us())
-                self._places.wake_next()
-            self._places.wake_head()
-            booking = self._booking
-        if booking and booking.leader is caller:
-            self._call_off(booking)
-        self._wake_all()
-        self._voice.ended(caller, error, self.ledger.clock.now_us())
+        self._take_out(caller)
+        self._reporter.ended(caller, error, self.ledger.clock.now_us())
 
-    def _call_off(self, booking: Booking) -> None:
-        """Make way where a booking never began: its leader was cancelled or interrupted before."""
+    def _take_out(self, caller: Caller) -> None:
         with self._lock:
-            if self._booking is booking and not booking.started:
-                self._booking = None
-                self._places.wake_head()
+            self._assignments.leaves(caller, self.ledger.clock.now_us())
         self._wake_all()
 
-    def _unbooking(self, caller: Caller) -> Booking | None:
-        """Return a booking to lead where a slot was given back, and nobody is booking already."""
-        with self._lock:
-            if not self._places.returned or self._booking:
-                return None
-            self._booking = Booking(caller)
-            return self._booking
+    # A turn.
 
-    # A booking: steps that run to their end, by whomever they were started.
+    def _begin_turn(self, leader: Caller) -> TurnUnderWay | None:
+        """Return a turn to lead; None while one is under way."""
+        other = self._under_way
+        # Two turns at once do no harm. So a thread that meets its own (in a signal handler, a finaliser, a listener)
+        # takes one beside it, and so does any where the thread of the other has not been heard of for long.
+        if other and other.thread != self.this_thread() and self.ticks() < other.begun_at + ABANDONED_US:
+            return None
+        turn = Turn(self.ledger, self._assignments, self.prefetched, self._lock)
+        self._under_way = TurnUnderWay(turn, max(leader.ticket, self._assignments.queue.last_ticket), self.ticks())
+        return self._under_way
 
-    def _book(self, booking: Booking) -> Steps[None]:
+    def _take_turn(self, under_way: TurnUnderWay) -> CacheSteps[None]:
+        """Update the state: steps that run to their end, in whichever thread they were started."""
+        turn, mine = under_way.turn, self._assignments
+        under_way.thread = self.this_thread()
         try:
-            with self._lock:
-                booking.started = self._booking is booking  # else it was called off
-            while booking.started:
-                with self._lock:
-                    asks, returned, spare = self._places.asked(self.ledger.clock.now_us())
+            while True:
                 try:
-                    answers = yield from self.ledger.book(asks, returned, spare)
+                    yield from self._sync_clock()
+                    yield from self.ledger.update(turn)
                 except CacheError as error:
                     with self._lock:
-                        self._places.fail(asks, error)
-                else:
-                    with self._lock:
-                        self._places.hand_out(asks, answers, self.ledger.clock.now_us())
-                if not self._places.returned:
+                        mine.fail([caller for caller in mine.queue if caller.ticket <= under_way.last_ticket], error)
+                    return
+                finally:
+                    turn.ended()
+                if not mine.must_write:
                     return
                 self._wake_all()
         finally:
-            with self._lock:
-                if self._booking is booking:
-                    self._booking = None
-                self._places.wake_head()
-            if booking.left:  # else the leader wakes the others, behind itself
-                self._wake_all()
+            self._end_turn(under_way)
 
-    def _may_book(self, now: int) -> bool:
-        return not self._booking and now >= self._places.resume_at
+    def _sync_clock(self) -> CacheSteps[None]:
+        """Read the clock where that is due. Those that came before its first reading had their times by another."""
+        if not self.ledger.clock_is_due():
+            return
+        before, begun = self.ledger.clock.now_us(), self.ticks()
+        yield from self.ledger.sync_clock()
+        shift = self.ledger.clock.now_us() - before - (self.ticks() - begun)
+        if abs(shift) < SECOND // 1000:
+            return
+        with self._lock:
+            for caller in self._assignments.queue:
+                caller.arrived += shift
+                caller.deadline = None if caller.deadline is None else caller.deadline + shift
 
-    def _patience(self, caller: Caller, now: int) -> int | None:
-        """Return until when to wait: the deadline, or a horizon more where a booking is about to answer."""
+    def _end_turn(self, under_way: TurnUnderWay) -> None:
+        with self._lock:
+            self._look_at = under_way.turn.look_at or self.ledger.clock.now_us()
+            if self._under_way is under_way:
+                self._under_way = None
+            self._assignments.wake_head()
+        if under_way.is_left:  # else the leader wakes the others, behind itself
+            self._wake_all()
+
+    # Parts of the above.
+
+    def _earliest_slot_of(self, caller: Caller) -> int:
+        """Return a lower bound of the slot of a caller behind all in line; 0 where no state was read lately."""
+        ledger, queue = self.ledger, self._assignments.queue
+        state = ledger.state
+        if state is None:
+            return 0
+        margin = state.margin(ledger.quota, caller.arrived)
+        ahead = queue.hits + caller.cost - 1
+        return earliest_slot_behind(state.hits, ahead, ledger.quota, margin, state.hold_until)
+
+    def _deadline(self, caller: Caller, now: int, is_due: bool) -> int | None:
+        """Return until when a caller waits; a horizon past its deadline where a turn is about to answer."""
         if caller.deadline is None or now < caller.deadline:
             return caller.deadline
         until = caller.deadline
-        if self._booking or now >= self._places.resume_at:
-            until += self.ledger.pace.horizon_us
+        if self._under_way or is_due:
+            until += self.ledger.latency.horizon_us
         if now >= until:
-            raise caller.too_long(self.name, self.ledger.no_slot_before(caller.cost, 0, 0), now)
+            raise caller.too_long(self.name, self._earliest_slot_of(caller), now)
         return until
 
     def _wake_all(self) -> None:
-        """Wake who is to be woken, with the lock let go: a wake may have to wait for an event loop."""
-        with self._lock:
-            callers, self._places.to_wake = self._places.to_wake, []
-            events = [caller.event for caller in callers if caller.event]
-        if events:
-            self._wake(events)
+        """Wake the callers that are to be woken; not under the lock, since a wake may have to wait for an event loop."""
+        mine, woken = self._assignments, list[Caller]()
+        try:
+            with self._lock:
+                woken, mine.to_wake = mine.to_wake, woken
+                events = [caller.event for caller in woken if caller.event]
+            if events:
+                self._wake(events)
+        except BaseException:  # an interrupt: what was not woken still is to be
+            mine.to_wake += woken
+            raise

@@ -1,8 +1,9 @@
-"""The hit log as bytes: versioned, length-checked, checksummed; no pickle, no eval.
+"""The state of a limit as bytes: versioned, length-checked, checksummed; no pickle, no eval.
 
-Layout, little-endian: magic, version, flags, header length, CRC-32 of all that follows; a header of
-fixed fields; the windows; the column of times; the column of numbers. The columns' memory is their
-encoding. A reader skips what a longer header of its own version adds behind the fields that it knows.
+Layout, little-endian: magic, version, header length, CRC-32 of all that follows; a header of fixed fields; then sections.
+A section is a tag, a format (wide or not), its length in bytes, and its rows. A reader skips what a longer header of its
+own version adds behind the fields that it knows, and sections with a tag that it does not know. The values that release
+0.1 wrote (version 1) are read too (``codec_v1.py``).
 """
 
 from __future__ import annotations
@@ -11,126 +12,244 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterator
 from functools import lru_cache
 from operator import attrgetter, lt
+from typing import Any
 from zlib import crc32
 
 from nekkar.core.errors import CorruptLog
 from nekkar.core.quota import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate
-from nekkar.core.window.rejections import MOST_DOUBLINGS, NONE, Refusals
-from nekkar.core.window.state import MAX_WINDOWS, Column, HitLog
+from nekkar.core.window import codec_v1
+from nekkar.core.window.hits import Column, HitLog
+from nekkar.core.window.plan import MOST_CREDIT
+from nekkar.core.window.rejections import MOST_DOUBLINGS, NONE, Rejections
+from nekkar.core.window.state import MAX_RATES, MAX_TERMS, MOST_HORIZON_US, Grant, LimitState, Place, Terms
 
 MAGIC = b"nkkr"
-VERSION = 1
+VERSION = 2
 LATEST_US = 1 << 54  # in the year 2540: far from where sums of times are too wide to be written
 MOST_HITS = 3 << 61  # far from where sums of counts are too wide
-_PREFIX = struct.Struct("<4sBBHI")
-_FIELDS: tuple[str, ...] = ("epoch", "nonce", "hold_until", "margin_us", "spacing_us", "horizon_us", "reset_at")
-_FIELDS += ("written_at", "unsure_until", "base", "origin_us", "zero", "crowd")
-_OF_REFUSALS = ("at", "row", "margin_us", "widened_at")
-_HEADER = struct.Struct("<QQqqqqqqqQqQHqHqqHI")  # the fields above, how many windows, how many entries
-_values = attrgetter(*_FIELDS, *(f"refusals.{field}" for field in _OF_REFUSALS))
-_WINDOW = struct.Struct("<QQ")
-_WIDE_TIMES, _WIDE_NUMBERS = 1, 2
-_TYPECODES = ("I", "Q")
-NOTHING = HitLog(0)
+_PREFIX = struct.Struct("<4sBxHI")
+_FIELDS = ("epoch", "is_fresh", "serial", "hold_until", "margin_us", "horizon_us", "spacing_us", "written_at")
+_FIELDS += ("assumed_until",)
+_OF_HITS = ("forgotten", "time_offset_us", "number_offset")
+_OF_REJECTIONS = ("at", "row", "margin_us", "widened_at")
+_HEADER = struct.Struct("<Q?QqqqqqqQqQqHqqq")  # the fields above, then the time that grants and places count from
+_values = attrgetter(*_FIELDS, *(f"hits.{name}" for name in _OF_HITS), *(f"rejections.{name}" for name in _OF_REJECTIONS))
+_SECTION = struct.Struct("<BBxxI")
+RATES, HIT_TIMES, HIT_NUMBERS, GRANTS, PLACES, TERMS = range(1, 7)
+_RATE = struct.Struct("<QQ")  # period, count
+_TERMS = struct.Struct("<QB")  # spacing, how many rates follow
+_TYPECODES = ("I", "Q")  # of the columns of hits: narrow, wide
+_GRANT = (struct.Struct("<IQII"), struct.Struct("<QQQI"))  # serials back from the newest, owner, slot, cost
+_PLACE = (struct.Struct("<QHIBHB"), struct.Struct("<QIQBHB"))  # owner, cost, ready, credit, back in ms, terms
+_NARROW_TIME, _NARROW_COST = 1 << 32, 1 << 16
+MOST_BACK_US = 65_535_000
+NOTHING = LimitState(0)
 
 
-def encode(log: HitLog) -> bytes:
-    """Return the log as bytes."""
-    header = _HEADER.pack(*_values(log), len(log.windows), len(log.times))
-    windows = b"".join(_WINDOW.pack(window.period_us, window.count) for window in log.windows)
-    body = b"".join((header, windows, _column_bytes(log.times), _column_bytes(log.numbers)))
-    flags = _WIDE_TIMES * (log.times.itemsize == 8) | _WIDE_NUMBERS * (log.numbers.itemsize == 8)
-    return _PREFIX.pack(MAGIC, VERSION, flags, _HEADER.size, crc32(body, flags)) + body
+def encode(state: LimitState) -> bytes:
+    """Return the state as bytes."""
+    places, grants, hits = state.places, state.grants, state.hits
+    earliest = min((*(place.ready for place in places), *(grant.slot for grant in grants)), default=0)
+    parts = [_HEADER.pack(*_values(state), earliest)]
+    if state.rates:
+        parts += _section(RATES, 0, [_RATE.pack(rate.period_us, rate.count) for rate in state.rates])
+    if hits.times:
+        parts += _section(HIT_TIMES, hits.times.itemsize == 8, [_column_bytes(hits.times)])
+        parts += _section(HIT_NUMBERS, hits.cumulative.itemsize == 8, [_column_bytes(hits.cumulative)])
+    if grants:
+        is_wide = max(grant.slot for grant in grants) - earliest >= _NARROW_TIME or state.serial - grants[0].serial >= _NARROW_TIME
+        pack = _GRANT[is_wide].pack
+        rows = [pack(state.serial - serial, owner, slot - earliest, cost) for serial, owner, slot, cost in grants]
+        parts += _section(GRANTS, is_wide, rows)
+    if places:
+        parts += _places_as_bytes(places, earliest)
+    body = b"".join(parts)
+    return _PREFIX.pack(MAGIC, VERSION, _HEADER.size, crc32(body)) + body
 
 
-def decode(raw: bytes, known: HitLog = NOTHING) -> HitLog:
-    """Return the log that ``raw`` encodes; CorruptLog, with what is wrong, where it is none.
+def decode(raw: bytes, known: LimitState = NOTHING) -> LimitState:
+    """Return the state that ``raw`` encodes; raise CorruptLog, which says what is wrong, for any other bytes.
 
-    ``known``: one that was decoded before; what goes on from it is checked in less time.
+    ``known``: a state that was decoded before. What continues it is checked in less time.
     """
     if not isinstance(raw, bytes):
-        raise CorruptLog(f"no bytes, but {type(raw).__name__}")
+        raise CorruptLog(f"expected bytes, got {type(raw).__name__}")
     try:
-        return _decode(raw, known)
-    except struct.error as cause:
-        raise CorruptLog(f"cut short at {len(raw)} bytes") from cause
+        magic, version, header_size, checksum = _PREFIX.unpack_from(raw)
+        if magic != MAGIC:
+            raise CorruptLog("its bytes are not those of a limit")
+        if version == codec_v1.VERSION:
+            state = codec_v1.decode(raw)
+        elif version == VERSION:
+            state = _decode(memoryview(raw)[_PREFIX.size :], header_size, checksum)
+        else:
+            raise CorruptLog(f"version {version}, where this release reads 1 and {VERSION}: written by another release")
+    except (struct.error, KeyError, ValueError) as cause:
+        raise CorruptLog(f"cut short, or altered, at {len(raw)} bytes") from cause
+    _check(state, known)
+    return state
 
 
-def _decode(raw: bytes, known: HitLog) -> HitLog:
-    magic, version, flags, header_size, checksum = _PREFIX.unpack_from(raw)
-    body = memoryview(raw)[_PREFIX.size :]
-    if magic != MAGIC:
-        raise CorruptLog("not a hit log")
-    if version != VERSION:
-        raise CorruptLog(f"version {version} is not {VERSION}: written by another release")
-    if flags > 3 or header_size < _HEADER.size or checksum != crc32(body, flags):
+def _decode(body: memoryview, header_size: int, checksum: int) -> LimitState:
+    if header_size < _HEADER.size or checksum != crc32(body):
         raise CorruptLog("altered or cut short: its checksum does not fit")
-    *values, windows, entries = _HEADER.unpack_from(body)
-    rates = _windows(bytes(body[header_size : header_size + windows * _WINDOW.size]))
-    columns = body[header_size + windows * _WINDOW.size :]
-    times = array(_TYPECODES[flags & _WIDE_TIMES])
-    numbers = array(_TYPECODES[flags >> 1])
-    if len(rates) != windows or len(columns) != entries * (times.itemsize + numbers.itemsize):
+    *values, earliest = _HEADER.unpack_from(body)
+    sections = {tag: (is_wide, rows) for tag, is_wide, rows in _sections(body[header_size:])}
+    own, rest = dict(zip(_FIELDS, values, strict=False)), values[len(_FIELDS) :]
+    told = rest[len(_OF_HITS) :]
+    return LimitState(
+        **own,
+        hits=_hits(sections, rest[: len(_OF_HITS)]),
+        grants=_grants(*sections[GRANTS], own["serial"], earliest) if GRANTS in sections else (),
+        places=_places(*sections[PLACES], _terms(bytes(sections[TERMS][1])), earliest) if PLACES in sections else (),
+        rates=_rates(bytes(sections[RATES][1])) if RATES in sections else (),
+        rejections=Rejections(*told) if any(told) else NONE,
+    )
+
+
+def _section(tag: int, is_wide: int, rows: list[bytes]) -> tuple[bytes, ...]:
+    return _SECTION.pack(tag, is_wide, sum(map(len, rows))), *rows
+
+
+def _sections(body: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    at = 0
+    while at < len(body):
+        tag, is_wide, length = _SECTION.unpack_from(body, at)
+        start = at + _SECTION.size
+        at = start + length
+        if at > len(body) or is_wide > 1:
+            raise CorruptLog("its lengths do not fit")
+        yield tag, is_wide, body[start:at]
+
+
+def _hits(sections: dict[int, tuple[int, memoryview]], of_hits: list[Any]) -> HitLog:
+    if HIT_TIMES not in sections:
+        return HitLog(*of_hits)
+    times, numbers = _column(*sections[HIT_TIMES]), _column(*sections[HIT_NUMBERS])
+    if len(times) != len(numbers):
         raise CorruptLog("its lengths do not fit")
-    _fill(times, columns[: entries * times.itemsize])
-    _fill(numbers, columns[entries * times.itemsize :])
-    own, told = dict(zip(_FIELDS, values, strict=False)), values[len(_FIELDS) :]
-    refusals = Refusals(*told) if any(told) else NONE
-    log = HitLog(**own, windows=rates, times=times, numbers=numbers, refusals=refusals)
-    _check(log, known)
-    return log
+    return HitLog(*of_hits, times, numbers)
+
+
+def _column_bytes(values: Column[int]) -> bytes:
+    if sys.byteorder == "big":
+        values = values[:]
+        values.byteswap()
+    return values.tobytes()
+
+
+def _column(is_wide: int, raw: memoryview) -> Column[int]:
+    values = array(_TYPECODES[is_wide])
+    values.frombytes(raw)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values
+
+
+def _grants(is_wide: int, raw: memoryview, serial: int, earliest: int) -> tuple[Grant, ...]:
+    rows = _GRANT[is_wide].iter_unpack(raw)
+    return tuple([Grant(serial - back, owner, earliest + slot, cost) for back, owner, slot, cost in rows])
+
+
+def _places_as_bytes(places: tuple[Place, ...], earliest: int) -> tuple[bytes, ...]:
+    terms = list(dict.fromkeys(place.terms for place in places))
+    indexes = {each: index for index, each in enumerate(terms)}
+    is_wide = (
+        max(place.ready for place in places) - earliest >= _NARROW_TIME
+        or max(place.cost for place in places) >= _NARROW_COST
+    )
+    pack = _PLACE[is_wide].pack
+    rows = [
+        pack(owner, cost, ready - earliest, credit, -(-back_us // 1000), indexes[own])
+        for owner, cost, ready, credit, back_us, own in places
+    ]
+    listed = []
+    for rates, spacing_us in terms:
+        listed.append(_TERMS.pack(spacing_us, len(rates)))
+        listed += [_RATE.pack(rate.period_us, rate.count) for rate in rates]
+    return (*_section(PLACES, is_wide, rows), *_section(TERMS, 0, listed))
+
+
+def _places(is_wide: int, raw: memoryview, terms: tuple[Terms, ...], earliest: int) -> tuple[Place, ...]:
+    rows = _PLACE[is_wide].iter_unpack(raw)
+    try:
+        return tuple(
+            [
+                Place(owner, cost, earliest + ready, credit, back_ms * 1000, terms[index])
+                for owner, cost, ready, credit, back_ms, index in rows
+            ]
+        )
+    except IndexError:
+        raise CorruptLog("a place has terms that are not listed") from None
 
 
 @lru_cache(1024)
-def _windows(raw: bytes) -> tuple[Rate, ...]:
-    """Return the windows, which ascend; almost every log of a limit has the same."""
-    windows = tuple(Rate(period, count) for period, count in _WINDOW.iter_unpack(raw))
-    if len(windows) > MAX_WINDOWS or list(windows) != sorted(set(windows)):
-        raise CorruptLog("its windows are too many, or not in order")
-    for window in windows:
-        if not (MIN_PERIOD <= window.period_us <= MAX_PERIOD and 1 <= window.count <= MAX_COUNT):
-            raise CorruptLog(f"its window {window} is out of bounds")
-    return windows
+def _terms(raw: bytes) -> tuple[Terms, ...]:
+    terms: list[Terms] = []
+    at = 0
+    while at < len(raw):
+        spacing_us, count = _TERMS.unpack_from(raw, at)
+        end = at + _TERMS.size + count * _RATE.size
+        rates = _rates(raw[at + _TERMS.size : end])
+        if not rates or len(rates) != count or spacing_us > MAX_PERIOD:
+            raise CorruptLog("the terms of its places are out of bounds")
+        terms.append((rates, spacing_us))
+        at = end
+    if len(terms) > MAX_TERMS:
+        raise CorruptLog(f"its places have {len(terms)} different terms, over {MAX_TERMS}")
+    return tuple(terms)
 
 
-def _check(log: HitLog, known: HitLog) -> None:
+@lru_cache(1024)
+def _rates(raw: bytes) -> tuple[Rate, ...]:
+    """Return the rates in use, which ascend; almost every state of a limit has the same."""
+    return _checked(tuple(Rate(period, count) for period, count in _RATE.iter_unpack(raw)))
+
+
+def _checked(rates: tuple[Rate, ...]) -> tuple[Rate, ...]:
+    if len(rates) > MAX_RATES or list(rates) != sorted(set(rates)):
+        raise CorruptLog("its rates are too many, or not in order")
+    for rate in rates:
+        if not (MIN_PERIOD <= rate.period_us <= MAX_PERIOD and 1 <= rate.count <= MAX_COUNT):
+            raise CorruptLog(f"its rate {rate} is out of bounds")
+    return rates
+
+
+def _check(state: LimitState, known: LimitState) -> None:
     """Refuse what no writer of this format writes, whatever its checksum says."""
-    if not (_ascends(log.times, known.times) and _ascends(log.numbers, known.numbers)) or log.base < log.zero:
+    hits, before = state.hits, known.hits
+    if not (_ascends(hits.times, before.times) and _ascends(hits.cumulative, before.cumulative)):
         raise CorruptLog("its hits are not in order")
-    if log.numbers and log.zero + log.numbers[0] <= log.base:
-        raise CorruptLog("its numbers start below its base")
-    times = (log.hold_until, log.origin_us, log.last or 0, log.reset_at, log.written_at, log.unsure_until)
-    spans = (log.spacing_us, log.horizon_us)
-    if min(*times, *spans, log.margin_us) < 0 or max(times) > LATEST_US or max(spans) > MAX_PERIOD:
+    if hits.forgotten < hits.number_offset or hits.cumulative and hits.number_offset + hits.cumulative[0] <= hits.forgotten:
+        raise CorruptLog("its hits are not numbered from those that it forgot")
+    times = [state.hold_until, hits.time_offset_us, hits.last_at or 0, state.written_at, state.assumed_until]
+    times += [grant.slot for grant in state.grants]
+    times += [place.ready for place in state.places]
+    if min(times) < 0 or max(times) > LATEST_US:
         raise CorruptLog("its times are out of bounds")
-    if log.margin_us > MAX_MARGIN or log.total > MOST_HITS:
-        raise CorruptLog("its header is out of bounds")
-    refusals = log.refusals
-    if min(refusals.at, refusals.margin_us, refusals.widened_at) < 0 or refusals.row > MOST_DOUBLINGS:
-        raise CorruptLog("its refusals are out of bounds")
+    if not 0 <= state.margin_us <= MAX_MARGIN or not 0 <= state.spacing_us <= MAX_PERIOD or hits.total > MOST_HITS:
+        raise CorruptLog("its margin, its spacing or its count is out of bounds")
+    if not 0 <= state.horizon_us <= MOST_HORIZON_US:
+        raise CorruptLog(f"its horizon of {state.horizon_us / 1e6:g} s is over {MOST_HORIZON_US / 1e6:g} s")
+    if any(not 1 <= place.cost <= MAX_COUNT or place.credit > MOST_CREDIT for place in state.places):
+        raise CorruptLog("its places are out of bounds")
+    if state.grants:
+        serials = [0, *(grant.serial for grant in state.grants), state.serial + 1]
+        if not all(map(lt, serials, serials[1:])):
+            raise CorruptLog("its grants are not in order")
+    rejections = state.rejections
+    if min(rejections.at, rejections.widened_at) < 0 or not 0 <= rejections.margin_us <= MAX_MARGIN:
+        raise CorruptLog("its rejections are out of bounds")
+    if rejections.row > MOST_DOUBLINGS:
+        raise CorruptLog("its rejections are out of bounds")
 
 
 def _ascends(values: Column[int], known: Column[int]) -> bool:
-    """Whether a column ascends; where it goes on from a known one, which does, only the rest is looked at."""
+    """Whether a column ascends. Where it continues a known one, which does, only the rest is looked at."""
     start = bisect_left(known, values[0]) if values else 0
     same = len(known) - start
     rest = values[max(0, same - 1) :] if values[:same] == known[start:] else values
     return all(map(lt, rest, rest[1:]))
-
-
-def _column_bytes(values: Column[int]) -> bytes:
-    return _swapped(values).tobytes() if sys.byteorder == "big" else values.tobytes()
-
-
-def _fill(values: Column[int], raw: memoryview) -> None:
-    values.frombytes(raw)
-    if sys.byteorder == "big":
-        values.byteswap()
-
-
-def _swapped(values: Column[int]) -> Column[int]:
-    copy = values[:]
-    copy.byteswap()
-    return copy

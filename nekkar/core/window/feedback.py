@@ -26,14 +26,14 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from nekkar.core.quota import SECOND, Quota, Rate
-from nekkar.core.window.rejections import MARGIN_PART, Refusals
-from nekkar.core.window.state import HitLog
+from nekkar.core.window.rejections import MARGIN_PART, Rejections
+from nekkar.core.window.state import LimitState
 
 MATTERS_PART = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class ReportedQuota:
     """``remaining`` calls of a window, as the service tells; None for what it does not.
 
     ``limit``: the window's calls. ``period_us``: its length. ``reset_us``: how long until all are back, or up to
@@ -49,7 +49,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class Feedback:
     """What the answer to one call says. ``sent_at``: the call's slot. ``most_us``: the longest pause to obey.
 
     ``is_refusal``: a 429. ``pause_us``: the pause asked for, None where there is no word of it.
@@ -59,70 +59,70 @@ class Word:
     most_us: int
     is_refusal: bool = False
     pause_us: int | None = None
-    budgets: tuple[Budget, ...] = ()
+    budgets: tuple[ReportedQuota, ...] = ()
 
 
-def heard(log: HitLog, quota: Quota, word: Word, now: int) -> HitLog:
+def apply_feedback(log: LimitState, quota: Quota, word: Feedback, now: int) -> LimitState:
     """Return the log with what the word, heard now, says of this quota."""
     known = log
     for budget in word.budgets:
         log = _spent(log, quota, budget, word, now)
     if word.is_refusal and word.sent_at >= known.hold_until:
-        refusals = _taught(known, quota, word, now, by_others=log.total > known.total)
+        refusals = _taught(known, quota, word, now, by_others=log.hits.total > known.hits.total)
         pause = refusals.pause(quota.rates[0].period_us) if word.pause_us is None else 0
-        log = held(replace(log, refusals=refusals), now + min(pause, word.most_us))
+        log = with_hold(replace(log, rejections=refusals), now + min(pause, word.most_us))
     if word.pause_us:
-        log = held(log, now + min(word.pause_us, word.most_us))
+        log = with_hold(log, now + min(word.pause_us, word.most_us))
     return log
 
 
-def held(log: HitLog, until: int) -> HitLog:
+def with_hold(log: LimitState, until: int) -> LimitState:
     """Return the log with no slot before ``until``; a longer hold stays."""
     return log if until <= log.hold_until else replace(log, hold_until=until)
 
 
-def _taught(log: HitLog, quota: Quota, word: Word, now: int, by_others: bool) -> Refusals:
+def _taught(log: LimitState, quota: Quota, word: Feedback, now: int, by_others: bool) -> Rejections:
     """Return what a refusal teaches; of the margin nothing where it is others whom the service has counted."""
     period = quota.rates[0].period_us
-    refusals = log.refusals.another(word.sent_at, log.hold_until, period, now)
+    refusals = log.rejections.add(word.sent_at, log.hold_until, period, now)
     if by_others or not _came_too_soon(log, quota, word.sent_at):
         return refusals
-    return refusals.widened(log.margin(quota, now), word.sent_at, period)
+    return refusals.widen_margin(log.margin(quota, now), word.sent_at, period)
 
 
-def _came_too_soon(log: HitLog, quota: Quota, sent_at: int) -> bool:
+def _came_too_soon(log: LimitState, quota: Quota, sent_at: int) -> bool:
     """Whether each window up to a call was kept, one of them so full that the widest margin would have kept it back."""
     widest = quota.rates[0].period_us // MARGIN_PART
-    kept = all(log.between(sent_at - rate.period_us, sent_at) <= rate.count for rate in quota.rates)
-    return kept and any(log.between(sent_at - rate.period_us - widest, sent_at) >= rate.count for rate in quota.rates)
+    kept = all(log.hits.count_between(sent_at - rate.period_us, sent_at) <= rate.count for rate in quota.rates)
+    return kept and any(log.hits.count_between(sent_at - rate.period_us - widest, sent_at) >= rate.count for rate in quota.rates)
 
 
-def _spent(log: HitLog, quota: Quota, budget: Budget, word: Word, now: int) -> HitLog:
+def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback, now: int) -> LimitState:
     """Return the log with what others have used of a window, as far as it matters."""
     rate, margin = _rate_of(budget, quota), log.margin(quota, now)
     refused, begun = word.is_refusal and not budget.remaining, _begun(budget, rate)
-    own = log.between(word.sent_at - rate.period_us + begun - margin, now + margin)
+    own = log.hits.count_between(word.sent_at - rate.period_us + begun - margin, now + margin)
     own -= refused and begun > rate.period_us // MARGIN_PART
     foreign = rate.count - own - budget.remaining
     reset = rate.period_us if budget.reset_us is None else max(budget.reset_us, budget.grain_us)
     is_told = budget.remaining == 0 and budget.reset_us is not None
     if is_told and (foreign > 0 or reset > rate.period_us or (refused and not word.pause_us)):
-        log = held(log, now + min(reset, word.most_us))
+        log = with_hold(log, now + min(reset, word.most_us))
     if foreign * MATTERS_PART <= budget.remaining:
         return log
-    hits = Counter(dict(log.hits()))
+    hits = Counter(dict(log.hits.entries()))
     hits[now - rate.period_us + min(reset, rate.period_us, word.most_us)] += foreign
-    return log.with_hits(sorted(hits.items()))
+    return replace(log, hits=log.hits.with_entries(sorted(hits.items())))
 
 
-def _begun(budget: Budget, rate: Rate) -> int:
+def _begun(budget: ReportedQuota, rate: Rate) -> int:
     """Return how much later than a period ago the service's window began, at least."""
     if budget.is_window and budget.reset_us is not None and budget.reset_us <= rate.period_us:
         return max(0, budget.reset_us - budget.grain_us)
     return 0
 
 
-def _rate_of(budget: Budget, quota: Quota) -> Rate:
+def _rate_of(budget: ReportedQuota, quota: Quota) -> Rate:
     """Return the window that a service speaks of: that of its length or its calls, else the longest."""
     for rate in quota.rates:
         if budget.period_us == rate.period_us or (budget.period_us is None and budget.limit == rate.count):

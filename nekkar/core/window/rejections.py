@@ -1,4 +1,4 @@
-"""Refusals: what a limit's log remembers of the 429s of its service, and the margin that they teach.
+"""Rejections: what a limit's log remembers of the 429s of its service, and the margin that they teach.
 
 Rules:
 
@@ -25,7 +25,7 @@ MOST_DOUBLINGS = 40
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Refusals:
+class Rejections:
     """``at``: when the newest that told something was heard (0: none ever). ``row``: how many came before it in a row.
 
     ``margin_us``: the margin learned, as it was then; ``widened_at``: when it last doubled.
@@ -41,21 +41,21 @@ class Refusals:
         left = min(EASES_US, EASES_US - (now - self.at))
         return self.margin_us * left // EASES_US if left > 0 else 0
 
-    def another(self, sent_at: int, held_until: int, period_us: int, now: int) -> Refusals:
+    def add(self, sent_at: int, held_until: int, period_us: int, now: int) -> Rejections:
         """Count a refusal, heard now: of a call let go at ``sent_at``, after a pause up to ``held_until``."""
         row = min(self.row + 1, MOST_DOUBLINGS) if self.at and sent_at < held_until + period_us else 0
-        return Refusals(now, row, self.margin(now), self.widened_at)
+        return Rejections(now, row, self.margin(now), self.widened_at)
 
-    def widened(self, margin_us: int, sent_at: int, period_us: int) -> Refusals:
+    def widen_margin(self, margin_us: int, sent_at: int, period_us: int) -> Rejections:
         """Double the margin in use, for a call that came too soon with it; not twice within a period."""
         most = period_us // MARGIN_PART
         if margin_us >= most or sent_at < self.widened_at + period_us:
             return self
-        return Refusals(self.at, self.row, min(2 * margin_us, most), self.at)
+        return Rejections(self.at, self.row, min(2 * margin_us, most), self.at)
 
     def pause(self, period_us: int) -> int:
         """Return how long to pause where the service does not say."""
         return period_us << self.row
 
 
-NONE = Refusals()
+NONE = Rejections()

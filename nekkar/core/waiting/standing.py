@@ -1,0 +1,64 @@
+"""Standing: whether the place of a line stays when its only caller has a slot, and how often others may grant it.
+
+A process that calls again and again need not write each time: others grant its place, and it only reads. What it costs
+is a slot that nobody uses, where the process does not come back. So (rule 11 of docs/concepts/line.md):
+
+- A place stands only where the limit binds, or the cache is far; and only while calls come back regularly.
+- 32 slots used without an absence earn one credit; a far cache, all of them.
+- An absence: the place stood with credit, and the next caller came more than half the margin after it was ready.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from nekkar.core.window.plan import MOST_CREDIT
+
+CALLS_A_CREDIT = 32
+RETURNS = 8
+
+
+class Standing:
+    """What one line has shown of its habits. Changed under the lock of its line; times are microseconds."""
+
+    def __init__(self) -> None:
+        self._run, self._usual_run = 0, 4 * CALLS_A_CREDIT  # slots used since the last absence, and before it
+        self._returns: deque[int] = deque(maxlen=RETURNS)
+        self._left_at: int | None = None
+        self._bound_at = 0
+
+    def arrives(self, now: int) -> None:
+        """Count a caller that came."""
+        if self._left_at is not None:
+            self._returns.append(now - self._left_at)
+            self._left_at = None
+
+    def starts(self, slot: int, others_wait: bool) -> None:
+        """Count a slot that was used; where nobody else waits, the next caller is awaited."""
+        self._run += 1
+        if others_wait:
+            self._returns.append(0)
+        else:
+            self._left_at = slot
+
+    def was_absent(self) -> None:
+        """Count an absence: a slot was granted, and no caller was there to use it."""
+        if self._run:
+            self._usual_run = (self._usual_run + self._run) // 2
+        self._run = 0
+
+    def binds(self, now: int) -> None:
+        """Remember that the limit bound: the next call had to wait for room."""
+        self._bound_at = now
+
+    def credit(self, is_far: bool) -> int:
+        """Return how often others may grant the place."""
+        return MOST_CREDIT if is_far else min(MOST_CREDIT, max(self._run, self._usual_run) // CALLS_A_CREDIT)
+
+    def back_us(self, read_us: int) -> int:
+        """Return how long after a slot the next caller comes, at the longest of late, with the time of a look."""
+        return max(self._returns, default=0) + read_us + 1000
+
+    def may_stand(self, now: int, window_us: int, is_far: bool) -> bool:
+        """Whether calls come back, and the limit bound within the last ``window_us`` or the cache is far."""
+        return bool(self._returns) and (is_far or now <= self._bound_at + window_us)

@@ -1,0 +1,147 @@
+"""A turn: one update of the state by a line. It books for all callers of the line, and for all places that fall due.
+
+Rules (numbered as in docs/concepts/line.md):
+
+7. Look when the turn of the first caller comes, a quarter horizon before it or before the time that the line's place
+   promises, and once a second. Write where one of these holds, else only look: a caller can be granted a slot now; the
+   line has no place yet; the cost of its place is not that of its first caller; the time that its place promised has
+   come; its place is ready over a second later than its turn, since room was freed; or something is to be taken back.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from nekkar.core.errors import CacheError
+from nekkar.core.shared.ledger import Ledger
+from nekkar.core.waiting.assignments import Assignments
+from nekkar.core.waiting.prefetch import PrefetchedSlots
+from nekkar.core.window.plan import Ask, Plan, Returned, earliest_slot_behind, most_credit, planned
+from nekkar.core.window.state import LimitState
+
+LOOK_EVERY_US = 1_000_000
+
+
+class Turn:
+    """One update under way: it keeps what it sent, until the swap is known to have won.
+
+    ``look_at``: when the line is to look next. Its methods take the lock of the line.
+    """
+
+    def __init__(
+        self, ledger: Ledger, assignments: Assignments, prefetched: PrefetchedSlots, lock: threading.RLock
+    ) -> None:
+        self.ledger, self.assignments, self.prefetched, self._lock = ledger, assignments, prefetched, lock
+        self._must_write = False
+        self._sent: list[Returned] = []
+        self._prefetch: int | None = None
+        self.look_at = 0
+        self.expected_at = 0
+
+    def apply(self, state: LimitState, now: int, read_at: int, *, is_recovery: bool) -> LimitState | None:
+        """Return the state with all granted that is due; None where there is nothing to write."""
+        mine = self.assignments
+        with self._lock:
+            if not is_recovery:
+                mine.pick_up(state, read_at, now)
+            self._fail_too_dear()
+            self._must_write, mine.must_write = self._must_write or mine.must_write or is_recovery, False
+            if not (mine.queue.head or self._must_write):
+                return None
+            ask = self._ask(state, now)
+            plan = planned(state, ask)
+            if plan.is_bound:
+                mine.standing.binds(now)
+            self._refuse(state, plan, ask)
+            self._must_write, mine.must_write = self._must_write or mine.must_write, False
+            self.expected_at = plan.turn or 0
+            self.look_at = self._next_look(state, plan, read_at)
+            return plan.state if self._must_write or self._is_due(state, plan, now) else None
+
+    def won(self, state: LimitState, sent: int) -> None:
+        """Take up what was granted."""
+        now = self.ledger.clock.now_us()
+        mine = self.assignments
+        with self._lock:
+            self._must_write = False
+            mine.were_returned(self._sent)
+            mine.pick_up(state, sent, now)
+            self.prefetched.counted_from = now
+            place = state.place_of(mine.owner)
+            self.look_at = 0
+            if place:
+                self.look_at = min(place.ready - state.horizon_us // 4, sent + LOOK_EVERY_US)
+
+    def ended(self) -> None:
+        """Leave to the next turn what this one could not write."""
+        with self._lock:
+            self.assignments.must_write |= self._must_write
+
+    def _ask(self, state: LimitState, now: int) -> Ask:
+        mine, ledger = self.assignments, self.ledger
+        quota, head = ledger.quota, mine.queue.head
+        lead = 0 if ledger.in_process else ledger.latency.lead_us(state.margin_us)
+        window = quota.rates[-1].period_us + state.margin_us
+        credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(lead > 0))
+        stands = credit > 0 and len(mine.queue) == 1 and mine.standing.may_stand(now, window, lead > 0)
+        if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
+            self._prefetch = self.prefetched.wanted(len(mine.queue), now)
+        self._sent = mine.to_return()
+        return Ask(
+            mine.owner,
+            quota,
+            mine.queue,
+            now,
+            waiting=len(mine.queue),
+            lead_us=lead,
+            credit=credit,
+            back_us=mine.standing.back_us(ledger.latency.read_us),
+            stands=stands,
+            returned=self._sent,
+            prefetch=self._prefetch,
+        )
+
+    def _is_due(self, state: LimitState, plan: Plan, now: int) -> bool:
+        mine = self.assignments
+        head = mine.queue.head
+        if head is None:
+            return False
+        if plan.turn is None or plan.own_grants:
+            return True
+        place = state.place_of(mine.owner)
+        return (
+            place is None
+            or place.cost != head.cost
+            or now >= place.ready - state.horizon_us // 4
+            or place.ready > plan.turn + LOOK_EVERY_US
+        )
+
+    def _next_look(self, state: LimitState, plan: Plan, read_at: int) -> int:
+        place = state.place_of(self.assignments.owner)
+        if place is None or plan.turn is None:
+            return 0
+        return min(min(place.ready, plan.turn) - state.horizon_us // 4, read_at + LOOK_EVERY_US)
+
+    def _refuse(self, state: LimitState, plan: Plan, ask: Ask) -> None:
+        """Refuse the callers whose slot is after their deadline, as far as the state and the line show."""
+        mine, now = self.assignments, ask.now
+        for caller, at in plan.too_late:
+            mine.refuse(caller, at, now)
+        if not mine.queue.bounded:
+            return
+        margin, soonest, hits = state.margin(ask.quota, now), max(now + ask.lead_us, state.hold_until), 0
+        for caller in list(mine.queue):
+            if caller.deadline is not None:
+                ahead = hits + caller.cost - 1
+                at = earliest_slot_behind(state.hits, ahead, ask.quota, margin, soonest)
+                if at > max(caller.deadline, soonest):
+                    mine.refuse(caller, at, now)
+                    continue
+            hits += caller.cost
+
+    def _fail_too_dear(self) -> None:
+        """Answer the callers whose cost no window holds: under the share of an outage, windows are smaller."""
+        quota, mine = self.ledger.quota, self.assignments
+        for caller in [caller for caller in mine.queue if caller.cost > quota.max_cost]:
+            error = f"cost {caller.cost} is above this process's share while the cache is away: {quota}"
+            mine.fail([caller], CacheError(error))

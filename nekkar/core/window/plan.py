@@ -1,0 +1,382 @@
+"""The plan: who gets which slot, worked out from a state by the line that is about to write it.
+
+Rules (numbered as in docs/concepts/line.md):
+
+1. Slot. The earliest instant at which the hit log allows the call, under the caller's own rates and spacing, and under
+   the largest margin in use. Hits are only appended.
+2. Turns. The next slot goes to the first place, in order, that is ready by the slot that it would have. Where no place
+   is ready by then, it goes to the place that is ready first. Each planned slot counts for the places behind it.
+3. Backfill. Where the next turn is later than now, the first place behind it of a smaller cost may go before it, if that
+   leaves this one turn where it was. Only the next turn is protected, so no place starves.
+4. Grants. The writer books all turns up to now + horizon: those of its own callers (after each its place goes to the
+   tail, for its next caller), and those of each place with credit. The turn of a place without credit is kept free.
+5. Credit. A granted place loses one credit, and is gone at none. Else it goes to the tail, ready when its owner is back
+   or when the tail has its turn, whichever is later. It is gone too if it would be back later than that.
+6. Own place. The callers that are left keep the place where it stood, or get one at the tail.
+
+12. Lapse. The writer drops the places whose owners did not look when they said they would, a horizon later.
+13. Terms. Places carry their rates and spacing. Nobody plans, grants or waits for a place under other terms.
+
+Planned slots that are not due are not stored: the next reader plans again. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+from nekkar.core.quota import Quota
+from nekkar.core.window.hits import HitLog, Timeline
+from nekkar.core.window.state import Grant, LimitState, Place, Terms
+
+MOST_CREDIT = 8  # others grant a place at most so often without its owner
+PLANNED_AHEAD = 16  # behind more places than this, a bound of the turn does instead of a plan
+PREFETCH_PART = 64
+CLOCKS_APART_US = 5000  # a hit so little ahead of now was booked for now, by a clock that differs
+
+
+class SlotRequest(Protocol):
+    """What a caller wants: ``cost`` hits, by ``deadline`` (µs; None: no deadline)."""
+
+    @property
+    def cost(self) -> int: ...
+    @property
+    def deadline(self) -> int | None: ...
+
+
+class Returned(NamedTuple):
+    """A grant that its owner uses only up to ``keep`` hits: the rest is to be taken out of the state."""
+
+    grant: Grant
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the writing line asks for; times and durations are microseconds.
+
+    ``callers``: the ``waiting`` ones without a slot, in order. ``lead_us``: the time of a swap, where it matters. ``credit`` and
+    ``back_us``: of its place, if it ``stands`` again after its only caller has a slot. ``returned``: what it gives
+    back. ``prefetch``: how many hits more it could use, where the limit is far from binding.
+    """
+
+    owner: int
+    quota: Quota
+    callers: Iterable[SlotRequest]
+    now: int
+    waiting: int = 0
+    lead_us: int = 0
+    credit: int = 0
+    back_us: int = 0
+    stands: bool = False
+    returned: Sequence[Returned] = ()
+    prefetch: int = 0
+
+    @property
+    def terms(self) -> Terms:
+        """The rates and the spacing, as a place carries them."""
+        return self.quota.rates, self.quota.spacing_us
+
+
+class Plan(NamedTuple):
+    """What to write. ``turn``: the slot that the first caller left would have; None where each has a slot.
+
+    ``own_grants``: how many slots the writer's own callers got. ``too_late``: the callers whose deadline is before
+    their slot, and that slot. ``is_bound``: the next call has to wait for room.
+    """
+
+    state: LimitState
+    turn: int | None
+    own_grants: int
+    too_late: list[tuple[Any, int]]
+    is_bound: bool
+
+
+def earliest_slot(hits: HitLog | Timeline, quota: Quota, margin_us: int, cost: int, soonest: int) -> int:
+    """Return the earliest slot of a call of ``cost`` hits, at or after ``soonest`` (rule 1)."""
+    at = soonest
+    if hits.last_at is not None:
+        at = max(at, hits.last_at + quota.spacing_us)
+    for rate in quota.rates:
+        before = hits.time_of(hits.total + cost - rate.count)
+        if before is not None:
+            at = max(at, before + rate.period_us + margin_us)
+    return at
+
+
+def earliest_slot_behind(hits: HitLog | Timeline, ahead: int, quota: Quota, margin_us: int, soonest: int) -> int:
+    """Return a lower bound of the slot of one hit behind ``ahead`` hits that are not booked yet; in constant time.
+
+    Hit n comes a period after hit n − N. Step back by N as often as it takes to reach a booked hit, and add one period
+    for each step.
+    """
+    at = soonest
+    if hits.last_at is not None and quota.spacing_us:
+        at = max(at, hits.last_at + (ahead + 1) * quota.spacing_us)
+    for rate in quota.rates:
+        number = hits.total + ahead + 1 - rate.count
+        steps = max(0, -((hits.total - number) // rate.count))
+        before = hits.time_of(number - steps * rate.count)
+        if before is not None:
+            at = max(at, before + (steps + 1) * (rate.period_us + margin_us))
+    return at
+
+
+def most_credit(quota: Quota, cost: int) -> int:
+    """Return how often others may grant a place: a dead owner then costs at most half of a window."""
+    return min(MOST_CREDIT, quota.max_cost // (2 * cost))
+
+
+def tidied(state: LimitState, ask: Ask) -> LimitState:
+    """Return the state without what is too old, and without what the asking line gives back."""
+    state = state.forget(ask.now)
+    hits, grants, places = state.hits, state.grants, state.places
+    if grants and grants[0].slot < ask.now - state.horizon_us:
+        grants = tuple(grant for grant in grants if grant.slot >= ask.now - state.horizon_us)
+    if ask.returned:
+        hits, grants = taken_back(hits, grants, ask.returned)
+    lapsed = lapsed_before(state, ask.now)
+    if any(place.ready < lapsed and place.owner != ask.owner for place in places):
+        places = tuple(place for place in places if place.ready >= lapsed or place.owner == ask.owner)
+    if hits is state.hits and grants is state.grants and places is state.places:
+        return state
+    return replace(state, hits=hits, grants=grants, places=places)
+
+
+def taken_back(
+    hits: HitLog, grants: tuple[Grant, ...], returned: Sequence[Returned]
+) -> tuple[HitLog, tuple[Grant, ...]]:
+    """Take out what is returned, where its name still stands: so it happens once, whatever answers were lost (rule 10)."""
+    named = {grant.serial: grant for grant in grants}
+    for back in returned:
+        found = named.get(back.grant.serial)
+        if found and found[:3] == back.grant[:3] and found.cost > back.keep:
+            hits = hits.remove(found.slot, found.cost - back.keep)
+            named[found.serial] = found._replace(cost=back.keep)
+    return hits, tuple(grant for grant in named.values() if grant.cost)
+
+
+def lapsed_before(state: LimitState, now: int) -> int:
+    """Return the instant before which a place that was ready has lapsed: its owner did not look when it said (rule 12).
+
+    The owner is dead, or finds no place at its next look.
+    """
+    return now - state.horizon_us
+
+
+def spent(place: Place) -> Place:
+    """Return a place after others have granted it a slot (rule 5)."""
+    return place._replace(credit=place.credit - 1)
+
+
+def planned(state: LimitState, ask: Ask) -> Plan:
+    """Grant all that falls due within the horizon, in the order of turns; return what to write."""
+    return _Planner(tidied(state, ask), ask).plan()
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A place while it is planned. The writer's own (``is_own``) is awake, so it has no promise to keep."""
+
+    place: Place
+    ready: int
+    cost: int
+    is_own: bool = False
+    is_granted: bool = False
+
+
+class _Planner:
+    """One plan under way: hits that are booked, hits that are only planned, and the entries that still want a turn."""
+
+    def __init__(self, state: LimitState, ask: Ask) -> None:
+        self.state, self.ask, self.quota = state, ask, ask.quota
+        self.margin_us = state.margin(ask.quota, ask.now)
+        self.soonest = max(ask.now + ask.lead_us, state.hold_until)
+        self.until = ask.now + state.horizon_us
+        self.booked, self.ahead = Timeline(state.hits), Timeline(state.hits)
+        self.slots: list[tuple[int, int]] = []
+        self.grants: list[Grant] = []
+        self.serial = state.serial
+        self.callers = iter(ask.callers)
+        self.caller = next(self.callers, None)
+        self.own_grants = 0
+        self.too_late: list[tuple[SlotRequest, int]] = []
+        terms = ask.terms
+        # Nobody plans, grants or waits for a place under other terms: it keeps its own against the shared hits.
+        self.others = [place for place in state.places if place.owner != ask.owner and place.terms != terms]
+        self.entries = list(self._entries(terms))
+        self.open = list(self.entries)
+        self.weight = sum(entry.cost for entry in self.entries)
+        self.turn: int | None = None
+
+    def _entries(self, terms: Terms) -> Iterator[_Entry]:
+        self.own: _Entry | None = None
+        for place in self.state.places:
+            if place.owner == self.ask.owner:
+                if self.caller:
+                    self.own = _Entry(place, 0, self.caller.cost, is_own=True)
+                    yield self.own
+            elif place.terms == terms:
+                yield _Entry(place, place.ready, place.cost)
+        if self.caller and self.own is None:
+            self.own = _Entry(Place(self.ask.owner, 0, 0, 0, 0, terms), 0, self.caller.cost, is_own=True)
+            yield self.own
+
+    def plan(self) -> Plan:
+        while self.open:
+            entry, slot = self._next_turn()
+            if entry.is_own and self._is_too_late(slot):
+                self._skip_caller(entry, slot)
+                continue
+            if slot > self.until:
+                if self.own is None:
+                    break
+                if entry.is_own:
+                    self.turn = slot
+                    break
+                if self.open.index(self.own) > PLANNED_AHEAD:
+                    self.turn = self._bound_of_own_turn()
+                    break
+            self.open.remove(entry)
+            self.ahead.add(slot, entry.cost)
+            if slot <= self.until and (entry.is_own or entry.place.credit > 0):
+                self._grant(entry, slot)
+            # Else the turn is kept free: its owner books it, or it comes later than the horizon.
+        self._prefetch()
+        bound = earliest_slot_behind(self.booked, self.weight, self.quota, self.margin_us, self.soonest)
+        return Plan(self._state(), self.turn, self.own_grants, self.too_late, bound > self.soonest)
+
+    def _next_turn(self) -> tuple[_Entry, int]:
+        """Return the entry whose turn comes next, and its slot (rules 2 and 3)."""
+        slots: dict[int, int] = {}
+        first: tuple[_Entry, int] | None = None
+        for entry in self.open:
+            slot = slots.get(entry.cost)
+            if slot is None:
+                slot = slots[entry.cost] = self._slot(entry.cost, self.soonest)
+            if entry.ready <= slot:
+                first = entry, slot
+                break
+            if first is None or entry.ready < first[1]:
+                first = entry, entry.ready
+        assert first is not None
+        best, slot = first
+        if best.cost > 1 and slot > self.soonest:
+            for entry in self.open:
+                at = self._slot(entry.cost, self.soonest) if entry.cost < best.cost else slot
+                if entry.ready <= at < slot and self._slot_behind(at, entry.cost, best) <= slot:
+                    return entry, at
+        return best, slot
+
+    def _slot(self, cost: int, soonest: int) -> int:
+        return earliest_slot(self.ahead, self.quota, self.margin_us, cost, soonest)
+
+    def _slot_behind(self, at: int, cost: int, best: _Entry) -> int:
+        """Return the slot that ``best`` would have behind ``cost`` hits at ``at``."""
+        return earliest_slot(_Plus(self.ahead, at, cost), self.quota, self.margin_us, best.cost, best.ready)
+
+    def _bound_of_own_turn(self) -> int:
+        assert self.own is not None
+        before = sum(entry.cost for entry in self.open[: self.open.index(self.own)])
+        return earliest_slot_behind(self.ahead, before, self.quota, self.margin_us, self.soonest)
+
+    def _is_too_late(self, slot: int) -> bool:
+        """Whether the own caller's slot is past its deadline, and not only by a clock that is a little ahead."""
+        assert self.caller is not None
+        deadline = self.caller.deadline
+        by_other_clock = slot == self.ahead.last_at and slot <= self.soonest + CLOCKS_APART_US
+        return deadline is not None and slot > max(deadline, self.ask.now + self.ask.lead_us) and not by_other_clock
+
+    def _skip_caller(self, entry: _Entry, slot: int) -> None:
+        assert self.caller is not None
+        self.too_late.append((self.caller, slot))
+        self.caller = next(self.callers, None)
+        if self.caller:
+            self.weight += self.caller.cost - entry.cost
+            entry.cost = self.caller.cost
+        else:
+            self.own = None
+            self.weight -= entry.cost
+            self.open.remove(entry)
+            self.entries.remove(entry)
+
+    def _grant(self, entry: _Entry, slot: int) -> None:
+        self._book(entry.place.owner, slot, entry.cost)
+        entry.is_granted = True
+        self.weight -= entry.cost
+        place = entry.place
+        again: _Entry | None = None
+        if entry.is_own:
+            self.own = None
+            self.own_grants += 1
+            self.caller = next(self.callers, None)
+            if self.caller:
+                again = self.own = _Entry(place, 0, self.caller.cost, is_own=True)
+            elif self.ask.stands:
+                place = place._replace(cost=entry.cost, credit=self.ask.credit, back_us=self.ask.back_us)
+                again = self._standing(place, slot)
+        elif (place := spent(place)).credit:
+            again = self._standing(place, slot)
+        if again:
+            self.entries.append(again)
+            self.open.append(again)
+            self.weight += again.cost
+
+    def _standing(self, place: Place, slot: int) -> _Entry | None:
+        """Return the place at the tail, if its owner is back before the turn of the tail, or within the horizon."""
+        tail = earliest_slot_behind(self.booked, self.weight, self.quota, self.margin_us, self.soonest)
+        if place.back_us > self.state.horizon_us and slot + place.back_us > tail:
+            return None
+        place = place._replace(ready=max(slot + place.back_us, tail))
+        return _Entry(place, place.ready, place.cost)
+
+    def _book(self, owner: int, slot: int, cost: int) -> None:
+        self.slots.append((slot, cost))
+        self.booked.add(slot, cost)
+        last = self.grants[-1] if self.grants else None
+        if last and last.owner == owner and last.slot == slot:  # made by this very write: one name does for both
+            self.grants[-1] = last._replace(cost=last.cost + cost)
+            return
+        self.serial += 1
+        self.grants.append(Grant(self.serial, owner, slot, cost))
+
+    def _prefetch(self) -> None:
+        """Book some hits more for the writer, where all callers start now, and the limit is far from binding."""
+        at = self.booked.last_at
+        if not self.ask.prefetch or at is None or at != self.soonest or self.quota.spacing_us:
+            return
+        if self.too_late or not all(entry.is_granted for entry in self.entries):
+            return
+        hits = self.state.hits.book(self.slots)
+        room = min(rate.count - hits.count_since(at - rate.period_us - self.margin_us) for rate in self.quota.rates)
+        if part := min(self.ask.prefetch, room // PREFETCH_PART):
+            self._book(self.ask.owner, at, part)
+
+    def _state(self) -> LimitState:
+        state, ask = self.state, self.ask
+        places = [self._own_place(entry) if entry.is_own else entry.place for entry in self.entries if not entry.is_granted]
+        places += self.others
+        return replace(
+            state,
+            hits=state.hits.book(self.slots) if self.slots else state.hits,
+            grants=(*state.grants, *self.grants),
+            serial=self.serial,
+            places=tuple(places),
+        )
+
+    def _own_place(self, entry: _Entry) -> Place:
+        ask = self.ask
+        credit = min(most_credit(self.quota, entry.cost), ask.waiting - len(self.too_late) + ask.stands * ask.credit)
+        ready = self.soonest if self.turn is None else self.turn
+        return Place(ask.owner, entry.cost, ready, credit, ask.stands * ask.back_us, ask.terms)
+
+
+class _Plus:
+    """A timeline with one more booking behind it."""
+
+    def __init__(self, hits: Timeline, at: int, cost: int) -> None:
+        self._hits, self.last_at, self.total = hits, at, hits.total + cost
+
+    def time_of(self, number: int) -> int | None:
+        return self._hits.time_of(number) if number <= self._hits.total else self.last_at

@@ -1,0 +1,85 @@
+"""Recovery: what a process writes where the state is lost, from the last copy that it saw.
+
+Rules (numbered as in docs/concepts/faults.md):
+
+16. A lost state is rebuilt under a new epoch from the copy of a process that had seen it. Other processes may have
+    booked since. Assume the worst: they took every free hit, at the latest instant at which they could still start.
+    That is 1 s from now, the longest horizon that any process may use, whatever horizon the copy tells of. Hits that
+    may have been taken back since are left out: those younger than that horizon and the margin when the copy was read.
+17. A state that a newcomer began from nothing, met by a process that had seen an older one, is a loss too. What the
+    newcomer booked is kept, beside what rule 16 assumes.
+
+For periods over 10 minutes nobody can wait out a full window. There the assumed hits are at most twice the most hits
+that the copy shows within any span as long as the time unseen, or, with hits assumed before, the most of any.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nekkar.core.quota import SECOND, Rate
+from nekkar.core.window.state import MAX_RATES, MOST_HORIZON_US, LimitState
+
+LONG_PERIOD_US = 600 * SECOND
+
+
+def rebuild_after_loss(known: LimitState, read_at: int, now: int, epoch: int) -> LimitState:
+    """Return what to write in place of a lost state, of which ``known``, read at ``read_at``, is the last copy seen."""
+    certain = certain_hits(known, read_at)
+    end = latest_start(known, max(now, read_at))
+    unseen = end - read_at
+    most = max(known.hits.most_within(unseen, 0), 2 * known.hits.most_within(unseen, known.assumed_until))
+    state = replace(
+        known, epoch=epoch, is_fresh=False, hits=known.hits.with_entries(certain), grants=(), serial=0
+    )
+    taken = {rate: min(rate.count, most) if rate.period_us > LONG_PERIOD_US else rate.count for rate in known.rates}
+    return assume_taken(state, end, taken)
+
+
+def rebuild_over_newcomer(
+    found: LimitState, known: LimitState, read_at: int, now: int, epoch: int
+) -> LimitState:
+    """Return what to write over ``found``, which a newcomer began, where ``known`` is the last copy seen before it."""
+    state = rebuild_after_loss(known, read_at, now, epoch)
+    owners = {place.owner for place in state.places}
+    hits = sorted([*state.hits.entries(), *found.hits.entries()])
+    return replace(
+        state,
+        hits=state.hits.with_entries(hits),
+        places=state.places + tuple(place for place in found.places if place.owner not in owners),
+        hold_until=max(state.hold_until, found.hold_until),
+        margin_us=max(state.margin_us, found.margin_us),
+        horizon_us=max(state.horizon_us, found.horizon_us),
+        spacing_us=max(state.spacing_us, found.spacing_us),
+        rates=tuple(sorted({*state.rates, *found.rates})[-MAX_RATES:]),
+        rejections=max(state.rejections, found.rejections),
+    )
+
+
+def certain_hits(known: LimitState, read_at: int) -> list[tuple[int, int]]:
+    """Return the entries that nobody can have taken back since: older than any horizon and the margin when read."""
+    return [hit for hit in known.hits.entries() if hit[0] <= read_at - MOST_HORIZON_US - known.margin_us]
+
+
+def latest_start(known: LimitState, now: int) -> int:
+    """Return the last instant at which a call may still start on a slot of the lost state."""
+    return max(now + MOST_HORIZON_US, known.hits.last_at or 0)
+
+
+def assume_taken(state: LimitState, end: int, most: dict[Rate, int]) -> LimitState:
+    """Return the state with all hits taken that are free at ``end``, at most so many of each rate."""
+    end = max(end, state.hits.last_at or 0)
+    block = max((min(_free(state, rate, end), hits) for rate, hits in most.items()), default=0)
+    if block <= 0:
+        return state
+    return replace(state, hits=state.hits.book([(end, block)]), assumed_until=end)
+
+
+def _free(state: LimitState, rate: Rate, end: int) -> int:
+    """Return how many hits others could have booked in the window that ends at ``end`` while nobody here looked.
+
+    Only what lies within the period counts as taken: the service counts no longer window than that.
+    """
+    return max(0, rate.count - state.hits.count_since(end - rate.period_us))
