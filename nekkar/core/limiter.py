@@ -14,7 +14,8 @@ from nekkar.core.cache import BaseCache, TellsTime
 from nekkar.core.clock import Clock, SystemClock
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.events import Callback, Listeners, Listening
-from nekkar.core.limit import Limit, Shared
+from nekkar.core.limit import Limit
+from nekkar.core.limit_core import LimitCore
 from nekkar.core.once import Once
 from nekkar.core.quota import SECOND, Quota, micros, patience, quota
 from nekkar.core.runtime.fork_lock import lock_over_forks
@@ -55,8 +56,8 @@ class Nekkar:
         self._outage = Outage(on_cache_error, local_share, self._listeners)
         self.max_hold: float = micros(max_hold, "max_hold", 1) / SECOND
         self.once = Once()
-        self._known: WeakValueDictionary[str, Shared] = WeakValueDictionary()
-        self._kept: dict[str, Shared] = {}  # alive for what they remember, though nobody holds their limit
+        self._known: WeakValueDictionary[str, LimitCore] = WeakValueDictionary()
+        self._kept: dict[str, LimitCore] = {}  # alive for what they remember, though nobody holds their limit
         self._sweep_at = SWEEP_AT
 
     def __repr__(self) -> str:
@@ -86,9 +87,9 @@ class Nekkar:
         """
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"limit name {shown(name)} is no text; give a non-empty str")
-        return self.limit_of(name, *terms(name, rate_limit, period, spacing, margin, max_wait))
+        return self._limit_of(name, *terms(name, rate_limit, period, spacing, margin, max_wait))
 
-    def limit_of(self, name: str, terms: Quota, max_wait: float | None) -> Limit:
+    def _limit_of(self, name: str, terms: Quota, max_wait: float | None) -> Limit:
         """Return the limit ``name`` of these terms; ConfigurationError where it has others already."""
         known = self._kept.get(name)
         if known and known.quota is terms:  # each request of an HTTP client asks
@@ -96,7 +97,7 @@ class Nekkar:
         with _lock:
             shared = self._known.get(name)
             if shared is None:
-                shared = Shared(name, terms, self._cache, self._clock, self._outage, self._listeners)
+                shared = LimitCore(name, terms, self._cache, self._clock, self._outage, self._listeners)
                 self._known[name] = shared
             self._kept[name] = shared
             if len(self._kept) >= self._sweep_at:

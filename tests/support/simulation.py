@@ -22,16 +22,16 @@ from nekkar.core.cache import BaseCache
 from nekkar.core.errors import CacheError, NekkarError
 from nekkar.core.events import Listeners
 from nekkar.core.quota import SECOND, Quota, quota
-from nekkar.core.runtime.effects import Backoff, CacheCall, RunSteps, WaitUntil
+from nekkar.core.runtime.effects import Backoff, CacheCall, Checkpoint, RunSteps, WaitUntil
 from nekkar.core.shared import ledger as ledger_module
 from nekkar.core.shared import replica as replica_module
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.shared.store import store_of
 from nekkar.core.waiting.reporter import CallReporter
 from nekkar.core.waiting.wait_queue import WaitQueue
+from nekkar.core.window.booking import MOST_CREDIT, earliest_slot
 from nekkar.core.window.codec import decode
 from nekkar.core.window.feedback import Feedback, apply_feedback, with_hold
-from nekkar.core.window.plan import MOST_CREDIT, earliest_slot
 from nekkar.core.window.state import LimitState
 
 MS = SECOND // 1000
@@ -274,6 +274,8 @@ class Actor:
             self.later(effect.us + self.world.jitter())
         elif isinstance(effect, WaitUntil):
             self.wait(effect)
+        elif isinstance(effect, Checkpoint):
+            self.later(0)
         elif self.world.story.tasks:
             self.in_thread(effect)
         else:
@@ -288,9 +290,11 @@ class Actor:
         event.waiter = lambda: self.world.after(self.world.jitter(), lambda: self.resume(turn, None, None))
         if event.is_set:
             self.later(0)
-        elif effect.until_us is not None:
-            until = max(effect.until_us - self.process.clock.skew_us, self.world.now)
-            self.later(until - self.world.now + self.world.jitter())
+        ends = [] if effect.until_us is None else [effect.until_us - self.process.clock.skew_us - self.world.now]
+        if effect.is_watchful or not self.world.story.tasks:
+            ends.append(SECOND)
+        if ends and not event.is_set:
+            self.later(max(0, min(ends)) + self.world.jitter())
 
     def in_thread(self, effect: RunSteps) -> None:
         """Run the steps in a thread of their own, as tasks do: they go on even where this actor is cancelled."""
@@ -358,7 +362,10 @@ class World:
 
         if self.seed % 8 == 0:
             return self._run()
-        with patch.object(ledger_module, "encode", put), patch.object(replica_module, "decode", lambda raw, _: table[raw]):
+        with (
+            patch.object(ledger_module, "encode", put),
+            patch.object(replica_module, "decode", lambda raw, _: table[raw]),
+        ):
             self.decode = table.__getitem__
             return self._run()
 
@@ -513,9 +520,7 @@ class World:
         sent_at, pause = process.clock.now_us(), self.random.choice((None, self.random.randint(0, self.period_us)))
         yield Backoff(self.latency())
         feedback = Feedback(sent_at, SECOND, is_refusal=True, pause_us=pause)
-        yield RunSteps(
-            process.ledger.edit(lambda state, now: apply_feedback(state, process.quota, feedback, now))
-        )
+        yield RunSteps(process.ledger.edit(lambda state, now: apply_feedback(state, process.quota, feedback, now)))
         process.line.look_soon()
         known = process.ledger.state
         self.pauses += [(self.now, known.hold_until)] if known else []
@@ -610,9 +615,7 @@ class World:
             if undisturbed and head in process.waiting and self.held_at <= since and not self.flushed and state:
                 if state.hits.count_since(since - 1) >= self.limits[0].max_cost - max(self.story.costs) + 1:
                     continue  # all of the room is used: by others, that looked first
-                self.problems.append(
-                    f"{what}: p{process.number} still waits after {(self.now - since) / 1e6:.2f} s"
-                )
+                self.problems.append(f"{what}: p{process.number} still waits after {(self.now - since) / 1e6:.2f} s")
 
     # What must hold.
 
@@ -635,7 +638,9 @@ class World:
             # A place whose owner died keeps its turn until it lapses.
             cost = max([one.cost for p in able for one in p.waiting] + [place.cost for place in state.places])
             is_free = state.hold_until <= self.now and all(
-                earliest_slot(state.hits, p.quota, state.margin(p.quota, self.now), min(cost, p.quota.max_cost), self.now)
+                earliest_slot(
+                    state.hits, p.quota, state.margin(p.quota, self.now), min(cost, p.quota.max_cost), self.now
+                )
                 <= self.now
                 for p in able
             )
@@ -688,9 +693,6 @@ class _Line(WaitQueue):
     """A line whose threads are actors."""
 
     world: World
-
-    def this_thread(self) -> int:  # type: ignore[override]
-        return id(self.world.running[-1]) if self.world.running else 0
 
     def ticks(self) -> int:  # type: ignore[override]
         return self.world.now

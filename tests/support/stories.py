@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from nekkar.core.quota import SECOND, Quota, quota
-from tests.support.simulation import MS, Story, World
+from nekkar.core.quota import Quota, quota
+from tests.support.simulation import MS, Story
 
 SCHEDULES = int(os.environ.get("NEKKAR_SCHEDULES", "3000"))
 

@@ -8,10 +8,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from weakref import ref
 
-from nekkar.core.clock import UNSET, Clock
-from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps, Event, QueueSteps, RunSteps, WaitUntil
+from nekkar.core.clock import UNSET, Clock, nap
+from nekkar.core.runtime.effects import (
+    Backoff,
+    CacheCall,
+    CacheSteps,
+    Checkpoint,
+    Event,
+    QueueSteps,
+    RunSteps,
+    WaitUntil,
+    is_under_way,
+)
 from nekkar.core.runtime.loops import Loop
 
 if TYPE_CHECKING:
@@ -20,13 +32,66 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+LOOK_AGAIN_S = 1.0
+
+
+class Signal(threading.Event):
+    """What one thread waits on: a lock that ``set`` releases.
+
+    ``threading.Event`` takes an inner lock in Python code. A signal handler that raises there leaves it locked, and
+    then ``set`` blocks the thread that wakes the others. Here nothing is locked but for the wait itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def is_set(self) -> bool:
+        """Return whether it was set."""
+        return not self._lock.locked()
+
+    def set(self) -> None:
+        """Wake the thread that waits; a second time does nothing."""
+        with suppress(RuntimeError):  # released already
+            self._lock.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until it is set, for ``timeout`` seconds or LOOK_AGAIN_S at most; return whether it is set."""
+        if self._lock.acquire(timeout=LOOK_AGAIN_S if timeout is None else min(timeout, LOOK_AGAIN_S)):
+            self.set()
+            return True
+        return False
+
+
+class _Calls(threading.local):
+    """The generators that this thread runs, the outermost first; those that have ended go with the next look."""
+
+    def __init__(self) -> None:
+        self.known: list[ref[QueueSteps[Any]]] = []
+
+
+_calls = _Calls()
+
+
+def is_nested() -> bool:
+    """Return whether this thread runs a line's generator already.
+
+    Then the call comes from a signal handler, a finaliser, a listener or a logging handler, inside another call.
+    """
+    known = _calls.known
+    while known and not is_under_way(known[-1]):
+        known.pop()
+    return bool(known)
+
+
 def run(effects: QueueSteps[T], clock: Clock) -> T:
     """Run a line's generator in this thread; blocks."""
+    _calls.known.append(ref(effects))
 
-    def perform(effect: RunSteps | WaitUntil) -> Any:
+    def perform(effect: RunSteps | WaitUntil | Checkpoint) -> Any:
         if isinstance(effect, WaitUntil):
             return clock.sleep_until(effect.until_us, cast(threading.Event, effect.event))
-        return run_steps(effect.steps, clock)
+        return run_steps(effect.steps, clock) if isinstance(effect, RunSteps) else None
 
     return _drive(effects, perform)
 
@@ -54,8 +119,11 @@ async def run_async(effects: QueueSteps[T], clock: Clock, loop: Loop, in_process
                 outcome: Any = None
                 if isinstance(effect, RunSteps):
                     outcome = await run_steps_async(effect.steps, clock, loop, in_process, effect.shielded)
-                elif effect.until_us is None:  # nor does such a task have a timer
-                    await loop.until(effect.event)
+                elif isinstance(effect, Checkpoint):
+                    await loop.checkpoint()
+                elif effect.until_us is None:  # nor does such a task have a timer, unless it watches
+                    event = effect.event
+                    await (nap(LOOK_AGAIN_S, cast("anyio.Event", event)) if effect.is_watchful else loop.until(event))
                 else:
                     await clock.sleep_until_async(effect.until_us, cast("anyio.Event", effect.event))
             except BaseException as error:
@@ -68,7 +136,9 @@ async def run_async(effects: QueueSteps[T], clock: Clock, loop: Loop, in_process
         effects.close()
 
 
-async def run_steps_async(steps: CacheSteps[T], clock: Clock, loop: Loop, in_process: bool, shielded: bool = False) -> T:
+async def run_steps_async(
+    steps: CacheSteps[T], clock: Clock, loop: Loop, in_process: bool, shielded: bool = False
+) -> T:
     """Run a ledger's generator in a worker thread, or here where its cache answers at once.
 
     A cancellation does not cut the steps short; ``shielded``: nor does it end the wait for them.

@@ -18,17 +18,23 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from secrets import randbits
 from typing import Literal
 
+from nekkar.core.cache.memory import MemoryCache
+from nekkar.core.clock import ticks
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
 from nekkar.core.events import CacheBack, CacheLost, Listeners
-from nekkar.core.quota import SECOND, Quota, Rate
+from nekkar.core.quota import MAX_COUNT, MIN_PERIOD, SECOND, Quota, Rate
+from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.runtime.fork_lock import lock_over_forks
-from nekkar.core.window.booking import Answer, Ask, Slot, booked
-from nekkar.core.window.feedback import Word, heard
+from nekkar.core.shared.latency import CacheLatency
+from nekkar.core.shared.ledger import Change, Edit, Edited, Ledger
+from nekkar.core.shared.store import store_of
+from nekkar.core.window.codec import encode
+from nekkar.core.window.recovery import assume_taken
+from nekkar.core.window.state import MOST_HORIZON_US, LimitState
 
 RETRY_US = SECOND // 2
 RETRY_FACTOR = 4  # tries take at most a fifth of the time
@@ -39,6 +45,8 @@ _MEANWHILE = {
     "open": "calls pass unlimited",
     "local": "each process keeps to its local share",
 }
+
+UNLIMITED = Quota((Rate(MIN_PERIOD, MAX_COUNT),), 0, SECOND)  # as good as
 
 log = logging.getLogger("nekkar")
 
@@ -146,6 +154,10 @@ class Fallback:
         shared = _Rejoined(self, change) if self.is_on or self._alone else change
         if not (yield from self._unless_away(self.shared.update(shared))):
             yield from self._private.update(change)
+
+    def edit(self, edit: Edit) -> CacheSteps[None]:
+        """Change the state by a pure function of the state and the time; see ``update``."""
+        yield from self.update(Edited(edit))
 
     def _unless_away(self, steps: CacheSteps[None]) -> CacheSteps[bool]:
         """Take steps on the cache, unless it is away and too early to try; return whether they came to their end."""
@@ -256,6 +268,10 @@ def _checked(policy: OnCacheError, share: float) -> tuple[OnCacheError, float]:
             f"local_share {shown(share)} is no share; give a number above 0 and up to 1, such as 1/8 for 8 workers"
         )
     return policy, share
+
+
+def _retention_us(quota: Quota) -> int:
+    return max(quota.rates[-1].period_us, quota.spacing_us) + quota.margin_us + SECOND
 
 
 def _share_of(terms: Quota, share: float, key: str) -> Quota:

@@ -49,7 +49,7 @@ class Change(Protocol):
 Edit = Callable[[LimitState, int], LimitState]
 
 
-class _Edited:
+class Edited:
     """A change that is a pure function of the state and the time."""
 
     def __init__(self, edit: Edit) -> None:
@@ -94,6 +94,9 @@ class Ledger:
     def good_until(self, slot: int) -> int:
         """Return until when a call may start on its slot; the other half of the margin covers the way to the service."""
         return slot + self.quota.margin_us // 2
+
+    def started(self, at: int, cost: int) -> None:
+        """Take note of a call of this process that starts at its slot: the state has it already."""
 
     def clock_is_due(self) -> bool:
         """Whether the clock is to be read before anything is booked."""
@@ -170,7 +173,7 @@ class Ledger:
 
     def edit(self, edit: Edit) -> CacheSteps[None]:
         """Change the state by a pure function of the state and the time; nothing is written where it returns the state."""
-        yield from self.update(_Edited(edit))
+        yield from self.update(Edited(edit))
 
     def reset(self) -> CacheSteps[None]:
         """Start afresh, over a corrupt value too: what was booked before counts no more. Those who wait stay in line."""

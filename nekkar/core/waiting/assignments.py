@@ -13,7 +13,7 @@ from nekkar.core.errors import copied
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.waiting.callers import Caller, InHand, Queue, Slot, StartOrder, State
 from nekkar.core.waiting.standing import Standing
-from nekkar.core.window.plan import Returned
+from nekkar.core.window.booking import Returned
 from nekkar.core.window.state import LimitState
 
 
@@ -141,6 +141,7 @@ class Assignments:
         slot = caller.slot
         if self.is_good(slot.source, now):
             caller.state = State.STARTED
+            self.ledger.started(slot.at, slot.cost)
             self.standing.starts(slot.at, bool(self.queue.head) or any(grant.left for grant in self.hand))
             self.wake_next()
             return True

@@ -11,15 +11,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import ref
 
 from nekkar.core.errors import WaitTooLong
-from nekkar.core.runtime.effects import Event
+from nekkar.core.runtime.effects import Event, is_under_way
 from nekkar.core.window.state import Grant
 
 
@@ -57,19 +58,25 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """One call: ``cost`` hits, by ``deadline`` (µs; None: no deadline)."""
+    """One call: ``cost`` hits, by ``deadline`` (µs; None: no deadline). ``call``: the generator that runs it."""
 
     ticket: int
     cost: int
     arrived: int
     deadline: int | None
     max_wait: float | None
+    call: ref[Generator[Any, Any, Any]] | None = None
     state: State = State.QUEUED
     slot: Slot | None = None
     error: Exception | None = None
     event: Event | None = None
     told_until: int = 0  # what listeners were told of its wait (reporter.py)
     is_logged: bool = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the call ended without a word to the others, as interrupts in the midst of its leaving do."""
+        return self.call is not None and not is_under_way(self.call)
 
     def too_long(self, name: str, at: int, now: int) -> WaitTooLong:
         """Return the error for a caller whose slot can't come before ``at``."""
@@ -90,7 +97,7 @@ class StartOrder:
         """Return the caller that is to start next."""
         while self._heap:
             at, _, caller = self._heap[0]
-            if caller.state is State.BOOKED and caller.slot and caller.slot.at == at:
+            if caller.state is State.BOOKED and caller.slot and caller.slot.at == at and not caller.is_gone:
                 return caller
             heappop(self._heap)
         return None
@@ -110,7 +117,7 @@ class Queue:
         return len(self._callers)
 
     def __iter__(self) -> Iterator[Caller]:
-        return iter(self._callers.values())
+        return iter(list(self._callers.values()))  # a finaliser that the collector runs may leave meanwhile
 
     def __contains__(self, caller: Caller) -> bool:
         return caller.ticket in self._callers
@@ -118,7 +125,9 @@ class Queue:
     @property
     def head(self) -> Caller | None:
         """The first caller, whose turn it is to lead."""
-        return next(iter(self._callers.values()), None)
+        while (first := next(iter(self._callers.values()), None)) and first.is_gone:
+            self.leave(first)
+        return first
 
     @property
     def last_ticket(self) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Sized
 
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.waiting.assignments import Assignments
-from nekkar.core.waiting.callers import Slot
+from nekkar.core.waiting.callers import InHand, Slot
 
 LEAST, MOST = 8, 1024
 
@@ -48,17 +48,21 @@ class PrefetchedSlots:
         with self._lock:
             if not hand or self._ahead:
                 return None
-            grant, now = hand[0], ledger.clock.now_us()
-            at = grant.grant.slot
-            if not at <= now <= ledger.read_at + ledger.latency.horizon_us:
-                return None
-            if not grant.left or not self._assignments.is_good(grant, now):
+            grant = hand[0]
+            if not grant.left or not self.may_start(grant):
                 return None
             grant.used += 1
             self._taken += 1
+            self._ledger.started(grant.grant.slot, 1)
             if not grant.left:
                 hand.popleft()
-            return Slot(at, 1, grant)
+            return Slot(grant.grant.slot, 1, grant)
+
+    def may_start(self, grant: InHand) -> bool:
+        """Whether a call may start now on a prefetched slot."""
+        ledger, now = self._ledger, self._ledger.clock.now_us()
+        is_fresh = grant.grant.slot <= now <= ledger.read_at + ledger.latency.horizon_us
+        return is_fresh and self._assignments.is_good(grant, now)
 
     def wanted(self, asked: int, now: int) -> int:
         """Return how many hits a booking for so many callers should prefetch; call it once for each booking.

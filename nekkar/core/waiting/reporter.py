@@ -48,8 +48,8 @@ class CallReporter:
             self.listeners.tell(Admitted(self.name, slot.cost, slot.at / SECOND, waited / SECOND, caller.ticket))
         return waited
 
-    def spared(self, slot: Slot) -> None:
-        """Say that a call starts on a spare slot."""
+    def prefetched(self, slot: Slot) -> None:
+        """Say that a call starts on a prefetched slot."""
         self.listeners.tell(Admitted(self.name, slot.cost, slot.at / SECOND, 0.0))
 
     def ended(self, caller: Caller, error: BaseException, now: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from nekkar.core.window.plan import MOST_CREDIT
+from nekkar.core.window.booking import MOST_CREDIT
 
 CALLS_A_CREDIT = 32
 RETURNS = 8

@@ -24,39 +24,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from itertools import count
+from weakref import ref
 
 from nekkar.core.clock import ticks
 from nekkar.core.errors import CacheError
 from nekkar.core.quota import SECOND
-from nekkar.core.runtime.effects import CacheSteps, Event, QueueSteps, RunSteps, WaitUntil
+from nekkar.core.runtime.effects import CacheSteps, Checkpoint, Event, QueueSteps, RunSteps, WaitUntil
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import Caller, Slot, State
 from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.waiting.reporter import CallReporter
-from nekkar.core.waiting.turn import LOOK_EVERY_US, Turn
-from nekkar.core.window.plan import earliest_slot_behind
+from nekkar.core.waiting.turn import LOOK_EVERY_US, Turn, TurnUnderWay
+from nekkar.core.window.booking import earliest_slot_behind
 
 Wake = Callable[[list[Event]], None]
 
-CHECK_EVERY_US = SECOND  # how often a waiting thread wakes by itself
 ABANDONED_US = 2 * SECOND  # a turn that takes longer may have lost its thread: another may begin beside it
 
 _tickets = count(1)
-
-
-class TurnUnderWay:
-    """The turn that a line takes now.
-
-    ``last_ticket``: of the callers it books for. ``begun_at``: µs of ``ticks``. ``thread``: the one that runs it, None
-    before it began. ``is_left``: its leader has gone, so it must wake the others itself.
-    """
-
-    def __init__(self, turn: Turn, last_ticket: int, begun_at: int) -> None:
-        self.turn, self.last_ticket = turn, last_ticket
-        self.begun_at = begun_at
-        self.thread: int | None = None
-        self.is_left = False
 
 
 class WaitQueue:
@@ -66,7 +52,7 @@ class WaitQueue:
     now, for a slot or until theirs comes. ``in_order``: they are tasks, and start in order.
     """
 
-    this_thread, ticks = staticmethod(threading.get_ident), staticmethod(ticks)
+    ticks = staticmethod(ticks)
 
     def __init__(
         self,
@@ -78,7 +64,7 @@ class WaitQueue:
     ) -> None:
         self.name, self._reporter, self.ledger = reporter.name, reporter, ledger
         self._new_event, self._wake = new_event, wake
-        self._check_every_us = None if in_order else CHECK_EVERY_US
+        self._is_of_tasks = in_order
         self._lock = threading.RLock()  # finalisers and signal handlers may make limited calls while it is held
         self._assignments = Assignments(self.name, ledger, in_order)
         self.callers: set[Caller] = set()
@@ -86,6 +72,11 @@ class WaitQueue:
         self.prefetched = PrefetchedSlots(ledger, self._assignments, ahead, self._lock)
         self._under_way: TurnUnderWay | None = None
         self._look_at = 0
+
+    @property
+    def here(self) -> int:
+        """How many callers wait, in line or for their slot."""
+        return sum(not caller.is_gone for caller in list(self.callers))
 
     @property
     def waiting(self) -> int:
@@ -97,11 +88,19 @@ class WaitQueue:
 
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
+        # The ticket is drawn before anything is waited for: the cache's clock, too, is read by the first turn.
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
         caller = Caller(next(_tickets), cost, now, deadline, max_wait)
+        steps = self._acquire(caller)
+        caller.call = ref(steps)
+        return steps
+
+    def _acquire(self, caller: Caller) -> QueueSteps[tuple[Slot, int]]:
         try:
             self._join(caller)
+            if self._is_of_tasks and self.ledger.in_process:  # else there is something to wait for anyway
+                yield Checkpoint()
             while True:
                 yield from self._until_booked(caller)
                 yield from self._until_slot(caller)
@@ -184,19 +183,19 @@ class WaitQueue:
             # The head may be gone without a word, where an interrupt cut its leaving short.
             if is_due and (leads or now >= self._look_at + ABANDONED_US) and (turn := self._begin_turn(caller)):
                 return turn
-            ends = [self._deadline(caller, now, is_due)]
+            until = self._deadline(caller, now, is_due)
             if leads and not is_due:
-                ends.append(self._look_at)
-            if self._check_every_us:
-                ends.append(now + self._check_every_us)
-            return WaitUntil(min((end for end in ends if end is not None), default=None), self._event_of(caller))
+                until = self._look_at if until is None else min(until, self._look_at)
+            return WaitUntil(until, self._event_of(caller), is_watchful=leads)
 
     def _lead(self, under_way: TurnUnderWay, shielded: bool = False) -> QueueSteps[None]:
+        steps = self._take_turn(under_way)
+        under_way.steps = ref(steps)
         try:
-            yield RunSteps(self._take_turn(under_way), shielded)
+            yield RunSteps(steps, shielded)
         finally:
             under_way.is_left = True
-            if under_way.thread is None:  # it never began: its leader was cancelled or interrupted before
+            if under_way.is_over:
                 self._end_turn(under_way)
             self._wake_all()
 
@@ -240,9 +239,8 @@ class WaitQueue:
     def _begin_turn(self, leader: Caller) -> TurnUnderWay | None:
         """Return a turn to lead; None while one is under way."""
         other = self._under_way
-        # Two turns at once do no harm. So a thread that meets its own (in a signal handler, a finaliser, a listener)
-        # takes one beside it, and so does any where the thread of the other has not been heard of for long.
-        if other and other.thread != self.this_thread() and self.ticks() < other.begun_at + ABANDONED_US:
+        # Two turns at once do no harm: so nobody waits for one of which nothing comes, or that takes too long.
+        if other and not other.is_over and self.ticks() < other.begun_at + ABANDONED_US:
             return None
         turn = Turn(self.ledger, self._assignments, self.prefetched, self._lock)
         self._under_way = TurnUnderWay(turn, max(leader.ticket, self._assignments.queue.last_ticket), self.ticks())
@@ -251,7 +249,7 @@ class WaitQueue:
     def _take_turn(self, under_way: TurnUnderWay) -> CacheSteps[None]:
         """Update the state: steps that run to their end, in whichever thread they were started."""
         turn, mine = under_way.turn, self._assignments
-        under_way.thread = self.this_thread()
+        under_way.is_started = True
         try:
             while True:
                 try:

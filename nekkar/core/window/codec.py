@@ -21,8 +21,8 @@ from zlib import crc32
 from nekkar.core.errors import CorruptLog
 from nekkar.core.quota import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate
 from nekkar.core.window import codec_v1
+from nekkar.core.window.booking import MOST_CREDIT
 from nekkar.core.window.hits import Column, HitLog
-from nekkar.core.window.plan import MOST_CREDIT
 from nekkar.core.window.rejections import MOST_DOUBLINGS, NONE, Rejections
 from nekkar.core.window.state import MAX_RATES, MAX_TERMS, MOST_HORIZON_US, Grant, LimitState, Place, Terms
 
@@ -36,7 +36,9 @@ _FIELDS += ("assumed_until",)
 _OF_HITS = ("forgotten", "time_offset_us", "number_offset")
 _OF_REJECTIONS = ("at", "row", "margin_us", "widened_at")
 _HEADER = struct.Struct("<Q?QqqqqqqQqQqHqqq")  # the fields above, then the time that grants and places count from
-_values = attrgetter(*_FIELDS, *(f"hits.{name}" for name in _OF_HITS), *(f"rejections.{name}" for name in _OF_REJECTIONS))
+_values = attrgetter(
+    *_FIELDS, *(f"hits.{name}" for name in _OF_HITS), *(f"rejections.{name}" for name in _OF_REJECTIONS)
+)
 _SECTION = struct.Struct("<BBxxI")
 RATES, HIT_TIMES, HIT_NUMBERS, GRANTS, PLACES, TERMS = range(1, 7)
 _RATE = struct.Struct("<QQ")  # period, count
@@ -60,7 +62,10 @@ def encode(state: LimitState) -> bytes:
         parts += _section(HIT_TIMES, hits.times.itemsize == 8, [_column_bytes(hits.times)])
         parts += _section(HIT_NUMBERS, hits.cumulative.itemsize == 8, [_column_bytes(hits.cumulative)])
     if grants:
-        is_wide = max(grant.slot for grant in grants) - earliest >= _NARROW_TIME or state.serial - grants[0].serial >= _NARROW_TIME
+        is_wide = (
+            max(grant.slot for grant in grants) - earliest >= _NARROW_TIME
+            or state.serial - grants[0].serial >= _NARROW_TIME
+        )
         pack = _GRANT[is_wide].pack
         rows = [pack(state.serial - serial, owner, slot - earliest, cost) for serial, owner, slot, cost in grants]
         parts += _section(GRANTS, is_wide, rows)
@@ -223,7 +228,9 @@ def _check(state: LimitState, known: LimitState) -> None:
     hits, before = state.hits, known.hits
     if not (_ascends(hits.times, before.times) and _ascends(hits.cumulative, before.cumulative)):
         raise CorruptLog("its hits are not in order")
-    if hits.forgotten < hits.number_offset or hits.cumulative and hits.number_offset + hits.cumulative[0] <= hits.forgotten:
+    if hits.forgotten < hits.number_offset or (
+        hits.cumulative and hits.number_offset + hits.cumulative[0] <= hits.forgotten
+    ):
         raise CorruptLog("its hits are not numbered from those that it forgot")
     times = [state.hold_until, hits.time_offset_us, hits.last_at or 0, state.written_at, state.assumed_until]
     times += [grant.slot for grant in state.grants]

@@ -39,7 +39,8 @@ def decode(raw: bytes) -> LimitState:
     _fill(times, columns[: n_entries * times.itemsize])
     _fill(numbers, columns[n_entries * times.itemsize :])
     rates = tuple(
-        Rate(period, count) for period, count in _RATE.iter_unpack(body[header_size : header_size + n_rates * _RATE.size])
+        Rate(period, count)
+        for period, count in _RATE.iter_unpack(body[header_size : header_size + n_rates * _RATE.size])
     )
     if any(not (MIN_PERIOD <= each.period_us <= MAX_PERIOD and 1 <= each.count <= MAX_COUNT) for each in rates):
         raise CorruptLog("its rates are out of bounds")

@@ -129,9 +129,7 @@ class HitLog:
         if not gone:
             return self
         forgotten = self.number_offset + self.cumulative[gone - 1]
-        return HitLog(
-            forgotten, self.time_offset_us, self.number_offset, self.times[gone:], self.cumulative[gone:]
-        )
+        return HitLog(forgotten, self.time_offset_us, self.number_offset, self.times[gone:], self.cumulative[gone:])
 
     def thin(self, until: int, cell_us: Callable[[int], int]) -> HitLog:
         """Merge the hits before ``until`` that lie in one cell of a grid into the latest of the cell.
@@ -185,3 +183,19 @@ class Timeline:
         if number <= self._hits.total:
             return self._hits.time_of(number)
         return self._times[bisect_left(self._cumulative, number)]
+
+    def plus(self, at: int, hits: int) -> _Extended:
+        """Return a view of this timeline with ``hits`` more hits at ``at``, behind the last one."""
+        return _Extended(self, at, hits)
+
+
+class _Extended:
+    """A timeline with one more booking behind it."""
+
+    __slots__ = ("_timeline", "last_at", "total")
+
+    def __init__(self, timeline: Timeline, at: int, hits: int) -> None:
+        self._timeline, self.last_at, self.total = timeline, at, timeline.total + hits
+
+    def time_of(self, number: int) -> int | None:
+        return self._timeline.time_of(number) if number <= self._timeline.total else self.last_at

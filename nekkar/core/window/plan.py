@@ -22,61 +22,25 @@ Planned slots that are not due are not stored: the next reader plans again. Pure
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from nekkar.core.quota import Quota
-from nekkar.core.window.hits import HitLog, Timeline
+from nekkar.core.window.booking import (
+    Ask,
+    SlotRequest,
+    earliest_slot,
+    earliest_slot_behind,
+    most_credit,
+    spent,
+    tidied,
+)
+from nekkar.core.window.hits import Timeline
 from nekkar.core.window.state import Grant, LimitState, Place, Terms
 
-MOST_CREDIT = 8  # others grant a place at most so often without its owner
 PLANNED_AHEAD = 16  # behind more places than this, a bound of the turn does instead of a plan
 PREFETCH_PART = 64
 CLOCKS_APART_US = 5000  # a hit so little ahead of now was booked for now, by a clock that differs
-
-
-class SlotRequest(Protocol):
-    """What a caller wants: ``cost`` hits, by ``deadline`` (µs; None: no deadline)."""
-
-    @property
-    def cost(self) -> int: ...
-    @property
-    def deadline(self) -> int | None: ...
-
-
-class Returned(NamedTuple):
-    """A grant that its owner uses only up to ``keep`` hits: the rest is to be taken out of the state."""
-
-    grant: Grant
-    keep: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What the writing line asks for; times and durations are microseconds.
-
-    ``callers``: the ``waiting`` ones without a slot, in order. ``lead_us``: the time of a swap, where it matters. ``credit`` and
-    ``back_us``: of its place, if it ``stands`` again after its only caller has a slot. ``returned``: what it gives
-    back. ``prefetch``: how many hits more it could use, where the limit is far from binding.
-    """
-
-    owner: int
-    quota: Quota
-    callers: Iterable[SlotRequest]
-    now: int
-    waiting: int = 0
-    lead_us: int = 0
-    credit: int = 0
-    back_us: int = 0
-    stands: bool = False
-    returned: Sequence[Returned] = ()
-    prefetch: int = 0
-
-    @property
-    def terms(self) -> Terms:
-        """The rates and the spacing, as a place carries them."""
-        return self.quota.rates, self.quota.spacing_us
 
 
 class Plan(NamedTuple):
@@ -91,83 +55,6 @@ class Plan(NamedTuple):
     own_grants: int
     too_late: list[tuple[Any, int]]
     is_bound: bool
-
-
-def earliest_slot(hits: HitLog | Timeline, quota: Quota, margin_us: int, cost: int, soonest: int) -> int:
-    """Return the earliest slot of a call of ``cost`` hits, at or after ``soonest`` (rule 1)."""
-    at = soonest
-    if hits.last_at is not None:
-        at = max(at, hits.last_at + quota.spacing_us)
-    for rate in quota.rates:
-        before = hits.time_of(hits.total + cost - rate.count)
-        if before is not None:
-            at = max(at, before + rate.period_us + margin_us)
-    return at
-
-
-def earliest_slot_behind(hits: HitLog | Timeline, ahead: int, quota: Quota, margin_us: int, soonest: int) -> int:
-    """Return a lower bound of the slot of one hit behind ``ahead`` hits that are not booked yet; in constant time.
-
-    Hit n comes a period after hit n − N. Step back by N as often as it takes to reach a booked hit, and add one period
-    for each step.
-    """
-    at = soonest
-    if hits.last_at is not None and quota.spacing_us:
-        at = max(at, hits.last_at + (ahead + 1) * quota.spacing_us)
-    for rate in quota.rates:
-        number = hits.total + ahead + 1 - rate.count
-        steps = max(0, -((hits.total - number) // rate.count))
-        before = hits.time_of(number - steps * rate.count)
-        if before is not None:
-            at = max(at, before + (steps + 1) * (rate.period_us + margin_us))
-    return at
-
-
-def most_credit(quota: Quota, cost: int) -> int:
-    """Return how often others may grant a place: a dead owner then costs at most half of a window."""
-    return min(MOST_CREDIT, quota.max_cost // (2 * cost))
-
-
-def tidied(state: LimitState, ask: Ask) -> LimitState:
-    """Return the state without what is too old, and without what the asking line gives back."""
-    state = state.forget(ask.now)
-    hits, grants, places = state.hits, state.grants, state.places
-    if grants and grants[0].slot < ask.now - state.horizon_us:
-        grants = tuple(grant for grant in grants if grant.slot >= ask.now - state.horizon_us)
-    if ask.returned:
-        hits, grants = taken_back(hits, grants, ask.returned)
-    lapsed = lapsed_before(state, ask.now)
-    if any(place.ready < lapsed and place.owner != ask.owner for place in places):
-        places = tuple(place for place in places if place.ready >= lapsed or place.owner == ask.owner)
-    if hits is state.hits and grants is state.grants and places is state.places:
-        return state
-    return replace(state, hits=hits, grants=grants, places=places)
-
-
-def taken_back(
-    hits: HitLog, grants: tuple[Grant, ...], returned: Sequence[Returned]
-) -> tuple[HitLog, tuple[Grant, ...]]:
-    """Take out what is returned, where its name still stands: so it happens once, whatever answers were lost (rule 10)."""
-    named = {grant.serial: grant for grant in grants}
-    for back in returned:
-        found = named.get(back.grant.serial)
-        if found and found[:3] == back.grant[:3] and found.cost > back.keep:
-            hits = hits.remove(found.slot, found.cost - back.keep)
-            named[found.serial] = found._replace(cost=back.keep)
-    return hits, tuple(grant for grant in named.values() if grant.cost)
-
-
-def lapsed_before(state: LimitState, now: int) -> int:
-    """Return the instant before which a place that was ready has lapsed: its owner did not look when it said (rule 12).
-
-    The owner is dead, or finds no place at its next look.
-    """
-    return now - state.horizon_us
-
-
-def spent(place: Place) -> Place:
-    """Return a place after others have granted it a slot (rule 5)."""
-    return place._replace(credit=place.credit - 1)
 
 
 def planned(state: LimitState, ask: Ask) -> Plan:
@@ -274,7 +161,7 @@ class _Planner:
 
     def _slot_behind(self, at: int, cost: int, best: _Entry) -> int:
         """Return the slot that ``best`` would have behind ``cost`` hits at ``at``."""
-        return earliest_slot(_Plus(self.ahead, at, cost), self.quota, self.margin_us, best.cost, best.ready)
+        return earliest_slot(self.ahead.plus(at, cost), self.quota, self.margin_us, best.cost, best.ready)
 
     def _bound_of_own_turn(self) -> int:
         assert self.own is not None
@@ -355,7 +242,9 @@ class _Planner:
 
     def _state(self) -> LimitState:
         state, ask = self.state, self.ask
-        places = [self._own_place(entry) if entry.is_own else entry.place for entry in self.entries if not entry.is_granted]
+        places = [
+            self._own_place(entry) if entry.is_own else entry.place for entry in self.entries if not entry.is_granted
+        ]
         places += self.others
         return replace(
             state,
@@ -370,13 +259,3 @@ class _Planner:
         credit = min(most_credit(self.quota, entry.cost), ask.waiting - len(self.too_late) + ask.stands * ask.credit)
         ready = self.soonest if self.turn is None else self.turn
         return Place(ask.owner, entry.cost, ready, credit, ask.stands * ask.back_us, ask.terms)
-
-
-class _Plus:
-    """A timeline with one more booking behind it."""
-
-    def __init__(self, hits: Timeline, at: int, cost: int) -> None:
-        self._hits, self.last_at, self.total = hits, at, hits.total + cost
-
-    def time_of(self, number: int) -> int | None:
-        return self._hits.time_of(number) if number <= self._hits.total else self.last_at

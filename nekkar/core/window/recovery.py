@@ -31,16 +31,12 @@ def rebuild_after_loss(known: LimitState, read_at: int, now: int, epoch: int) ->
     end = latest_start(known, max(now, read_at))
     unseen = end - read_at
     most = max(known.hits.most_within(unseen, 0), 2 * known.hits.most_within(unseen, known.assumed_until))
-    state = replace(
-        known, epoch=epoch, is_fresh=False, hits=known.hits.with_entries(certain), grants=(), serial=0
-    )
+    state = replace(known, epoch=epoch, is_fresh=False, hits=known.hits.with_entries(certain), grants=(), serial=0)
     taken = {rate: min(rate.count, most) if rate.period_us > LONG_PERIOD_US else rate.count for rate in known.rates}
     return assume_taken(state, end, taken)
 
 
-def rebuild_over_newcomer(
-    found: LimitState, known: LimitState, read_at: int, now: int, epoch: int
-) -> LimitState:
+def rebuild_over_newcomer(found: LimitState, known: LimitState, read_at: int, now: int, epoch: int) -> LimitState:
     """Return what to write over ``found``, which a newcomer began, where ``known`` is the last copy seen before it."""
     state = rebuild_after_loss(known, read_at, now, epoch)
     owners = {place.owner for place in state.places}

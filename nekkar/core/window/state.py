@@ -19,7 +19,7 @@ from nekkar.core.window.rejections import NONE, Rejections
 LEAST_HORIZON_US, MOST_HORIZON_US = SECOND // 10, SECOND
 EXACT_ENTRIES, GRID = 1024, 512
 MAX_RATES, MAX_TERMS = 16, 64
-LINGER_US = 60 * SECOND
+LINGER_US, LINGER_PERIODS, MOST_LINGER_US = 60 * SECOND, 10, 600 * SECOND
 
 Terms = tuple[tuple[Rate, ...], int]  # the rates and the spacing (µs) of one limit
 
@@ -83,10 +83,19 @@ class LimitState:
         return max(longest, self.spacing_us) + max(self.margin_us, self.rejections.margin_us) + SECOND
 
     @property
-    def expires_at(self) -> int:
-        """The instant from which nobody misses this state: a cache may drop it."""
+    def matters_until(self) -> int:
+        """The instant from which no hit, hold or place matters; a minute late, for clocks that differ."""
         latest = max((place.ready for place in self.places), default=0)
         return max(self.hold_until, latest, self.hits.last_at or 0, self.written_at) + self.retention_us + LINGER_US
+
+    @property
+    def expires_at(self) -> int:
+        """The instant from which the cache may drop the state: some periods later than it matters.
+
+        Until then a process that finds no state, and remembers one, knows that it was lost.
+        """
+        longest = self.rates[-1].period_us if self.rates else 0
+        return self.matters_until + min(MOST_LINGER_US, LINGER_PERIODS * longest)
 
     def margin(self, quota: Quota, now: int) -> int:
         """Return the margin to book with: the largest in use, the learned one too."""
