@@ -1,0 +1,146 @@
+"""Booking, one call at a time: the earliest slot that a hit log allows, what a line asks for, and what it gives back.
+
+Pure. ``plan.py`` books with these for all that wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+from nekkar.core.quota import Quota
+from nekkar.core.window.hits import HitLog
+from nekkar.core.window.state import Grant, LimitState, Place, Terms
+
+MOST_CREDIT = 8  # others grant a place at most so often without its owner
+
+
+class Hits(Protocol):
+    """What is booked: a hit log, or one with more hits behind it that are only planned."""
+
+    @property
+    def total(self) -> int: ...
+    @property
+    def last_at(self) -> int | None: ...
+    def time_of(self, number: int) -> int | None: ...
+
+
+class SlotRequest(Protocol):
+    """What a caller wants: ``cost`` hits, by ``deadline`` (µs; None: no deadline)."""
+
+    @property
+    def cost(self) -> int: ...
+    @property
+    def deadline(self) -> int | None: ...
+
+
+class Returned(NamedTuple):
+    """A grant that its owner uses only up to ``keep`` hits: the rest is to be taken out of the state."""
+
+    grant: Grant
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the writing line asks for; times and durations are microseconds.
+
+    ``callers``: the ``waiting`` ones without a slot, in order. ``lead_us``: the time of a swap, where it matters. ``credit`` and
+    ``back_us``: of its place, if it ``stands`` again after its only caller has a slot. ``returned``: what it gives
+    back. ``prefetch``: how many hits more it could use, where the limit is far from binding.
+    """
+
+    owner: int
+    quota: Quota
+    callers: Iterable[SlotRequest]
+    now: int
+    waiting: int = 0
+    lead_us: int = 0
+    credit: int = 0
+    back_us: int = 0
+    stands: bool = False
+    returned: Sequence[Returned] = ()
+    prefetch: int = 0
+
+    @property
+    def terms(self) -> Terms:
+        """The rates and the spacing, as a place carries them."""
+        return self.quota.rates, self.quota.spacing_us
+
+
+def earliest_slot(hits: Hits, quota: Quota, margin_us: int, cost: int, soonest: int) -> int:
+    """Return the earliest slot of a call of ``cost`` hits, at or after ``soonest`` (rule 1)."""
+    at = soonest
+    if hits.last_at is not None:
+        at = max(at, hits.last_at + quota.spacing_us)
+    for rate in quota.rates:
+        before = hits.time_of(hits.total + cost - rate.count)
+        if before is not None:
+            at = max(at, before + rate.period_us + margin_us)
+    return at
+
+
+def earliest_slot_behind(hits: Hits, ahead: int, quota: Quota, margin_us: int, soonest: int) -> int:
+    """Return a lower bound of the slot of one hit behind ``ahead`` hits that are not booked yet; in constant time.
+
+    Hit n comes a period after hit n − N. Step back by N as often as it takes to reach a booked hit, and add one period
+    for each step.
+    """
+    at = soonest
+    if hits.last_at is not None and quota.spacing_us:
+        at = max(at, hits.last_at + (ahead + 1) * quota.spacing_us)
+    for rate in quota.rates:
+        number = hits.total + ahead + 1 - rate.count
+        steps = max(0, -((hits.total - number) // rate.count))
+        before = hits.time_of(number - steps * rate.count)
+        if before is not None:
+            at = max(at, before + (steps + 1) * (rate.period_us + margin_us))
+    return at
+
+
+def most_credit(quota: Quota, cost: int) -> int:
+    """Return how often others may grant a place: a dead owner then costs at most half of a window."""
+    return min(MOST_CREDIT, quota.max_cost // (2 * cost))
+
+
+def tidied(state: LimitState, ask: Ask) -> LimitState:
+    """Return the state without what is too old, and without what the asking line gives back."""
+    state = state.forget(ask.now)
+    hits, grants, places = state.hits, state.grants, state.places
+    if grants and grants[0].slot < ask.now - state.horizon_us:
+        grants = tuple(grant for grant in grants if grant.slot >= ask.now - state.horizon_us)
+    if ask.returned:
+        hits, grants = taken_back(hits, grants, ask.returned)
+    lapsed = lapsed_before(state, ask.now)
+    if any(place.ready < lapsed and place.owner != ask.owner for place in places):
+        places = tuple(place for place in places if place.ready >= lapsed or place.owner == ask.owner)
+    if hits is state.hits and grants is state.grants and places is state.places:
+        return state
+    return replace(state, hits=hits, grants=grants, places=places)
+
+
+def taken_back(
+    hits: HitLog, grants: tuple[Grant, ...], returned: Sequence[Returned]
+) -> tuple[HitLog, tuple[Grant, ...]]:
+    """Take out what is returned, where its name still stands: so it happens once, whatever answers were lost (rule 10)."""
+    named = {grant.serial: grant for grant in grants}
+    for back in returned:
+        found = named.get(back.grant.serial)
+        if found and found[:3] == back.grant[:3] and found.cost > back.keep:
+            hits = hits.remove(found.slot, found.cost - back.keep)
+            named[found.serial] = found._replace(cost=back.keep)
+    return hits, tuple(grant for grant in named.values() if grant.cost)
+
+
+def lapsed_before(state: LimitState, now: int) -> int:
+    """Return the instant before which a place that was ready has lapsed: its owner did not look when it said (rule 12).
+
+    The owner is dead, or finds no place at its next look.
+    """
+    return now - state.horizon_us
+
+
+def spent(place: Place) -> Place:
+    """Return a place after others have granted it a slot (rule 5)."""
+    return place._replace(credit=place.credit - 1)
