@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nekkar.core.quota import SECOND
+
+if TYPE_CHECKING:
+    from nekkar.core.window.booking import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +23,14 @@ class Admission:
     cost: int
     at: float
     waited: float
+    _slot: Slot | None = field(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def _of(cls, name: str, slot: Slot, waited_us: int) -> Admission:
+        """Return the admission of a slot, which ``Limit.exchange`` can give back."""
+        admission = cls(name, slot.cost, slot.at / SECOND, waited_us / SECOND)
+        object.__setattr__(admission, "_slot", slot)
+        return admission
 
 
 @dataclass(frozen=True, slots=True)

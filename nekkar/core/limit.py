@@ -92,7 +92,7 @@ class Shared:
         """Return the admission of a spare slot: that of the one before, where they are of one batch."""
         known = self._last_spared
         if known[0] is not slot:
-            self._last_spared = known = (slot, Admission(self.name, slot.cost, slot.at / SECOND, 0.0))
+            self._last_spared = known = (slot, Admission._of(self.name, slot, 0))
         if self._listening:
             self.voice.spared(slot)
         return cast(Admission, known[1])
@@ -118,6 +118,11 @@ class Limit:
     def name(self) -> str:
         """The name under which everything that uses this limit shares it."""
         return self._shared.name
+
+    @property
+    def max_wait(self) -> float | None:
+        """The longest wait of a call in seconds, where the call gives none of its own; None: without a bound."""
+        return self._max_wait
 
     def __repr__(self) -> str:
         return f"<Limit {self.name!r}: {self._shared.quota}>"
@@ -145,8 +150,7 @@ class Limit:
         line = self._shared.thread_line()
         if cost == 1 and (spare := line.spares.take()):
             return self._shared.spared(spare)
-        slot, waited = run(line.acquire(cost, longest), self._shared.clock)
-        return self._admission(slot, waited)
+        return Admission._of(self.name, *run(line.acquire(cost, longest), self._shared.clock))
 
     async def acquire_async(self, cost: int = 1, max_wait: float | None = None) -> Admission:
         """Wait, in a task, until a call of ``cost`` hits may start; otherwise as ``acquire``.
@@ -160,8 +164,39 @@ class Limit:
             await loop.checkpoint()
         if cost == 1 and (spare := line.spares.take()):
             return shared.spared(spare)
-        slot, waited = await run_async(line.acquire(cost, longest), shared.clock, loop, in_process)
-        return self._admission(slot, waited)
+        return Admission._of(self.name, *await run_async(line.acquire(cost, longest), shared.clock, loop, in_process))
+
+    def is_good(self, admission: Admission) -> bool:
+        """Return whether a call may still start on its admission: until half of the margin after its slot.
+
+        For a call that waits for something else between its admission and its start, such as a connection.
+        """
+        slot = admission._slot
+        return slot is None or self._shared.clock.now_us() <= self._shared.ledger.good_until(slot)
+
+    def exchange(self, admission: Admission, max_wait: float | None = None) -> Admission:
+        """Block until a call may start that did not start on its admission in time; otherwise as ``acquire``.
+
+        It stands in front of the line. Its old slot goes back if it is at most a horizon (100 ms) old; an older one is
+        spent. An admission may be exchanged once.
+        """
+        cost, longest = self._checked(admission.cost, max_wait)
+        steps = self._shared.thread_line().acquire(cost, longest, admission._slot)
+        return Admission._of(self.name, *run(steps, self._shared.clock))
+
+    async def exchange_async(self, admission: Admission, max_wait: float | None = None) -> Admission:
+        """Wait, in a task, until a call may start that did not start on its admission in time; see ``exchange``."""
+        cost, longest = self._checked(admission.cost, max_wait)
+        shared, loop = self._shared, this_loop()
+        steps = shared.loop_line(loop).acquire(cost, longest, admission._slot)
+        return Admission._of(self.name, *await run_async(steps, shared.clock, loop, shared.ledger.store.in_process))
+
+    def least_wait(self, admission: Admission) -> float:
+        """Return a lower bound, in seconds, of how long an exchange would block, as far as this process knows."""
+        ledger, now = self._shared.ledger, self._shared.clock.now_us()
+        if admission._slot and now <= admission._slot.at + ledger.pace.horizon_us:
+            return 0.0
+        return max(0, ledger.no_slot_before(admission.cost, 0, 0) - now) / SECOND
 
     def __enter__(self) -> Admission:
         return self.acquire()
@@ -258,9 +293,6 @@ class Limit:
                 f" give at most {self._shared.quota.max_cost}"
             )
         return cost, self._max_wait if max_wait is None else patience(max_wait, self.name)
-
-    def _admission(self, slot: Slot, waited_us: int) -> Admission:
-        return Admission(self.name, slot.cost, slot.at / SECOND, waited_us / SECOND)
 
 
 def _again(limiter: Nekkar, name: str, terms: Quota, max_wait: float | None) -> Limit:

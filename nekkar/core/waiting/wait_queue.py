@@ -36,7 +36,7 @@ from nekkar.core.window.booking import Slot
 
 Wake = Callable[[list[Event]], None]
 
-_tickets = count(1)
+_tickets, _front_tickets = count(1), count(-(1 << 40))
 
 
 class Line:
@@ -64,19 +64,20 @@ class Line:
         """How many callers stand in line without a slot."""
         return len(self._places.queue)
 
-    def acquire(self, cost: int, max_wait: float | None) -> Effects[tuple[Slot, int]]:
+    def acquire(self, cost: int, max_wait: float | None, stale: Slot | None = None) -> Effects[tuple[Slot, int]]:
         """Wait for a slot of ``cost`` hits, at most ``max_wait`` seconds; return it and the µs waited.
 
+        ``stale``: a slot on which the call did not start in time. It is unbooked, and the call stands in front.
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
         if self.ledger.clock_is_due():
             yield from self._know_time(cost)
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
-        caller = Caller(next(_tickets), cost, now, deadline, max_wait)
+        caller = Caller(next(_front_tickets if stale else _tickets), cost, now, deadline, max_wait)
         self.callers.add(caller)
         try:
-            slot = yield from self._served(caller)
+            slot = yield from self._served(caller, stale)
             return slot, self._voice.admitted(caller, slot, self.ledger.clock.now_us())
         except GeneratorExit as error:  # dropped by its driver: nothing more can be asked of the cache
             self._leave(caller, error)
@@ -100,8 +101,8 @@ class Line:
             self._voice.ended(Caller(next(_tickets), cost, now, None, None), error, now)
             raise
 
-    def _served(self, caller: Caller) -> Effects[Slot]:
-        self._join(caller)
+    def _served(self, caller: Caller, stale: Slot | None) -> Effects[Slot]:
+        self._join(caller, stale)
         while True:
             if caller.error:
                 raise caller.error
@@ -114,14 +115,17 @@ class Line:
             elif (yield from self._arrives(caller, caller.slot)):
                 return caller.slot
 
-    def _join(self, caller: Caller) -> None:
+    def _join(self, caller: Caller, stale: Slot | None) -> None:
+        queue = self._places.queue
         with self._lock:
             at = 0  # the log itself will tell
-            if self._places.queue or not self._may_book(caller.arrived):
-                at = self.ledger.no_slot_before(caller.cost, self._places.queue.hits, len(self._places.queue))
+            if stale:
+                self._places.give_back(stale)
+            elif queue or not self._may_book(caller.arrived):
+                at = self.ledger.no_slot_before(caller.cost, queue.hits, len(queue))
             if caller.deadline is not None and at > caller.deadline:
                 raise caller.too_long(self.name, at, caller.arrived)
-            self._places.queue.join(caller)
+            queue.rejoin([caller]) if stale else queue.join(caller)
         self._voice.waits(caller, at, caller.arrived)
 
     def _line_up(self, caller: Caller) -> Booking | Wait | None:
