@@ -4,7 +4,9 @@
     client = httpx2.Client(transport=NekkarTransport(limiter, rules))
 
 - The request's method and URL are resolved to a limit through the rule table; the request waits until the
-  limit admits it, and then goes to the wrapped transport as it is. The wait is outside the HTTP timeouts.
+  limit admits it, and then goes to the wrapped transport. The wait is outside the HTTP timeouts.
+- Where the request then waits for a connection, a slot that went stale is exchanged before the bytes leave: see
+  ``nekkar.http.wire``. Of a transport that is not the library's own, nekkar sees no such waits.
 - Every redirect and every step of an authentication is a request of its own, and waits for its own slot.
   ``HTTPTransport(retries=…)`` repeats failed connects alone, which never reached the service.
 - ``extensions={"nekkar": {"cost": 3, "max_wait": 5}}`` on a call asks for so many hits and bounds the wait, in
@@ -15,16 +17,18 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TypeVar
 
-import httpx2
-
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, shown
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, missing, shown
 from nekkar.core.limiter import Nekkar
-from nekkar.http.limiter import Gate
-from nekkar.http.transport import Door, Errors, heard, heard_async, inner, limit_client
+from nekkar.http.permit import Errors
+from nekkar.http.transport import AsyncTransport, SyncTransport, limit_client
 from nekkar.rules import RuleTable
+
+try:
+    import httpx2
+except ModuleNotFoundError as error:
+    raise missing("nekkar.httpx2", "httpx2", error) from error
 
 __all__ = [
     "AsyncNekkarTransport",
@@ -57,7 +61,7 @@ class RequestCorruptLog(RequestCacheError, CorruptLog):
 _ERRORS = Errors(RequestWaitTooLong, RequestCacheError, RequestCorruptLog)
 
 
-class NekkarTransport(httpx2.BaseTransport):
+class NekkarTransport(SyncTransport[httpx2.BaseTransport, httpx2.Request, httpx2.Response], httpx2.BaseTransport):
     """A transport for ``httpx2.Client(transport=…)`` that waits for the limit of each request.
 
     ``transport``: the one that sends; else an ``httpx2.HTTPTransport`` is made with ``http_transport_args``.
@@ -65,80 +69,18 @@ class NekkarTransport(httpx2.BaseTransport):
     Raises ConfigurationError; requests raise RequestWaitTooLong, RequestCacheError, and what sending raises.
     """
 
-    def __init__(
-        self,
-        limiter: Nekkar,
-        rules: RuleTable,
-        transport: httpx2.BaseTransport | None = None,
-        *,
-        max_wait: float | None = None,
-        **http_transport_args: Any,
-    ) -> None:
-        self._door = Door(Gate(limiter, rules, max_wait), _ERRORS)
-        self._transport = inner(transport, "handle_request", httpx2.HTTPTransport, http_transport_args)
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Wait for the request's limit, send it, and let the fleet know of a refusal; blocks."""
-        admitted = self._door.admit(request)
-        response: httpx2.Response = heard(self._transport.handle_request(request), admitted)
-        return response
-
-    def close(self) -> None:
-        """Close the wrapped transport."""
-        self._transport.close()
-
-    def __enter__(self) -> Self:
-        self._transport.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        self._transport.__exit__(kind, error, traceback)
+    _errors, _make = _ERRORS, httpx2.HTTPTransport
 
 
-class AsyncNekkarTransport(httpx2.AsyncBaseTransport):
+class AsyncNekkarTransport(
+    AsyncTransport[httpx2.AsyncBaseTransport, httpx2.Request, httpx2.Response], httpx2.AsyncBaseTransport
+):
     """A transport for ``httpx2.AsyncClient(transport=…)``: as NekkarTransport, under asyncio and trio.
 
     Waiting holds up no other task, and a cancelled wait keeps no slot.
     """
 
-    def __init__(
-        self,
-        limiter: Nekkar,
-        rules: RuleTable,
-        transport: httpx2.AsyncBaseTransport | None = None,
-        *,
-        max_wait: float | None = None,
-        **http_transport_args: Any,
-    ) -> None:
-        self._door = Door(Gate(limiter, rules, max_wait), _ERRORS)
-        self._transport = inner(transport, "handle_async_request", httpx2.AsyncHTTPTransport, http_transport_args)
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Wait for the request's limit, send it, and let the fleet know of a refusal."""
-        admitted = await self._door.admit_async(request)
-        response: httpx2.Response = await heard_async(await self._transport.handle_async_request(request), admitted)
-        return response
-
-    async def aclose(self) -> None:
-        """Close the wrapped transport."""
-        await self._transport.aclose()
-
-    async def __aenter__(self) -> Self:
-        await self._transport.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        await self._transport.__aexit__(kind, error, traceback)
+    _errors, _make = _ERRORS, httpx2.AsyncHTTPTransport
 
 
 def limit(client: AnyClient, limiter: Nekkar, rules: RuleTable, *, max_wait: float | None = None) -> AnyClient:
@@ -150,5 +92,5 @@ def limit(client: AnyClient, limiter: Nekkar, rules: RuleTable, *, max_wait: flo
     if not isinstance(client, httpx2.Client | httpx2.AsyncClient):
         raise ConfigurationError(f"client {shown(client)} is not httpx2's; give an httpx2.Client or httpx2.AsyncClient")
     wrapper = NekkarTransport if isinstance(client, httpx2.Client) else AsyncNekkarTransport
-    limit_client(client, wrapper, lambda transport: wrapper(limiter, rules, transport, max_wait=max_wait))
+    limit_client(client, wrapper, limiter, rules, max_wait)
     return client

@@ -19,11 +19,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from opentelemetry.metrics import MeterProvider, get_meter
-
+from nekkar.core.errors import missing
 from nekkar.core.events import Admitted, CacheLost, Event, Held, Left, Listening, Refused
 from nekkar.core.limiter import Nekkar
 from nekkar.rules import RuleTable
+
+try:
+    from opentelemetry.metrics import MeterProvider, get_meter
+except ModuleNotFoundError as error:
+    raise missing("nekkar.opentelemetry", "opentelemetry", error) from error
 
 __all__ = ["instrument"]
 

@@ -8,13 +8,16 @@ admits it. The wait is outside the HTTP timeouts, but inside ``response.elapsed`
 
 - Every hop of a redirect and every step of an authentication is a request of its own.
 - The first attempt is admitted before anything is sent, whatever sends it; each retry where urllib3 makes it.
-- Where callers wait for a connection (``pool_block``), the first is too: its slot would get old in that queue.
+- Where callers wait for a connection (``pool_block``), the first is too: its slot would go stale in that queue.
+- A slot that went stale while the connection was opened is exchanged before the bytes leave, see ``http.urllib3``.
+- What a limited session mounts later is limited too: its ``adapters`` wrap what is put into them.
 - The answer to each attempt is heard where urllib3 sees it, those that it retries too; a mock's once it is back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,16 +25,22 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import ReferenceType, ref
 
-import requests
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, missing, shown
+from nekkar.core.limiter import Nekkar
+from nekkar.http.feedback import Headers
+from nekkar.http.limiter import NO_OPTIONS, Gate, Options
+from nekkar.http.permit import Errors, Permit
+from nekkar.rules import RuleTable
+
+try:
+    import requests
+except ModuleNotFoundError as error:
+    raise missing("nekkar.requests", "requests", error) from error
+
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool
 
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, shown
-from nekkar.core.limiter import Admission, Nekkar
-from nekkar.http.feedback import Headers, Passage
-from nekkar.http.limiter import NO_OPTIONS, Gate, Options
-from nekkar.http.urllib3 import Refused, ask_first, asking, hearing
-from nekkar.rules import RuleTable
+from nekkar.http.urllib3 import Refused, ask_first, attempts
 
 __all__ = ["NekkarAdapter", "RequestCacheError", "RequestCorruptLog", "RequestWaitTooLong", "limit", "options"]
 
@@ -58,18 +67,23 @@ class RequestCorruptLog(CorruptLog, RequestCacheError):
     """A ``CorruptLog`` that ``except requests.ConnectionError`` catches; the attempt was not sent."""
 
 
-def limit(session: S, limiter: Nekkar, rules: RuleTable, *, max_wait: float | None = None) -> S:
-    """Limit all that the session mounts; return the session.
+_ERRORS = Errors(RequestWaitTooLong, RequestCacheError, RequestCorruptLog)
 
-    Its adapters go on sending, each behind a ``NekkarAdapter`` under the same prefix. What is mounted later is
-    not limited. ``max_wait``: the longest wait of each attempt in seconds, before the limit's own.
-    Raises ConfigurationError, and changes nothing, where an adapter is limited already.
+
+def limit(session: S, limiter: Nekkar, rules: RuleTable, *, max_wait: float | None = None) -> S:
+    """Limit all that the session mounts, now and later; return the session.
+
+    Its adapters go on sending, each behind a ``NekkarAdapter`` under the same prefix; so does each that is mounted
+    later, unless it is a ``NekkarAdapter`` itself. ``max_wait``: the longest wait of each attempt in seconds, before
+    the limit's own. Raises ConfigurationError, and changes nothing, where an adapter is limited already.
     """
     if not isinstance(session, requests.Session):
         raise ConfigurationError(f"session {shown(session)} is no requests.Session; give one such as Session()")
-    adapters = {id(adapter): adapter for adapter in session.adapters.values()}
-    limited = {key: NekkarAdapter(limiter, rules, adapter, max_wait=max_wait) for key, adapter in adapters.items()}
-    session.adapters.update({prefix: limited[id(adapter)] for prefix, adapter in session.adapters.items()})
+    if isinstance(session.adapters, _LimitedAdapters):
+        raise ConfigurationError(f"session {shown(session)} is limited already; give its limits in one RuleTable")
+    for adapter in session.adapters.values():
+        _check(adapter, {})
+    session.adapters = _LimitedAdapters.of(session.adapters, partial(NekkarAdapter, limiter, rules, max_wait=max_wait))
     return session
 
 
@@ -127,19 +141,19 @@ class NekkarAdapter(HTTPAdapter):
         """Send the request, each attempt as soon as its limit admits it."""
         send = super().send if self._adapter is None else self._adapter.send
         passage = self._gate.passage(request.method or "GET", request.url, request.headers)
-        attempts = _Attempts(request, self._gate, passage)
-        asks, hears = asking.set(attempts), hearing.set(attempts.hear)
+        permit = Permit(passage, self._gate.asked(_options.get()), _ERRORS, request) if passage else None
+        sent = _Attempts(permit)
+        token = attempts.set(sent)
         try:
             if not self._waits_for_connections(send):
-                attempts.admit_ahead()
+                sent.admit_ahead()
             response = send(request, *args, **kwargs)
         except Refused as refused:
             raise refused.error from refused.error.__cause__
         finally:
-            asking.reset(asks)
-            hearing.reset(hears)
-        attempts.hear(response.status_code, response.headers)
-        response.nekkar = attempts.admission  # type: ignore[attr-defined]
+            attempts.reset(token)
+        sent.hear(response.status_code, response.headers)
+        response.nekkar = permit and permit.whole  # type: ignore[attr-defined]
         response.connection = self  # the next step of a digest goes through it
         return response
 
@@ -189,41 +203,57 @@ class NekkarAdapter(HTTPAdapter):
 
 @dataclass(slots=True, eq=False)
 class _Attempts:
-    """The attempts of one request, each admitted once and heard once; ``admission`` is the last one's."""
+    """The attempts of one request, each admitted once and heard once; no permit: all are unlimited."""
 
-    request: requests.PreparedRequest
-    gate: Gate
-    passage: Passage | None
-    admission: Admission | None = None
+    permit: Permit | None
     is_ahead: bool = False
     is_heard: bool = False
 
-    def __call__(self) -> None:
+    def ask(self) -> None:
         """Admit an attempt that starts now, if that was not done ahead of it."""
         if self.is_ahead:
             self.is_ahead = False
-        elif self.passage is not None:
-            self.admission, self.is_heard = self._admitted(self.passage), False
+        elif self.permit:
+            self.permit.is_used = True
+            self.permit.acquire()
+            self.is_heard = False
+
+    def confirm(self) -> float:
+        """Admit the attempt anew where its slot went stale; return the seconds waited."""
+        return self.permit.acquire() if self.permit else 0.0
 
     def admit_ahead(self) -> None:
         """Admit the first attempt before it is sent."""
-        self()
+        self.ask()
         self.is_ahead = True
 
     def hear(self, status: int, headers: Headers) -> None:
         """Hear what came back of an attempt: in its pool, or else of the adapter that sent it."""
-        if self.passage and self.admission and not self.is_heard:
+        if self.permit and not self.is_heard:
             self.is_heard = True
-            self.passage.hear(self.admission, status, headers)
+            self.permit.hear(status, headers)
 
-    def _admitted(self, passage: Passage) -> Admission:
-        try:
-            return passage.limit.acquire(**self.gate.asked(_options.get()))
-        except WaitTooLong as error:
-            raise RequestWaitTooLong(error.name, error.retry_after, error.max_wait, self.request) from error
-        except CacheError as error:
-            kind = RequestCorruptLog if isinstance(error, CorruptLog) else RequestCacheError
-            raise kind(*error.args, request=self.request) from error
+
+class _LimitedAdapters(OrderedDict[str, Any]):
+    """The adapters of a limited session: one that is put in is wrapped, however it comes here.
+
+    Adapters that were wrapped before stay as they are, so pickling and copying a session changes none.
+    """
+
+    wrap: Callable[[BaseAdapter], NekkarAdapter] | None = None
+
+    @classmethod
+    def of(cls, adapters: Mapping[str, Any], wrap: Callable[[BaseAdapter], NekkarAdapter]) -> _LimitedAdapters:
+        limited = cls()
+        limited.wrap = wrap
+        limited.update(adapters)
+        return limited
+
+    def __setitem__(self, prefix: str, adapter: Any) -> None:
+        if not isinstance(adapter, NekkarAdapter) and self.wrap:
+            wrapped = (known for known in self.values() if known.__dict__.get("_adapter") is adapter)
+            adapter = next(wrapped, None) or self.wrap(adapter)
+        super().__setitem__(prefix, adapter)
 
 
 def _check(adapter: object, http_adapter_args: dict[str, Any]) -> None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nekkar.core.quota import SECOND
+
+if TYPE_CHECKING:
+    from nekkar.core.waiting.callers import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +23,17 @@ class Admission:
     cost: int
     at: float
     waited: float
+    _slot: Slot | None = field(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def _of(cls, name: str, slot: Slot, waited_us: int) -> Admission:
+        """Return the admission of a slot, which ``Limit._exchange`` can give back."""
+        admission = cls(name, slot.cost, slot.at / SECOND, waited_us / SECOND)
+        object.__setattr__(admission, "_slot", slot)
+        return admission
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Admission, (self.name, self.cost, self.at, self.waited)  # the slot is this process's
 
 
 @dataclass(frozen=True, slots=True)

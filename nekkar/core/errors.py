@@ -63,6 +63,15 @@ class WaitTooLong(NekkarError, TimeoutError):
         return type(self), (self.name, self.retry_after, self.max_wait), vars(self)  # with notes, and what adapters add
 
 
+def missing(module: str, extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Return the error of a module that can't be imported without an extra of nekkar's, to be raised from ``error``."""
+    return ModuleNotFoundError(
+        f"{module} needs {error.name}, which is not installed; run: pip install 'nekkar[{extra}]'",
+        name=error.name,
+        path=error.path,
+    )
+
+
 def copied(error: CacheError) -> CacheError:
     """Return an error of the same type and words for another thread to raise, with ``error`` as its cause."""
     copy = type(error).__new__(type(error), *error.args)  # whatever the signature of its __init__

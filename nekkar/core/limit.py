@@ -10,11 +10,10 @@ from nekkar.core.admission import Admission, Status
 from nekkar.core.decorator import decorated
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.limit_core import LimitCore
-from nekkar.core.quota import SECOND, Quota, micros, patience, whole
+from nekkar.core.quota import Quota, micros, patience, whole
 from nekkar.core.runtime.drivers import is_nested, run, run_async, run_steps, run_steps_async
 from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.runtime.loops import this_loop
-from nekkar.core.waiting.callers import Slot
 from nekkar.core.window.feedback import Feedback
 
 if TYPE_CHECKING:
@@ -38,6 +37,11 @@ class Limit:
     def name(self) -> str:
         """The name under which everything that uses this limit shares it."""
         return self._core.name
+
+    @property
+    def max_wait(self) -> float | None:
+        """The longest wait of a call in seconds, where the call gives none of its own; None: without a bound."""
+        return self._max_wait
 
     def __repr__(self) -> str:
         return f"<Limit {self.name!r}: {self._core.quota}>"
@@ -66,8 +70,7 @@ class Limit:
         if cost == 1 and (slot := line.prefetched.take()):
             return self._core.prefetched(slot)
         line = self._core.own_line() if is_nested() else line
-        slot, waited = run(line.acquire(cost, longest), self._core.clock)
-        return self._admission(slot, waited)
+        return Admission._of(self.name, *run(line.acquire(cost, longest), self._core.clock))
 
     async def acquire_async(self, cost: int = 1, max_wait: float | None = None) -> Admission:
         """Wait, in a task, until a call of ``cost`` hits may start; otherwise as ``acquire``.
@@ -82,8 +85,36 @@ class Limit:
             if slot := line.prefetched.take():
                 return core.prefetched(slot)
         steps = line.acquire(cost, longest)
-        slot, waited = await run_async(steps, core.clock, loop, core.ledger.in_process)
-        return self._admission(slot, waited)
+        return Admission._of(self.name, *await run_async(steps, core.clock, loop, core.ledger.in_process))
+
+    def _is_good(self, admission: Admission) -> bool:
+        """Return whether a call may still start on its admission: until half of the margin after its slot.
+
+        For a call that waits for something else between its admission and its start, such as a connection.
+        """
+        slot = admission._slot
+        return slot is None or self._core.clock.now_us() <= self._core.ledger.good_until(slot.at)
+
+    def _exchange(self, admission: Admission, max_wait: float | None = None) -> Admission:
+        """Block until a call may start that did not start on its admission in time; otherwise as ``acquire``.
+
+        It stands in front of the line. Its old slot goes back if it is at most a horizon (100 ms) old; an older one is
+        spent. An admission may be exchanged once.
+        """
+        cost, longest = self._checked(admission.cost, max_wait)
+        steps = self._core.thread_line().acquire(cost, longest, admission._slot)
+        return Admission._of(self.name, *run(steps, self._core.clock))
+
+    async def _exchange_async(self, admission: Admission, max_wait: float | None = None) -> Admission:
+        """Wait, in a task, until a call may start that did not start on its admission in time; see ``_exchange``."""
+        cost, longest = self._checked(admission.cost, max_wait)
+        core, loop = self._core, this_loop()
+        steps = core.loop_line(loop).acquire(cost, longest, admission._slot)
+        return Admission._of(self.name, *await run_async(steps, core.clock, loop, core.ledger.in_process))
+
+    def _least_wait(self, admission: Admission) -> float:
+        """Return a lower bound, in seconds, of how long an exchange would block, as far as this process knows."""
+        return self._core.least_wait(admission.cost, admission._slot)
 
     def __enter__(self) -> Admission:
         return self.acquire()
@@ -179,9 +210,6 @@ class Limit:
                 f" give at most {self._core.quota.max_cost}"
             )
         return cost, self._max_wait if max_wait is None else patience(max_wait, self.name)
-
-    def _admission(self, slot: Slot, waited_us: int) -> Admission:
-        return Admission(self.name, slot.cost, slot.at / SECOND, waited_us / SECOND)
 
 
 def _again(limiter: Nekkar, name: str, terms: Quota, max_wait: float | None) -> Limit:

@@ -87,11 +87,18 @@ class LimitCore:
         """Return the admission of a prefetched slot: that of the one before, where they are of one grant."""
         known = self._last_prefetched
         if known[0] is not slot.source:
-            admission = Admission(self.name, slot.cost, slot.at / SECOND, 0.0)
-            self._last_prefetched = known = (slot.source, admission)
+            self._last_prefetched = known = (slot.source, Admission._of(self.name, slot, 0))
         if self._listening:
             self.reporter.prefetched(slot)
         return cast(Admission, known[1])
+
+    def least_wait(self, cost: int, stale: Slot | None) -> float:
+        """Return a lower bound of the wait for another slot, in seconds; 0 where the stale one can be given back."""
+        state, now = self.accounts.state, self.clock.now_us()
+        if state is None or (stale and now <= stale.at + state.horizon_us):
+            return 0.0
+        soonest = max(now, state.hold_until)
+        return (earliest_slot(state.hits, self.accounts.quota, state.margin_us, cost, soonest) - now) / SECOND
 
     def is_news(self, feedback: Feedback) -> bool:
         """Whether what a service said changes the state, as far as this process knows it."""

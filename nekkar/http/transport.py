@@ -1,111 +1,174 @@
-"""The transports of httpx and httpx2, but for their names: how a request is admitted, its answer heard, what is raised.
+"""The transports of httpx and httpx2: how a request is admitted and sent, its response heard, a client limited.
 
-- It names no class of either library: each face (``nekkar.httpx``, ``nekkar.httpx2``) brings its own.
+- This module names no class of either library: each face (``nekkar.httpx``, ``nekkar.httpx2``) inherits from here
+  beside its library's own base, and brings the classes.
 - The options of a call are read, and its limit found, before anything is sent; so a bad option sends nothing.
-- A request is admitted by its method, its URL, its headers and its options alone: neither it nor its body is
-  touched. Of the response status and headers are heard.
+- A request is admitted by its method, its URL, its headers and its options alone. While it is sent its ``trace``
+  extension is nekkar's (see ``wire``); nothing else of it changes. Of the response the status and headers are heard.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, shown
-from nekkar.core.limiter import Admission
-from nekkar.http.feedback import Passage
+from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.limiter import Nekkar
 from nekkar.http.limiter import Gate, Options
+from nekkar.http.permit import Errors, Permit
+from nekkar.http.wire import AsyncWire, NotSent, Wire
+from nekkar.rules import RuleTable
 
 T = TypeVar("T")
+Inner = TypeVar("Inner")  # the library's transport, request and response
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 KEY = "nekkar"  # of the extensions, the request's and the response's
 
 
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """The errors of one library, each called with what nekkar's own tells and with ``request``."""
+class Transport(Generic[Inner]):
+    """What sync and async transports share.
 
-    wait_too_long: Callable[..., Exception]
-    cache_error: Callable[..., Exception]
-    corrupt_log: Callable[..., Exception]
+    ``_errors``: the library's. ``_make``: makes the library's own transport. ``_method``: what a transport has to have.
+    """
 
-    def of(self, error: WaitTooLong | CacheError, request: Any) -> Exception:
-        """Return the library's own error for nekkar's."""
-        if isinstance(error, WaitTooLong):
-            return self.wait_too_long(error.name, error.retry_after, error.max_wait, request)
-        kind = self.corrupt_log if isinstance(error, CorruptLog) else self.cache_error
-        return kind(str(error), request=request)
+    _errors: ClassVar[Errors]
+    _make: ClassVar[Callable[..., Any]]
+    _method: ClassVar[str]
 
+    def __init__(
+        self,
+        limiter: Nekkar,
+        rules: RuleTable,
+        transport: Inner | None = None,
+        *,
+        max_wait: float | None = None,
+        **http_transport_args: Any,
+    ) -> None:
+        self._gate = Gate(limiter, rules, max_wait)
+        self._transport: Any = _inner(transport, self._method, self._make, http_transport_args)
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A request that may be sent: the way that its response goes, and its admission."""
-
-    passage: Passage
-    admission: Admission
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """Where the requests of one transport wait; raises the errors of its library."""
-
-    gate: Gate
-    errors: Errors
-
-    def admit(self, request: Any) -> Admitted | None:
-        """Block until a request may be sent; None where it is unlimited."""
-        passage, asked = self._asked(request)
-        if passage is None:
-            return None
-        try:
-            return Admitted(passage, passage.limit.acquire(**asked))
-        except (WaitTooLong, CacheError) as error:
-            raise self.errors.of(error, request) from error
-
-    async def admit_async(self, request: Any) -> Admitted | None:
-        """Wait, in a task, until a request may be sent; None where it is unlimited."""
-        passage, asked = self._asked(request)
-        if passage is None:
-            return None
-        try:
-            return Admitted(passage, await passage.limit.acquire_async(**asked))
-        except (WaitTooLong, CacheError) as error:
-            raise self.errors.of(error, request) from error
-
-    def _asked(self, request: Any) -> tuple[Passage | None, dict[str, Any]]:
+    def _permit(self, request: Any) -> Permit | None:
+        """Return what a request needs to be sent; None where it is unlimited."""
         options = Options.read(request.extensions.get(KEY))
-        return self.gate.passage(request.method, request.url, request.headers), self.gate.asked(options)
+        passage = self._gate.passage(request.method, request.url, request.headers)
+        return Permit(passage, self._gate.asked(options), self._errors, request) if passage else None
 
 
-def heard(response: Any, admitted: Admitted | None) -> Any:
-    """Let the fleet know what a response says; return it, with its admission in its extensions."""
-    if admitted:
+class SyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
+    """The body of a sync transport."""
+
+    _method = "handle_request"
+
+    def handle_request(self, request: Request) -> Response:
+        """Wait for the request's limit, send it, and let the fleet know of a refusal; blocks."""
+        permit = self._permit(request)
+        if permit is None:
+            return cast(Response, _noted(self._transport.handle_request(request), None))
+        while True:
+            permit.acquire()
+            wire = Wire(permit, request, self, self._transport)
+            try:
+                with wire.watched():
+                    response = self._transport.handle_request(request)
+                break
+            except (NotSent, Exception) as error:
+                if not wire.gave_up:
+                    permit.explain(error)
+                    raise
         try:
-            admitted.passage.hear(admitted.admission, response.status_code, response.headers)
+            permit.hear(response.status_code, response.headers)
         except BaseException:  # an interrupt: nobody gets the response, which has a connection
             response.close()
             raise
-    return _noted(response, admitted)
+        return cast(Response, _noted(response, permit))
+
+    def close(self) -> None:
+        """Close the wrapped transport."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        self._transport.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self._transport.__exit__(kind, error, traceback)
 
 
-async def heard_async(response: Any, admitted: Admitted | None) -> Any:
-    """Let the fleet know, from a task; see ``heard``."""
-    if admitted:
+class AsyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
+    """The body of an async transport: under asyncio and trio, a wait holds up no other task."""
+
+    _method = "handle_async_request"
+
+    async def handle_async_request(self, request: Request) -> Response:
+        """Wait for the request's limit, send it, and let the fleet know of a refusal."""
+        permit = self._permit(request)
+        if permit is None:
+            return cast(Response, _noted(await self._transport.handle_async_request(request), None))
+        while True:
+            await permit.acquire_async()
+            wire = AsyncWire(permit, request, self, self._transport)
+            try:
+                with wire.watched():
+                    response = await self._transport.handle_async_request(request)
+                break
+            except (NotSent, Exception) as error:
+                if not wire.gave_up:
+                    permit.explain(error)
+                    raise
         try:
-            await admitted.passage.hear_async(admitted.admission, response.status_code, response.headers)
+            await permit.hear_async(response.status_code, response.headers)
         except BaseException:
             await response.aclose()
             raise
-    return _noted(response, admitted)
+        return cast(Response, _noted(response, permit))
+
+    async def aclose(self) -> None:
+        """Close the wrapped transport."""
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self._transport.__aexit__(kind, error, traceback)
 
 
-def _noted(response: Any, admitted: Admitted | None) -> Any:
-    response.extensions[KEY] = admitted.admission if admitted else None
+def limit_client(client: Any, wrapper: type[Any], limiter: Nekkar, rules: RuleTable, max_wait: float | None) -> None:
+    """Put a wrapper around each transport that a client has, those of its proxies and mounts too.
+
+    What is mounted as None stays so: it stands for the client's default transport. Neither library has a public name
+    for what a client mounts.
+    """
+    mounts = client._mounts
+    if any(isinstance(transport, wrapper) for transport in (client._transport, *mounts.values())):
+        raise ConfigurationError(f"client {shown(client)} is limited already; give its limits in one RuleTable")
+    made = [
+        transport and wrapper(limiter, rules, transport, max_wait=max_wait)
+        for transport in (client._transport, *mounts.values())
+    ]
+    client._transport, client._mounts = made[0], dict(zip(mounts, made[1:], strict=True))
+
+
+def _noted(response: Any, permit: Permit | None) -> Any:
+    response.extensions[KEY] = permit.whole if permit else None
     return response
 
 
-def inner(transport: T | None, method: str, make: Callable[..., T], arguments: Mapping[str, Any]) -> T:
+def _inner(transport: Any, method: str, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Return the transport to wrap: the one given, which must have ``method``, or one made of the arguments."""
     if transport is None:
         return make(**arguments)
@@ -119,17 +182,3 @@ def inner(transport: T | None, method: str, make: Callable[..., T], arguments: M
             f"transport {shown(transport)} has no {method}; give one such as {make.__name__}(), or None for that"
         )
     return transport
-
-
-def limit_client(client: Any, wrapper: type[Any], wrap: Callable[[Any], Any]) -> None:
-    """Put a wrapper around each transport that a client has, those of its proxies and mounts too.
-
-    What is mounted as None stays so: it stands for the client's default transport. Neither library has a
-    public name for what a client mounts.
-    """
-    mounts = client._mounts
-    if any(isinstance(transport, wrapper) for transport in (client._transport, *mounts.values())):
-        raise ConfigurationError(f"client {shown(client)} is limited already; give its limits in one RuleTable")
-    default = wrap(client._transport)
-    mounted = {pattern: None if transport is None else wrap(transport) for pattern, transport in mounts.items()}
-    client._transport, client._mounts = default, mounted

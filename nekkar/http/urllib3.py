@@ -1,20 +1,23 @@
-"""urllib3: connection pools whose every attempt asks first, the first one and each retry, and tells what came back.
+"""urllib3: connection pools whose every attempt waits for its slot, and tells what came back.
 
-urllib3 retries inside a pool's ``urlopen``, and takes a connection for each attempt: there the pool asks, of
-what ``asking`` holds for the request that is being sent. Asking blocks until the attempt may start. What came back
-goes to what ``hearing`` holds, before urllib3 sleeps and tries again.
+urllib3 retries inside a pool's ``urlopen``. For each attempt it takes a connection, opens it, and sends; what comes
+back is told before urllib3 sleeps and tries again. The request that is being sent says what happens at each of these
+steps: see ``Attempts``.
 
 - A pool asks before it takes a connection, which could go stale in the wait, or serve somebody else.
-- One that blocks hands out few, and to wait for one would make the leave old: it takes the connection first.
+- A pool that blocks hands out few, and waiting for one would make the slot stale: it takes the connection first.
+- It confirms once the connection is open, since a name server, a handshake or a proxy may have taken long. A server
+  may have closed the connection in the wait for a new slot: then it is opened again.
 - urllib3 takes an OSError for a broken connection and tries again: what asking raises leaves as ``Refused``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import ReferenceType, ref
 
 from urllib3.connectionpool import HTTPConnectionPool
@@ -25,14 +28,25 @@ if TYPE_CHECKING:
     from urllib3._base_connection import BaseHTTPConnection
     from urllib3.response import BaseHTTPResponse
 
-__all__ = ["Ask", "Hear", "Refused", "ask_first", "asking", "hearing"]
+T = TypeVar("T")
 
-Ask = Callable[[], object]
+__all__ = ["Attempts", "Refused", "ask_first", "attempts"]
 
-Hear = Callable[[int, Any], object]  # the status and the headers of an answer
 
-asking: ContextVar[Ask | None] = ContextVar("nekkar's asking", default=None)
-hearing: ContextVar[Hear | None] = ContextVar("nekkar's hearing", default=None)
+class Attempts(Protocol):
+    """The attempts of one request."""
+
+    def ask(self) -> object:
+        """Block until the next attempt may start."""
+
+    def confirm(self) -> float:
+        """Block until the attempt may start now, its connection being open; return the seconds waited."""
+
+    def hear(self, status: int, headers: Any) -> object:
+        """Take the answer to the attempt."""
+
+
+attempts: ContextVar[Attempts | None] = ContextVar("nekkar's attempts", default=None)
 
 
 class Refused(EmptyPoolError):
@@ -50,48 +64,75 @@ def ask_first(pool: HTTPConnectionPool) -> HTTPConnectionPool:
     in use already. It is held weakly, since urllib3 closes the connections of a pool when the last reference goes.
     """
     pool._get_conn = partial(_get_conn, ref(pool))  # type: ignore[method-assign]
+    pool._validate_conn = partial(_validate_conn, ref(pool))  # type: ignore[method-assign]
     pool._make_request = partial(_make_request, ref(pool))  # type: ignore[method-assign]
     return pool
 
 
+def _get_conn(held: ReferenceType[HTTPConnectionPool], timeout: float | None = None) -> BaseHTTPConnection:
+    pool = _pool(held)
+    request, take = attempts.get(), partial(type(pool)._get_conn, pool, timeout)
+    if request is None:
+        return take()
+    if not pool.block:
+        _refusable(pool, request.ask)
+        return take()
+    connection = take()
+    with _returned_if_refused(pool, connection):
+        _refusable(pool, request.ask)
+    if is_connection_dropped(connection):
+        connection.close()  # connects again when it is used
+    return connection
+
+
+def _validate_conn(held: ReferenceType[HTTPConnectionPool], connection: BaseHTTPConnection) -> None:
+    """Open the connection, as urllib3 does at this point for HTTPS alone, and confirm the attempt."""
+    pool, request = _pool(held), attempts.get()
+    type(pool)._validate_conn(pool, connection)
+    if request is None:
+        return
+    is_tunnel = bool(getattr(connection, "_tunnel_host", None))
+    while True:
+        if getattr(connection, "sock", None) is None:
+            connection.connect()
+        with _returned_if_refused(pool, connection):
+            waited = _refusable(pool, request.confirm)
+        if not waited or not is_connection_dropped(connection):
+            return
+        connection.close()
+        if is_tunnel:
+            pool._prepare_proxy(connection)
+
+
 def _make_request(held: ReferenceType[HTTPConnectionPool], *args: Any, **kwargs: Any) -> BaseHTTPResponse:
-    pool = held()
-    assert pool is not None, "whoever calls holds it"
+    pool = _pool(held)
     response = type(pool)._make_request(pool, *args, **kwargs)
-    if hear := hearing.get():
-        hear(response.status, response.headers)
+    if request := attempts.get():
+        request.hear(response.status, response.headers)
     return response
 
 
-def _get_conn(held: ReferenceType[HTTPConnectionPool], timeout: float | None = None) -> BaseHTTPConnection:
+def _pool(held: ReferenceType[HTTPConnectionPool]) -> HTTPConnectionPool:
     pool = held()
     assert pool is not None, "whoever calls holds it"
-    ask, take = asking.get(), partial(type(pool)._get_conn, pool, timeout)
-    if ask is None:
-        return take()
-    if pool.block:
-        return _kept(pool, take(), ask)
-    _ask(pool, ask)
-    return take()
+    return pool
 
 
-def _kept(pool: HTTPConnectionPool, connection: BaseHTTPConnection, ask: Ask) -> BaseHTTPConnection:
-    """Return a connection taken before asking: to the pool where refused, else to the caller, fit for use."""
+def _refusable(pool: HTTPConnectionPool, step: Callable[[], T]) -> T:
     try:
-        _ask(pool, ask)
+        return step()
+    except Exception as error:
+        raise Refused(pool, error) from error
+
+
+@contextmanager
+def _returned_if_refused(pool: HTTPConnectionPool, connection: BaseHTTPConnection) -> Iterator[None]:
+    """Give a connection back where the attempt that has it is refused: urllib3 thinks that a ``Refused`` has none."""
+    try:
+        yield
     except Refused:
         pool._put_conn(connection)
         raise
     except BaseException:  # an interrupt: urllib3 gives the pool a place for a new one
         connection.close()
         raise
-    if is_connection_dropped(connection):
-        connection.close()  # connects again when it is used
-    return connection
-
-
-def _ask(pool: HTTPConnectionPool, ask: Ask) -> None:
-    try:
-        ask()
-    except Exception as error:
-        raise Refused(pool, error) from error

@@ -451,7 +451,7 @@ def test_what_the_wrapped_transport_raises_comes_out_as_it_is(face: Face, clock:
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_errors_pickle(module: Any, protocol: int) -> None:
     """All three come back from another process with type, message, data and request."""
-    request = module.NekkarTransport.handle_request.__globals__[module.__name__.split(".")[1]].Request("GET", URL)
+    request = getattr(module, module.__name__.split(".")[1]).Request("GET", URL)
     refused = pickle.loads(pickle.dumps(module.RequestWaitTooLong("all", 1.5, 0.5, request), protocol))
     assert (refused.name, refused.retry_after, refused.max_wait) == ("all", 1.5, 0.5)
     assert str(refused) == str(WaitTooLong("all", 1.5, 0.5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import multiprocessing
 import pickle
 import statistics
@@ -86,12 +87,76 @@ def test_limit_covers_what_a_session_mounts(session: requests.Session, limiter: 
     assert admission(session.get("file://a/b")).name == "all"
 
 
-def test_a_later_mount_is_not_limited(session: requests.Session, limiter: Nekkar) -> None:
-    """``limit`` is about what is there when it is called."""
+class Mounts(requests.Session):
+    """A session of a user's own that mounts its own way."""
+
+    def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
+        super().mount(prefix, adapter)
+        self.adapters[f"{prefix!s}v2/"] = adapter
+
+
+LATER: dict[str, Callable[[requests.Session], object]] = {
+    "mount": lambda session: session.mount("https://example.com/", Canned()),
+    "adapters": lambda session: session.adapters.__setitem__("https://example.com/", Canned()),
+    "update": lambda session: session.adapters.update({"https://example.com/": Canned()}),
+    "http": lambda session: session.mount("https://example.com/", HTTPAdapter(max_retries=Retry(3))),
+}
+
+
+@pytest.mark.parametrize("kind", [requests.Session, Mounts])
+@pytest.mark.parametrize("way", LATER)
+def test_a_later_mount_is_limited_too(way: str, kind: type[requests.Session], limiter: Nekkar) -> None:
+    """However an adapter comes into a limited session, also that of a session class of a user's own."""
+    session = limit(canned(kind()), limiter, RULES, max_wait=7)
+    LATER[way](session)
+    adapter = session.get_adapter(URL)
+    assert (type(adapter), len(session.adapters) > 2) == (NekkarAdapter, True)
+    with responses.RequestsMock(assert_all_requests_are_fired=way == "http") as mock:
+        mock.get(URL, body="mocked")
+        assert admission(session.get(URL)).name == "all"
+        with options(cost=10), pytest.raises(RequestWaitTooLong, match="max_wait is 7 s"):
+            session.get(URL)
+    assert limiter("all", "10/hour").status().windows[0].used == 1
+
+
+def test_a_later_mount_of_a_limited_adapter_stays_as_it_is(session: requests.Session, limiter: Nekkar) -> None:
+    """An adapter with limits of its own keeps these alone, and a session's own may move to another prefix."""
     limit(canned(session), limiter, RULES)
+    own = NekkarAdapter(limiter, RULES, Canned())
+    session.mount("https://example.com/", own)
+    moved = session.get_adapter("https://example.org")
+    session.mount("https://example.org/", moved)
+    assert (session.get_adapter(URL), session.get_adapter("https://example.org/")) == (own, moved)
+    shared = Canned()
+    session.mount("https://a.com/", shared)
+    session.mount("https://b.com/", shared)
+    assert session.get_adapter("https://a.com/") is session.get_adapter("https://b.com/")
+    session.get(URL)
+    assert limiter("all", "10/hour").status().windows[0].used == 1
+
+
+@pytest.mark.parametrize("twin", [lambda it: pickle.loads(pickle.dumps(it)), copy.copy, copy.deepcopy])
+def test_a_later_mount_of_a_twin_is_limited_too(twin: Callable[[Any], Any], tmp_path: Path) -> None:
+    """A session that was pickled or copied limits what it mounts, as the first one does."""
+    limiter = Nekkar(SqliteCache(tmp_path / "limits.db", timeout=10))
+    session = twin(limit(requests.Session(), limiter, RULES, max_wait=0))
     session.mount("https://example.com/", Canned())
-    assert "nekkar" not in vars(session.get(URL))
-    assert admission(session.get("https://example.org/")).name == "all"
+    assert admission(session.get(URL)).name == "all"
+    assert limiter("all", "10/hour").status().windows[0].used == 1
+    with pytest.raises(ConfigurationError, match="limited already"):
+        limit(session, limiter, RULES)
+
+
+def test_what_can_not_be_limited_is_not_mounted(session: requests.Session, limiter: Nekkar) -> None:
+    """It is refused in words; an emptied session is limited still, and once."""
+    limit(session, limiter, RULES)
+    before = dict(session.adapters)
+    with pytest.raises(ConfigurationError, match="adapter 'no adapter'"):
+        session.mount("https://example.com/", "no adapter")  # type: ignore[arg-type]
+    assert dict(session.adapters) == before
+    session.adapters.clear()
+    with pytest.raises(ConfigurationError, match="limited already"):
+        limit(session, limiter, RULES)
 
 
 def test_a_second_limit_is_refused(session: requests.Session, limiter: Nekkar) -> None:

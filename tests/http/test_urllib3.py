@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,9 @@ from weakref import ref
 import pytest
 import requests
 import responses
+import trustme
 import urllib3
+import urllib3.connection
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import HTTPDigestAuth
 from urllib3.util import Retry
@@ -22,7 +25,7 @@ from urllib3.util import Retry
 from nekkar.core.cache import MemoryCache, SqliteCache
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog
 from nekkar.core.limiter import Admission, Nekkar
-from nekkar.http.urllib3 import Refused, ask_first, asking
+from nekkar.http.urllib3 import Refused, ask_first, attempts
 from nekkar.requests import NekkarAdapter, RequestCacheError, RequestCorruptLog, RequestWaitTooLong, limit, options
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import START_US, FakeClock
@@ -86,6 +89,19 @@ class Delegate(BaseAdapter):
 
     def close(self) -> None:
         self.inner.close()
+
+
+class Asking:
+    """The attempts of a request, of which each calls back as it asks."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self.ask = ask
+
+    def confirm(self) -> float:
+        return 0.0
+
+    def hear(self, status: int, headers: Any) -> None:
+        """Learn nothing."""
 
 
 Mount = Callable[[requests.Session, Nekkar], object]
@@ -397,6 +413,102 @@ def test_a_connection_that_ends_in_the_wait_is_not_used(block: bool, site: Site,
     assert [hit.connection for hit in site.hits] == [1, 2, 3]
 
 
+class Opening:
+    """Connections that take a second to open by a fake clock: the first so many of all that are opened."""
+
+    def __init__(self, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, slow: int = 1, seconds: float = 1.0) -> None:
+        self.clock, self.slow, self.seconds, self.opened = clock, slow, seconds, 0
+        new = urllib3.connection.HTTPConnection._new_conn
+
+        def connect(connection: Any) -> Any:
+            self.opened += 1
+            if self.opened <= self.slow:
+                clock.advance(self.seconds)
+            return new(connection)
+
+        monkeypatch.setattr(urllib3.connection.HTTPConnection, "_new_conn", connect)
+
+
+SLOW = RuleTable([Rule("*/free", False), Rule("*", "all")], {"all": {"rate": 3, "period": 10.0, "margin": 0.05}})
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_a_slot_that_goes_stale_while_a_connection_opens_is_exchanged(
+    block: bool, site: Site, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name server, a connect and a handshake may take long: the request leaves on a slot of that moment."""
+    clock = FakeClock()
+    Opening(clock, monkeypatch)
+    session.mount("http://", NekkarAdapter(Nekkar(clock=clock), SLOW, pool_maxsize=1, pool_block=block))
+    responses_ = [session.get(site.url, timeout=TIMEOUT) for _ in range(3)]
+    start = START_US / 1e6
+    assert [admission(response).at for response in responses_] == [start + 1, start + 1, start + 10.05]
+    assert [hit.connection for hit in site.hits] == [1, 1, 1]
+
+
+def test_an_adapter_inside_may_take_its_time(site: Site, session: requests.Session) -> None:
+    """A wrapped adapter that sleeps before it sends, and so lets the slot go stale."""
+    clock = FakeClock()
+
+    class Sleeps(HTTPAdapter):
+        def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+            clock.advance(1)
+            return super().send(*args, **kwargs)
+
+    session.mount("http://", NekkarAdapter(Nekkar(clock=clock), SLOW, Sleeps()))
+    assert admission(session.get(site.url, timeout=TIMEOUT)).at == START_US / 1e6 + 1
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_a_slow_tunnel_does_not_age_the_slot(block: bool, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy's CONNECT and the handshakes come before the slot is looked at; the CONNECT counts for nothing."""
+    clock, authority = FakeClock(), trustme.CA()
+    limiter, tls = Nekkar(clock=clock), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    Opening(clock, monkeypatch)
+    with running(Site(tls)) as site, requests.Session() as session, authority.cert_pem.tempfile() as trusted:
+        session.trust_env, session.proxies["https"] = False, proxy.url
+        session.mount("https://", NekkarAdapter(limiter, SLOW, pool_block=block))
+        found = admission(session.get(site.url, timeout=TIMEOUT, verify=trusted))
+        assert (found.at, len(site.hits), len(proxy.passed)) == (START_US / 1e6 + 1, 1, 1)
+        assert limiter("all", 3, period=10.0, margin=0.05).status().windows[0].used == 2
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_a_refused_exchange_comes_out_as_itself(
+    block: bool, site: Site, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both waits count for ``max_wait``; nothing is sent, nothing retried, and the connection is free for others."""
+    clock = FakeClock()
+    opening = Opening(clock, monkeypatch)
+    adapter = NekkarAdapter(Nekkar(clock=clock), TWO, max_wait=5, max_retries=RETRY, pool_maxsize=1, pool_block=block)
+    session.mount("http://", adapter)
+    with options(cost=2), pytest.raises(RequestWaitTooLong) as raised:
+        session.get(site.url, timeout=TIMEOUT)
+    assert (raised.value.max_wait, type(raised.value.__cause__).__name__) == (5, "WaitTooLong")
+    assert raised.value.request is not None
+    for _ in range(3):
+        session.get(f"{site.url}/free", timeout=TIMEOUT)
+    assert [hit.path for hit in site.hits] == ["/free"] * 3
+    assert opening.opened == 1
+
+
+def test_a_connection_that_ends_in_an_exchange_is_opened_again(
+    site: Site, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may close a connection on which nothing comes for long."""
+    clock = HangsUp()
+    clock.site = site
+    opening = Opening(clock, monkeypatch, slow=0)
+    rules = RuleTable([Rule("*", "all")], {"all": "2/minute"})
+    session.mount("http://", NekkarAdapter(Nekkar(clock=clock), rules, pool_maxsize=1))
+    session.get(site.url, timeout=TIMEOUT)
+    opening.slow, opening.seconds = 2, 30.0
+    site.hang_up()
+    assert session.get(site.url, timeout=TIMEOUT).text == "hello"
+    assert (len(site.hits), opening.opened >= 2) == (2, True)
+
+
 def test_a_pool_goes_with_its_session(site: Site, limiter: Nekkar) -> None:
     """urllib3 closes a pool's connections when the last reference to the pool goes: nekkar keeps none."""
     gc.disable()
@@ -422,11 +534,11 @@ def test_a_pool_that_nobody_asks_for_is_as_it_was(site: Site) -> None:
         assert ask_first(ask_first(pool)) is pool
         assert pool.request("GET", "/", timeout=TIMEOUT).status == 200
         asked: list[str] = []
-        token = asking.set(lambda: asked.append("once"))
+        token = attempts.set(Asking(lambda: asked.append("once")))
         try:
             pool.request("GET", "/", timeout=TIMEOUT)
         finally:
-            asking.reset(token)
+            attempts.reset(token)
         assert asked == ["once"]
 
 
@@ -438,7 +550,7 @@ def test_what_asking_raises_leaves_a_pool_as_refused() -> None:
         raise error
 
     with urllib3.HTTPConnectionPool("127.0.0.1", 1, maxsize=1, block=True) as pool:
-        token = asking.set(refuse)
+        token = attempts.set(Asking(refuse))
         try:
             for _ in range(3):
                 with pytest.raises(Refused, match="not now") as raised:
@@ -446,7 +558,7 @@ def test_what_asking_raises_leaves_a_pool_as_refused() -> None:
                 assert raised.value.error is error
                 assert raised.value.__cause__ is error
         finally:
-            asking.reset(token)
+            attempts.reset(token)
         assert pool.num_connections == 1
 
 
@@ -460,10 +572,10 @@ def test_an_interrupted_wait_leaves_the_pool_whole(block: bool, site: Site) -> N
     with urllib3.HTTPConnectionPool("127.0.0.1", site.server_port, maxsize=1, block=block) as pool:
         ask_first(pool)
         pool.request("GET", "/", timeout=TIMEOUT)
-        token = asking.set(interrupt)
+        token = attempts.set(Asking(interrupt))
         try:
             with pytest.raises(KeyboardInterrupt):
                 pool.request("GET", "/")
         finally:
-            asking.reset(token)
+            attempts.reset(token)
         assert pool.request("GET", "/", timeout=TIMEOUT, pool_timeout=0).data == b"hello"

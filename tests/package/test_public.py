@@ -30,6 +30,7 @@ nekkar
   Explanation(method, url, number, rule, captured, match, near)
   Limit
     .name
+    .max_wait
     .__call__(function)
     .acquire(cost=1, max_wait=None)
     await .acquire_async(cost=1, max_wait=None)
@@ -226,8 +227,8 @@ def signature(value: Any, *, bound: bool = False) -> str:
 
 
 def members(kind: type) -> Iterator[str]:
-    """Yield a line for each method and property that a class defines itself."""
-    for name, value in vars(kind).items():
+    """Yield a line for each method and property that a class defines itself, or has of a body in ``nekkar.http``."""
+    for name, value in [item for each in (kind, *bodies(kind)) for item in vars(each).items()]:
         if name.startswith(("test_", "_")) and name not in SPECIAL:
             continue
         if isinstance(value, property):
@@ -237,9 +238,14 @@ def members(kind: type) -> Iterator[str]:
             yield f"    {wait}.{name}{signature(getattr(kind, name), bound=not isinstance(value, classmethod))}"
 
 
+def bodies(kind: type) -> list[type]:
+    """Return what a class inherits from ``nekkar.http``, which is private."""
+    return [base for base in kind.__mro__ if base.__module__.startswith("nekkar.http.")]
+
+
 def described(name: str, kind: type) -> Iterator[str]:
     """Yield the lines of a class."""
-    bases = ", ".join(base.__name__ for base in kind.__bases__ if base is not object)
+    bases = ", ".join(base.__name__ for base in kind.__bases__ if base not in (object, *bodies(kind)))
     made = "" if name in MADE_BY_NEKKAR or "Protocol" in bases else signature(kind)
     yield f"  {name}{made}{bases and f': {bases}'}"
     yield from members(kind)

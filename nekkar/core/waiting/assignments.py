@@ -113,6 +113,11 @@ class Assignments:
             self._close(grant)
             self.must_write = True
 
+    def take_back(self, slot: Slot) -> None:
+        """Have a slot that no call started on taken out of the state."""
+        slot.source.used -= slot.cost
+        self._close(slot.source)
+
     def _close(self, grant: InHand) -> None:
         """Have what is left of a grant taken out of the state by the next write (rule 10)."""
         grant.is_closed = True
@@ -160,8 +165,7 @@ class Assignments:
     def _requeue(self, caller: Caller, now: int) -> None:
         slot, caller.slot, caller.state = caller.slot, None, State.QUEUED
         if slot:
-            slot.source.used -= slot.cost
-            self._close(slot.source)
+            self.take_back(slot)
 
     def leaves(self, caller: Caller, now: int) -> None:
         """Take a caller out, wherever it stands. Its place in the state is given up where no other caller takes it."""

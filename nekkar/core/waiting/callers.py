@@ -145,7 +145,8 @@ class Queue:
         last = max(caller.ticket for caller in callers)
         ahead = list(takewhile(lambda ticket: ticket < last, self._callers))
         for caller in callers:
-            self.join(caller)
+            if caller.ticket not in self._callers:
+                self.join(caller)
         for ticket in sorted([*ahead, *(caller.ticket for caller in callers)], reverse=True):
             self._callers.move_to_end(ticket, last=False)
 

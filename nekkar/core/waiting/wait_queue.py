@@ -42,7 +42,7 @@ Wake = Callable[[list[Event]], None]
 
 ABANDONED_US = 2 * SECOND  # a turn that takes longer may have lost its thread: another may begin beside it
 
-_tickets = count(1)
+_tickets, _front_tickets = count(1), count(-(1 << 40))
 
 
 class WaitQueue:
@@ -83,22 +83,25 @@ class WaitQueue:
         """How many callers stand in line without a slot."""
         return len(self._assignments.queue)
 
-    def acquire(self, cost: int, max_wait: float | None) -> QueueSteps[tuple[Slot, int]]:
+    def acquire(
+        self, cost: int, max_wait: float | None, stale: Slot | None = None
+    ) -> QueueSteps[tuple[Slot, int]]:
         """Wait for a slot of ``cost`` hits, at most ``max_wait`` seconds; return it and the µs waited.
 
+        ``stale``: a slot on which the call did not start in time. It is returned, and the call stands in front.
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
         # The ticket is drawn before anything is waited for: the cache's clock, too, is read by the first turn.
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
-        caller = Caller(next(_tickets), cost, now, deadline, max_wait)
-        steps = self._acquire(caller)
+        caller = Caller(next(_front_tickets if stale else _tickets), cost, now, deadline, max_wait)
+        steps = self._acquire(caller, stale)
         caller.call = ref(steps)
         return steps
 
-    def _acquire(self, caller: Caller) -> QueueSteps[tuple[Slot, int]]:
+    def _acquire(self, caller: Caller, stale: Slot | None) -> QueueSteps[tuple[Slot, int]]:
         try:
-            self._join(caller)
+            self._join(caller, stale)
             if self._is_of_tasks and self.ledger.in_process:  # else there is something to wait for anyway
                 yield Checkpoint()
             while True:
@@ -129,12 +132,14 @@ class WaitQueue:
 
     # A caller's way: in line, leading, at its slot, leaving.
 
-    def _join(self, caller: Caller) -> None:
+    def _join(self, caller: Caller, stale: Slot | None) -> None:
         """Stand in line; WaitTooLong where the line and a state read in the last second show no slot in time."""
         now, at = caller.arrived, 0
         mine = self._assignments
         with self._lock:
             self.callers.add(caller)
+            if stale:
+                mine.take_back(stale)
             if mine.queue.head:
                 at = self._earliest_slot_of(caller)
                 if caller.deadline is not None and at > caller.deadline:
@@ -142,6 +147,8 @@ class WaitQueue:
             else:
                 self._arrives_alone(now)
             mine.queue.join(caller)
+            if stale:
+                mine.queue.rejoin([caller])
         self._reporter.waits(caller, at, now)
 
     def _arrives_alone(self, now: int) -> None:

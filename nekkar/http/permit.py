@@ -1,0 +1,135 @@
+"""A permit: the slot on which one request makes its next attempt, and what happens to that slot before the bytes leave.
+
+1. An attempt takes its slot before it waits for anything else, so no connection is held while the limit is full.
+2. What comes next may take long: a queue for a connection, a name server, a handshake, a proxy. Where the bytes leave,
+   the slot is looked at again. A stale one, older than half of the margin, is spent; the attempt waits for a new one.
+3. ``max_wait`` bounds all waits of one attempt for its limit together.
+
+The core's errors become those of an HTTP library here; this module names no class of any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nekkar.core.errors import CacheError, CorruptLog, WaitTooLong
+from nekkar.core.limiter import Admission
+from nekkar.http.feedback import Headers, Passage
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """The errors of one library, each called with what nekkar's own tells and with ``request``."""
+
+    wait_too_long: Callable[..., Exception]
+    cache_error: Callable[..., Exception]
+    corrupt_log: Callable[..., Exception]
+
+
+@dataclass(slots=True, eq=False)
+class Permit:
+    """The slots of one request: ``admission`` is the newest.
+
+    ``arguments``: what the limit's ``acquire`` is called with. ``is_used``: an attempt went out on the newest slot, so
+    another attempt needs another.
+    """
+
+    passage: Passage
+    arguments: dict[str, Any]
+    errors: Errors
+    request: Any
+    admission: Admission | None = None
+    is_used: bool = False
+    _waited: float = 0.0
+    _refusal: tuple[Exception, Exception] | None = None
+
+    @property
+    def whole(self) -> Admission | None:
+        """The newest admission, with all that its attempt waited."""
+        if not self.admission or not self._waited:
+            return self.admission
+        return replace(self.admission, waited=self._waited + self.admission.waited)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether an attempt may start now on the slot in hand."""
+        return self.admission is not None and not self.is_used and self.passage.limit._is_good(self.admission)
+
+    @property
+    def least_wait(self) -> float:
+        """The seconds that a new slot is away at least, as far as this process knows."""
+        return self.passage.limit._least_wait(self.admission) if self.admission else 0.0
+
+    def acquire(self) -> float:
+        """Block until an attempt may start; return the seconds waited, 0 where the slot in hand is good.
+
+        Raises the library's errors.
+        """
+        if self.is_good:
+            return 0.0
+        limit, stale = self.passage.limit, self._stale()
+        try:
+            if stale is None:
+                return self._take(limit.acquire(**self.arguments))
+            return self._take(limit._exchange(stale, self._left()))
+        except (WaitTooLong, CacheError) as error:
+            raise self._refused(error) from error
+
+    async def acquire_async(self) -> float:
+        """Wait, in a task, until an attempt may start; otherwise as ``acquire``."""
+        if self.is_good:
+            return 0.0
+        limit, stale = self.passage.limit, self._stale()
+        try:
+            if stale is None:
+                return self._take(await limit.acquire_async(**self.arguments))
+            return self._take(await limit._exchange_async(stale, self._left()))
+        except (WaitTooLong, CacheError) as error:
+            raise self._refused(error) from error
+
+    def hear(self, status: int, headers: Headers) -> None:
+        """Let the fleet know what an answer to the newest attempt says; blocks for a swap where that is news."""
+        if self.admission:
+            self.passage.hear(self.admission, status, headers)
+
+    async def hear_async(self, status: int, headers: Headers) -> None:
+        """Let the fleet know, from a task; see ``hear``."""
+        if self.admission:
+            await self.passage.hear_async(self.admission, status, headers)
+
+    def explain(self, error: BaseException) -> None:
+        """Give an error of ``acquire`` its cause again, which httpcore takes from what passes through it."""
+        if self._refusal and self._refusal[0] is error:
+            error.__cause__ = self._refusal[1]
+
+    @property
+    def _longest(self) -> float | None:
+        given: float | None = self.arguments["max_wait"]
+        return self.passage.limit.max_wait if given is None else given
+
+    def _stale(self) -> Admission | None:
+        """Return the admission to exchange, once: None where an attempt went out on it, or an exchange has failed."""
+        stale = None if self.is_used else self.admission
+        self._waited = self._waited + stale.waited if stale else 0.0
+        self.is_used = True
+        return stale
+
+    def _left(self) -> float | None:
+        """Return the seconds that the attempt may wait still."""
+        return None if self._longest is None else max(0.0, self._longest - self._waited)
+
+    def _take(self, admission: Admission) -> float:
+        self.admission, self.is_used = admission, False
+        return admission.waited
+
+    def _refused(self, error: WaitTooLong | CacheError) -> Exception:
+        errors = self.errors
+        if isinstance(error, WaitTooLong):
+            refused = errors.wait_too_long(error.name, error.retry_after, self._longest, self.request)
+        else:
+            kind = errors.corrupt_log if isinstance(error, CorruptLog) else errors.cache_error
+            refused = kind(str(error), request=self.request)
+        self._refusal = (refused, error)
+        return refused
