@@ -30,6 +30,7 @@ __all__ = [
     "AsyncNekkarTransport",
     "NekkarTransport",
     "RequestCacheError",
+    "RequestConfigurationError",
     "RequestCorruptLog",
     "RequestWaitTooLong",
     "limit",
@@ -54,7 +55,14 @@ class RequestCorruptLog(RequestCacheError, CorruptLog):
     """A ``CorruptLog`` that ``except httpx2.TransportError`` catches; the request was not sent."""
 
 
-_ERRORS = Errors(RequestWaitTooLong, RequestCacheError, RequestCorruptLog)
+class RequestConfigurationError(ConfigurationError, httpx2.TransportError):
+    """A ``ConfigurationError`` that ``except httpx2.TransportError`` catches; the request was not sent."""
+
+    def __init__(self, message: str, *, request: httpx2.Request | None = None) -> None:
+        httpx2.TransportError.__init__(self, message, request=request)
+
+
+_ERRORS = Errors(RequestWaitTooLong, RequestCacheError, RequestCorruptLog, RequestConfigurationError)
 
 
 class NekkarTransport(httpx2.BaseTransport):
@@ -62,7 +70,8 @@ class NekkarTransport(httpx2.BaseTransport):
 
     ``transport``: the one that sends; else an ``httpx2.HTTPTransport`` is made with ``http_transport_args``.
     ``max_wait``: the longest wait in seconds, before the limit's own. Thread-safe.
-    Raises ConfigurationError; requests raise RequestWaitTooLong, RequestCacheError, and what sending raises.
+    Raises ConfigurationError; requests raise RequestWaitTooLong, RequestCacheError, RequestConfigurationError, and
+    what sending raises.
     """
 
     def __init__(

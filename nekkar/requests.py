@@ -33,7 +33,15 @@ from nekkar.http.limiter import NO_OPTIONS, Gate, Options
 from nekkar.http.urllib3 import Refused, ask_first, asking, hearing
 from nekkar.rules import RuleTable
 
-__all__ = ["NekkarAdapter", "RequestCacheError", "RequestCorruptLog", "RequestWaitTooLong", "limit", "options"]
+__all__ = [
+    "NekkarAdapter",
+    "RequestCacheError",
+    "RequestConfigurationError",
+    "RequestCorruptLog",
+    "RequestWaitTooLong",
+    "limit",
+    "options",
+]
 
 S = TypeVar("S", bound=requests.Session)
 
@@ -56,6 +64,13 @@ class RequestCacheError(CacheError, requests.exceptions.ConnectionError):
 
 class RequestCorruptLog(CorruptLog, RequestCacheError):
     """A ``CorruptLog`` that ``except requests.ConnectionError`` catches; the attempt was not sent."""
+
+
+class RequestConfigurationError(ConfigurationError, requests.exceptions.RequestException):
+    """A ``ConfigurationError`` that ``except requests.RequestException`` catches; the attempt was not sent."""
+
+    def __init__(self, *args: Any, request: Any = None) -> None:
+        requests.exceptions.RequestException.__init__(self, *args, request=request)
 
 
 def limit(session: S, limiter: Nekkar, rules: RuleTable, *, max_wait: float | None = None) -> S:
@@ -101,7 +116,8 @@ class NekkarAdapter(HTTPAdapter):
     attempt as ``response.nekkar`` (None where no rule applied). Thread-safe; pickles with its limits if the
     cache does.
 
-    ``send`` blocks, and raises RequestWaitTooLong, RequestCacheError, and what sending raises.
+    ``send`` blocks, and raises RequestWaitTooLong, RequestCacheError, RequestConfigurationError, and what sending
+    raises.
     """
 
     __attrs__ = [*HTTPAdapter.__attrs__, *_OWN]  # noqa: RUF012  requests' own
@@ -126,7 +142,10 @@ class NekkarAdapter(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """Send the request, each attempt as soon as its limit admits it."""
         send = super().send if self._adapter is None else self._adapter.send
-        passage = self._gate.passage(request.method or "GET", request.url, request.headers)
+        try:
+            passage = self._gate.passage(request.method or "GET", request.url, request.headers)
+        except ConfigurationError as error:
+            raise RequestConfigurationError(*error.args, request=request) from error
         attempts = _Attempts(request, self._gate, passage)
         asks, hears = asking.set(attempts), hearing.set(attempts.hear)
         try:
@@ -224,6 +243,8 @@ class _Attempts:
         except CacheError as error:
             kind = RequestCorruptLog if isinstance(error, CorruptLog) else RequestCacheError
             raise kind(*error.args, request=self.request) from error
+        except ConfigurationError as error:
+            raise RequestConfigurationError(*error.args, request=self.request) from error
 
 
 def _check(adapter: object, http_adapter_args: dict[str, Any]) -> None:

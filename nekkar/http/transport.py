@@ -29,11 +29,14 @@ class Errors:
     wait_too_long: Callable[..., Exception]
     cache_error: Callable[..., Exception]
     corrupt_log: Callable[..., Exception]
+    configuration_error: Callable[..., Exception]
 
-    def of(self, error: WaitTooLong | CacheError, request: Any) -> Exception:
+    def of(self, error: WaitTooLong | CacheError | ConfigurationError, request: Any) -> Exception:
         """Return the library's own error for nekkar's."""
         if isinstance(error, WaitTooLong):
             return self.wait_too_long(error.name, error.retry_after, error.max_wait, request)
+        if isinstance(error, ConfigurationError):
+            return self.configuration_error(str(error), request=request)
         kind = self.corrupt_log if isinstance(error, CorruptLog) else self.cache_error
         return kind(str(error), request=request)
 
@@ -55,22 +58,18 @@ class Door:
 
     def admit(self, request: Any) -> Admitted | None:
         """Block until a request may be sent; None where it is unlimited."""
-        passage, asked = self._asked(request)
-        if passage is None:
-            return None
         try:
-            return Admitted(passage, passage.limit.acquire(**asked))
-        except (WaitTooLong, CacheError) as error:
+            passage, asked = self._asked(request)
+            return Admitted(passage, passage.limit.acquire(**asked)) if passage else None
+        except (WaitTooLong, CacheError, ConfigurationError) as error:
             raise self.errors.of(error, request) from error
 
     async def admit_async(self, request: Any) -> Admitted | None:
         """Wait, in a task, until a request may be sent; None where it is unlimited."""
-        passage, asked = self._asked(request)
-        if passage is None:
-            return None
         try:
-            return Admitted(passage, await passage.limit.acquire_async(**asked))
-        except (WaitTooLong, CacheError) as error:
+            passage, asked = self._asked(request)
+            return Admitted(passage, await passage.limit.acquire_async(**asked)) if passage else None
+        except (WaitTooLong, CacheError, ConfigurationError) as error:
             raise self.errors.of(error, request) from error
 
     def _asked(self, request: Any) -> tuple[Passage | None, dict[str, Any]]:
