@@ -55,11 +55,8 @@ class RequestCorruptLog(RequestCacheError, CorruptLog):
     """A ``CorruptLog`` that ``except httpx.TransportError`` catches; the request was not sent."""
 
 
-class RequestConfigurationError(ConfigurationError, httpx.TransportError):
+class RequestConfigurationError(httpx.TransportError, ConfigurationError):
     """A ``ConfigurationError`` that ``except httpx.TransportError`` catches; the request was not sent."""
-
-    def __init__(self, message: str, *, request: httpx.Request | None = None) -> None:
-        httpx.TransportError.__init__(self, message, request=request)
 
 
 _ERRORS = Errors(RequestWaitTooLong, RequestCacheError, RequestCorruptLog, RequestConfigurationError)

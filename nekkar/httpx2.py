@@ -55,11 +55,8 @@ class RequestCorruptLog(RequestCacheError, CorruptLog):
     """A ``CorruptLog`` that ``except httpx2.TransportError`` catches; the request was not sent."""
 
 
-class RequestConfigurationError(ConfigurationError, httpx2.TransportError):
+class RequestConfigurationError(httpx2.TransportError, ConfigurationError):
     """A ``ConfigurationError`` that ``except httpx2.TransportError`` catches; the request was not sent."""
-
-    def __init__(self, message: str, *, request: httpx2.Request | None = None) -> None:
-        httpx2.TransportError.__init__(self, message, request=request)
 
 
 _ERRORS = Errors(RequestWaitTooLong, RequestCacheError, RequestCorruptLog, RequestConfigurationError)

@@ -66,11 +66,8 @@ class RequestCorruptLog(CorruptLog, RequestCacheError):
     """A ``CorruptLog`` that ``except requests.ConnectionError`` catches; the attempt was not sent."""
 
 
-class RequestConfigurationError(ConfigurationError, requests.exceptions.RequestException):
+class RequestConfigurationError(requests.exceptions.RequestException, ConfigurationError):
     """A ``ConfigurationError`` that ``except requests.RequestException`` catches; the attempt was not sent."""
-
-    def __init__(self, *args: Any, request: Any = None) -> None:
-        requests.exceptions.RequestException.__init__(self, *args, request=request)
 
 
 def limit(session: S, limiter: Nekkar, rules: RuleTable, *, max_wait: float | None = None) -> S:

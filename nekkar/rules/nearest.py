@@ -10,7 +10,7 @@ from functools import cached_property
 
 from nekkar.core.errors import shown
 
-FEW_NAMES = 40
+FEW_NAMES = 20
 LONGEST_WORD = 200
 
 

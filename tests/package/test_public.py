@@ -153,7 +153,7 @@ nekkar.requests
     .send(request, *args, **kwargs)
     .close()
   RequestCacheError(*args, **kwargs): CacheError, ConnectionError
-  RequestConfigurationError(*args, request=None): ConfigurationError, RequestException
+  RequestConfigurationError(*args, **kwargs): RequestException, ConfigurationError
   RequestCorruptLog(*args, **kwargs): CorruptLog, RequestCacheError
   RequestWaitTooLong(name, retry_after, max_wait, request=None): WaitTooLong, Timeout
   limit(session, limiter, rules, *, max_wait=None)
@@ -168,7 +168,7 @@ nekkar.httpx
     .close()
     .__enter__()
   RequestCacheError(message, *, request=None): CacheError, TransportError
-  RequestConfigurationError(message, *, request=None): ConfigurationError, TransportError
+  RequestConfigurationError(message, *, request=None): TransportError, ConfigurationError
   RequestCorruptLog(message, *, request=None): RequestCacheError, CorruptLog
   RequestWaitTooLong(name, retry_after, max_wait, request=None): WaitTooLong, TimeoutException
   limit(client, limiter, rules, *, max_wait=None)
@@ -182,7 +182,7 @@ nekkar.httpx2
     .close()
     .__enter__()
   RequestCacheError(message, *, request=None): CacheError, TransportError
-  RequestConfigurationError(message, *, request=None): ConfigurationError, TransportError
+  RequestConfigurationError(message, *, request=None): TransportError, ConfigurationError
   RequestCorruptLog(message, *, request=None): RequestCacheError, CorruptLog
   RequestWaitTooLong(name, retry_after, max_wait, request=None): WaitTooLong, TimeoutException
   limit(client, limiter, rules, *, max_wait=None)
