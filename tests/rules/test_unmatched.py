@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,12 @@ class TestPolicy:
     )
     def test_an_unknown_one_is_refused_with_the_nearest(self, policy: Any, about: str) -> None:
         """In code and in a mapping alike."""
-        for build in (
-            lambda: RuleTable([], unmatched=policy),
-            lambda: RuleTable.from_dict({"unmatched": policy}),
-        ):
-            with pytest.raises(ConfigurationError) as raised:
-                build()
-            assert str(raised.value).startswith(f"unmatched: {about}")
+        with pytest.raises(ConfigurationError) as in_code:
+            RuleTable([], unmatched=policy)
+        with pytest.raises(ConfigurationError) as in_mapping:
+            RuleTable.from_dict({"unmatched": policy})
+        assert str(in_code.value) == str(in_mapping.value)
+        assert str(in_code.value).startswith(f"unmatched: {about}")
 
     @pytest.mark.parametrize("policy", ["ignore", "warn", "error"])
     def test_it_survives_pickling_and_counts_in_equality(self, policy: str) -> None:
@@ -85,7 +85,8 @@ class TestPolicy:
 def test_asking_a_table_neither_logs_nor_raises(policy: str, caplog: pytest.LogCaptureFixture) -> None:
     """``resolve``, ``match`` and ``explain`` ask; only a request that is about to be sent is acted on."""
     rules = table(policy)
-    assert rules.resolve("POST", URL) is rules.match("POST", URL) is None
+    assert rules.resolve("POST", URL) is None
+    assert rules.match("POST", URL) is None
     assert rules.explain("POST", URL).unmatched == policy
     assert caplog.records == []
 
@@ -137,7 +138,8 @@ class TestWarn:
         for url in (URL, URL + "/x", "http://API.openai.com:81/", "https://eu.openai.com/"):
             for method in ("GET", "POST"):
                 rules.route(method, url)
-        assert [record.args[1] for record in caplog.records if record.args] == ["'api.openai.com'", "'eu.openai.com'"]
+        hosts = [re.findall(r"requests to host '(.*?)'", message) for message in caplog.messages]
+        assert hosts == [["api.openai.com"], ["eu.openai.com"]]
 
     def test_threads_at_once_say_it_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """Eight that begin together."""
@@ -250,7 +252,12 @@ class TestError:
         """That is the slow part; the others are comparisons of parts."""
         compared: list[str] = []
         likeness = reasons._likeness
-        monkeypatch.setattr(reasons, "_likeness", lambda *hosts: compared.append(hosts[0]) or likeness(*hosts))
+
+        def noted(one: str, other: str) -> float:
+            compared.append(one)
+            return likeness(one, other)
+
+        monkeypatch.setattr(reasons, "_likeness", noted)
         rules = RuleTable([Rule(f"https://h{n}.example.com/{n}", False) for n in range(2000)], unmatched="error")
         assert "rules[77], 'https://h77.example.com/77', whose host" in refusal(
             rules, "GET", "https://h77.exmaple.com/77"
