@@ -34,6 +34,7 @@ __all__ = [
     "AsyncNekkarTransport",
     "NekkarTransport",
     "RequestCacheError",
+    "RequestConfigurationError",
     "RequestCorruptLog",
     "RequestWaitTooLong",
     "limit",
@@ -58,7 +59,11 @@ class RequestCorruptLog(RequestCacheError, CorruptLog):
     """A ``CorruptLog`` that ``except httpx2.TransportError`` catches; the request was not sent."""
 
 
-_ERRORS = Errors(RequestWaitTooLong, RequestCacheError, RequestCorruptLog)
+class RequestConfigurationError(httpx2.TransportError, ConfigurationError):
+    """A ``ConfigurationError`` that ``except httpx2.TransportError`` catches; the request was not sent."""
+
+
+_ERRORS = Errors(RequestWaitTooLong, RequestCacheError, RequestCorruptLog, RequestConfigurationError)
 
 
 class NekkarTransport(SyncTransport[httpx2.BaseTransport, httpx2.Request, httpx2.Response], httpx2.BaseTransport):
@@ -66,7 +71,8 @@ class NekkarTransport(SyncTransport[httpx2.BaseTransport, httpx2.Request, httpx2
 
     ``transport``: the one that sends; else an ``httpx2.HTTPTransport`` is made with ``http_transport_args``.
     ``max_wait``: the longest wait in seconds, before the limit's own. Thread-safe.
-    Raises ConfigurationError; requests raise RequestWaitTooLong, RequestCacheError, and what sending raises.
+    Raises ConfigurationError; requests raise RequestWaitTooLong, RequestCacheError, RequestConfigurationError, and
+    what sending raises.
     """
 
     _errors, _make = _ERRORS, httpx2.HTTPTransport

@@ -42,7 +42,15 @@ from urllib3.connectionpool import HTTPConnectionPool
 
 from nekkar.http.urllib3 import Refused, ask_first, attempts
 
-__all__ = ["NekkarAdapter", "RequestCacheError", "RequestCorruptLog", "RequestWaitTooLong", "limit", "options"]
+__all__ = [
+    "NekkarAdapter",
+    "RequestCacheError",
+    "RequestConfigurationError",
+    "RequestCorruptLog",
+    "RequestWaitTooLong",
+    "limit",
+    "options",
+]
 
 S = TypeVar("S", bound=requests.Session)
 
@@ -67,7 +75,11 @@ class RequestCorruptLog(CorruptLog, RequestCacheError):
     """A ``CorruptLog`` that ``except requests.ConnectionError`` catches; the attempt was not sent."""
 
 
-_ERRORS = Errors(RequestWaitTooLong, RequestCacheError, RequestCorruptLog)
+class RequestConfigurationError(requests.exceptions.RequestException, ConfigurationError):
+    """A ``ConfigurationError`` that ``except requests.RequestException`` catches; the attempt was not sent."""
+
+
+_ERRORS = Errors(RequestWaitTooLong, RequestCacheError, RequestCorruptLog, RequestConfigurationError)
 
 
 def limit(session: S, limiter: Nekkar, rules: RuleTable, *, max_wait: float | None = None) -> S:
@@ -115,7 +127,8 @@ class NekkarAdapter(HTTPAdapter):
     attempt as ``response.nekkar`` (None where no rule applied). Thread-safe; pickles with its limits if the
     cache does.
 
-    ``send`` blocks, and raises RequestWaitTooLong, RequestCacheError, and what sending raises.
+    ``send`` blocks, and raises RequestWaitTooLong, RequestCacheError, RequestConfigurationError, and what sending
+    raises.
     """
 
     __attrs__ = [*HTTPAdapter.__attrs__, *_OWN]  # noqa: RUF012  requests' own
@@ -140,7 +153,10 @@ class NekkarAdapter(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """Send the request, each attempt as soon as its limit admits it."""
         send = super().send if self._adapter is None else self._adapter.send
-        passage = self._gate.passage(request.method or "GET", request.url, request.headers)
+        try:
+            passage = self._gate.passage(request.method or "GET", request.url, request.headers)
+        except ConfigurationError as error:
+            raise RequestConfigurationError(*error.args, request=request) from error
         permit = Permit(passage, self._gate.asked(_options.get()), _ERRORS, request) if passage else None
         sent = _Attempts(permit)
         token = attempts.set(sent)

@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
             table = RuleTable.from_file(file)
             templates = sum(map(table.is_template, table.limits))
             told = f" ({templates} for each value of its captures)" if templates else ""
+            told += f"; unmatched = {table.unmatched}" if table.unmatched != "warn" else ""
             print(f"{file}: no fault; {_count(table.rules, 'rule')}, {_count(table.limits, 'limit')}{told}")
     if found:
         print(_count(found, "fault"), file=sys.stderr)

@@ -13,6 +13,7 @@ from nekkar.cli.status import as_json, table
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limiter import Nekkar, Status
 from nekkar.rules import Explanation, RuleTable
+from nekkar.rules.rule import check_request
 
 _ABOUT = """\
 Tell which rule a request falls under, and why not one before it, the name and terms of its limit, and, with a
@@ -36,6 +37,7 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Explain the request. Blocks for one cache command where there is a cache."""
+    check_request(options.method, options.url)
     rules = RuleTable.from_file(options.rules)
     told = rules.explain(options.method, options.url, dict(map(_header, options.header)))
     status = None
@@ -76,4 +78,5 @@ def _as_json(told: Explanation, status: Status | None) -> dict[str, Any]:
     near = [{"number": miss.number, "url": miss.rule.url, "why_not": list(miss.why_not)} for miss in told.near]
     request = {"method": told.method, "url": told.url}
     now = as_json(status) if status else None
-    return request | {"rule": rule, "captured": dict(told.captured), "limit": limit, "near": near, "status": now}
+    why = {"rule": rule, "unmatched": told.unmatched, "captured": dict(told.captured), "limit": limit, "near": near}
+    return request | why | {"status": now}

@@ -18,7 +18,7 @@ from nekkar.core.shared.key import cache_key
 from nekkar.core.shared.store import store_of
 from nekkar.core.window.codec import decode
 from nekkar.rules import RuleTable
-from nekkar.rules.rule import unknown
+from nekkar.rules.nearest import unknown
 
 
 class NotInUse(CacheError):
@@ -46,13 +46,19 @@ def plain_names(rules: RuleTable | None) -> list[str]:
 
 def from_rules(limiter: Nekkar, name: str, rules: RuleTable) -> Limit:
     """Return the limit of this name on the rules' terms; ConfigurationError where they have none."""
+    settings = dict(rules.limits[limit_named(name, rules)])
+    settings.pop("headers", None)
+    return limiter(name, settings.pop("rate"), **settings)
+
+
+def limit_named(name: str, rules: RuleTable) -> str:
+    """Return which limit of the rules has this name; ConfigurationError, with the nearest, where none has."""
     limit = rules.limit_named(name)
     if limit is None:
         raise ConfigurationError(unknown("limit", name, rules.limits, "the rules define no such limit"))
     if limit == name and rules.is_template(limit):
         raise ConfigurationError(f"limit {shown(name)} is a template; name one of its limits, such as 'user-42'")
-    settings = dict(rules.limits[limit])
-    return limiter(name, settings.pop("rate"), **settings)
+    return limit
 
 
 def _limit(limiter: Nekkar, cache: BaseCache, name: str, rules: RuleTable | None, rate: str | None) -> Limit:
@@ -60,7 +66,7 @@ def _limit(limiter: Nekkar, cache: BaseCache, name: str, rules: RuleTable | None
         return limiter(name, int(rate) if rate.isdecimal() else rate)
     if rules is not None:
         return from_rules(limiter, name, rules)
-    return limiter.limit_of(name, _terms_in_use(cache, name), None)
+    return limiter._limit_of(name, _terms_in_use(cache, name), None)
 
 
 def _terms_in_use(cache: BaseCache, name: str) -> Quota:

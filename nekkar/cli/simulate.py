@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from nekkar.cli.named import limit_named
 from nekkar.cli.options import Commands, add_command, add_json, needs, seconds
 from nekkar.cli.show import Table, duration, is_rich, show, show_json
 from nekkar.core.errors import ConfigurationError, shown
@@ -52,7 +53,7 @@ def run_plan(options: argparse.Namespace) -> int:
         _can_draw(options.plot)
     rules = RuleTable.from_file(options.rules)
     calls = read_log(options.log) if options.log else read_calls(options.calls)
-    holds = [_hold(text) for text in options.hold]
+    holds = [_hold(text, rules) for text in options.hold]
     asks, tally, drawn = list(asked(calls, rules, options.latency)), Tally(options.workers), list[Start]()
     for start in run(_shown(asks), options.workers, holds):
         tally.add(start)
@@ -77,10 +78,11 @@ def _shown(asks: Sequence[Ask]) -> Iterable[Ask]:
     return track(asks, "simulating", console=Console(stderr=True), transient=True)
 
 
-def _hold(text: str) -> Hold:
-    words = text.split()
+def _hold(text: str, rules: RuleTable) -> Hold:
+    words = text.rsplit(maxsplit=2)  # a name may have spaces
     if len(words) != 3:
         raise ConfigurationError(f"hold {shown(text)} is none; give 'NAME AT DURATION', such as 'github 10s 1m'")
+    limit_named(words[0], rules)
     return Hold(words[0], round(seconds(words[1]) * SECOND), round(seconds(words[2]) * SECOND))
 
 

@@ -56,8 +56,10 @@ class Nekkar:
         self._outage = Outage(on_cache_error, local_share, self._listeners)
         self.max_hold: float = micros(max_hold, "max_hold", 1) / SECOND
         self.once = Once()
-        self._known: WeakValueDictionary[str, LimitCore] = WeakValueDictionary()
-        self._kept: dict[str, LimitCore] = {}  # alive for what they remember, though nobody holds their limit
+        self._known: WeakValueDictionary[tuple[str, Quota], LimitCore] = WeakValueDictionary()
+        self._defined: WeakValueDictionary[str, LimitCore] = WeakValueDictionary()  # by hand, not by the rules
+        # Alive for what they remember, though nobody holds their limit; the first of each name is found by it alone.
+        self._kept: dict[str | tuple[str, Quota], LimitCore] = {}
         self._sweep_at = SWEEP_AT
 
     def __repr__(self) -> str:
@@ -89,25 +91,43 @@ class Nekkar:
             raise ConfigurationError(f"limit name {shown(name)} is no text; give a non-empty str")
         return self._limit_of(name, *terms(name, rate_limit, period, spacing, margin, max_wait))
 
-    def _limit_of(self, name: str, terms: Quota, max_wait: float | None) -> Limit:
-        """Return the limit ``name`` of these terms; ConfigurationError where it has others already."""
-        known = self._kept.get(name)
-        if known and known.quota is terms:  # each request of an HTTP client asks
-            return Limit(self, known, max_wait)
+    def _limit_of(self, name: str, terms: Quota, max_wait: float | None, *, by_hand: bool = True) -> Limit:
+        """Return the limit ``name`` of these terms; ConfigurationError where it is defined by hand with others.
+
+        A request's limit (not ``by_hand``) is never refused: what a URL spells must not raise into the user's call.
+        Where it has other terms, each keeps its own against the calls of both, as between processes.
+        """
+        first = self._kept.get(name)
+        if first and first.quota is terms and not (by_hand and self._defined.get(name) is not first):
+            return Limit(self, first, max_wait)  # without the lock: each request of an HTTP client asks
         with _lock:
-            shared = self._known.get(name)
+            if by_hand:
+                self.check_terms(name, terms)
+            shared = self._known.get((name, terms))
             if shared is None:
                 shared = LimitCore(name, terms, self._cache, self._clock, self._outage, self._listeners)
-                self._known[name] = shared
-            self._kept[name] = shared
+                self._known[name, terms] = shared
+            if by_hand:
+                self._defined[name] = shared
+            first = self._kept.setdefault(name, shared)
+            if first is not shared:
+                self._kept[name, terms] = shared
             if len(self._kept) >= self._sweep_at:
                 self._forget_idle()
-        if shared.quota != terms:
+        if first is not shared:
+            text = "limit %r has other terms by hand or in other rules, %s and %s: each keeps its own, and counts the"
+            text += " calls of both; give both the same terms, or another name; said once"
+            self.once.warn("terms", text, name, first.quota.described(), terms.described())
+        return Limit(self, shared, max_wait)
+
+    def check_terms(self, name: str, terms: Quota) -> None:
+        """Raise ConfigurationError where ``name`` is defined by hand with other terms."""
+        defined = self._defined.get(name)
+        if defined is not None and defined.quota != terms:
             raise ConfigurationError(
-                f"limit {shown(name)} is defined already, as {shared.quota.described()}, not {terms.described()};"
+                f"limit {shown(name)} is defined already, as {defined.quota.described()}, not {terms.described()};"
                 " give both the same terms, or another name"
             )
-        return Limit(self, shared, max_wait)
 
     def listen(self, callback: Callback) -> Listening:
         """Call ``callback`` with each event of this limiter's limits (``nekkar.core.events``), from now on.

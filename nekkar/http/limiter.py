@@ -70,13 +70,19 @@ class Gate:
         if self.max_wait is not None:
             micros(self.max_wait, "max_wait")
         object.__setattr__(self, "_terms", {name: _terms(name, given) for name, given in self.rules.limits.items()})
+        for name in self.rules.limits:  # told now, where the terms are written, and not by a request
+            if not self.rules.is_template(name):
+                self.limiter.check_terms(name, self._terms[name][0])
 
     def passage(self, method: str, url: object, headers: Mapping[str, str] | None = None) -> Passage | None:
-        """Return the limit of a request, with the way back for its answer; None where it is unlimited."""
-        match = self.rules.match(method, url, headers)
+        """Return the limit of a request, with the way back for its answer; None where it is unlimited.
+
+        Raises ConfigurationError where no rule matches and the table refuses such requests.
+        """
+        match = self.rules.route(method, url, headers)
         if match is None:
             return None
-        limit = self.limiter.limit_of(match.name, *self._terms[match.rule.limit])
+        limit = self.limiter._limit_of(match.name, *self._terms[match.rule.limit], by_hand=False)
         return Passage(self.limiter, limit, match.headers)
 
     def asked(self, options: Options) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nekkar.core.errors import CacheError, CorruptLog, WaitTooLong
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong
 from nekkar.core.limiter import Admission
 from nekkar.http.feedback import Headers, Passage
 
@@ -26,6 +26,7 @@ class Errors:
     wait_too_long: Callable[..., Exception]
     cache_error: Callable[..., Exception]
     corrupt_log: Callable[..., Exception]
+    configuration_error: Callable[..., Exception]
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +75,7 @@ class Permit:
             if stale is None:
                 return self._take(limit.acquire(**self.arguments))
             return self._take(limit._exchange(stale, self._left()))
-        except (WaitTooLong, CacheError) as error:
+        except (WaitTooLong, CacheError, ConfigurationError) as error:
             raise self._refused(error) from error
 
     async def acquire_async(self) -> float:
@@ -86,7 +87,7 @@ class Permit:
             if stale is None:
                 return self._take(await limit.acquire_async(**self.arguments))
             return self._take(await limit._exchange_async(stale, self._left()))
-        except (WaitTooLong, CacheError) as error:
+        except (WaitTooLong, CacheError, ConfigurationError) as error:
             raise self._refused(error) from error
 
     def hear(self, status: int, headers: Headers) -> None:
@@ -124,10 +125,12 @@ class Permit:
         self.admission, self.is_used = admission, False
         return admission.waited
 
-    def _refused(self, error: WaitTooLong | CacheError) -> Exception:
+    def _refused(self, error: WaitTooLong | CacheError | ConfigurationError) -> Exception:
         errors = self.errors
         if isinstance(error, WaitTooLong):
             refused = errors.wait_too_long(error.name, error.retry_after, self._longest, self.request)
+        elif isinstance(error, ConfigurationError):
+            refused = errors.configuration_error(str(error), request=self.request)
         else:
             kind = errors.corrupt_log if isinstance(error, CorruptLog) else errors.cache_error
             refused = kind(str(error), request=self.request)

@@ -53,7 +53,10 @@ class Transport(Generic[Inner]):
     def _permit(self, request: Any) -> Permit | None:
         """Return what a request needs to be sent; None where it is unlimited."""
         options = Options.read(request.extensions.get(KEY))
-        passage = self._gate.passage(request.method, request.url, request.headers)
+        try:
+            passage = self._gate.passage(request.method, request.url, request.headers)
+        except ConfigurationError as error:
+            raise self._errors.configuration_error(str(error), request=request) from error
         return Permit(passage, self._gate.asked(options), self._errors, request) if passage else None
 
 

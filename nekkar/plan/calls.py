@@ -17,6 +17,7 @@ from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.quota import whole
+from nekkar.rules.rule import check_request
 
 MOST_CALLS = 1_000_000
 
@@ -57,6 +58,7 @@ def _call(text: str) -> Call:
     words = text.split()
     if len(words) not in (2, 3):
         raise ConfigurationError(f"calls {shown(text)} are none; give 'METHOD URL COUNT', such as 'GET https://x.y/ 5'")
+    _check_request(words[0], words[1], f"calls {shown(text)}")
     return Call(words[0], words[1], _number(words[2], f"calls {shown(text)}: count") if len(words) == 3 else 1)
 
 
@@ -65,7 +67,16 @@ def _entry(path: str, number: int, entry: object) -> Call:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str) or not entry["url"]:
         raise ConfigurationError(f"{where}: {shown(entry)} has no url")
     cost, count = (_number(entry.get(key) or 1, f"{where}: {key}") for key in ("cost", "count"))
-    return Call(str(entry.get("method") or "GET"), entry["url"], count, _latency(entry.get("latency"), where), cost)
+    method, url = str(entry.get("method") or "GET"), entry["url"]
+    _check_request(method, url, where)
+    return Call(method, url, count, _latency(entry.get("latency"), where), cost)
+
+
+def _check_request(method: str, url: str, where: str) -> None:
+    try:
+        check_request(method, url)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
 
 
 def _number(given: Any, what: str) -> int:

@@ -56,10 +56,13 @@ class Start:
 
 
 def asked(calls: Iterable[Call], rules: RuleTable, latency: float) -> Iterator[Ask]:
-    """Resolve calls by rules; those with no latency of their own have this one, in seconds."""
+    """Resolve calls by rules; those with no latency of their own have this one, in seconds.
+
+    Raises ConfigurationError for a call that no rule matches, where the rules refuse such calls.
+    """
     terms: dict[str, Quota] = {}
     for call in calls:
-        match = rules.match(call.method, call.url)
+        match = rules.route(call.method, call.url)
         took = round((latency if call.latency is None else call.latency) * SECOND)
         ask = Ask(None, None, took, call.cost)
         if match:

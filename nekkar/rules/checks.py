@@ -14,11 +14,14 @@ from typing import Any
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.quota import micros, quota
 from nekkar.rules.names import Template, clashes, read_template
+from nekkar.rules.nearest import Known, unknown
 from nekkar.rules.routes import Index
-from nekkar.rules.rule import Rule, listed, nearest, unknown
+from nekkar.rules.rule import Rule, listed
+from nekkar.rules.unmatched import POLICIES
 
 Report = Callable[[str, str], None]
 
+MISPLACED = "is a key of the whole file; put it at the top, above the first table"
 SETTINGS = ("rate", "period", "spacing", "max_wait", "margin", "headers")
 
 
@@ -50,8 +53,9 @@ def check(rules: Mapping[int, Rule], limits: object, report: Report) -> Parts:
     """Check all of a table, and return its parts."""
     parts = Parts(rules)
     _check_limits(limits, parts, report)
+    known = Known(parts.settings)
     for number, rule in rules.items():
-        _check_rule(number, rule, parts, report)
+        _check_rule(number, rule, parts, known, report)
     _check_names(parts, report)
     return parts
 
@@ -71,6 +75,9 @@ def _check_limits(limits: object, parts: Parts, report: Report) -> None:
         return
     for name, value in (limits or {}).items():
         where = where_limit(name)
+        if name == "unmatched" and isinstance(value, str) and value in POLICIES:
+            report(where, MISPLACED)
+            continue
         template = attempt(report, where, read_template, name)
         parts.settings[name] = dict(value) if isinstance(value, Mapping) else {"rate": value}
         _check_settings(where, parts.settings[name], report)
@@ -100,10 +107,10 @@ def _check_settings(where: str, settings: dict[str, Any], report: Report) -> Non
         report(where, f"headers {shown(settings['headers'])} is no yes or no; give true to read RateLimit headers")
 
 
-def _check_rule(number: int, rule: Rule, parts: Parts, report: Report) -> None:
+def _check_rule(number: int, rule: Rule, parts: Parts, known: Known, report: Report) -> None:
     """Check a rule against the limits and the rules before it, and add it to the index."""
     where = f"rules[{number}]"
-    check_limit(where, rule.limit, parts.settings, report)
+    check_limit(where, rule.limit, known, report)
     if rule.limit in parts.templates:
         _check_captures(where, rule, parts.templates[rule.limit], report)
     earlier = parts.index.first(rule.pattern)
@@ -116,25 +123,28 @@ def _check_rule(number: int, rule: Rule, parts: Parts, report: Report) -> None:
     parts.index.add(number, rule.pattern)
 
 
-def check_limit(where: str, limit: object, limits: Mapping[str, Any], report: Report) -> None:
+def check_limit(where: str, limit: object, limits: Known, report: Report) -> None:
     """Report a rule's limit that is not defined."""
-    if isinstance(limit, str) and limit not in limits:
-        report(where, unknown("limit", limit, limits, "give it a rate in limits"))
+    if isinstance(limit, str) and limit not in limits.names:
+        report(where, limits.unknown("limit", limit, "give it a rate in limits"))
 
 
 def _check_captures(where: str, rule: Rule, template: Template, report: Report) -> None:
-    known = rule.pattern.captures()
+    known = Known(dict.fromkeys(rule.pattern.captures()))
     for capture in template.from_url:
-        if capture not in known:
-            remedy = nearest(capture, known) or f"write {{{capture}}} for a host label or path segment of the url"
+        if capture not in known.names:
+            remedy = known.nearest(capture) or f"write {{{capture}}} for a host label or path segment of the url"
             what = f"limit {shown(rule.limit)} asks for {{{capture}}}, which the url does not capture"
             report(where, f"url {shown(rule.url)}: {what}; {remedy}")
 
 
 def _check_names(parts: Parts, report: Report) -> None:
+    users: dict[str | bool, int] = {}
+    for number, rule in parts.rules.items():
+        users.setdefault(rule.limit, number)
     for template, other in clashes(parts.templates.values()):
-        users = ((number, rule) for number, rule in parts.rules.items() if rule.limit == template)
-        user = next((f" (used by rules[{number}], {shown(rule.url)})" for number, rule in users), "")
+        first = users.get(template)
+        user = "" if first is None else f" (used by rules[{first}], {shown(parts.rules[first].url)})"
         report(
             where_limit(template),
             f"can spell the name of another limit, {shown(other)}; rename one so that they differ before the first"

@@ -1,7 +1,7 @@
 """Rule files: a table in TOML, and every fault of one at once.
 
 A file has ``[limits]``, each a rate or a table of settings, and ``[[rules]]``, each with ``url``, ``limit``
-and perhaps ``methods``; nothing else, so that a misspelled key is no rule forgotten.
+and perhaps ``methods``; above them it may have ``unmatched``. Nothing else, so that no misspelled key is ignored.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
-from nekkar.rules.checks import Report, attempt, check, check_limit
+from nekkar.rules.checks import MISPLACED, Report, attempt, check, check_limit
 from nekkar.rules.lines import lines_of
+from nekkar.rules.nearest import Known, unknown
 from nekkar.rules.patterns import read_pattern
-from nekkar.rules.rule import Rule, check_name, listed, read_methods, unknown
+from nekkar.rules.rule import Rule, check_name, listed, read_methods
+from nekkar.rules.unmatched import check_policy
 
-_SECTIONS = ("limits", "rules")
+_SECTIONS = ("limits", "rules", "unmatched")
 _READERS: dict[str, Callable[[Any], object]] = {"methods": read_methods, "url": read_pattern, "limit": check_name}
 _RULE = "{'url': 'https://api.example.com/*', 'limit': 'example'}"
 _AT = re.compile(r" \(at line (\d+), column (\d+)\)$")
@@ -58,6 +62,14 @@ class _UnreadError(Exception):
         self.fault = Fault(line, "", message)
 
 
+LARGEST_FILE = 16_000_000  # bytes; over a hundred thousand rules
+_CHUNK = 100_000
+LONGEST_KEY = 100  # parts; tomllib takes quadratic time and memory over a dotted key
+
+_KEY_PART = r'(?:[A-Za-z0-9_-]+|"[^"\n]*"|\'[^\'\n]*\')[ \t]*'
+_LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*(?:{_KEY_PART}\.[ \t]*){{{LONGEST_KEY}}}", re.MULTILINE)
+
+
 def load(path: str | os.PathLike[str]) -> File:
     """Read a TOML file; ConfigurationError, with its name and the line, for whatever is none. Blocks."""
     name = _name(path)
@@ -82,34 +94,37 @@ def faults(path: str | os.PathLike[str]) -> list[Fault]:
     def keep(where: str, what: str) -> None:
         found.append((where, what))
 
-    check(*read_table(file.content, keep), keep)
+    rules, limits, _ = read_table(file.content, keep)
+    check(rules, limits, keep)
     lines = lines_of(file.text) if found else {}
     placed = (Fault(lines.get(where, lines.get(where.partition("[")[0])), where, what) for where, what in found)
     return sorted(placed, key=lambda fault: fault.line or 0)
 
 
-def read_table(mapping: object, report: Report) -> tuple[dict[int, Rule], Any]:
-    """Return the sound rules by number, and the limits, of a file's content; report what is no such content."""
+def read_table(mapping: object, report: Report) -> tuple[dict[int, Rule], Any, str]:
+    """Return the sound rules by number, the limits, and ``unmatched``, of a file's content; report each fault of it."""
     if not isinstance(mapping, Mapping):
         report("", f"{shown(mapping)} is not a mapping; give {{'limits': {{...}}, 'rules': [...]}}")
-        return {}, None
+        return {}, None, "warn"
     for key in mapping:
         if key not in _SECTIONS:
-            report(str(key), unknown("key", key, _SECTIONS, "give limits, rules"))
+            report(str(key), unknown("key", key, _SECTIONS, f"give {', '.join(_SECTIONS)}"))
+    unmatched = attempt(report, "unmatched", check_policy, mapping.get("unmatched", "warn")) or "warn"
     limits = mapping.get("limits", {})
     entries = attempt(report, "rules", listed, mapping.get("rules", ()), f"[{_RULE}] ([[rules]] in a file)") or []
-    rules = {number: _rule(f"rules[{number}]", entry, limits, report) for number, entry in enumerate(entries)}
-    return {number: rule for number, rule in rules.items() if rule}, limits
+    known = Known(limits) if isinstance(limits, Mapping) else None
+    rules = {number: _rule(f"rules[{number}]", entry, known, report) for number, entry in enumerate(entries)}
+    return {number: rule for number, rule in rules.items() if rule}, limits, unmatched
 
 
-def _rule(where: str, entry: object, limits: object, report: Report) -> Rule | None:
+def _rule(where: str, entry: object, limits: Known | None, report: Report) -> Rule | None:
     """Read a rule; report each of its faults."""
     found = list(_faults_of(entry))
     for what in found:
         report(where, what)
     if not isinstance(entry, Mapping):
         return None
-    if found and isinstance(limits, Mapping):
+    if found and limits:
         check_limit(where, entry.get("limit"), limits, report)
     return None if found else Rule(**entry)
 
@@ -118,7 +133,11 @@ def _faults_of(entry: object) -> Iterator[str]:
     if not isinstance(entry, Mapping):
         yield f"{shown(entry)} is not a rule; give one such as {_RULE}"
         return
-    yield from (unknown("key", key, _READERS, f"give {', '.join(_READERS)}") for key in entry if key not in _READERS)
+    for key in entry:
+        if key == "unmatched":
+            yield f"unmatched {MISPLACED}"
+        elif key not in _READERS:
+            yield unknown("key", key, _READERS, f"give {', '.join(_READERS)}")
     yield from (f"has no {key}; give one, as in {_RULE}" for key in ("url", "limit") if key not in entry)
     for key in filter(entry.__contains__, _READERS):
         try:
@@ -137,13 +156,20 @@ def _name(path: object) -> str:
 
 def _read(name: str) -> File:
     try:
-        text = Path(name).read_bytes().decode("utf-8-sig")
+        with Path(name).open("rb") as stream:
+            content = b"".join(islice(iter(partial(stream.read, _CHUNK), b""), LARGEST_FILE // _CHUNK + 1))
+        if len(content) > LARGEST_FILE:  # it may have no end, as /dev/zero
+            raise _UnreadError(None, f"has over {LARGEST_FILE:,} bytes; split it, or leave out what is no rule")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise _UnreadError(line, f"byte {error.object[error.start]:#04x} is not UTF-8; save it as UTF-8") from error
     except (OSError, ValueError) as error:  # a ValueError for a NUL in the path
         why = getattr(error, "strerror", None) or error
         raise _UnreadError(None, f"can't be read: {why}; give the path of a TOML file") from error
+    if long := _LONG_KEY.search(text):
+        line = text.count("\n", 0, long.end()) + 1
+        raise _UnreadError(line, f"has a key of over {LONGEST_KEY} parts; a rule file needs two levels")
     try:
         return File(text, tomllib.loads(text))
     except RecursionError as error:

@@ -14,14 +14,17 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
+from operator import itemgetter
 
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.rules.patterns import NAME, fits
 
+LONGEST_NAME = 1000  # of a limit as a table has it; its checks take time in proportion to it
 LONGEST_VALUE = 200
 KEPT_OF_LONGER = 64
 NO_HEADER = "none"
@@ -71,6 +74,8 @@ def read_template(text: object) -> Template:
         raise ConfigurationError(
             f"limit {shown(text)} is not a name; give one such as 'user-{{user}}' (in a rule, False for none)"
         )
+    if len(text) > LONGEST_NAME:
+        raise ConfigurationError(f"limit {shown(text)} has {len(text)} characters; give at most {LONGEST_NAME}")
     fixed, captures = tuple(_CAPTURE.split(text)[::2]), _CAPTURE.findall(text)
     if any("{" in one or "}" in one for one in fixed):
         raise ConfigurationError(
@@ -92,12 +97,12 @@ def clashes(templates: Iterable[Template]) -> Iterator[tuple[str, str]]:
         (captures if one.captures else plain).append(one)
     ends = _Ends()
     for one in sorted(captures, key=lambda one: len(one.fixed[0])):
-        if other := ends.meeting(one.fixed[0], one.fixed[-1]):
+        if other := next(ends.meeting(one.fixed[0], one.fixed[-1]), None):
             yield other.text, one.text
         else:
             ends.add(one)
     for one in plain:
-        spelling = (other for other in ends.within(one.text, one.text) if other.spells(one.text))
+        spelling = (other for other in ends.meeting(one.text, one.text) if other.spells(one.text))
         yield from ((other.text, one.text) for other in islice(spelling, 1))
 
 
@@ -131,26 +136,27 @@ def _encoded(text: object) -> bytes:
 
 @dataclass(slots=True)
 class _Ends:
-    """Templates by their first and last fixed text, no two of which can spell one name."""
+    """Templates by their first and last fixed text, no two of which can spell one name.
 
-    exact: dict[tuple[str, str], Template] = field(default_factory=dict)
-    tails: dict[tuple[str, str], Template] = field(default_factory=dict)
-    lengths: set[tuple[int, int]] = field(default_factory=set)
+    So of those with one beginning, no end is the end of another. Sorted by their ends, read backwards, only the two
+    neighbours of a text can end with it or be its end: whatever begins with a text stands right behind it.
+    """
+
+    by_head: dict[str, list[tuple[str, Template]]] = field(default_factory=dict)
+    lengths: set[int] = field(default_factory=set)  # of the beginnings
 
     def add(self, one: Template) -> None:
         head, tail = one.fixed[0], one.fixed[-1]
-        self.exact[head, tail] = one
-        self.tails |= {(head, tail[at:]): one for at in range(len(tail) + 1)}
-        self.lengths.add((len(head), len(tail)))
+        insort(self.by_head.setdefault(head, []), (tail[::-1], one), key=itemgetter(0))
+        self.lengths.add(len(head))
 
-    def within(self, head: str, tail: str) -> Iterator[Template]:
-        """Yield the templates whose beginning starts ``head`` and whose end ends ``tail``."""
-        for begin, end in self.lengths:
-            found = self.exact.get((head[:begin], tail[max(len(tail) - end, 0) :]))
-            if found:
-                yield found
-
-    def meeting(self, head: str, tail: str) -> Template | None:
-        """Return a template that shares a name with one of these ends; ``head`` is the longest so far."""
-        longer = (self.tails.get((head[:begin], tail)) for begin, _ in self.lengths)
-        return next((found for found in (*longer, *self.within(head, tail)) if found), None)
+    def meeting(self, head: str, tail: str) -> Iterator[Template]:
+        """Yield the templates whose beginning starts ``head``, and whose end ends ``tail`` or the reverse."""
+        backwards = tail[::-1]
+        for length in self.lengths:
+            ends = self.by_head.get(head[:length], []) if length <= len(head) else []
+            at = bisect_right(ends, backwards, key=itemgetter(0))
+            if at and backwards.startswith(ends[at - 1][0]):
+                yield ends[at - 1][1]
+            if at < len(ends) and ends[at][0].startswith(backwards):
+                yield ends[at][1]

@@ -15,6 +15,7 @@ that one", answers both whether a rule is for a request and whether a rule is hi
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -37,6 +38,7 @@ from nekkar.rules.urls import (
     segments,
 )
 
+LONGEST_PATTERN = 8000  # each segment takes about a kilobyte in the index
 NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 
 _CAPTURE = re.compile(rf"\{{({NAME})\}}")
@@ -165,7 +167,7 @@ def _read(url: object, methods: frozenset[str] | None) -> Pattern:
     parts, deep = _path(slash + path)
     pattern = Pattern(scheme, host, subdomains, _port(port), parts, deep, _query(query), methods)
     names = pattern.captures()
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise ConfigurationError(f"captures {{{twice}}} twice; give each capture a name of its own")
     return pattern
 
@@ -173,6 +175,8 @@ def _read(url: object, methods: frozenset[str] | None) -> Pattern:
 def _checked(url: object) -> str:
     if not isinstance(url, str) or not url:
         raise ConfigurationError("is not a pattern; give a str such as 'https://api.example.com/v1/*'")
+    if len(url) > LONGEST_PATTERN:
+        raise ConfigurationError(f"has {len(url)} characters; give at most {LONGEST_PATTERN}")
     if found := _REFUSED.search(url):
         raise ConfigurationError(f"has {found[0]!r} in it, which no URL has; percent-encode it or leave it out")
     return url

@@ -11,15 +11,16 @@ one relation (see ``patterns``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Generic, TypeVar
 
 from nekkar.rules.patterns import Glob, Part, Pattern, covers
 from nekkar.rules.urls import Param
 
 T = TypeVar("T")
-Key = tuple[int | None, Param | None]
+Key = tuple[str, int | None, str | None, Param | None]  # scheme, port, method, parameter
 Leaf = dict[Key, list[int]]
 
 
@@ -85,6 +86,11 @@ class Node(Generic[T]):
         for head, tail in self.lengths:
             if head + tail <= len(text):
                 yield from self.by_ends.get((text[:head], text[len(text) - tail :]), ())
+        if len(self.by_piece) <= len(self.widths) * len(text):  # then to search for each piece takes fewer steps
+            for piece, globs in self.by_piece.items():
+                if piece in text:
+                    yield from globs
+            return
         for width in self.widths:
             inside = {text[at : at + width] for at in range(len(text) - width + 1)}
             for piece in self.by_piece.keys() & inside:
@@ -102,23 +108,22 @@ class Index:
     def add(self, number: int, pattern: Pattern) -> None:
         paths: Node[Leaf] = self.hosts.end(pattern.host, pattern.subdomains, Node)
         leaf: Leaf = paths.end(pattern.path, pattern.deep, dict)
-        keys = [(pattern.port, param) for param in pattern.query or (None,)]
-        rarest = min(keys, key=lambda key: len(leaf.get(key, ())))  # any of its parameters will find it
-        leaf.setdefault(rarest, []).append(number)
+        for method in pattern.methods or (None,):  # a request has one method, which must find it
+            keys: list[Key] = [(pattern.scheme, pattern.port, method, param) for param in pattern.query or (None,)]
+            rarest = min(keys, key=lambda key: len(leaf.get(key, ())))  # any of its parameters will find it
+            leaf.setdefault(rarest, []).append(number)
         self.patterns[number] = pattern
         self.queries = self.queries or bool(pattern.query)
 
     def first(self, narrow: Pattern) -> int | None:
         """Return the lowest number whose pattern covers ``narrow``, or None."""
         best: int | None = None
-        keys: Collection[Key] = ((None, None), (narrow.port, None))
-        if narrow.query:
-            keys = {(port, param) for param in (None, *narrow.query) for port in (None, narrow.port)}
+        method = min(narrow.methods) if narrow.methods else None  # what covers all its methods is filed under each
+        keys = set(product({"", narrow.scheme}, {None, narrow.port}, {None, method}, (None, *narrow.query)))
         for paths in _walk(self.hosts, narrow.host, narrow.subdomains, 1):
             for leaf in _walk(paths, narrow.path, narrow.deep, 0):
-                for key in leaf.keys() & keys if narrow.query else keys:
-                    if key in leaf:
-                        best = self._lower(best, leaf[key], narrow)
+                for key in leaf.keys() & keys:
+                    best = self._lower(best, leaf[key], narrow)
         return best
 
     def _lower(self, best: int | None, numbers: list[int], narrow: Pattern) -> int | None:

@@ -1,11 +1,10 @@
-"""A rule: requests whose URL fits a pattern fall under a limit. And the words for what is none."""
+"""A rule: requests whose URL fits a pattern fall under a limit."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from nekkar.core.errors import ConfigurationError, shown
@@ -13,6 +12,8 @@ from nekkar.rules.names import read_template
 from nekkar.rules.patterns import Pattern, read_pattern
 
 _METHOD = re.compile(r"[A-Za-z][A-Za-z_-]*")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]|data:|blob:")  # the last two stand in a browser's logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,21 @@ def read_methods(methods: object) -> frozenset[str] | None:
     return frozenset(name.upper() for name in names)
 
 
+def check_request(method: str, url: str) -> None:
+    """Raise ConfigurationError for what a person wrote that is not a method and a URL, such as the two in turn.
+
+    Rules take anything, and so would call it unlimited.
+    """
+    if not _METHOD.fullmatch(method):
+        what = "is a URL, not a method" if "://" in method or "." in method or "/" in method else "is not a method"
+        raise ConfigurationError(
+            f"method {shown(method)} {what}; give METHOD URL, such as GET https://api.example.com/a"
+        )
+    if not _ABSOLUTE.match(url):
+        what = "is a method, not a URL" if url.upper() in _METHODS else "is not a URL with scheme and host"
+        raise ConfigurationError(f"url {shown(url)} {what}; give METHOD URL, such as GET https://api.example.com/a")
+
+
 def check_name(limit: object) -> None:
     """Raise ConfigurationError for what is neither a limit's name nor False."""
     if limit is not False:
@@ -66,15 +82,3 @@ def listed(values: object, example: str) -> list[Any]:
     if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
         raise ConfigurationError(f"{shown(values)} is not a list; give one such as {example}")
     return list(values)
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return a question with the nearest of some words, or an empty text where none is near."""
-    near = get_close_matches(word[:200], words, 1)
-    return f"did you mean {near[0]!r}?" if near else ""
-
-
-def unknown(what: str, word: object, words: Iterable[str], remedy: str) -> str:
-    """Say that there is no such thing of that name, with the nearest name, or else the remedy."""
-    near = nearest(str(word), words)
-    return f"no {what} named {shown(word)}" + (f" ({near})" if near else f"; {remedy}")

@@ -110,8 +110,9 @@ def test_every_block_runs(
     folder: Path,
     request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Each by itself works as it stands, but for the addresses of servers."""
+    """Each by itself works as it stands, but for the addresses of servers; its rules match all that it sends."""
     write(block, folder)
     a_memcached.ask("flush_all")
     program = re.sub(r'localhost(:|", )11211', rf"127.0.0.1\g<1>{a_memcached.port}", block.code)
@@ -121,6 +122,7 @@ def test_every_block_runs(
     with responses.RequestsMock(assert_all_requests_are_fired=False) as mocked:
         mocked.get(re.compile("https?://.*"), json={})
         exec(compile(program, str(block), "exec"), {"__name__": "__main__"})
+    assert [message for message in caplog.messages if "no rule matches" in message] == []
 
 
 @pytest.mark.parametrize("console", CONSOLES, ids=str)

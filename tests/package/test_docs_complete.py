@@ -38,7 +38,7 @@ MODULES: list[tuple[str, list[str], str]] = [
 NAMES = [(module, name, pages) for module, more, pages in MODULES for name in more or import_module(module).__all__]
 # Public for nekkar's own parts, or the libraries' own interface.
 INNER = {"hear", "hear_async", "limit_of", "now_us", "sleep_until", "sleep_until_async", "send", "handle_request"}
-INNER |= {"handle_async_request", "close", "aclose"}
+INNER |= {"handle_async_request", "close", "aclose", "check_terms"}
 MADE_BY_NEKKAR = {"Limit", "Listening"}  # nobody else calls these classes
 
 
@@ -113,7 +113,9 @@ def test_each_command_is_told_with_each_option(command: str) -> None:
 def test_each_key_of_a_rule_file_is_told() -> None:
     """Settings of limits, and keys of rules, each in the how-to and in the reference."""
     for page in ("how-to/rule-files.md", "reference/rule-file.md"):
-        assert {word for word in (*SETTINGS, "url", "limit", "methods") if not is_told(word, read(page))} == set()
+        assert {
+            word for word in (*SETTINGS, "url", "limit", "methods", "unmatched") if not is_told(word, read(page))
+        } == set()
 
 
 def test_each_url_of_a_cache_is_told() -> None:

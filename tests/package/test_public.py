@@ -27,7 +27,7 @@ nekkar
   CacheError: NekkarError
   ConfigurationError: NekkarError, ValueError
   CorruptLog: CacheError
-  Explanation(method, url, number, rule, captured, match, near)
+  Explanation(method, url, number, rule, captured, match, near, unmatched='warn')
   Limit
     .name
     .max_wait
@@ -50,16 +50,19 @@ nekkar
     .options
   Nekkar(cache=None, *, clock='auto', on_cache_error='raise', local_share=1.0, max_hold=3600.0)
     .__call__(name, rate_limit, *, period=None, spacing=0.0, max_wait=None, margin=None)
-    .limit_of(name, terms, max_wait)
+    .limit_of(name, terms, max_wait, *, by_hand=True)
+    .check_terms(name, terms)
     .listen(callback)
     .now_us()
   NekkarError: Exception
   Rule(url, limit, *, methods=None)
-  RuleTable(rules, limits=None)
+  RuleTable(rules, limits=None, *, unmatched='warn')
     .from_file(path)
     .from_dict(mapping)
+    .unmatched
     .resolve(method, url, headers=None)
     .match(method, url, headers=None)
+    .route(method, url, headers=None)
     .explain(method, url, headers=None)
     .limit_named(name)
     .is_template(limit)
@@ -151,6 +154,7 @@ nekkar.requests
     .send(request, *args, **kwargs)
     .close()
   RequestCacheError(*args, **kwargs): CacheError, ConnectionError
+  RequestConfigurationError(*args, **kwargs): RequestException, ConfigurationError
   RequestCorruptLog(*args, **kwargs): CorruptLog, RequestCacheError
   RequestWaitTooLong(name, retry_after, max_wait, request=None): WaitTooLong, Timeout
   limit(session, limiter, rules, *, max_wait=None)
@@ -165,6 +169,7 @@ nekkar.httpx
     .close()
     .__enter__()
   RequestCacheError(message, *, request=None): CacheError, TransportError
+  RequestConfigurationError(message, *, request=None): TransportError, ConfigurationError
   RequestCorruptLog(message, *, request=None): RequestCacheError, CorruptLog
   RequestWaitTooLong(name, retry_after, max_wait, request=None): WaitTooLong, TimeoutException
   limit(client, limiter, rules, *, max_wait=None)
@@ -178,6 +183,7 @@ nekkar.httpx2
     .close()
     .__enter__()
   RequestCacheError(message, *, request=None): CacheError, TransportError
+  RequestConfigurationError(message, *, request=None): TransportError, ConfigurationError
   RequestCorruptLog(message, *, request=None): RequestCacheError, CorruptLog
   RequestWaitTooLong(name, retry_after, max_wait, request=None): WaitTooLong, TimeoutException
   limit(client, limiter, rules, *, max_wait=None)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import gc
 import re
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from statistics import median
 from time import process_time
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from nekkar.core.errors import ConfigurationError
 from nekkar.rules import Rule, RuleTable
+from nekkar.rules.checks import check
 from nekkar.rules.table import CACHED, LONGEST_CACHED
 
 
@@ -79,6 +83,71 @@ def test_a_table_is_built_in_time_proportional_to_its_rules(shape: str) -> None:
     """Four times the rules; quadratic would be sixteen times the time."""
     large, small = (min(seconds(partial(table_of, shape, size)) for _ in range(3)) for size in (4000, 1000))
     assert large / small < 10
+
+
+def letters(number: int) -> str:
+    """Return a number as letters, since a method has no digits."""
+    return str(number).translate(str.maketrans("0123456789", "abcdefghij"))
+
+
+def ignore(where: str, what: str) -> None:
+    """Report no fault, and so have all of them found."""
+
+
+def checked(rules: list[Rule], limits: dict[str, Any] | None = None) -> None:
+    check(dict(enumerate(rules)), limits or {}, ignore)
+
+
+ODD: dict[str, Callable[[int], None]] = {
+    "one url, many methods": lambda n: checked([Rule("h/a", False, methods=[letters(i)]) for i in range(n)]),
+    "one url, many schemes": lambda n: checked([Rule(f"qq{letters(i)}://h/a", False) for i in range(n)]),
+    "methods of one rule": lambda n: checked([Rule("h/a", False, methods=[letters(i) for i in range(n)])]),
+    "unknown limits": lambda n: checked(
+        [Rule(f"h{i}", f"lmt-{i}") for i in range(n)], {f"limit-{i}": 1 for i in range(n)}
+    ),
+    "unknown settings": lambda n: checked([], {"a": {f"rat{i}": 1 for i in range(n)}}),
+    "templates that spell names": lambda n: checked(
+        [Rule(f"h{i}/{{x}}", f"a{i}-{{x}}") for i in range(n)],
+        {f"a{i}-{{x}}": 1 for i in range(n)} | {f"a{i}-b": 1 for i in range(n)},
+    ),
+    "templates of one beginning": lambda n: checked([], {f"a-{{x}}-{i}c": 1 for i in range(n)}),
+    "beginnings of many lengths": lambda n: checked([], {f"{'a' * (i % 500)}{i}-{{x}}": 1 for i in range(n)}),
+    "captures of one rule": lambda n: checked([Rule("h" + "".join(f"/{{a{i}}}" for i in range(n // 3)), "x")]),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_table_is_checked_in_time_proportional_to_its_size(kind: str) -> None:
+    """Sound or full of faults. Four times the size; quadratic would be sixteen times the time."""
+    large, small = (min(seconds(partial(ODD[kind], size)) for _ in range(3)) for size in (1200, 300))
+    assert large / small < 9
+
+
+def test_a_long_template_takes_memory_in_proportion_to_its_length() -> None:
+    """A name has a bound, and below it each character costs some bytes, not a copy of the whole name."""
+    tracemalloc.start()
+    try:
+        checked([], {f"a{i}-{{x}}-{'b' * 900}": 1 for i in range(100)})
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("limit", "url", "about"),
+    [("x" * 1001, "h", "has 1001 characters; give at most 1000"), ("x", "h/" + "a" * 8000, "give at most 8000")],
+)
+def test_what_is_longer_than_any_name_or_url_is_refused_with_the_bound(limit: str, url: str, about: str) -> None:
+    with pytest.raises(ConfigurationError, match=about):
+        Rule(url, limit)
+
+
+def test_globs_with_texts_in_the_middle_meet_a_long_segment_in_time_proportional_to_both() -> None:
+    """Each text is looked for once, however many lengths they have."""
+    table = RuleTable([Rule(f"h/*{'p' * n}x*/{n}", False) for n in range(1, 200)])
+    short, long = ("https://h/" + "p" * size + "/1" for size in (5_000, 20_000))
+    assert seconds(lambda: table.resolve("GET", long)) < 1
+    assert ratio(lambda: table.resolve("GET", long), lambda: table.resolve("GET", short)) < 9
 
 
 def test_a_url_seen_before_costs_less() -> None:

@@ -100,10 +100,17 @@ def test_an_unknown_limit_is_told_with_the_file_the_rule_and_the_nearest_name(he
 
 RULE = "[[rules]]\nurl = 'h'\nlimit = 'x'\n"
 
+RULE_TO_NOTHING = "[[rules]]\nurl = 'h'\nlimit = false\n"
+
 FAULTS = [
     ("[limit]\nx = 5", 1, "limit", "no key named 'limit' (did you mean 'limits'?)"),
     ("\n[[rule]]\nurl = 'h'", 2, "rule", "no key named 'rule' (did you mean 'rules'?)"),
-    ("zzz.a = 1", 1, "zzz", "no key named 'zzz'; give limits, rules"),
+    ("zzz.a = 1", 1, "zzz", "no key named 'zzz'; give limits, rules, unmatched"),
+    ("\nunmatched = 'wran'", 2, "unmatched", "'wran' is not known; did you mean 'warn'?"),
+    ("unmatched = true", 1, "unmatched", "True is not known; give ignore, warn or error"),
+    ("unmached = 'warn'", 1, "unmached", "no key named 'unmached' (did you mean 'unmatched'?)"),
+    ("[limits]\nunmatched = 'error'", 2, "limits['unmatched']", "put it at the top, above the first table"),
+    (RULE_TO_NOTHING + "unmatched = 'error'", 1, "rules[0]", "put it at the top, above the first table"),
     ("limits = 5", 1, "limits", "5 is not a mapping"),
     ("limits = []", 1, "limits", "[] is not a mapping"),
     ("[rules]\nurl = 'h'\nlimit = false", 1, "rules", "is not a list"),
@@ -234,6 +241,29 @@ def test_a_file_that_can_not_be_read_is_told_with_its_name(here: Path, path: str
     assert about in told(path)
     (fault,) = faults(path)
     assert (fault.line, str(fault)) == (None, fault.message)
+
+
+def test_a_file_without_an_end_is_refused_at_the_bound() -> None:
+    """It is not read into memory whole."""
+    if not Path("/dev/zero").exists():
+        pytest.skip("no such file on this system")
+    assert told("/dev/zero").startswith("/dev/zero: has over 16,000,000 bytes")
+
+
+@pytest.mark.parametrize(
+    ("head", "line"), [("a" + ".a" * 5000, 1), ('"a" . ' * 5000 + "b", 1), ("x = 1\n[a" + ".'b'" * 5000 + "]\ny", 2)]
+)
+def test_a_key_of_many_parts_is_refused_before_the_parser_reads_it(here: Path, head: str, line: int) -> None:
+    """The parser takes quadratic time and memory over one: 1.6 GB for 20,000 parts."""
+    here.write_text(f"{head} = 1")
+    assert told() == f"limits.toml: line {line}: has a key of over 100 parts; a rule file needs two levels"
+
+
+def test_a_host_of_many_labels_is_no_long_key(here: Path) -> None:
+    """Dots inside a text are not looked at."""
+    host = ".".join("a" * 127)
+    here.write_text(f"[[rules]]\nurl = '{host}'\nlimit = false\n")
+    assert RuleTable.from_file(here).explain("GET", f"https://{host}/").number == 0
 
 
 @pytest.mark.parametrize("path", [None, 5, ["limits.toml"], {"limits": {}}])

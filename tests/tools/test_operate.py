@@ -117,6 +117,13 @@ class TestStatus:
         assert (user["name"], user["windows"][0]["used"]) == ("user-42", 1)
         assert user["last_at"] <= user["at"] <= user["next_at"]
 
+    def test_a_limit_that_counts_by_headers_is_shown_too(
+        self, limiter: Nekkar, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """``headers`` is a setting of the clients, not of the limit itself."""
+        Path("headers.toml").write_text('[limits]\nsearch = { rate = "10/second; 300/minute", headers = true }\n')
+        assert as_json(capsys, "status", "--rules", "headers.toml")[0]["windows"][0]["used"] == 4
+
     def test_a_hold_and_the_next_slot_are_shown(self, limiter: Nekkar, capsys: pytest.CaptureFixture[str]) -> None:
         """As durations from now."""
         limiter("search", "10/second; 300/minute").hold(600)
@@ -271,6 +278,27 @@ class TestExplain:
         assert get["limit"] == {"name": "search", "rate": "10/second; 300/minute"}
         assert get["status"]["windows"][0]["used"] == 4
 
+    @pytest.mark.parametrize(
+        ("request_", "expected"),
+        [
+            (["https://api.example.com/slow", "GET"], "method 'https://api.example.com/slow' is a URL, not a method"),
+            (["GET", "api.example.com/slow"], "url 'api.example.com/slow' is not a URL with scheme and host"),
+            (["GET", "POST"], "url 'POST' is a method, not a URL"),
+        ],
+    )
+    def test_what_is_no_request_is_told(
+        self, request_: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It would be explained as unlimited otherwise."""
+        assert expected in fault(capsys, "explain", *request_, "--rules", "limits.toml")
+
+    def test_what_happens_to_an_unmatched_request_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """In words and in JSON."""
+        Path("strict.toml").write_text('unmatched = "error"\n')
+        request = ["explain", "GET", "https://x.y/", "--rules", "strict.toml"]
+        assert "no rule matches: refused (unmatched = 'error')" in told(capsys, *request)
+        assert as_json(capsys, *request)["unmatched"] == "error"
+
     def test_headers_name_limits_and_are_not_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A secret given as a header appears hashed alone."""
         Path("keys.toml").write_text(
@@ -290,6 +318,9 @@ class TestCheck:
         """Exit code 0."""
         out = told(capsys, "check", "limits.toml")
         assert out == "limits.toml: no fault; 4 rules, 3 limits (1 for each value of its captures)\n"
+        Path("strict.toml").write_text('unmatched = "error"\n')
+        out = told(capsys, "check", "strict.toml")
+        assert out == "strict.toml: no fault; 0 rules, 0 limits; unmatched = error\n"
 
     def test_every_fault_is_told_with_its_line(self, capsys: pytest.CaptureFixture[str]) -> None:
         """As editors and CI read it; exit code 1."""

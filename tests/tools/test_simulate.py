@@ -220,6 +220,8 @@ class TestLogs:
             ("log.csv", "url,latency\nhttps://x.y/,soon\n", "request 1: latency 'soon' is none"),
             ("log.csv", "url,cost\nhttps://x.y/,0\n", "request 1: cost 0 is out of bounds"),
             ("log.csv", "url\n", "there are no calls"),
+            ("log.csv", "url,method\nGET,https://x.y/\n", "request 1: method 'https://x.y/' is a URL, not a method"),
+            ("log.csv", "url\nx.y/a\n", "request 1: url 'x.y/a' is not a URL with scheme and host"),
             ("log.jsonl", "{", "is not what its ending says"),
             ("log.har", "{}", "is not what its ending says"),
         ],
@@ -241,6 +243,31 @@ class TestLogs:
         """With what would be some."""
         with pytest.raises(ConfigurationError, match="calls "):
             read_calls([text])
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("https://x.y/ 5", "method 'https://x.y/' is a URL, not a method"),
+            ("https://x.y/ GET", "method 'https://x.y/' is a URL, not a method"),
+            ("x.y/a 5", "method 'x.y/a' is a URL, not a method"),
+            ("5 GET https://x.y/", "method '5' is not a method"),
+            ("GET 5 https://x.y/", "url '5' is not a URL with scheme and host"),
+            ("GET post 5", "url 'post' is a method, not a URL"),
+            ("GET x.y/a 5", "url 'x.y/a' is not a URL with scheme and host"),
+            ("GET /a 5", "url '/a' is not a URL with scheme and host"),
+            ("GET https:///a 5", "url 'https:///a' is not a URL with scheme and host"),
+        ],
+    )
+    def test_calls_whose_parts_are_in_another_order_are_told(self, text: str, expected: str) -> None:
+        """Rules take any text for a method or a URL, and would call it unlimited."""
+        with pytest.raises(ConfigurationError) as error:
+            read_calls([text])
+        assert str(error.value).startswith(f"calls {text!r}: {expected}; give METHOD URL, such as GET https://")
+
+    def test_what_a_browser_logs_besides_is_read(self, tmp_path: Path) -> None:
+        """A page's own data needs no host."""
+        (tmp_path / "log.jsonl").write_text('{"url": "data:image/png;base64,AA"}\n{"url": "blob:https://x.y/1"}\n')
+        assert len(read_log(str(tmp_path / "log.jsonl"))) == 2
 
     def test_too_many_calls_are_told(self) -> None:
         """Before any is run."""
@@ -294,12 +321,31 @@ class TestCommand:
         held = json.loads(self.simulate(capsys, "--log", "log.csv", "--hold", "a 1s 10s", "--json"))["seconds"]
         assert plain + 9 < held < plain + 10
 
+    def test_a_hold_names_a_limit_as_the_rules_do(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A name with a space, and one that a template spells; a template itself is no limit."""
+        Path("limits.toml").write_text(
+            '[limits]\n"a b" = 5\n"u-{u}" = 5\n[[rules]]\nurl = "x.y/{u}"\nlimit = "u-{u}"\n'
+        )
+        call = ["--calls", "GET https://x.y/42", "--latency", "0", "--json"]
+        assert json.loads(self.simulate(capsys, *call, "--hold", "a b 0s 9s"))["seconds"] == 0
+        assert json.loads(self.simulate(capsys, *call, "--hold", "u-42 0s 9s"))["seconds"] == 9
+        assert main(["simulate", "--rules", "limits.toml", *call, "--hold", "u-{u} 0s 9s"]) == 2
+        assert "limit 'u-{u}' is a template; name one of its limits" in capsys.readouterr().err
+
+    def test_calls_that_the_rules_refuse_are_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """No plan is made of what would not be sent."""
+        Path("limits.toml").write_text('unmatched = "error"\n' + Path("limits.toml").read_text())
+        assert main(["simulate", "--rules", "limits.toml", "--calls", "GET https://x.y/a", "GET https://x.y/c"]) == 2
+        assert "GET 'https://x.y/c': no rule matches, and unmatched is 'error'" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         ("arguments", "expected"),
         [
             (["--workers", "0"], "workers 0 is out of bounds"),
             (["--latency", "-1"], "latency -1.0 is out of bounds"),
             (["--hold", "a 1s"], "hold 'a 1s' is none"),
+            (["--hold", "aa 1s 1s"], "no limit named 'aa' (did you mean 'a'?)"),
+            (["--hold", "1s 1s a"], "no limit named '1s'; the rules define no such limit"),
             (["--plot", "plan.gif"], "plot 'plan.gif' is of no known kind"),
             (["--plot", "none/plan.png"], "there is no such folder"),
         ],
