@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, shown
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, kind_of
 from nekkar.core.limiter import Nekkar
 from nekkar.http.limiter import Gate
 from nekkar.http.transport import Door, Errors, heard, heard_async, inner, limit_client
@@ -42,8 +42,8 @@ class RequestWaitTooLong(WaitTooLong, httpx.TimeoutException):
     """A ``WaitTooLong`` that ``except httpx.TimeoutException`` catches; the request was not sent."""
 
     def __init__(self, name: str, retry_after: float, max_wait: float, request: httpx.Request | None = None) -> None:
-        WaitTooLong.__init__(self, name, retry_after, max_wait)
-        httpx.TimeoutException.__init__(self, str(self), request=request)
+        httpx.TimeoutException.__init__(self, "", request=request)
+        WaitTooLong.__init__(self, name, retry_after, max_wait)  # last: it sets the arguments
 
 
 class RequestCacheError(CacheError, httpx.TransportError):
@@ -148,7 +148,7 @@ def limit(client: AnyClient, limiter: Nekkar, rules: RuleTable, *, max_wait: flo
     seconds, before the limit's own. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx.Client | httpx.AsyncClient):
-        raise ConfigurationError(f"client {shown(client)} is not httpx's; give an httpx.Client or httpx.AsyncClient")
+        raise ConfigurationError(f"client must be an httpx.Client or httpx.AsyncClient, got {kind_of(client)}")
     wrapper = NekkarTransport if isinstance(client, httpx.Client) else AsyncNekkarTransport
     limit_client(client, wrapper, lambda transport: wrapper(limiter, rules, transport, max_wait=max_wait))
     return client

@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, shown
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, kind_of
 from nekkar.core.limiter import Nekkar
 from nekkar.http.limiter import Gate
 from nekkar.http.transport import Door, Errors, heard, heard_async, inner, limit_client
@@ -42,8 +42,8 @@ class RequestWaitTooLong(WaitTooLong, httpx2.TimeoutException):
     """A ``WaitTooLong`` that ``except httpx2.TimeoutException`` catches; the request was not sent."""
 
     def __init__(self, name: str, retry_after: float, max_wait: float, request: httpx2.Request | None = None) -> None:
-        WaitTooLong.__init__(self, name, retry_after, max_wait)
-        httpx2.TimeoutException.__init__(self, str(self), request=request)
+        httpx2.TimeoutException.__init__(self, "", request=request)
+        WaitTooLong.__init__(self, name, retry_after, max_wait)  # last: it sets the arguments
 
 
 class RequestCacheError(CacheError, httpx2.TransportError):
@@ -148,7 +148,7 @@ def limit(client: AnyClient, limiter: Nekkar, rules: RuleTable, *, max_wait: flo
     seconds, before the limit's own. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx2.Client | httpx2.AsyncClient):
-        raise ConfigurationError(f"client {shown(client)} is not httpx2's; give an httpx2.Client or httpx2.AsyncClient")
+        raise ConfigurationError(f"client must be an httpx2.Client or httpx2.AsyncClient, got {kind_of(client)}")
     wrapper = NekkarTransport if isinstance(client, httpx2.Client) else AsyncNekkarTransport
     limit_client(client, wrapper, lambda transport: wrapper(limiter, rules, transport, max_wait=max_wait))
     return client

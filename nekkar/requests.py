@@ -26,7 +26,7 @@ import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool
 
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, shown
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, kind_of
 from nekkar.core.limiter import Admission, Nekkar
 from nekkar.http.feedback import Headers, Passage
 from nekkar.http.limiter import NO_OPTIONS, Gate, Options
@@ -66,7 +66,7 @@ def limit(session: S, limiter: Nekkar, rules: RuleTable, *, max_wait: float | No
     Raises ConfigurationError, and changes nothing, where an adapter is limited already.
     """
     if not isinstance(session, requests.Session):
-        raise ConfigurationError(f"session {shown(session)} is no requests.Session; give one such as Session()")
+        raise ConfigurationError(f"session must be a requests.Session, got {kind_of(session)}")
     adapters = {id(adapter): adapter for adapter in session.adapters.values()}
     limited = {key: NekkarAdapter(limiter, rules, adapter, max_wait=max_wait) for key, adapter in adapters.items()}
     session.adapters.update({prefix: limited[id(adapter)] for prefix, adapter in session.adapters.items()})
@@ -231,11 +231,11 @@ def _check(adapter: object, http_adapter_args: dict[str, Any]) -> None:
     if http_adapter_args or not isinstance(adapter, BaseAdapter):
         also = f" and {', '.join(http_adapter_args)}" if http_adapter_args else ""
         raise ConfigurationError(
-            f"adapter {shown(adapter)}{also}: give an adapter to wrap, or arguments to make one, not both"
+            f"adapter is {kind_of(adapter)}{also}: give an adapter to wrap, or arguments to make one, not both"
         )
     if isinstance(adapter, NekkarAdapter):
         raise ConfigurationError(
-            f"adapter {shown(adapter)} is limited already; limit a session once, with all rules in one RuleTable"
+            f"the {kind_of(adapter)} is limited already; limit a session once, with all rules in one RuleTable"
         )
 
 

@@ -9,7 +9,7 @@ from nekkar.cli.named import limits_named
 from nekkar.cli.options import Commands, add_cache, add_command, add_json, open_cache, seconds
 from nekkar.cli.show import duration, is_rich, show, show_json
 from nekkar.cli.status import as_json, table
-from nekkar.core.cache.url import without_secrets
+from nekkar.core.cache.redaction import redacted
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.limiter import Limit
 from nekkar.rules import RuleTable
@@ -76,6 +76,6 @@ def _confirmed(options: argparse.Namespace, held: float) -> bool:
     if not sys.stdin.isatty():
         raise ConfigurationError("nobody is there to confirm; give --yes")
     lasting = f" for {duration(held)}" if held else ""
-    what = f"{options.command} limit {options.name!r}{lasting}, for all who share {without_secrets(options.cache)}"
+    what = f"{options.command} limit {options.name!r}{lasting}, for all who share {redacted(options.cache)}"
     print(f"{what}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, shown
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, kind_of
 from nekkar.core.limiter import Admission
 from nekkar.http.feedback import Passage
 from nekkar.http.limiter import Gate, Options
@@ -111,12 +111,12 @@ def inner(transport: T | None, method: str, make: Callable[..., T], arguments: M
         return make(**arguments)
     if arguments:
         raise ConfigurationError(
-            f"transport {shown(transport)} and {', '.join(arguments)}: give a transport to wrap, or arguments to"
+            f"a transport ({kind_of(transport)}) and {', '.join(arguments)}: give a transport to wrap, or arguments to"
             " make one, not both"
         )
     if isinstance(transport, type) or not callable(getattr(transport, method, None)):
         raise ConfigurationError(
-            f"transport {shown(transport)} has no {method}; give one such as {make.__name__}(), or None for that"
+            f"transport must have {method}, got {kind_of(transport)}; give such as {make.__name__}(), or None for that"
         )
     return transport
 
@@ -129,7 +129,7 @@ def limit_client(client: Any, wrapper: type[Any], wrap: Callable[[Any], Any]) ->
     """
     mounts = client._mounts
     if any(isinstance(transport, wrapper) for transport in (client._transport, *mounts.values())):
-        raise ConfigurationError(f"client {shown(client)} is limited already; give its limits in one RuleTable")
+        raise ConfigurationError(f"the {kind_of(client)} is limited already; give its limits in one RuleTable")
     default = wrap(client._transport)
     mounted = {pattern: None if transport is None else wrap(transport) for pattern, transport in mounts.items()}
     client._transport, client._mounts = default, mounted

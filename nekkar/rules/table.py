@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Self
 
-from nekkar.core.errors import ConfigurationError
+from nekkar.core.errors import ConfigurationError, counted
 from nekkar.rules.checks import check, numbered, raised
 from nekkar.rules.files import load, read_table
 from nekkar.rules.match import Match, Unnamed
@@ -107,7 +107,7 @@ class RuleTable:
         return type(self), (self.rules, self.limits)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {len(self.rules)} rules, {len(self.limits)} limits>"
+        return f"<{type(self).__name__} of {counted(len(self.rules), 'rule')}, {counted(len(self.limits), 'limit')}>"
 
     def _find(self, method: str, url: str) -> Match | Unnamed | None:
         request = read_request(method, url, self._index.queries)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from operator import attrgetter, lt
 from zlib import crc32
 
-from nekkar.core.errors import CorruptLog
+from nekkar.core.errors import CorruptLog, counted
 from nekkar.core.quota import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate
 from nekkar.core.window.rejections import MOST_DOUBLINGS, NONE, Refusals
 from nekkar.core.window.state import MAX_WINDOWS, Column, HitLog
@@ -55,7 +55,7 @@ def decode(raw: bytes, known: HitLog = NOTHING) -> HitLog:
     try:
         return _decode(raw, known)
     except struct.error as cause:
-        raise CorruptLog(f"cut short at {len(raw)} bytes") from cause
+        raise CorruptLog(f"cut short at {counted(len(raw), 'byte')}") from cause
 
 
 def _decode(raw: bytes, known: HitLog) -> HitLog:
