@@ -73,9 +73,9 @@ def _terms_in_use(cache: BaseCache, name: str) -> Quota:
         log = None if raw is None else decode(raw)
     except CorruptLog as error:
         raise CorruptLog(f"cache key {key!r}: {error}; delete the key to start afresh") from error
-    if log is None or not log.windows:
+    if log is None:
         raise NotInUse(
             f"limit {shown(name)} is not in the cache: not used yet, or not for long, or under another name;"
             " give --rules FILE for its rate"
         )
-    return Quota(log.windows, log.spacing_us, log.margin_us)
+    return Quota(log.windows, log.spacing_us, log.margin_us)  # no windows: reset, and not used since

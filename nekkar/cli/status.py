@@ -86,6 +86,8 @@ def _rows(status: Status, bars: bool) -> list[tuple[str, ...]]:
     held = f"for {duration(status.hold_until - status.at)}" if status.hold_until else "-"
     last = "-" if status.last_at is None else f"{duration(status.at - status.last_at)} ago"
     rows = list[tuple[str, ...]]()
+    if not status.windows:  # reset, and not used since, so that nothing tells the rate
+        return [(status.name, "-", "-", "", "-", next_slot(status), held, last)]
     for window in status.windows:
         terms = f"{window.limit}/{_UNITS.get(window.period, f'{plain(window.period)} s')}"
         use = bar(window.used / window.limit) if bars else ""

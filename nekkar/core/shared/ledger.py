@@ -157,10 +157,10 @@ class Ledger:
         yield from self._swap(lambda base, now, lost: (replace(base, hold_until=0), []))
 
     def reset(self) -> Steps[None]:
-        """Start afresh, over what is no log too: what was booked before counts no more, whoever remembers it."""
+        """Start afresh, over a value that is not a log too: no booking of before counts, and no terms are in use."""
 
         def plan(base: HitLog, now: int, lost: bool) -> tuple[HitLog, Answers]:
-            return HitLog(randbits(63), reset_at=now).joined(self.quota, base.horizon_us), []
+            return HitLog(randbits(63), reset_at=now, horizon_us=base.horizon_us), []
 
         try:
             yield from self._swap(plan)
@@ -226,7 +226,7 @@ class Ledger:
             return None if conflicts == UNREAD_TRY else answers  # unread, no write tells whether the log still stands
         written = planned.stamped(randbits(63), crowded(planned.crowd, max(0, conflicts)), now)
         try:
-            won = yield from self._write(written, token, now)
+            won = yield from self._write(written, token, now, base.dies_at)  # a reset is kept for all who knew more
         except CacheError as error:
             self._check_answers(error, doubt is not None)
             return written.nonce, answers
@@ -245,8 +245,8 @@ class Ledger:
                 base = base.unbook(slot.at, slot.cost)
         return base
 
-    def _write(self, written: HitLog, token: Any, now: int) -> Steps[Any]:
-        ttl = max(written.dies_at - now, written.keep_us + LINGER_US) // SECOND + 2
+    def _write(self, written: HitLog, token: Any, now: int, until: int = 0) -> Steps[Any]:
+        ttl = max(written.dies_at - now, until - now, written.keep_us + LINGER_US) // SECOND + 2
         raw = encode(written)
         self.view.wrote(raw, written)
         return self.store.swap(self.key, raw, token, ttl)

@@ -210,15 +210,15 @@ class HitLog:
 
     def merge(self, other: HitLog) -> HitLog:
         """Add what ``other`` knows: the union by time, the larger of the rest. A reset log takes none before."""
+        if other.reset_at < self.reset_at:  # nor the terms of then, which may have been wrong ones
+            other = replace(other, hold_until=0, refusals=NONE, margin_us=0, spacing_us=0, windows=())
         hits = dict(self.hits())
-        for time, count in other.hits():
-            if time > self.reset_at or not self.reset_at:
-                hits[time] = max(hits.get(time, 0), count)
+        hits |= {at: max(hits.get(at, 0), n) for at, n in other.hits() if at > self.reset_at or not self.reset_at}
         log = replace(
             self,
             base=max(self.base, other.base),
-            hold_until=max(self.hold_until, other.hold_until if other.reset_at >= self.reset_at else 0),
-            refusals=max(self.refusals, other.refusals if other.reset_at >= self.reset_at else NONE),
+            hold_until=max(self.hold_until, other.hold_until),
+            refusals=max(self.refusals, other.refusals),
             reset_at=max(self.reset_at, other.reset_at),
             unsure_until=max(self.unsure_until, other.unsure_until, other.last or 0),
             margin_us=max(self.margin_us, other.margin_us),
