@@ -150,7 +150,9 @@ def library_of(client: Any) -> Any:
         name = module.partition(".")[0]
         if name in _CLIENTS and (hasattr(client, "connection_pool") or is_cluster(client)):
             return library(name)
-    raise ConfigurationError(f"Redis client must be one of redis-py or valkey, a URL or a host, got {kind_of(client)}")
+    raise ConfigurationError(
+        f"Redis client {kind_of(client)} is none; give a URL, a host, or a client of redis-py or valkey"
+    )
 
 
 def failures(library: Any) -> tuple[type[BaseException], ...]:

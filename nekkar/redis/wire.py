@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from enum import Enum
 from itertools import count
 from secrets import randbits
 from typing import Any, NamedTuple
@@ -133,6 +134,7 @@ def without_words(error: Exception) -> Exception:
     if type(error).__module__.partition(".")[0] not in ("redis", "valkey"):
         return error  # one of ours, or of the user's own
     harmless = type(error).__new__(type(error))  # whatever the signature of its __init__
+    harmless.__dict__ |= {name: value for name, value in vars(error).items() if isinstance(value, Enum)}  # for its repr
     harmless.args = ("; ".join(dict.fromkeys(_KNOWN_WORDS.findall(str(error)))) or "refused",)
     return harmless
 

@@ -27,6 +27,7 @@ SCHEMES = ("memory", "sqlite", "memcached", "memcacheds", "redis", "rediss", "un
 _URL = re.compile(r"([^:/?#]*):(//)?([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)  # RFC 3986, appendix B
 _HOST = re.compile(r"[\w.-]+")
 _PORT = re.compile(r"(?::[0-9]{0,5})?")
+_NOT_A_PATH = re.compile(r"^//|:.*@|:/|[?;].*=")
 
 
 class Parts(NamedTuple):
@@ -70,7 +71,7 @@ def is_well_formed(parts: Parts) -> bool:
     if parts.scheme == "memory":
         return not hosts and not path
     if parts.scheme in ("sqlite", "unix") or (parts.scheme == "memcached" and not hosts):
-        return not hosts and len(path) > 1 and path.isprintable() and not re.search(":.*@", path)
+        return not hosts and is_path(path[parts.scheme == "sqlite" :]) and path != "/"
     if not hosts or not all(map(is_server, hosts)):
         return False
     if parts.scheme.startswith("memcached"):
@@ -86,6 +87,11 @@ def is_host(text: str) -> bool:
         return bool(ip_address(text))
     except ValueError:
         return False
+
+
+def is_path(text: str) -> bool:
+    """Return whether a text is the path of a file or socket, and not perhaps a user, a password and a host."""
+    return bool(text) and text.isprintable() and not _NOT_A_PATH.search(text)
 
 
 def is_server(text: str) -> bool:

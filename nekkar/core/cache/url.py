@@ -11,7 +11,7 @@ from nekkar.core.cache.base import BaseCache
 from nekkar.core.cache.memcached import MemcachedCache
 from nekkar.core.cache.memcached.address import address
 from nekkar.core.cache.memory import MemoryCache
-from nekkar.core.cache.redaction import SCHEMES, Parts, is_well_formed, near_scheme, parts_of, redacted
+from nekkar.core.cache.redaction import SCHEMES, Parts, is_path, near_scheme, parts_of, redacted
 from nekkar.core.cache.sqlite import SqliteCache
 from nekkar.core.errors import ConfigurationError, kind_of
 
@@ -59,13 +59,13 @@ def _memory(parts: Parts, options: dict[str, Any]) -> BaseCache:
 def _sqlite(parts: Parts, options: dict[str, Any]) -> BaseCache:
     if parts.authority or len(parts.path) < 2:
         raise ConfigurationError("write sqlite:///file.db, or sqlite:////folder/file.db for a path from the root")
-    _check_path(parts)
+    if not is_path(parts.path[1:]):  # it would be in every message of the cache
+        raise ConfigurationError("its path has ':' and '@' in it, as a password has; write %40 for '@' if it is none")
     return SqliteCache(unquote(parts.path[1:]), **options)
 
 
 def _memcached(parts: Parts, options: dict[str, Any], tls_context: bool | None = None) -> BaseCache:
     if not parts.authority and len(parts.path) > 1:
-        _check_path(parts)
         return MemcachedCache(unquote(parts.path), tls_context=tls_context, **options)
     if "@" in parts.authority or parts.path.strip("/"):
         raise ConfigurationError("a memcached cache is servers, host:port, parted by ','; with no path and no user")
@@ -74,12 +74,6 @@ def _memcached(parts: Parts, options: dict[str, Any], tls_context: bool | None =
     except ConfigurationError as cause:
         raise ConfigurationError(f"{cause}; use one of {_KNOWN}") from None
     return MemcachedCache(servers=servers, tls_context=tls_context, **options)
-
-
-def _check_path(parts: Parts) -> None:
-    """Refuse a path that looks like a user and a password: it is in every message of its cache."""
-    if not is_well_formed(parts._replace(scheme="unix", query="", fragment="")):
-        raise ConfigurationError("the path has ':' and '@' in it, as a password has; write %40 for '@' if it is none")
 
 
 def _redis(url: str) -> BaseCache:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from nekkar.core.cache.redaction import is_host, port_of, redacted_host
+from nekkar.core.cache.redaction import is_host, is_path, port_of, redacted_host
 from nekkar.core.errors import ConfigurationError, kind_of
 
 PORT = 11211
@@ -61,7 +61,7 @@ def at(host: Any, port: Any) -> Address:
     """Return the address of a host and a port; of a path, whatever the port."""
     if not isinstance(host, str):
         raise ConfigurationError(f"memcached host {kind_of(host)} is no host name or socket path; give a str")
-    if not host.startswith("/") and not is_host(host):
+    if not (is_path(host) if host.startswith("/") else is_host(host)):
         raise ConfigurationError(
             f"memcached host {redacted_host(host)} is no host name or socket path; give one such as 'localhost', its"
             " port beside it, or give a URL to Nekkar(url)"
@@ -95,7 +95,7 @@ def _weight(server: Address, key: str) -> bytes:
 def _named(server: str) -> Address:
     path = server.removeprefix("unix:")
     if path.startswith("/"):
-        return Address(path, None)
+        return at(path, PORT)
     found = _NAMED.fullmatch(server)
     if not found:
         raise ConfigurationError(
