@@ -109,17 +109,17 @@ def connected(kind: Any, settings: dict[str, Any], until: float) -> Any:
     def connect() -> None:
         try:
             connection.connect()
+            return
+        except Exception as error:
+            failure = without_words(error)
         except BaseException:
             connection.disconnect()
             raise
+        connection.disconnect()
+        raise failure  # here, where what the server said is not its context
 
-    try:
-        awaited(connect, until)
-    except Exception as error:
-        failure = without_words(error)
-    else:
-        return connection
-    raise failure  # here, where what the server said is not its context
+    awaited(connect, until)
+    return connection
 
 
 def without_words(error: Exception) -> Exception:
