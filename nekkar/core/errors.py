@@ -50,7 +50,7 @@ def kind_of(value: object) -> str:
     if value is None:
         return "None"
     if isinstance(value, type):
-        return f"the class {value.__name__}"
+        return f"class {value.__name__}"
     return f"{type(value).__name__} {shown(value)}" if isinstance(value, int | float) else type(value).__name__
 
 

@@ -91,7 +91,7 @@ NUMBER, SECONDS = "from 1 to 1000000000", "give seconds from"
 BAD_LIMITERS: list[tuple[dict[str, Any], str, str]] = [
     # what is given; what of it the message shows; what the message says was expected
     ({"cache": 42}, "42", "BaseCache"),
-    ({"cache": MemoryCache}, "the class MemoryCache", "BaseCache"),
+    ({"cache": MemoryCache}, "class MemoryCache", "BaseCache"),
     ({"cache": {}}, "got dict", "BaseCache"),
     ({"cache": b"memory:"}, "got bytes", "BaseCache"),
     ({"cache": ""}, "''", "memcached://host:11211"),
