@@ -148,7 +148,7 @@ def limit(client: AnyClient, limiter: Nekkar, rules: RuleTable, *, max_wait: flo
     seconds, before the limit's own. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx.Client | httpx.AsyncClient):
-        raise ConfigurationError(f"client must be an httpx.Client or httpx.AsyncClient, got {kind_of(client)}")
+        raise ConfigurationError(f"client {kind_of(client)} is not httpx's; give an httpx.Client or AsyncClient")
     wrapper = NekkarTransport if isinstance(client, httpx.Client) else AsyncNekkarTransport
     limit_client(client, wrapper, lambda transport: wrapper(limiter, rules, transport, max_wait=max_wait))
     return client

@@ -148,7 +148,7 @@ def limit(client: AnyClient, limiter: Nekkar, rules: RuleTable, *, max_wait: flo
     seconds, before the limit's own. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx2.Client | httpx2.AsyncClient):
-        raise ConfigurationError(f"client must be an httpx2.Client or httpx2.AsyncClient, got {kind_of(client)}")
+        raise ConfigurationError(f"client {kind_of(client)} is not httpx2's; give an httpx2.Client or AsyncClient")
     wrapper = NekkarTransport if isinstance(client, httpx2.Client) else AsyncNekkarTransport
     limit_client(client, wrapper, lambda transport: wrapper(limiter, rules, transport, max_wait=max_wait))
     return client

@@ -66,7 +66,7 @@ def limit(session: S, limiter: Nekkar, rules: RuleTable, *, max_wait: float | No
     Raises ConfigurationError, and changes nothing, where an adapter is limited already.
     """
     if not isinstance(session, requests.Session):
-        raise ConfigurationError(f"session must be a requests.Session, got {kind_of(session)}")
+        raise ConfigurationError(f"session {kind_of(session)} is no requests.Session; give one such as Session()")
     adapters = {id(adapter): adapter for adapter in session.adapters.values()}
     limited = {key: NekkarAdapter(limiter, rules, adapter, max_wait=max_wait) for key, adapter in adapters.items()}
     session.adapters.update({prefix: limited[id(adapter)] for prefix, adapter in session.adapters.items()})
@@ -231,11 +231,11 @@ def _check(adapter: object, http_adapter_args: dict[str, Any]) -> None:
     if http_adapter_args or not isinstance(adapter, BaseAdapter):
         also = f" and {', '.join(http_adapter_args)}" if http_adapter_args else ""
         raise ConfigurationError(
-            f"adapter is {kind_of(adapter)}{also}: give an adapter to wrap, or arguments to make one, not both"
+            f"adapter {kind_of(adapter)}{also}: give an adapter to wrap, or arguments to make one, not both"
         )
     if isinstance(adapter, NekkarAdapter):
         raise ConfigurationError(
-            f"the {kind_of(adapter)} is limited already; limit a session once, with all rules in one RuleTable"
+            f"adapter {kind_of(adapter)} is limited already; limit a session once, with all rules in one RuleTable"
         )
 
 

@@ -153,7 +153,7 @@ def _cache(cache: BaseCache | str | None) -> BaseCache:
 
         return from_url(cache)
     if not isinstance(cache, BaseCache):
-        raise ConfigurationError(f"cache must be a BaseCache, a URL or None, got {kind_of(cache)}")
+        raise ConfigurationError(f"cache {kind_of(cache)} is no BaseCache and no URL; give one of these, or None")
     return cache
 
 
@@ -163,7 +163,7 @@ def _clock(clock: Clock | str, cache: BaseCache) -> Clock:
 
         return ServerClock(cache.tell_time, insist=clock == "server")
     if clock == "server":
-        raise ConfigurationError(f"clock 'server': a {kind_of(cache)} has no server that tells a clock; use 'auto'")
+        raise ConfigurationError(f"clock 'server': {kind_of(cache)} has no server that tells a clock; use 'auto'")
     if clock in ("auto", "local"):
         return SystemClock()
     if isinstance(clock, (str, type)) or not callable(getattr(clock, "now_us", None)):

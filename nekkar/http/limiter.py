@@ -62,10 +62,10 @@ class Gate:
 
     def __post_init__(self) -> None:
         if not isinstance(self.limiter, Nekkar):
-            raise ConfigurationError(f"limiter must be a Nekkar, such as Nekkar(), got {kind_of(self.limiter)}")
+            raise ConfigurationError(f"limiter {kind_of(self.limiter)} is no Nekkar; give one such as Nekkar()")
         if not isinstance(self.rules, RuleTable):
             raise ConfigurationError(
-                f"rules must be a RuleTable, such as RuleTable([Rule(url, limit)], limits), got {kind_of(self.rules)}"
+                f"rules {kind_of(self.rules)} is no RuleTable; give RuleTable([Rule(url, limit)], limits)"
             )
         if self.max_wait is not None:
             micros(self.max_wait, "max_wait")

@@ -111,12 +111,12 @@ def inner(transport: T | None, method: str, make: Callable[..., T], arguments: M
         return make(**arguments)
     if arguments:
         raise ConfigurationError(
-            f"a transport ({kind_of(transport)}) and {', '.join(arguments)}: give a transport to wrap, or arguments to"
+            f"transport {kind_of(transport)} and {', '.join(arguments)}: give a transport to wrap, or arguments to"
             " make one, not both"
         )
     if isinstance(transport, type) or not callable(getattr(transport, method, None)):
         raise ConfigurationError(
-            f"transport must have {method}, got {kind_of(transport)}; give such as {make.__name__}(), or None for that"
+            f"transport {kind_of(transport)} has no {method}; give one such as {make.__name__}(), or None for that"
         )
     return transport
 
@@ -129,7 +129,7 @@ def limit_client(client: Any, wrapper: type[Any], wrap: Callable[[Any], Any]) ->
     """
     mounts = client._mounts
     if any(isinstance(transport, wrapper) for transport in (client._transport, *mounts.values())):
-        raise ConfigurationError(f"the {kind_of(client)} is limited already; give its limits in one RuleTable")
+        raise ConfigurationError(f"client {kind_of(client)} is limited already; give its limits in one RuleTable")
     default = wrap(client._transport)
     mounted = {pattern: None if transport is None else wrap(transport) for pattern, transport in mounts.items()}
     client._transport, client._mounts = default, mounted

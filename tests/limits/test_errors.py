@@ -125,7 +125,7 @@ def test_a_url_is_shown_without_its_user_and_the_values_of_its_query(value: obje
         (5, "int 5"),
         (True, "bool True"),
         (None, "None"),
-        (dict, "the class dict"),
+        (dict, "class dict"),
     ],
 )
 def test_of_a_value_in_a_wrong_place_its_type_is_shown(value: object, text: str) -> None:

@@ -92,8 +92,8 @@ BAD_LIMITERS: list[tuple[dict[str, Any], str, str]] = [
     # what is given; what of it the message shows; what the message says was expected
     ({"cache": 42}, "42", "BaseCache"),
     ({"cache": MemoryCache}, "class MemoryCache", "BaseCache"),
-    ({"cache": {}}, "got dict", "BaseCache"),
-    ({"cache": b"memory:"}, "got bytes", "BaseCache"),
+    ({"cache": {}}, "cache dict", "BaseCache"),
+    ({"cache": b"memory:"}, "cache bytes", "BaseCache"),
     ({"cache": ""}, "''", "memcached://host:11211"),
     ({"cache": "localhost:11211"}, "names no known cache", "memcached://host:11211"),
     ({"cache": "memcache://localhost"}, "did you mean memcached://?", "memcached://host:11211"),
