@@ -335,6 +335,15 @@ class TestLevers:
         assert limiter("user-42", "250/minute").status().hold_until
         assert "give one" in fault(capsys, "hold", "slow", "5m", "--rules", "limits.toml", "--rate", "5/s")
 
+    def test_a_reset_by_name_goes_over_a_corrupt_value(
+        self, limiter: Nekkar, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It needs no terms, so that the value need not tell any; a hold does."""
+        SqliteCache("limits.db").set("nekkar:search", "another program's")
+        assert "delete the key" in fault(capsys, "hold", "search", "5m", "--yes", code=1)
+        told(capsys, "reset", "search", "--yes")
+        limiter("search", "10/second; 300/minute").acquire()
+
     def test_where_nobody_can_confirm_nothing_is_done(
         self, limiter: Nekkar, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
