@@ -69,7 +69,7 @@ class Table:
         fits = Measurement.get(console, unbounded, table).maximum <= console.width
         body = table if fits else Text("\n".join(self._lines()), overflow="fold")
         title, note = Text(self.title, style="bold", overflow="fold"), Text(self.note, style="dim", overflow="fold")
-        return Group(*filter(None, (title, body, note)))
+        return Group(*(part for part in (title, body, note) if part))
 
     def _line(self, row: Row) -> str:
         """Return a row's cells beside each other."""

@@ -155,7 +155,7 @@ def library_of(client: Any) -> Any:
     )
 
 
-def failures(library: Any) -> tuple[type[BaseException], ...]:
+def failures(library: Any) -> tuple[type[Exception], ...]:
     """Return what is raised where a server is away, refuses, or answers what is no answer."""
     named = ("RedisError", "ValkeyError", "RedisClusterException", "ValkeyClusterException")
     own = [getattr(library.exceptions, name, OSError) for name in named]
@@ -180,9 +180,10 @@ def settings(client: Any, timeout: float, options: dict[str, Any]) -> tuple[Any,
     own: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout / 2, "health_check_interval": 0}
     own |= {"retry": None, "retry_on_error": [], "retry_on_timeout": False}
     own |= {"decode_responses": False, "encoding": "utf-8", "encoding_errors": "strict"}
+    unusable: tuple[type[Exception], ...] = (*_UNUSABLE, *failures(library_of(client)))
     try:
         pool.connection_class(**(kept | own))
-    except (*_UNUSABLE, *failures(library_of(client))) as error:
+    except unusable as error:
         fault = _fault(error, options)
     else:
         return bounded(pool.connection_class), kept | own

@@ -236,7 +236,9 @@ def test_an_error_of_a_request_says_nothing_of_its_url_and_headers() -> None:
     headers = {"Authorization": f"Bearer {SECRET}"}
     url = f"http://u:{SECRET}@{HOST}:1/a?token={SECRET}"
     session = limit_session(requests.Session(), Nekkar(), rules, max_wait=0)
-    client = httpx.Client(transport=NekkarTransport(Nekkar(), rules, httpx.MockTransport(httpx.Response), max_wait=0))
+    client = httpx.Client(
+        transport=NekkarTransport(Nekkar(), rules, httpx.MockTransport(lambda _: httpx.Response(200)), max_wait=0)
+    )
     for send, library in ((session.get, requests), (client.get, httpx)):
         errors = (requests.ConnectionError, requests.Timeout, httpx.TimeoutException, TypeError)
         for _ in range(2):
