@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, missing, shown
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, kind_of, missing
 from nekkar.core.limiter import Nekkar
 from nekkar.http.permit import Errors
 from nekkar.http.transport import AsyncTransport, SyncTransport, limit_client
@@ -47,8 +47,8 @@ class RequestWaitTooLong(WaitTooLong, httpx.TimeoutException):
     """A ``WaitTooLong`` that ``except httpx.TimeoutException`` catches; the request was not sent."""
 
     def __init__(self, name: str, retry_after: float, max_wait: float, request: httpx.Request | None = None) -> None:
-        WaitTooLong.__init__(self, name, retry_after, max_wait)
-        httpx.TimeoutException.__init__(self, str(self), request=request)
+        httpx.TimeoutException.__init__(self, "", request=request)
+        WaitTooLong.__init__(self, name, retry_after, max_wait)  # last: it sets the arguments
 
 
 class RequestCacheError(CacheError, httpx.TransportError):
@@ -96,7 +96,7 @@ def limit(client: AnyClient, limiter: Nekkar, rules: RuleTable, *, max_wait: flo
     seconds, before the limit's own. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx.Client | httpx.AsyncClient):
-        raise ConfigurationError(f"client {shown(client)} is not httpx's; give an httpx.Client or httpx.AsyncClient")
+        raise ConfigurationError(f"client {kind_of(client)} is not httpx's; give an httpx.Client or AsyncClient")
     wrapper = NekkarTransport if isinstance(client, httpx.Client) else AsyncNekkarTransport
     limit_client(client, wrapper, limiter, rules, max_wait)
     return client

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, plain, shown
 from nekkar.core.quota import SECOND, Rate
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _mark_time(place: Axes, end: float) -> None:
     unit, length = next((unit, length) for unit, length in _UNITS if length <= step or length == 1)
     place.set_xlim(0, end * 1.02)
     place.set_xticks([number * step for number in range(int(end / step) + 1)])
-    place.xaxis.set_major_formatter(lambda time, _: f"{time / length:g}")
+    place.xaxis.set_major_formatter(lambda time, _: f"{plain(time / length)}")
     place.set_xlabel(f"{unit} since the start")
 
 
@@ -142,7 +142,7 @@ def _draw_window(place: Axes, name: str, rate: Rate, times: Sequence[float], end
     place.step(at, counts, where="post", color=_BLUE, linewidth=1.2, label="calls in the window")
     place.fill_between(at, counts, step="post", color=_BLUE, alpha=0.15, linewidth=0)
     place.axhline(rate.count, color=_RED, linestyle="--", linewidth=1.5, label="limit")
-    place.set_ylabel(f"{_short(name)}\ncalls in the last {period:g} s", fontsize=9)
+    place.set_ylabel(f"{_short(name)}\ncalls in the last {plain(period)} s", fontsize=9)
     place.set_ylim(0, max(rate.count, *counts) * 1.18)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Progress"]
 
 LEAST = 1.0
+WITH_BAR = 60  # in fewer columns of a terminal the name and the seconds alone have room
 
 
 @dataclass(slots=True)
@@ -129,6 +130,7 @@ def _new_bars(stream: TextIO) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, Task, TextColumn
     from rich.progress_bar import ProgressBar
+    from rich.table import Column
     from rich.text import Text
 
     class Elapsing(BarColumn):
@@ -143,5 +145,8 @@ def _new_bars(stream: TextIO) -> Any:
         def render(self, task: Task) -> Text:
             return Text(f"{max(0.0, (task.total or 0.0) - (task.elapsed or 0.0)):.0f} s")
 
-    columns = (TextColumn("{task.description}: {task.fields[calls]}", markup=False), Elapsing(), Remaining(""))
-    return Progress(*columns, console=Console(file=stream), refresh_per_second=4, transient=True)
+    text = "{task.description}: {task.fields[calls]}"
+    name, left = TextColumn(text, markup=False, table_column=Column(overflow="fold")), Remaining("")
+    console = Console(file=stream)
+    columns = (name, Elapsing(), left) if console.width >= WITH_BAR else (name, left)
+    return Progress(*columns, console=console, refresh_per_second=4, transient=True)

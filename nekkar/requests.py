@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import ReferenceType, ref
 
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, missing, shown
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, kind_of, missing, shown
 from nekkar.core.limiter import Nekkar
 from nekkar.http.feedback import Headers
 from nekkar.http.limiter import NO_OPTIONS, Gate, Options
@@ -90,9 +90,9 @@ def limit(session: S, limiter: Nekkar, rules: RuleTable, *, max_wait: float | No
     the limit's own. Raises ConfigurationError, and changes nothing, where an adapter is limited already.
     """
     if not isinstance(session, requests.Session):
-        raise ConfigurationError(f"session {shown(session)} is no requests.Session; give one such as Session()")
+        raise ConfigurationError(f"session {kind_of(session)} is no requests.Session; give one such as Session()")
     if isinstance(session.adapters, _LimitedAdapters):
-        raise ConfigurationError(f"session {shown(session)} is limited already; give its limits in one RuleTable")
+        raise ConfigurationError(f"session {kind_of(session)} is limited already; give its limits in one RuleTable")
     for adapter in session.adapters.values():
         _check(adapter, {})
     session.adapters = _LimitedAdapters.of(session.adapters, partial(NekkarAdapter, limiter, rules, max_wait=max_wait))
@@ -277,11 +277,11 @@ def _check(adapter: object, http_adapter_args: dict[str, Any]) -> None:
     if http_adapter_args or not isinstance(adapter, BaseAdapter):
         also = f" and {', '.join(http_adapter_args)}" if http_adapter_args else ""
         raise ConfigurationError(
-            f"adapter {shown(adapter)}{also}: give an adapter to wrap, or arguments to make one, not both"
+            f"adapter {kind_of(adapter)}{also}: give an adapter to wrap, or arguments to make one, not both"
         )
     if isinstance(adapter, NekkarAdapter):
         raise ConfigurationError(
-            f"adapter {shown(adapter)} is limited already; limit a session once, with all rules in one RuleTable"
+            f"adapter {kind_of(adapter)} is limited already; limit a session once, with all rules in one RuleTable"
         )
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NoReturn
 
 from nekkar.cli import check, demo, explain, levers, simulate, status
-from nekkar.core.errors import ConfigurationError, NekkarError
+from nekkar.core.errors import ConfigurationError, NekkarError, counted
 
 _COMMANDS = (status, explain, check, simulate, levers, demo)
 
@@ -43,10 +45,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors repeat no value: it may be the URL of a cache, with a password, in a wrong place."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse; of what nobody asked for, only the names of options are told."""
+        options, extra = self.parse_known_args(*args, **kwargs)
+        if extra:
+            names = [word.partition("=")[0] for word in extra if re.fullmatch(r"--?[a-z-]+(=.*)?", word, re.DOTALL)]
+            self.error(f"unrecognized arguments: {' '.join(names) or counted(len(extra), 'word')}")
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        """End with a message, less the value in it."""
+        message = re.sub(r"(invalid choice): .*? (\(choose from)", r"\1 \2", message, flags=re.DOTALL)
+        message = re.sub(r"(invalid \w+ value): .*", r"\1", message, flags=re.DOTALL)
+        super().error(re.sub(r"(ignored explicit argument) .*", r"\1", message, flags=re.DOTALL))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="nekkar", description="One exact rate limit shared by a whole fleet.", allow_abbrev=False
-    )
+    parser = _Parser(prog="nekkar", description="One exact rate limit shared by a whole fleet.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"nekkar {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in _COMMANDS:

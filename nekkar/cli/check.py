@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sized
 
 from nekkar.cli.options import Commands, add_command, add_json
 from nekkar.cli.show import show_json
+from nekkar.core.errors import counted
 from nekkar.rules import RuleTable, faults
 
 _ABOUT = "Check rule files: print every fault of each, as FILE:LINE: what is wrong. Needs no cache."
@@ -39,11 +39,7 @@ def run(options: argparse.Namespace) -> int:
             templates = sum(map(table.is_template, table.limits))
             told = f" ({templates} for each value of its captures)" if templates else ""
             told += f"; unmatched = {table.unmatched}" if table.unmatched != "warn" else ""
-            print(f"{file}: no fault; {_count(table.rules, 'rule')}, {_count(table.limits, 'limit')}{told}")
+            print(f"{file}: no fault; {counted(len(table.rules), 'rule')}, {counted(len(table.limits), 'limit')}{told}")
     if found:
-        print(_count(found, "fault"), file=sys.stderr)
+        print(counted(len(found), "fault"), file=sys.stderr)
     return 1 if found else 0
-
-
-def _count(things: Sized, what: str) -> str:
-    return f"{len(things)} {what}{'s' * (len(things) != 1)}"

@@ -10,7 +10,7 @@ from nekkar.cli.named import from_rules
 from nekkar.cli.options import Commands, add_cache, add_command, add_json, open_cache
 from nekkar.cli.show import duration, is_rich, show, show_json
 from nekkar.cli.status import as_json, table
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, plain
 from nekkar.core.limiter import Nekkar, Status
 from nekkar.rules import Explanation, RuleTable
 from nekkar.rules.rule import check_request
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        raise ConfigurationError(f"--header {shown(name)} has no colon; give NAME:VALUE")
+        raise ConfigurationError("a --header has no colon (it is not shown, since it may be a secret); give NAME:VALUE")
     return name.strip(), value.strip()
 
 
@@ -67,7 +67,7 @@ def _outcome(max_wait: float | None, status: Status) -> str:
     if wait < 0.05:
         return "the call would start at once"
     if max_wait is not None and wait > max_wait:
-        return f"the call would be refused: {why} for {duration(wait)}, and max_wait is {max_wait:g} s"
+        return f"the call would be refused: {why} for {duration(wait)}, and max_wait is {plain(max_wait)} s"
     return f"the call would wait {duration(wait)}: {why}"
 
 

@@ -9,9 +9,11 @@ from nekkar.cli.named import limits_named
 from nekkar.cli.options import Commands, add_cache, add_command, add_json, open_cache, seconds
 from nekkar.cli.show import duration, is_rich, show, show_json
 from nekkar.cli.status import as_json, table
-from nekkar.core.cache.url import without_secrets
-from nekkar.core.errors import ConfigurationError
-from nekkar.core.limiter import Limit
+from nekkar.core.cache import BaseCache
+from nekkar.core.cache.redaction import redacted
+from nekkar.core.errors import ConfigurationError, CorruptLog
+from nekkar.core.limiter import Limit, Nekkar
+from nekkar.core.quota import Quota
 from nekkar.rules import RuleTable
 
 _HOLD = """\
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     held = seconds(options.duration) if options.command == "hold" else 0.0
     cache = open_cache(options.cache)
     rules = RuleTable.from_file(options.rules) if options.rules else None
-    (limit,) = limits_named(cache, [options.name], rules, options.rate)
+    limit = _limit(options, cache, rules)
     if not options.yes and not _confirmed(options, held):
         print(f"nekkar {options.command}: nothing was changed", file=sys.stderr)
         return 1
@@ -60,6 +62,17 @@ def run(options: argparse.Namespace) -> int:
     else:
         show([table(f"After {options.command}", [status], is_rich(sys.stdout))], sys.stdout)
     return 0
+
+
+def _limit(options: argparse.Namespace, cache: BaseCache, rules: RuleTable | None) -> Limit:
+    """Return the limit. A reset needs no terms: it goes over a value that tells none, since it is corrupt, too."""
+    try:
+        (limit,) = limits_named(cache, [options.name], rules, options.rate)
+        return limit
+    except CorruptLog:
+        if options.command != "reset":
+            raise
+        return Nekkar(cache).limit_of(options.name, Quota((), 0, 0), None)
 
 
 def _pull(command: str, limit: Limit, held: float) -> None:
@@ -76,6 +89,6 @@ def _confirmed(options: argparse.Namespace, held: float) -> bool:
     if not sys.stdin.isatty():
         raise ConfigurationError("nobody is there to confirm; give --yes")
     lasting = f" for {duration(held)}" if held else ""
-    what = f"{options.command} limit {options.name!r}{lasting}, for all who share {without_secrets(options.cache)}"
+    what = f"{options.command} limit {options.name!r}{lasting}, for all who share {redacted(options.cache)}"
     print(f"{what}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nekkar.core.cache import BaseCache
+from nekkar.core.cache.redaction import is_cache_url
 from nekkar.core.clock import SystemClock
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
 from nekkar.core.limiter import Limit, Nekkar
@@ -30,6 +31,8 @@ def limits_named(cache: BaseCache, names: Sequence[str], rules: RuleTable | None
     limiter = Nekkar(cache)
     if not names:
         names = plain_names(rules)
+    if any(map(is_cache_url, names)):
+        raise ConfigurationError("a NAME is the URL of a cache (it is not shown); give --cache URL")
     return [_limit(limiter, cache, name, rules, rate) for name in dict.fromkeys(names)]
 
 
@@ -76,9 +79,9 @@ def _terms_in_use(cache: BaseCache, name: str) -> Quota:
         log = None if raw is None else decode(raw)
     except CorruptLog as error:
         raise CorruptLog(f"cache key {key!r}: {error}; delete the key to start afresh") from error
-    if log is None or not log.windows:
+    if log is None:
         raise NotInUse(
             f"limit {shown(name)} is not in the cache: not used yet, or not for long, or under another name;"
             " give --rules FILE for its rate"
         )
-    return Quota(log.windows, log.spacing_us, log.margin_us)
+    return Quota(log.windows, log.spacing_us, log.margin_us)  # no windows: reset, and not used since

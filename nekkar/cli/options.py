@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from nekkar.core.cache import BaseCache, from_url
+from nekkar.core.cache.redaction import redacted
 from nekkar.core.errors import ConfigurationError, shown
 
 if TYPE_CHECKING:
@@ -53,10 +54,10 @@ def open_cache(url: str | None) -> BaseCache:
         raise ConfigurationError(f"no cache is given; give --cache URL, or set {CACHE_VARIABLE} in the environment")
     cache = from_url(url)
     if getattr(cache, "in_process", False):
-        raise ConfigurationError(f"cache {url!r} is not shared by processes; give the one that the fleet uses")
+        raise ConfigurationError(f"cache {redacted(url)} is not shared by processes; give the one that the fleet uses")
     file = re.fullmatch(r"sqlite:///([^?#]+).*", url, re.IGNORECASE)
     if file and not Path(unquote(file[1])).exists():
-        raise ConfigurationError(f"cache {url!r}: there is no such file; nobody has used it yet, or elsewhere")
+        raise ConfigurationError(f"cache {redacted(url)}: there is no such file; nobody has used it yet, or elsewhere")
     return cache
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from nekkar.cli.named import limit_named
 from nekkar.cli.options import Commands, add_command, add_json, needs, seconds
 from nekkar.cli.show import Table, duration, is_rich, show, show_json
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, counted, shown
 from nekkar.core.quota import SECOND, Rate, micros, whole
 from nekkar.plan import Ask, Hold, Start, Tally, Usage, asked, read_calls, read_log, run
 from nekkar.rules import RuleTable
@@ -88,7 +88,8 @@ def _hold(text: str, rules: RuleTable) -> Hold:
 
 def _table(tally: Tally) -> Table:
     share = f"{tally.waiting_share:.0%} of the workers' time is waiting, {tally.calling_share:.0%} calling"
-    title = f"{tally.calls} calls by {_workers(tally)} take {duration(tally.seconds)}; {share}"
+    by = f"{counted(tally.calls, 'call')} by {counted(tally.workers, 'worker')}"
+    title = f"{by} {'takes' if tally.calls == 1 else 'take'} {duration(tally.seconds)}; {share}"
     columns = ("limit", ">calls", ">refused", ">that wait", ">mean wait", ">longest wait", "bound by")
     return Table(title, columns, list(_rows(tally)), tally.verdict())
 
@@ -99,10 +100,6 @@ def _rows(tally: Tally) -> Iterator[tuple[str, ...]]:
         longest = duration(usage.longest) if usage.waits else "-"
         counts = (str(usage.calls), str(usage.refused), str(usage.waits))
         yield (name or "(unlimited)", *counts, mean, longest, usage.bound or "-")
-
-
-def _workers(tally: Tally) -> str:
-    return "1 worker" if tally.workers == 1 else f"{tally.workers} workers"
 
 
 def _as_json(tally: Tally) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 from nekkar.cli.named import limits_named
 from nekkar.cli.options import Commands, add_cache, add_command, add_json, open_cache
 from nekkar.cli.show import Table, bar, duration, is_rich, show, show_json
-from nekkar.core.cache.url import without_secrets
-from nekkar.core.errors import CacheError, ConfigurationError
+from nekkar.core.cache.redaction import redacted
+from nekkar.core.errors import CacheError, ConfigurationError, plain
 from nekkar.core.limiter import Limit, Status
 from nekkar.rules import RuleTable
 
@@ -45,11 +45,11 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Show the limits, once or again and again. Blocks."""
     if not options.every >= LEAST_EVERY:
-        raise ConfigurationError(f"--every {options.every:g} is out of bounds; give {LEAST_EVERY} s or more")
+        raise ConfigurationError(f"--every {plain(options.every)} is out of bounds; give {LEAST_EVERY} s or more")
     cache = open_cache(options.cache)
     rules = RuleTable.from_file(options.rules) if options.rules else None
     limits = limits_named(cache, options.names, rules, None)
-    title = f"Limits on {without_secrets(options.cache)}"
+    title = f"Limits on {redacted(options.cache)}"
     if options.watch:
         return _watch(limits, title, options.every, options.json)
     statuses = [limit.status() for limit in limits]
@@ -86,8 +86,10 @@ def _rows(status: Status, bars: bool) -> list[tuple[str, ...]]:
     held = f"for {duration(status.hold_until - status.at)}" if status.hold_until else "-"
     last = "-" if status.last_at is None else f"{duration(status.at - status.last_at)} ago"
     rows = list[tuple[str, ...]]()
+    if not status.windows:  # reset, and not used since, so that nothing tells the rate
+        return [(status.name, "-", "-", "", "-", next_slot(status), held, last)]
     for window in status.windows:
-        terms = f"{window.limit}/{_UNITS.get(window.period, f'{window.period:g} s')}"
+        terms = f"{window.limit}/{_UNITS.get(window.period, f'{plain(window.period)} s')}"
         use = bar(window.used / window.limit) if bars else ""
         own = (next_slot(status), held, last) if not rows else ("", "", "")
         rows.append(("" if rows else status.name, terms, str(window.used), use, str(window.remaining), *own))
@@ -99,8 +101,8 @@ def _watch(limits: Sequence[Limit], title: str, every: float, as_lines: bool) ->
     if not as_lines and is_rich(sys.stdout):
         from rich.live import Live
 
-        with Live(auto_refresh=False) as live:
-            return _again(lambda: live.update(_look(limits, title, True).rich(), refresh=True), every)
+        with Live(auto_refresh=False, vertical_overflow="visible") as live:
+            return _again(lambda: live.update(_look(limits, title, True).rich(live.console), refresh=True), every)
     if as_lines:
         return _again(lambda: show_json([as_json(limit.status()) for limit in limits], sys.stdout), every)
     return _again(lambda: print(_look(limits, title, False).plain(), "", sep="\n", flush=True), every)

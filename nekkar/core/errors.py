@@ -1,24 +1,57 @@
 """What can go wrong, and what each error tells.
 
-Every error is a ``NekkarError``. Each names its subject, the value, the bound and the remedy in its
-message, carries the data as attributes too, and survives pickling (a multiprocessing pool hands
-errors from its workers back pickled).
+Every error is a ``NekkarError``. Rules:
+
+- A message names its subject, the value, the bound and the remedy; the data are attributes too.
+- ``type(error)(*error.args)`` is the same error, and ``args`` are strings and numbers: task queues (Celery, taskiq)
+  send those as JSON and rebuild the error from them. Multiprocessing pools pickle it.
+- No message holds a secret. A value goes into it through one of three functions: ``shown`` for what a user names or
+  counts, ``kind_of`` for an object in a wrong place, which may be anything, and ``redacted`` (core/cache/redaction.py)
+  for the URL of a cache.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 __all__ = ["CacheError", "ConfigurationError", "CorruptLog", "NekkarError", "WaitTooLong"]
 
+_USER_INFO = re.compile(r"(?<=//)[^/?#\s'\"]*@")
+_QUERY_VALUE = re.compile(r"([?&;][^=&;#\s'\"]*=)[^&;#\s'\"]+")
+
 
 def shown(value: object) -> str:
-    """Return ``repr(value)``, cut where it is too long for a message."""
+    """Return ``repr(value)``, cut where it is too long for a message.
+
+    Of a URL in it the user info and the values of its query are left out: they may be passwords and tokens.
+    """
     try:
         text = repr(value)
     except ValueError:  # an int of over 4,300 digits has no repr
         text = f"<{type(value).__name__} too large to show>"
+    text = _QUERY_VALUE.sub(r"\1***", _USER_INFO.sub("***@", text))
     return text if len(text) <= 80 else f"{text[:60]}…{text[-15:]}"
+
+
+def plain(number: float) -> str:
+    """Return a number with all its digits before the point, and up to six after it: ``:g`` has six in all."""
+    text = f"{number:.6f}".rstrip("0").rstrip(".")
+    return text if float(text) == number or abs(number) >= 1e-6 else f"{number:g}"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a count and its noun, such as "1 call" or "2 calls"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def kind_of(value: object) -> str:
+    """Return the type of a value in a wrong place, such as ``str``; with the value where that is a number or None."""
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"class {value.__name__}"
+    return f"{type(value).__name__} {shown(value)}" if isinstance(value, int | float) else type(value).__name__
 
 
 class NekkarError(Exception):
@@ -51,13 +84,16 @@ class WaitTooLong(NekkarError, TimeoutError):
     """
 
     def __init__(self, name: str, retry_after: float, max_wait: float) -> None:
-        super().__init__(
-            f"limit {name!r}: the next slot is {retry_after:.3f} s away, and max_wait is {max_wait:g} s;"
-            f" retry after {retry_after:.3f} s or allow a longer wait"
-        )
+        self.args = name, retry_after, max_wait  # not by super(): OSError takes three for an errno, a text and a file
         self.name = name
         self.retry_after = retry_after
         self.max_wait = max_wait
+
+    def __str__(self) -> str:
+        return (
+            f"limit {self.name!r}: the next slot is {self.retry_after:.3f} s away, and max_wait is"
+            f" {plain(self.max_wait)} s; retry after {self.retry_after:.3f} s or allow a longer wait"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name, self.retry_after, self.max_wait), vars(self)  # with notes, and what adapters add

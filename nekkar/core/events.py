@@ -128,7 +128,7 @@ class Listening:
         except Exception:
             said, self._failed = self._failed, True
             if not said:
-                log.exception("listener %s failed at %s; said once", shown(self._callback), shown(event))
+                log.exception("listener %s failed at %s; said once", _name(self._callback), shown(event))
 
     def __enter__(self) -> Listening:
         return self
@@ -156,3 +156,8 @@ class Listeners:
         """Have all hear ``event``."""
         for listening in tuple(self.listening):
             listening.hear(event)
+
+
+def _name(callback: Callback) -> str:
+    """Return the name of a callable. Its repr may hold a secret: that of a partial shows the arguments."""
+    return str(getattr(callback, "__qualname__", type(callback).__qualname__))

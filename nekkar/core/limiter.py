@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from nekkar.core.admission import Admission, Status, Window
 from nekkar.core.cache import BaseCache, TellsTime
 from nekkar.core.clock import Clock, SystemClock
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, kind_of, shown
 from nekkar.core.events import Callback, Listeners, Listening
 from nekkar.core.limit import Limit
 from nekkar.core.limit_core import LimitCore
@@ -174,7 +174,7 @@ def _cache(cache: BaseCache | str | None) -> BaseCache:
 
         return from_url(cache)
     if not isinstance(cache, BaseCache):
-        raise ConfigurationError(f"cache {shown(cache)} is no BaseCache and no URL; give one of these, or None")
+        raise ConfigurationError(f"cache {kind_of(cache)} is no BaseCache and no URL; give one of these, or None")
     return cache
 
 
@@ -184,7 +184,7 @@ def _clock(clock: Clock | str, cache: BaseCache) -> Clock:
 
         return ServerClock(cache.tell_time, insist=clock == "server")
     if clock == "server":
-        raise ConfigurationError(f"clock 'server': {shown(cache)} has no server that tells a clock; use 'auto'")
+        raise ConfigurationError(f"clock 'server': {kind_of(cache)} has no server that tells a clock; use 'auto'")
     if clock in ("auto", "local"):
         return SystemClock()
     if isinstance(clock, (str, type)) or not callable(getattr(clock, "now_us", None)):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, SupportsIndex
 
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, plain, shown
 
 SECOND = 1_000_000
 MAX_COUNT = 10**9
@@ -41,7 +41,7 @@ class Rate:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.count} per {self.period_us / SECOND:g} s"
+        return f"{self.count} per {plain(self.period_us / SECOND)} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Quota:
 
     def described(self) -> str:
         """Return all terms in words."""
-        return f"{self} with spacing {self.spacing_us / SECOND:g} s and margin {self.margin_us / SECOND:g} s"
+        return f"{self} with spacing {plain(self.spacing_us / SECOND)} s and margin {plain(self.margin_us / SECOND)} s"
 
 
 def quota(
@@ -106,7 +106,7 @@ def whole(value: SupportsIndex, what: str, most: int = MAX_COUNT) -> int:
 
 def micros(value: Any, what: str, least_us: int = 0, most_us: int = MAX_PERIOD) -> int:
     """Return seconds as microseconds, rounded up, within bounds; ConfigurationError otherwise."""
-    bounds = f"give seconds from {least_us / SECOND:g} to {most_us / SECOND:g}"
+    bounds = f"give seconds from {plain(least_us / SECOND)} to {plain(most_us / SECOND)}"
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise ConfigurationError(f"{what} {shown(value)} is not a number of seconds; {bounds}")
     if not least_us <= value * SECOND <= most_us:

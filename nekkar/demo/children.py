@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from nekkar.core.errors import NekkarError
+from nekkar.core.errors import NekkarError, plain
 
 PATIENCE = 5.0
 
@@ -39,7 +39,7 @@ class Child:
     def receive(self, timeout: float) -> Any:
         """Wait for the child's next message, at most ``timeout`` seconds; ChildFailed where none comes."""
         if not self.pipe.poll(timeout):
-            raise ChildFailed(f"the {self.process.name} did not answer within {timeout:g} s")
+            raise ChildFailed(f"the {self.process.name} did not answer within {plain(timeout)} s")
         try:
             return self.pipe.recv()
         except (EOFError, OSError) as cause:

@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from nekkar.core.clock import SystemClock, monotonic
+from nekkar.core.errors import counted, plain
 from nekkar.core.quota import SECOND
 from nekkar.demo.children import Child, ChildFailed, child
 from nekkar.demo.server import serve
@@ -68,7 +69,7 @@ class Outcome:
     def failures(self) -> list[str]:
         """Say what went wrong, each thing once, with the number of workers it befell."""
         texts = Counter(tally.failure for tally in self.tallies if tally.failure)
-        return [f"{count} of {len(self.tallies)} workers failed: {text}" for text, count in texts.items()]
+        return [f"{count} of {counted(len(self.tallies), 'worker')} failed: {text}" for text, count in texts.items()]
 
 
 Report = Callable[[float, Outcome], None]
@@ -117,7 +118,7 @@ def _gather(crew: Sequence[Child], seconds: float, report: Report) -> Outcome:
             else:
                 calls.append((index, message))
     for index in working.values():
-        tallies[index] = replace(tallies[index], failure=f"still at work {GRACE:g} s after the end")
+        tallies[index] = replace(tallies[index], failure=f"still at work {plain(GRACE)} s after the end")
     report(seconds, Outcome(tuple(tallies)))
     return Outcome(tuple(tallies), tuple(calls))
 

@@ -11,10 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from nekkar.core.errors import counted, plain
 from nekkar.demo.fleet import Outcome
+from nekkar.tables import Table
+from nekkar.tables import show as show_tables
 
 LABELS = ("with nekkar", "without")
 WIDTH = 26
+WITH_BAR = 72  # in fewer columns of a terminal the figures alone have room
+LABEL_AND_TOLD = ("{task.description:<11}", "{task.fields[told]}")
 
 Report = Callable[[str, float, Outcome], None]
 Row = tuple[str, str, str]
@@ -34,13 +39,13 @@ class Result:
 
     @property
     def title(self) -> str:
-        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
-        return f"{workers}, {self.seconds:g} s, a strict limit of {self.rate}"
+        return f"{counted(self.workers, 'worker')}, {plain(self.seconds)} s, a strict limit of {self.rate}"
 
     @property
     def note(self) -> str:
         return (
-            f"Share: calls accepted in {self.seconds:g} s, of the {self.most} that the limit lets any client make.\n"
+            f"Share: calls accepted in {plain(self.seconds)} s, of the {self.most} that the limit lets any client make."
+            "\n"
             f"Cache: {self.cache}.\nWithout nekkar, a worker sleeps 0.1 s after a 429."
         )
 
@@ -86,7 +91,10 @@ class Result:
 
 def show(result: Result, stream: TextIO) -> None:
     """Print the table and its note."""
-    (_show_rich if stream.isatty() else _show_plain)(result, stream)
+    color = "red" if result.limited.total("refused") else "green"
+    columns = ("", *(f">{label}" for label in LABELS))
+    print(file=stream)
+    show_tables([Table(result.title, columns, result.rows, result.note, {LABELS[0]: color})], stream)
 
 
 @contextmanager
@@ -115,7 +123,7 @@ def _per_call(outcome: Outcome) -> str:
 
 
 def _told(outcome: Outcome) -> str:
-    return f"{outcome.total('calls')} calls, {outcome.total('refused')} answered 429"
+    return f"{counted(outcome.total('calls'), 'call')}, {outcome.total('refused')} answered 429"
 
 
 def _lines(stream: TextIO, seconds: float) -> Report:
@@ -126,24 +134,22 @@ def _lines(stream: TextIO, seconds: float) -> Report:
         fifth = int(elapsed / seconds * 5)
         if fifth and (label, fifth) not in told:
             told.add((label, fifth))
-            print(f"{label}: {elapsed:.1f} of {seconds:g} s, {_told(outcome)}", file=stream, flush=True)
+            print(f"{label}: {elapsed:.1f} of {plain(seconds)} s, {_told(outcome)}", file=stream, flush=True)
 
     return report
-
-
-def _show_plain(result: Result, stream: TextIO) -> None:
-    lines = [f"{title:<{WIDTH}}{one:>{WIDTH}}{other:>{WIDTH}}" for title, one, other in [("", *LABELS), *result.rows]]
-    print("", result.title, "", *lines, "", result.note, sep="\n", file=stream, flush=True)
 
 
 @contextmanager
 def _bars(stream: TextIO, seconds: float) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn
+    from rich.table import Column
 
-    columns = (TextColumn("{task.description:<11}"), BarColumn(24), TextColumn("{task.fields[told]}"))
+    label, told = (TextColumn(text, table_column=Column(overflow="fold")) for text in LABEL_AND_TOLD)
+    console = Console(file=stream, highlight=False)
+    columns = (label, BarColumn(24), told) if console.width >= WITH_BAR else (label, told)
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(file=stream, highlight=False), refresh_per_second=8) as shown:
+    with Progress(*columns, console=console, refresh_per_second=8) as shown:
 
         def report(label: str, elapsed: float, outcome: Outcome) -> None:
             if label not in tasks:
@@ -152,20 +158,3 @@ def _bars(stream: TextIO, seconds: float) -> Iterator[Report]:
             shown.update(tasks[label], completed=elapsed, told=told)
 
         yield report
-
-
-def _show_rich(result: Result, stream: TextIO) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=result.title, box=SIMPLE_HEAD, title_style="bold", title_justify="left")
-    table.add_column("")
-    table.add_column(LABELS[0], justify="right", style="green" if not result.limited.total("refused") else "red")
-    table.add_column(LABELS[1], justify="right")
-    for row in result.rows:
-        table.add_row(*row)
-    console = Console(file=stream, highlight=False)
-    console.print()
-    console.print(table)
-    console.print(result.note, style="dim", markup=False)

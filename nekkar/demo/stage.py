@@ -18,8 +18,8 @@ from typing import Any, TextIO
 from urllib.parse import quote
 
 from nekkar.core.cache import BaseCache, from_url
-from nekkar.core.cache.url import without_secrets
-from nekkar.core.errors import CacheError, ConfigurationError
+from nekkar.core.cache.redaction import redacted
+from nekkar.core.errors import CacheError, ConfigurationError, counted, plain
 from nekkar.core.quota import SECOND, Rate, micros, quota, whole
 from nekkar.core.shared.key import cache_key
 from nekkar.demo.fleet import Outcome, run_fleet
@@ -52,11 +52,13 @@ def read_plan(workers: int, rate: str, seconds: float, cache: str | None) -> Pla
     calls = min(each.count * -(-span_us // each.period_us) for each in rates)
     if calls > MOST_CALLS:
         raise ConfigurationError(
-            f"rate {rate!r} allows {calls} calls in {seconds:g} s; give a lower rate or fewer seconds,"
-            f" for {MOST_CALLS} calls at most"
+            f"rate {rate!r} allows {counted(calls, 'call')} in {plain(seconds)} s; give a lower rate or fewer seconds,"
+            f" for {MOST_CALLS} at most"
         )
     if cache is not None and getattr(from_url(cache), "in_process", False):
-        raise ConfigurationError(f"cache {cache!r} is not shared by processes; use one such as sqlite:///file.db")
+        raise ConfigurationError(
+            f"cache {redacted(cache)} is not shared by processes; use one such as sqlite:///file.db"
+        )
     return Plan(workers, rate, rates, seconds, cache)
 
 
@@ -84,7 +86,7 @@ def perform(plan: Plan, out: TextIO, err: TextIO, as_json: bool, plot: str | Non
 
 def _result(plan: Plan, limited: Outcome, bare: Outcome) -> Result:
     most = most_calls(plan.rates, round(plan.seconds * SECOND))
-    where = "an SQLite file in a temporary folder" if plan.cache is None else without_secrets(plan.cache)
+    where = "an SQLite file in a temporary folder" if plan.cache is None else redacted(plan.cache)
     return Result(plan.workers, plan.rate, plan.seconds, where, most, limited, bare)
 
 
@@ -92,7 +94,9 @@ def _draw(plan: Plan, result: Result, path: str) -> None:
     panels = []
     for label, outcome in zip(LABELS, (result.limited, result.bare), strict=True):
         marks = [_mark(worker, answer) for worker, answer in outcome.calls]
-        title = f"{label}: {outcome.total('accepted')} calls accepted, {outcome.total('refused')} answered 429"
+        title = (
+            f"{label}: {counted(outcome.total('accepted'), 'call')} accepted, {outcome.total('refused')} answered 429"
+        )
         panels.append(Panel(title, plan.workers, marks, [("accepted", rate) for rate in plan.rates]))
     draw(panels, result.title, path)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, kind_of, shown
 from nekkar.core.limiter import Nekkar, terms
 from nekkar.core.quota import Quota, micros, whole
 from nekkar.http.feedback import Passage
@@ -62,10 +62,10 @@ class Gate:
 
     def __post_init__(self) -> None:
         if not isinstance(self.limiter, Nekkar):
-            raise ConfigurationError(f"limiter {shown(self.limiter)} is no Nekkar; give one such as Nekkar()")
+            raise ConfigurationError(f"limiter {kind_of(self.limiter)} is no Nekkar; give one such as Nekkar()")
         if not isinstance(self.rules, RuleTable):
             raise ConfigurationError(
-                f"rules {shown(self.rules)} is no RuleTable; give RuleTable([Rule(url, limit)], limits)"
+                f"rules {kind_of(self.rules)} is no RuleTable; give RuleTable([Rule(url, limit)], limits)"
             )
         if self.max_wait is not None:
             micros(self.max_wait, "max_wait")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, kind_of, shown
 from nekkar.core.limiter import Nekkar
 from nekkar.http.limiter import Gate, Options
 from nekkar.http.permit import Errors, Permit
@@ -158,7 +158,7 @@ def limit_client(client: Any, wrapper: type[Any], limiter: Nekkar, rules: RuleTa
     """
     mounts = client._mounts
     if any(isinstance(transport, wrapper) for transport in (client._transport, *mounts.values())):
-        raise ConfigurationError(f"client {shown(client)} is limited already; give its limits in one RuleTable")
+        raise ConfigurationError(f"client {kind_of(client)} is limited already; give its limits in one RuleTable")
     made = [
         transport and wrapper(limiter, rules, transport, max_wait=max_wait)
         for transport in (client._transport, *mounts.values())
@@ -177,11 +177,11 @@ def _inner(transport: Any, method: str, make: Callable[..., Any], arguments: Map
         return make(**arguments)
     if arguments:
         raise ConfigurationError(
-            f"transport {shown(transport)} and {', '.join(arguments)}: give a transport to wrap, or arguments to"
+            f"transport {kind_of(transport)} and {', '.join(arguments)}: give a transport to wrap, or arguments to"
             " make one, not both"
         )
     if isinstance(transport, type) or not callable(getattr(transport, method, None)):
         raise ConfigurationError(
-            f"transport {shown(transport)} has no {method}; give one such as {make.__name__}(), or None for that"
+            f"transport {kind_of(transport)} has no {method}; give one such as {make.__name__}(), or None for that"
         )
     return transport

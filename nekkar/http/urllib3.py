@@ -52,9 +52,16 @@ attempts: ContextVar[Attempts | None] = ContextVar("nekkar's attempts", default=
 class Refused(EmptyPoolError):
     """The attempt may not start, for the reason ``error``; urllib3 raises it at once, and holds no connection."""
 
-    def __init__(self, pool: HTTPConnectionPool, error: Exception) -> None:
-        super().__init__(pool, str(error))
+    def __init__(self, error: Exception, pool: HTTPConnectionPool | None = None) -> None:
+        super().__init__(pool, str(error))  # type: ignore[arg-type]  # None where it was pickled, as urllib3 does itself
+        self.args = (error,)
         self.error = error
+
+    def __str__(self) -> str:
+        return str(self.error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args
 
 
 def ask_first(pool: HTTPConnectionPool) -> HTTPConnectionPool:

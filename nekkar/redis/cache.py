@@ -30,10 +30,10 @@ from nekkar.core.cache.base import text
 from nekkar.core.cache.memcached.meta import BadAnswer
 from nekkar.core.cache.pool import Pool
 from nekkar.core.clock import monotonic
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, plain, shown
 from nekkar.core.quota import SECOND, micros
 from nekkar.redis.client import failures, is_cluster, library_of, made, place, settings, split_timeout
-from nekkar.redis.wire import ADD, DELETE, GET, NOTHING, OK, SET, SWAP, TIME, ask, connected, sent
+from nekkar.redis.wire import ADD, DELETE, GET, NOTHING, OK, SET, SWAP, TIME, ask, connected, sent, without_words
 
 __all__ = ["RedisCache"]
 
@@ -82,12 +82,12 @@ class RedisCache(BaseCache):
         self._library = library_of(self._client)
         self._failures = failures(self._library)
         self._place = place(self._client)
-        self._class, self._settings = settings(self._client, self._timeout)
+        self._class, self._settings = settings(self._client, self._timeout, options)
         self._pool: Pool[Any] = Pool(self._connect, lambda connection: connection.disconnect())
         self._seen: dict[str, bytes] = {}
 
     def __repr__(self) -> str:
-        return f"RedisCache({self._place!r}, timeout={self._timeout:g})"
+        return f"RedisCache({self._place!r}, timeout={plain(self._timeout)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if not isinstance(self._args[0], str):
@@ -183,10 +183,13 @@ class RedisCache(BaseCache):
             if is_cluster(self._client):
                 return self._on_cluster(key, command)
             return self._pool.run(lambda it: command(partial(ask, partial(sent, it, until), keys)), until)
-        except self._failures as cause:
-            refused = isinstance(cause, self._library.exceptions.ResponseError)
-            kind = CorruptLog if refused and "WRONGTYPE" in str(cause) else CacheError
-            raise kind(self._told(key, cause)) from cause
+        except self._failures as error:
+            failure = error
+        # Raised here: a cluster's client connects inside a command, so the context could tell what the server said.
+        cause = failure if not is_cluster(self._client) else without_words(failure)
+        refused = isinstance(cause, self._library.exceptions.ResponseError)
+        kind = CorruptLog if refused and "WRONGTYPE" in str(cause) else CacheError
+        raise kind(self._told(key, cause)) from cause
 
     def _on_cluster(self, key: str, command: Callable[[Ask], T]) -> T:
         node = self._client.get_node_from_key(key)  # its primary; a command with a node is not retried
@@ -200,7 +203,7 @@ class RedisCache(BaseCache):
     def _told(self, key: str, cause: BaseException) -> str:
         types = [base.__name__ for base in type(cause).__mro__]
         if "TimeoutError" in types:
-            what = f"did not answer within {self._timeout:g} s"
+            what = f"did not answer within {plain(self._timeout)} s"
             return f"Redis at {self._place} {what}; see that it runs and can be reached, or allow a longer timeout"
         signs = " ".join([*types, str(cause)])
         found = [remedy for sign, remedy in _REMEDIES.items() if re.search(sign, signs)]

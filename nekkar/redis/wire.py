@@ -10,12 +10,15 @@ Rules:
   one instant.
 - Connecting is many steps, not all with a timeout (a name, its addresses, TLS, a password, a Sentinel's word):
   a thread takes them, and is waited for until that instant.
+- A server that does not know AUTH or HELLO repeats in its error what came with it: the password. So of what it says
+  while a connection is made, only known phrases are passed on.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from enum import Enum
 from itertools import count
 from secrets import randbits
 from typing import Any, NamedTuple
@@ -29,6 +32,17 @@ Send = Callable[..., Any]  # sends the words of one command, returns its answer
 OK, NOTHING, TAG = b"OK", b"-", 8
 # What a library's parser raises, besides its own InvalidResponse, over what no Redis sends.
 _UNREADABLE = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
+
+# What may be told of an error in connecting: none of it can be a part of what was sent.
+_KNOWN_WORDS = re.compile(
+    r"\b(?:ASK|CLUSTERDOWN|DENIED|LOADING|MASTERDOWN|MOVED|NOAUTH|NOPERM|NOPROTO|OOM|READONLY|WRONGPASS|WRONGTYPE)\b"
+    r"|(?:unknown|wrong number of arguments for) '?(?:AUTH|HELLO|SELECT|CLIENT)?'? ?command|Authentication required"
+    r"|invalid username-password pair or user is disabled|invalid username or password"
+    r"|without any password configured|no password is set|DB index is out of range|invalid DB index|invalid database"
+    r"|max number of clients reached|unsupported protocol version|Connection closed by server|Protocol Error"
+    r"|Hash slot not served|executing the script|cannot be connected",
+    re.IGNORECASE,
+)
 
 _tags = count(randbits(60))  # no two commands of a process have the same, on whatever connection
 
@@ -95,12 +109,34 @@ def connected(kind: Any, settings: dict[str, Any], until: float) -> Any:
     def connect() -> None:
         try:
             connection.connect()
+            return
+        except Exception as error:
+            failure = without_words(error)
         except BaseException:
             connection.disconnect()
             raise
+        connection.disconnect()
+        raise failure  # here, where what the server said is not its context
 
-    _understood(lambda: awaited(connect, until))
+    awaited(connect, until)
     return connection
+
+
+def without_words(error: Exception) -> Exception:
+    """Return an error of connecting, less what the server said; whole where no server did, but the system."""
+    reason = error if isinstance(error, OSError) else error.__context__
+    if isinstance(reason, OSError):
+        for one in (reason, error):
+            one.__context__ = one.__cause__ = None  # the library may have tried again after what the server said
+        return error
+    if isinstance(error, _UNREADABLE):
+        return BadAnswer(f"sent what is no answer: {type(error).__name__}")
+    if type(error).__module__.partition(".")[0] not in ("redis", "valkey"):
+        return error  # one of ours, or of the user's own
+    harmless = type(error).__new__(type(error))  # whatever the signature of its __init__
+    harmless.__dict__ |= {name: value for name, value in vars(error).items() if isinstance(value, Enum)}  # for its repr
+    harmless.args = ("; ".join(dict.fromkeys(_KNOWN_WORDS.findall(str(error)))) or "refused",)
+    return harmless
 
 
 def _understood(step: Callable[[], Any]) -> Any:

@@ -147,11 +147,14 @@ def _faults_of(entry: object) -> Iterator[str]:
 
 
 def _name(path: object) -> str:
-    """Return a path as it was given, as text."""
+    """Return a path as it was given, as text; not a URL, in which a password could be."""
     try:
-        return os.fsdecode(path)  # type: ignore[arg-type]
+        name = os.fsdecode(path)  # type: ignore[arg-type]
     except TypeError:
         raise ConfigurationError(f"path {shown(path)} is no path; give one such as 'limits.toml'") from None
+    if "://" in name:
+        raise ConfigurationError("the path of a rule file is a URL (it is not shown); give one such as 'limits.toml'")
+    return name
 
 
 def _read(name: str) -> File:

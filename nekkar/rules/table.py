@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Self
 
-from nekkar.core.errors import ConfigurationError
+from nekkar.core.errors import ConfigurationError, counted
 from nekkar.rules.checks import attempt, check, numbered, raised
 from nekkar.rules.files import load, read_table
 from nekkar.rules.match import Match, Unnamed
@@ -141,7 +141,7 @@ class RuleTable:
         return hash((self.rules, self.unmatched))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {len(self.rules)} rules, {len(self.limits)} limits>"
+        return f"<{type(self).__name__} of {counted(len(self.rules), 'rule')}, {counted(len(self.limits), 'limit')}>"
 
     def _found(self, method: str | bytes, url: object) -> Match | Unnamed | Pattern | None:
         text = _text(url)

@@ -32,6 +32,7 @@ from nekkar.core.cache import sqlite as sqlite_module
 from nekkar.core.cache.memcached.cache import LAST_DATE, RELATIVE_TTL_MAX, _expiry
 from nekkar.core.cache.memcached.meta import Meta
 from nekkar.core.cache.pool import Pool
+from nekkar.core.cache.redaction import redacted
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog
 from nekkar.core.shared.key import cache_key
 from tests.support.servers import Memcached, free_port, memcached
@@ -488,7 +489,7 @@ def test_a_refused_connection_is_an_error_that_names_server_and_remedy(command: 
 
 def test_a_host_or_socket_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
     """CacheError, not the resolver's or the socket's own."""
-    for host in ("no\x00name", "x" * 70, str(tmp_path / "none.sock"), str(tmp_path / ("long" * 100))):
+    for host in ("x" * 70, str(tmp_path / "none.sock"), str(tmp_path / ("long" * 100))):
         with pytest.raises(CacheError, match="see that it runs") as caught:
             MemcachedCache(host).get("key")
         assert host in str(caught.value)
@@ -1090,8 +1091,8 @@ def test_a_url_names_a_cache(url: str, expected: Callable[[], BaseCache]) -> Non
         ("memcacheds:///path/to/socket", "takes no TLS"),
         ("memcached://h/path", "no path"),
         ("memcached://user@h", "no user"),
-        ("memcached://h?timeout=soon", "use one of memory:"),
-        ("memcached://h?timeout=", "use one of memory:"),
+        ("memcached://h?timeout=soon", "timeout is not a number"),
+        ("memcached://h?timeout=", "timeout is not a number"),
         ("memcached://h?timeout=nan", "give seconds"),
         ("memcached://h?timeout=inf", "give seconds"),
         ("memcached://h?timeout=-1", "give seconds"),
@@ -1100,10 +1101,10 @@ def test_a_url_names_a_cache(url: str, expected: Callable[[], BaseCache]) -> Non
     ],
 )
 def test_a_url_that_names_none_is_refused_with_what_is_expected(url: str, told: str) -> None:
-    """ConfigurationError names the URL; Nekkar raises it where it is written."""
+    """ConfigurationError, which Nekkar raises where the URL is written; it shows what can't be secret of it."""
     with pytest.raises(ConfigurationError, match=told) as caught:
         from_url(url)
-    assert repr(url) in str(caught.value)
+    assert f"cache URL {redacted(url)}" in str(caught.value)
     with pytest.raises(ConfigurationError, match=told):
         nekkar.Nekkar(url)
 
@@ -1111,11 +1112,13 @@ def test_a_url_that_names_none_is_refused_with_what_is_expected(url: str, told: 
 @pytest.mark.parametrize("url", [None, 5, b"memory:", [], {}, 1.5, True, MemoryCache(), Path("a.db")])
 def test_a_url_that_is_no_text_is_refused(url: Any) -> None:
     """ConfigurationError, not urllib's own."""
-    with pytest.raises(ConfigurationError, match="is no text; use one of memory:"):
+    with pytest.raises(ConfigurationError, match=r"must be a str, got .*; use one of memory:"):
         from_url(url)
 
 
-@pytest.mark.parametrize("host", ["", None, 5, b"h", True, ["h"], ("h", 1)])
+@pytest.mark.parametrize(
+    "host", ["", "no\0name", "a b", "h:1", "h/0", "redis://h", "me@h", None, 5, b"h", True, ["h"], ("h", 1)]
+)
 def test_a_host_that_is_none_is_refused(host: Any) -> None:
     """ConfigurationError when the cache is made."""
     with pytest.raises(ConfigurationError, match="no host name or socket path"):
@@ -1124,10 +1127,9 @@ def test_a_host_that_is_none_is_refused(host: Any) -> None:
 
 @pytest.mark.parametrize("port", [0, -1, 65_536, 70_000, "x", "11211", None, 1.0, True, math.nan])
 def test_a_port_that_is_none_is_refused(port: Any) -> None:
-    """ConfigurationError names the value and the bounds."""
-    with pytest.raises(ConfigurationError, match=r"memcached port .* from 1 to 65535") as caught:
+    """ConfigurationError names the bounds."""
+    with pytest.raises(ConfigurationError, match=r"memcached port .* from 1 to 65535"):
         MemcachedCache("h", port)
-    assert repr(port) in str(caught.value)
 
 
 @pytest.mark.parametrize("timeout", [None, 0, 0.0, -1, -0.5, math.nan, math.inf, "1", True, 3601, 1e-9, [], 10**400])

@@ -569,7 +569,7 @@ def test_servers_are_named_as_pymemcache_names_them(spec: Any, told: str) -> Non
         ([], "are no list of servers"),
         ("h1,h2", "are no list of servers"),
         (7, "are no list of servers"),
-        ([7], "server 7 is none"),
+        ([7], "server int 7 is none"),
         ([None], "server None is none"),
         (["h", "h:11211"], "'h:11211' is listed twice"),
         (["h", "H"], "is listed twice"),

@@ -471,13 +471,13 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     # what is given; what of it the message shows; what the message says was expected
     ({"transport": "stub", "retries": 3}, "retries", "not both"),
     ({"transport": "stub", "http2": True, "verify": False}, "http2, verify", "not both"),
-    ({"transport": "http://"}, "'http://'", "HTTPTransport()"),
+    ({"transport": "http://"}, "transport str has no", "HTTPTransport()"),
     ({"transport": httpx.HTTPTransport}, "HTTPTransport", "HTTPTransport()"),
     ({"transport": httpx2.AsyncHTTPTransport}, "HTTPTransport", "HTTPTransport()"),
     ({"limiter": None}, "None", "Nekkar()"),
-    ({"limiter": "memory:"}, "'memory:'", "Nekkar()"),
+    ({"limiter": "memory:"}, "limiter str is no", "Nekkar()"),
     ({"rules": None}, "None", "RuleTable("),
-    ({"rules": [Rule("*", "a")]}, "Rule(url='*'", "RuleTable("),
+    ({"rules": [Rule("*", "a")]}, "rules list is no", "RuleTable("),
     ({"max_wait": -1}, "max_wait -1", "give seconds"),
     ({"max_wait": "5"}, "'5'", "give seconds"),
 ]

@@ -183,8 +183,8 @@ def test_a_second_limit_is_refused(session: requests.Session, limiter: Nekkar) -
     [
         ({"session": None}, "session None is no requests.Session"),
         ({"session": requests}, "is no requests.Session"),
-        ({"limiter": "memory:"}, "limiter 'memory:'"),
-        ({"rules": {}}, "rules {}"),
+        ({"limiter": "memory:"}, "limiter str is no"),
+        ({"rules": {}}, "rules dict is no"),
         ({"max_wait": -1}, "max_wait -1"),
     ],
 )

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-import pytest
+import copy
+import json
+import pickle
 
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, NekkarError, WaitTooLong, shown
+import pytest
+from urllib3 import HTTPConnectionPool
+
+from nekkar.core.errors import (
+    CacheError,
+    ConfigurationError,
+    CorruptLog,
+    NekkarError,
+    WaitTooLong,
+    counted,
+    kind_of,
+    plain,
+    shown,
+)
+from nekkar.core.quota import quota
+from nekkar.http.urllib3 import Refused
+from tests.limits.test_pickling import KINDS
 
 
 def test_wait_too_long_tells_who_waits_how_long_and_what_to_do() -> None:
@@ -44,3 +62,72 @@ def test_a_number_too_large_for_python_to_print_is_still_shown() -> None:
     """No value is so large that its error can't be told."""
     assert shown(10**5000) == "<int too large to show>"
     assert shown([10**5000]) == "<list too large to show>"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_an_error_is_rebuilt_from_its_arguments(kind: type[NekkarError]) -> None:
+    """As task queues do it: they send the class and ``args``, in JSON, and call the one with the other."""
+    error = kind("some_id", 12.5, 3.0) if issubclass(kind, WaitTooLong) else kind("no answer within 1 s")
+    for rebuilt in (kind(*error.args), kind(*json.loads(json.dumps(error.args)))):
+        assert (str(rebuilt), repr(rebuilt), rebuilt.args) == (str(error), repr(error), error.args)
+        assert vars(rebuilt) == vars(error)
+        assert getattr(rebuilt, "errno", None) is None, "an OSError would take three arguments for its own"
+
+
+def test_what_urllib3_raises_is_rebuilt_too() -> None:
+    """From its cause, which is its argument: the pool stays where it is."""
+    with HTTPConnectionPool("127.0.0.1") as pool:
+        error = Refused(WaitTooLong("some_id", 12.5, 3.0), pool)
+    for rebuilt in (Refused(*error.args), pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+        assert str(rebuilt) == str(error) == str(error.error)
+        assert rebuilt.error.args == ("some_id", 12.5, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(5, "5"), (60.0, "60"), (0.05, "0.05"), (2_592_000.0, "2592000"), (1_234_567.5, "1234567.5"), (1e-7, "1e-07")],
+)
+def test_no_digit_of_a_number_is_lost(value: float, text: str) -> None:
+    """Before the point, however many there are: a month is not 2.592e+06 s."""
+    assert plain(value) == text
+
+
+def test_nouns_go_with_their_counts() -> None:
+    """One call, and not 1 calls."""
+    assert [counted(count, "call") for count in (0, 1, 2)] == ["0 calls", "1 call", "2 calls"]
+
+
+def test_a_month_is_told_in_full() -> None:
+    """In the terms of a limit and in what refuses a call."""
+    assert str(quota("5000/month")) == "5000 per 2592000 s"
+    assert "max_wait is 1234567 s" in str(WaitTooLong("some_id", 1.0, 1_234_567.0))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("https://me:pw@host/a?token=pw&b=#c", "'https://***@host/a?token=***&b=#c'"),
+        (["//me@host", "a?b=c"], "['//***@host', 'a?b=***']"),
+        ("me@host", "'me@host'"),
+        ("10/second; 300/minute", "'10/second; 300/minute'"),
+    ],
+)
+def test_a_url_is_shown_without_its_user_and_the_values_of_its_query(value: object, text: str) -> None:
+    """They may be passwords and tokens. Everything else is shown as it is."""
+    assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("s3cr3t", "str"),
+        (b"s3cr3t", "bytes"),
+        (5, "int 5"),
+        (True, "bool True"),
+        (None, "None"),
+        (dict, "class dict"),
+    ],
+)
+def test_of_a_value_in_a_wrong_place_its_type_is_shown(value: object, text: str) -> None:
+    """And the value where it is a number."""
+    assert kind_of(value) == text

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 
 from nekkar.cli import _parser
-from nekkar.core.cache.url import _MAKERS, _REDIS
+from nekkar.core.cache.redaction import SCHEMES
 from nekkar.core.events import Event
 from nekkar.plan.calls import _READERS
 from nekkar.rules.checks import SETTINGS
@@ -121,7 +121,7 @@ def test_each_key_of_a_rule_file_is_told() -> None:
 def test_each_url_of_a_cache_is_told() -> None:
     """Each scheme, and each kind of log that ``simulate`` reads."""
     text = read("how-to/caches/index.md")
-    assert {scheme for scheme in (*_MAKERS, *_REDIS) if not re.search(rf"`{scheme.rstrip(':/')}:", text)} == set()
+    assert {scheme for scheme in SCHEMES if not re.search(rf"`{scheme}:", text)} == set()
     assert {ending for ending in _READERS if f"`{ending}`" not in COMMAND_LINE} == set()
 
 

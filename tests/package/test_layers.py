@@ -45,6 +45,7 @@ LAYERS = [
     "nekkar.httpx2",
     "nekkar.redis",
     "nekkar.testing",
+    "nekkar.tables",
     "nekkar.progress",
     "nekkar.opentelemetry",
     "nekkar.plan",

@@ -216,7 +216,7 @@ nekkar.opentelemetry
 """
 
 # No page of the reference lists what these show: it may change.
-PRIVATE = {"cli", "demo", "http", "plan", "plot"}
+PRIVATE = {"cli", "demo", "http", "plan", "plot", "tables"}
 MADE_BY_NEKKAR = {"Limit", "Listening"}
 SPECIAL = {"__call__", "__enter__", "__aenter__"}
 MODULES = [line for line in TABLE.splitlines() if line.startswith("nekkar")]

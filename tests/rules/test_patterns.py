@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nekkar.core.errors import ConfigurationError
+from nekkar.core.errors import ConfigurationError, shown
 from nekkar.rules import Rule, RuleTable
 
 
@@ -215,7 +215,7 @@ def test_a_pattern_covers_what_the_grammar_says(pattern: str, url: str, expected
 def test_a_bad_url_is_refused_where_it_is_written_with_what_was_expected(url: Any, told: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(told)) as caught:
         Rule(url, "x")
-    assert repr(url) in str(caught.value)
+    assert shown(url) in str(caught.value)
 
 
 # Against a slow matcher that does what the grammar says, one sentence at a time

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from nekkar.core.errors import ConfigurationError, NekkarError
+from nekkar.core.errors import ConfigurationError, NekkarError, shown
 from nekkar.core.limiter import Nekkar
 from nekkar.rules import Match, Rule, RuleTable
 
@@ -239,7 +239,7 @@ def test_a_capture_that_the_pattern_lacks_is_told_with_the_rule() -> None:
 )
 def test_a_rule_hidden_by_an_earlier_one_is_refused(earlier: str, later: str) -> None:
     text = told([Rule("other", False), Rule(earlier, False), Rule(later, False)])
-    assert text.startswith(f"rules[2]: url {later!r} is wholly covered by rules[1], {earlier!r}")
+    assert text.startswith(f"rules[2]: url {shown(later)} is wholly covered by rules[1], {shown(earlier)}")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 from itertools import count
@@ -20,10 +21,12 @@ from nekkar.cli import status as status_command
 from nekkar.cli.options import seconds
 from nekkar.cli.show import Table, duration
 from nekkar.core.cache import SqliteCache
-from nekkar.core.cache.url import without_secrets
+from nekkar.core.cache.redaction import redacted
 from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.limiter import Limit, Nekkar, Status
+from nekkar.core.quota import quota as parse
+from nekkar.core.window.codec import decode
 from tests.support.servers import Memcached, redis_server
 
 RULES = """\
@@ -363,6 +366,15 @@ class TestLevers:
         assert limiter("user-42", "250/minute").status().hold_until
         assert "give one" in fault(capsys, "hold", "slow", "5m", "--rules", "limits.toml", "--rate", "5/s")
 
+    def test_a_reset_by_name_goes_over_a_corrupt_value(
+        self, limiter: Nekkar, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It needs no terms, so that the value need not tell any; a hold does."""
+        SqliteCache("limits.db").set("nekkar:search", "another program's")
+        assert "delete the key" in fault(capsys, "hold", "search", "5m", "--yes", code=1)
+        told(capsys, "reset", "search", "--yes")
+        limiter("search", "10/second; 300/minute").acquire()
+
     def test_where_nobody_can_confirm_nothing_is_done(
         self, limiter: Nekkar, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -498,9 +510,52 @@ def test_a_table_lines_up() -> None:
     [
         ("sqlite:///limits.db", "sqlite:///limits.db"),
         ("redis://me:s%40cret@host:6379/0", "redis://host:6379/0"),
-        ("memcached://host:11211?timeout=1", "memcached://host:11211?timeout=1"),
+        ("memcached://host:11211?timeout=1", "memcached://host:11211"),
+        ("redis://host/0?password=s3cret", "redis://host/0"),
+        ("memcached://[::1]:1,host", "memcached://[::1]:1,host"),
+        ("unix://me:s3cret@/a/socket?db=2", "unix:///a/socket"),
     ],
 )
 def test_a_cache_is_shown_without_its_password(url: str, shown: str) -> None:
-    """And otherwise as it was given."""
-    assert without_secrets(url) == shown
+    """Its place alone: an option may be a password too."""
+    assert redacted(url) == shown
+
+
+class TestWrongRates:
+    """A wrong ``--rate`` does not stay: it widens windows and margins for all, so a reset has to be able to end it."""
+
+    @pytest.mark.parametrize("lever", [["hold", "search", "1s"], ["release", "search"], ["reset", "search"]])
+    def test_a_reset_ends_what_a_wrong_rate_brought(
+        self, lever: list[str], limiter: Nekkar, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """No worker, old or new, hears of other limits afterwards, and none books by them."""
+        told(capsys, *lever, "--rate", "2/hour", "--yes")
+        told(capsys, "reset", "search", "--yes")
+        caplog.clear()  # the commands, which share this process with the test, said it themselves
+        known = limiter("search", "10/second; 300/minute")  # it knows the log of before
+        new = Nekkar("sqlite:///limits.db")("search", "10/second; 300/minute")
+        for worker in (known, new):
+            worker.acquire()
+        log = decode(SqliteCache("limits.db").gets("nekkar:search")[0] or b"")
+        assert log.windows == parse("10/second; 300/minute").rates
+        assert log.margin_us == parse("10/second; 300/minute").margin_us
+        assert not [record for record in caplog.records if "other limits" in record.getMessage()]
+        assert [window["limit"] for window in as_json(capsys, "status", "search")[0]["windows"]] == [10, 300]
+
+    def test_a_reset_by_a_wrong_rate_brings_none(self, limiter: Nekkar, capsys: pytest.CaptureFixture[str]) -> None:
+        """It leaves no terms at all: until the limit is used again, its name alone tells no rate."""
+        told(capsys, "reset", "search", "--rate", "2/hour", "--yes")
+        assert as_json(capsys, "status", "search")[0]["windows"] == []
+        assert told(capsys, "status", "search").splitlines()[2].split() == ["search", "-", "-", "-", "now", "-", "-"]
+
+    def test_a_reset_is_known_for_as_long_as_anybody_remembers_more(
+        self, limiter: Nekkar, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Its key lives as long as the log that it replaced, or a worker would take its own for the last one."""
+        slow = limiter("slow", "2/hour")
+        slow.acquire(2)
+        told(capsys, "reset", "slow", "--yes")
+        with sqlite3.connect("limits.db") as connection:
+            [(left,)] = connection.execute("SELECT dies_at - unixepoch() FROM nekkar WHERE key = 'nekkar:slow'")
+        assert left > 3600
+        assert slow.status().windows[0].used == 0

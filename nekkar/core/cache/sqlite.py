@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from nekkar.core.cache.base import UNREAD, BaseCache, text
 from nekkar.core.cache.pool import Pool
 from nekkar.core.clock import SystemClock, monotonic
-from nekkar.core.errors import CacheError, ConfigurationError, shown
+from nekkar.core.errors import CacheError, ConfigurationError, kind_of, plain
 from nekkar.core.quota import SECOND, micros
 
 if TYPE_CHECKING:
@@ -48,8 +48,14 @@ class SqliteCache(BaseCache):
 
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = 1.0) -> None:
         name = os.fspath(path) if isinstance(path, os.PathLike) else path
-        if not isinstance(name, str) or not name or name == ":memory:" or "\0" in name:
-            raise ConfigurationError(f"SQLite path {shown(path)} names no file; use MemoryCache() for none")
+        if not isinstance(name, str):
+            raise ConfigurationError(f"SQLite path names no file: it must be a str or a Path, got {kind_of(path)}")
+        if "://" in name:
+            raise ConfigurationError("SQLite path looks like a URL; give a path such as 'limits.db', or Nekkar(url)")
+        if not name or name == ":memory:" or "\0" in name:
+            raise ConfigurationError(
+                "SQLite path names no file; give one such as 'limits.db', or use MemoryCache() for none"
+            )
         micros(timeout, "SQLite timeout", SECOND // 1000, 3600 * SECOND)
         self._path, self._timeout = os.path.abspath(name), timeout
         self._pool: Pool[sqlite3.Connection] = Pool(self._connect, lambda connection: connection.close())
@@ -57,7 +63,7 @@ class SqliteCache(BaseCache):
         self._writes = 0
 
     def __repr__(self) -> str:
-        return f"SqliteCache({self._path!r}, timeout={self._timeout:g})"
+        return f"SqliteCache({self._path!r}, timeout={plain(self._timeout)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remade, (self._path, self._timeout)
@@ -138,7 +144,7 @@ class SqliteCache(BaseCache):
             return self._pool.run(command)
         except sqlite3.Error as cause:
             raise CacheError(
-                f"SQLite file {self._path}: {cause} (after at most {self._timeout:g} s);"
+                f"SQLite file {self._path}: {cause} (after at most {plain(self._timeout)} s);"
                 " see that its folder exists, that it can be written and is on a local disk, or allow a longer timeout"
             ) from cause
 

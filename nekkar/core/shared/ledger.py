@@ -179,7 +179,7 @@ class Ledger:
         """Start afresh, over a corrupt value too: what was booked before counts no more. Those who wait stay in line."""
 
         def afresh(state: LimitState, now: int) -> LimitState:
-            return LimitState(randbits(63), places=state.places).with_quota(self.quota, state.horizon_us)
+            return LimitState(randbits(63), places=state.places, horizon_us=state.horizon_us)
 
         try:
             yield from self.edit(afresh)

@@ -18,7 +18,7 @@ from operator import attrgetter, lt
 from typing import Any
 from zlib import crc32
 
-from nekkar.core.errors import CorruptLog
+from nekkar.core.errors import CorruptLog, counted
 from nekkar.core.quota import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate
 from nekkar.core.window import codec_v1
 from nekkar.core.window.booking import MOST_CREDIT
@@ -93,7 +93,7 @@ def decode(raw: bytes, known: LimitState = NOTHING) -> LimitState:
         else:
             raise CorruptLog(f"version {version}, where this release reads 1 and {VERSION}: written by another release")
     except (struct.error, KeyError, ValueError) as cause:
-        raise CorruptLog(f"cut short, or altered, at {len(raw)} bytes") from cause
+        raise CorruptLog(f"cut short, or altered, at {counted(len(raw), 'byte')}") from cause
     _check(state, known)
     return state
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from nekkar.core.errors import ConfigurationError, shown
-from nekkar.core.quota import whole
+from nekkar.core.cache.redaction import is_host, is_path, port_of, redacted_host
+from nekkar.core.errors import ConfigurationError, kind_of
 
 PORT = 11211
 
@@ -52,21 +52,29 @@ def address(server: Any) -> Address:
         return _named(server)
     if isinstance(server, tuple | list) and len(server) == 2:
         return at(*server)
-    raise ConfigurationError(f"memcached server {shown(server)} is none; write ('host', 11211), 'host' or '/a/socket'")
+    raise ConfigurationError(
+        f"memcached server {kind_of(server)} is none; write ('host', 11211), 'host', 'host:11211' or '/a/socket'"
+    )
 
 
 def at(host: Any, port: Any) -> Address:
     """Return the address of a host and a port; of a path, whatever the port."""
-    if not isinstance(host, str) or not host:
-        raise ConfigurationError(f"memcached host {shown(host)} is no host name or socket path")
-    port = whole(port, "memcached port", 65_535)
+    if not isinstance(host, str):
+        raise ConfigurationError(f"memcached host {kind_of(host)} is no host name or socket path; give a str")
+    if not (is_path(host) if host.startswith("/") else is_host(host)):
+        raise ConfigurationError(
+            f"memcached host {redacted_host(host)} is no host name or socket path; give one such as 'localhost', its"
+            " port beside it, or give a URL to Nekkar(url)"
+        )
+    port = port_of(port, "memcached port")
     return Address(host, None if host.startswith("/") else port)
 
 
 def addresses(servers: Any) -> tuple[Address, ...]:
     """Read a list of servers: at least one, and none twice."""
     if isinstance(servers, str) or not isinstance(servers, Sequence) or not servers:
-        raise ConfigurationError(f"memcached servers {shown(servers)} are no list of servers, such as ['h1', 'h2']")
+        what = "an empty list" if isinstance(servers, list | tuple) else kind_of(servers)
+        raise ConfigurationError(f"memcached servers, {what}, are no list of servers such as ['h1', 'h2']")
     found = tuple(map(address, servers))
     names = [each.name for each in found]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -87,10 +95,10 @@ def _weight(server: Address, key: str) -> bytes:
 def _named(server: str) -> Address:
     path = server.removeprefix("unix:")
     if path.startswith("/"):
-        return Address(path, None)
+        return at(path, PORT)
     found = _NAMED.fullmatch(server)
     if not found:
         raise ConfigurationError(
-            f"memcached server {shown(server)} is no host:port; write IPv6 in brackets, '[::1]:{PORT}'"
+            f"memcached server {redacted_host(server)} is no host:port; write IPv6 in brackets, '[::1]:{PORT}'"
         )
     return at(found[1] or found[2], int(found[3][:6]) if found[3] else PORT)

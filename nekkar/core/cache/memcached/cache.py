@@ -12,7 +12,7 @@ from nekkar.core.cache.memcached.address import PORT, addresses, at, keeper
 from nekkar.core.cache.memcached.clock import read_clock
 from nekkar.core.cache.memcached.server import Connection, Server
 from nekkar.core.clock import SystemClock
-from nekkar.core.errors import CacheError, ConfigurationError, shown
+from nekkar.core.errors import CacheError, ConfigurationError, kind_of, plain, shown
 from nekkar.core.quota import SECOND, micros
 
 if TYPE_CHECKING:
@@ -50,9 +50,11 @@ class MemcachedCache(BaseCache):
         tls_context: ssl.SSLContext | bool | None = None,
     ) -> None:
         if servers is not None and (host, port) != ("localhost", PORT):
-            raise ConfigurationError(f"memcached host {shown(host)} is given beside servers; put it into the list")
+            raise ConfigurationError("memcached host is given beside servers; put it into the list")
         micros(timeout, "memcached timeout", SECOND // 1000, 3600 * SECOND)
         found = (at(host, port),) if servers is None else addresses(servers)
+        if not isinstance(tls_context, bool | None) and not hasattr(tls_context, "wrap_socket"):
+            raise ConfigurationError(f"tls_context must be an ssl.SSLContext, True or None, got {kind_of(tls_context)}")
         if tls_context and any(each.port is None for each in found):
             raise ConfigurationError("a memcached socket takes no TLS; leave out tls_context")
         self.addresses: tuple[Address, ...] = found
@@ -64,7 +66,7 @@ class MemcachedCache(BaseCache):
         host, port = self.addresses[0].host, self.addresses[0].port
         where = f"{host!r}, {port or PORT}" if len(self.addresses) == 1 else f"servers={[*map(str, self.addresses)]}"
         tls = f", tls_context={self.tls_context}" if self.tls_context else ""
-        return f"MemcachedCache({where}, timeout={self.timeout:g}{tls})"
+        return f"MemcachedCache({where}, timeout={plain(self.timeout)}{tls})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.tls_context not in (None, True):

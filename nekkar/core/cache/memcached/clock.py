@@ -16,7 +16,7 @@ from secrets import token_hex
 
 from nekkar.core.cache.stream import Stream
 from nekkar.core.clock import monotonic
-from nekkar.core.errors import CacheError
+from nekkar.core.errors import CacheError, plain
 from nekkar.core.quota import SECOND
 
 PATIENCE_S = 0.25
@@ -45,7 +45,7 @@ def read_clock(
             before, after = brackets[int(found[3])]
             return before, stamp_us(found[1], found[2]), after
     if lines.heard:
-        raise CacheError(f"memcached's log skips the line that tells its clock, for {timeout:g} s: it is too busy")
+        raise CacheError(f"memcached's log skips the line that tells its clock, for {plain(timeout)} s: it is too busy")
     return None
 
 

@@ -15,7 +15,7 @@ from itertools import count
 from secrets import randbits
 
 from nekkar.core.cache.stream import Stream
-from nekkar.core.errors import shown
+from nekkar.core.errors import counted, shown
 
 OLDEST = (1, 6, 18)  # some before it tell no opaque on a miss (1.6.14), or a wrong token (1.6.12), or speak otherwise
 LONGEST_LINE = 2048
@@ -112,7 +112,7 @@ class Meta:
                 parts += self._next()
             got = bytes(parts)
         if len(got) != length or not got.endswith(b"\r\n" if length else b""):
-            raise BadAnswer(f"sent {shown(got[-100:])} at the end of an answer of {length} bytes")
+            raise BadAnswer(f"sent {shown(got[-100:])} at the end of an answer of {counted(length, 'byte')}")
         return got[:-2]
 
     def _next(self) -> bytes:

@@ -20,7 +20,7 @@ from nekkar.core.cache.memcached.meta import BadAnswer, Meta, Refused, is_spoken
 from nekkar.core.cache.pool import Pool
 from nekkar.core.cache.stream import Stream, connect
 from nekkar.core.clock import monotonic
-from nekkar.core.errors import CacheError
+from nekkar.core.errors import CacheError, plain
 
 if TYPE_CHECKING:
     import ssl
@@ -77,7 +77,7 @@ class Server:
         """Return what an error tells of the server; None where it does not."""
         if isinstance(cause, TimeoutError):
             remedy = "see that it runs and can be reached, or allow a longer timeout"
-            return f" did not answer within {self.timeout:g} s; {remedy}"
+            return f" did not answer within {plain(self.timeout)} s; {remedy}"
         self._refuses |= isinstance(cause, Refused)
         if isinstance(cause, BadAnswer):
             return f" {cause}; that connection is closed, and the call may be repeated"

@@ -1,0 +1,126 @@
+"""What of a cache's URL and address may be shown: only what can't be a secret.
+
+A user name, a password or a token can stand anywhere in a URL that is misspelt: before a missing "@", in the place
+of a port, in an option. So nothing is cut out of a URL. What is known to be harmless is put together anew:
+
+- the scheme, where it is one of ours;
+- the hosts with their ports, the path of a file or socket, and the number of a database, where all of the URL but
+  its user info and its options is as it should be.
+
+tests/caches/test_secrets.py misspells URLs at random, and looks for the secret in all that is raised, logged and
+printed.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from ipaddress import ip_address
+from typing import Any, NamedTuple, SupportsIndex
+
+from nekkar.core.errors import ConfigurationError, kind_of
+from nekkar.core.quota import whole
+
+HIDDEN = "***"
+SCHEMES = ("memory", "sqlite", "memcached", "memcacheds", "redis", "rediss", "unix", "valkey", "valkeys")
+
+_URL = re.compile(r"([^:/?#]*):(//)?([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL)  # RFC 3986, appendix B
+_HOST = re.compile(r"[\w.-]+")
+_PORT = re.compile(r"(?::[0-9]{0,5})?")
+_NOT_A_PATH = re.compile(r"^//|:.*@|:/|[?;].*=")
+
+
+class Parts(NamedTuple):
+    """A URL's parts as they stand. ``slashes``: "//" or ""; ``authority``: the user info, the hosts and the ports."""
+
+    scheme: str
+    slashes: str
+    authority: str
+    path: str
+    query: str
+    fragment: str
+
+    @property
+    def hosts(self) -> str:
+        """The authority without the user info, which ends at the last "@"."""
+        return self.authority.rpartition("@")[2]
+
+
+def parts_of(url: str) -> Parts:
+    """Split a URL as RFC 3986 does. The standard library refuses a list of IPv6 hosts."""
+    found = _URL.fullmatch(url)
+    scheme, *rest = found.groups(default="") if found else ("",) * 6
+    return Parts(scheme.lower(), *rest)
+
+
+def redacted(url: str) -> str:
+    """Return what of a cache URL can't be a secret, such as ``redis://cache:6379/0``, ``redis://***`` or ``***``."""
+    parts = parts_of(url)
+    if parts.scheme not in SCHEMES:
+        return HIDDEN if url else "''"
+    if not is_well_formed(parts):
+        return f"{parts.scheme}://{HIDDEN}"
+    return f"{parts.scheme}:{parts.slashes}{parts.hosts}{parts.path}"
+
+
+def is_well_formed(parts: Parts) -> bool:
+    """Return whether hosts and path are as the scheme has them, and nothing could be a part of a password."""
+    if parts.fragment or "@" in parts.query or bool(parts.slashes) == (parts.scheme == "memory"):
+        return False
+    hosts, path = parts.hosts.split(",") if parts.hosts else [], parts.path
+    if parts.scheme == "memory":
+        return not hosts and not path
+    if parts.scheme in ("sqlite", "unix") or (parts.scheme == "memcached" and not hosts):
+        return not hosts and is_path(path[parts.scheme == "sqlite" :]) and path != "/"
+    if not hosts or not all(map(is_server, hosts)):
+        return False
+    if parts.scheme.startswith("memcached"):
+        return path in ("", "/")
+    return len(hosts) == 1 and re.fullmatch(r"/?[0-9]*", path) is not None
+
+
+def is_host(text: str) -> bool:
+    """Return whether a text is a host name or an IP address, and nothing more."""
+    if _HOST.fullmatch(text):
+        return True
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return False
+
+
+def is_path(text: str) -> bool:
+    """Return whether a text is the path of a file or socket, and not perhaps a user, a password and a host."""
+    return bool(text) and text.isprintable() and not _NOT_A_PATH.search(text)
+
+
+def is_server(text: str) -> bool:
+    """Return whether a text is a host and perhaps a port: ``h``, ``h:1``, ``[::1]:1``."""
+    bracketed = re.fullmatch(r"\[([^\[\]]*)\](.*)", text, re.DOTALL)
+    host, port = bracketed.groups() if bracketed else re.fullmatch(r"([^:]*)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    return is_host(host) and _PORT.fullmatch(port) is not None
+
+
+def redacted_host(text: str) -> str:
+    """Return what stands in the place of a host, to show it: as it was written where that is a host and a port."""
+    return repr(text) if not text or is_server(text) or is_host(text) else HIDDEN
+
+
+def is_cache_url(text: str) -> bool:
+    """Return whether a text begins as a cache's URL does, however it goes on."""
+    parts = parts_of(text.strip())
+    return parts.scheme in SCHEMES and bool(parts.slashes)
+
+
+def port_of(value: Any, what: str) -> int:
+    """Return a port; ConfigurationError for what is none: a text in its place may be a password, and is not shown."""
+    if not isinstance(value, SupportsIndex):
+        raise ConfigurationError(f"{what} must be an int from 1 to 65535, got {kind_of(value)}")
+    return whole(value, what, 65_535)
+
+
+def near_scheme(url: str) -> str:
+    """Return a hint at the scheme that was meant, such as " (did you mean redis://?)", or "" where none is near."""
+    word = re.split(r"[^a-z]", url.strip().lower(), maxsplit=1)[0]
+    near = get_close_matches(word, SCHEMES, 1)
+    return f" (did you mean {near[0]}:{'' if near[0] == 'memory' else '//'}?)" if near else ""
