@@ -60,7 +60,7 @@ def _limit(limiter: Nekkar, cache: BaseCache, name: str, rules: RuleTable | None
         return limiter(name, int(rate) if rate.isdecimal() else rate)
     if rules is not None:
         return from_rules(limiter, name, rules)
-    return limiter.limit_of(name, _terms_in_use(cache, name), None)
+    return limiter._limit_of(name, _terms_in_use(cache, name), None)
 
 
 def _terms_in_use(cache: BaseCache, name: str) -> Quota:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from weakref import WeakSet
@@ -26,7 +27,7 @@ from nekkar.core.shared.store import store_of
 from nekkar.core.waiting.reporter import Voice
 from nekkar.core.waiting.wait_queue import Line
 from nekkar.core.window.booking import Slot
-from nekkar.core.window.feedback import Word
+from nekkar.core.window.feedback import Word, heard
 from nekkar.core.window.state import HitLog
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Shared:
         self._last_spared: tuple[Slot | None, Any] = (None, None)
         self._threads_line = self._new_line(threading.Event, wake_threads)
         self._pid = os.getpid()
+        self.row_ended_at = 0  # the newest refusal whose row a success in this process has ended
 
     @property
     def waiting(self) -> int:
@@ -188,15 +190,17 @@ class Limit:
         return self._shared.status(*await self._run_async(self._shared.ledger.current()))
 
     def hold(self, seconds: float) -> None:
-        """Let nobody who shares this limit start a call for so long from now; a longer hold stays.
+        """Let nobody who shares this limit start a call for so long from now; a longer hold stays, 0 s change nothing.
 
         Calls due within the horizon (100 ms) start all the same. Blocks for a swap; raises CacheError.
         """
-        self._run(self._shared.ledger.hold(self._held(seconds)))
+        if us := self._held(seconds):
+            self._run(self._shared.ledger.hold(us))
 
     async def hold_async(self, seconds: float) -> None:
         """Hold the limit, from a task; see ``hold``."""
-        await self._run_async(self._shared.ledger.hold(self._held(seconds)))
+        if us := self._held(seconds):
+            await self._run_async(self._shared.ledger.hold(us))
 
     def release(self) -> None:
         """End a hold; callers that wait for its end already keep their slots. Blocks for a swap; raises CacheError."""
@@ -214,7 +218,23 @@ class Limit:
         """Start the limit afresh, from a task; see ``reset``."""
         await self._run_async(self._shared.ledger.reset())
 
-    def hear(self, word: Word) -> None:
+    @property
+    def _quota(self) -> Quota:
+        return self._shared.quota
+
+    @property
+    def _known(self) -> HitLog | None:
+        """The log that this process goes by: its own while the cache is away."""
+        ledger = self._shared.ledger
+        return ledger.alone.log if ledger.alone.is_on else ledger.view.log
+
+    @property
+    def _is_in_a_row(self) -> bool:
+        """Whether the newest refusals stand in a row that no success in this process has ended."""
+        known = self._known
+        return known is not None and known.refusals.row > 0 and known.refusals.at != self._shared.row_ended_at
+
+    def _hear(self, word: Word) -> None:
         """Let all who share the limit know what its service said; blocks for a swap where that is news.
 
         Raises nothing where the cache does not answer: that is logged, once.
@@ -222,13 +242,22 @@ class Limit:
         if self._is_news(word):
             self._run(self._hearing(word))
 
-    async def hear_async(self, word: Word) -> None:
-        """Hear, from a task; see ``hear``. A cancellation does not end the wait."""
+    async def _hear_async(self, word: Word) -> None:
+        """Hear, from a task; see ``_hear``. A cancellation does not end the wait."""
         if self._is_news(word):
             await self._run_async(self._hearing(word), shielded=True)
 
     def _is_news(self, word: Word) -> bool:
-        return self._shared.ledger.view.is_news(word, self._shared.quota, self._shared.clock.now_us())
+        """Return whether a word changes the log, as far as this process knows it; of a burst of successes, one does."""
+        known, shared = self._known, self._shared
+        if shared.ledger.alone.is_on:
+            word = replace(word, budgets=())  # what others use counts in the shared log alone
+        if known is None:
+            return True
+        is_news = heard(known, shared.quota, word, shared.clock.now_us()) is not known
+        if is_news and word.is_success:
+            shared.row_ended_at = known.refusals.at
+        return is_news
 
     def _hearing(self, word: Word) -> Steps[None]:
         try:
@@ -245,7 +274,7 @@ class Limit:
         return await run_steps_async(steps, self._shared.clock, this_loop(), in_process, shielded)
 
     def _held(self, seconds: float) -> int:
-        return micros(seconds, f"limit {self.name!r}: hold", 1)
+        return micros(seconds, f"limit {self.name!r}: hold")
 
     def _checked(self, cost: int, max_wait: float | None) -> tuple[int, float | None]:
         if type(cost) is int and cost == 1 and max_wait is None:
@@ -264,4 +293,4 @@ class Limit:
 
 
 def _again(limiter: Nekkar, name: str, terms: Quota, max_wait: float | None) -> Limit:
-    return limiter.limit_of(name, terms, max_wait)
+    return limiter._limit_of(name, terms, max_wait)

@@ -86,9 +86,9 @@ class Nekkar:
         """
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"limit name {shown(name)} is no text; give a non-empty str")
-        return self.limit_of(name, *terms(name, rate_limit, period, spacing, margin, max_wait))
+        return self._limit_of(name, *terms(name, rate_limit, period, spacing, margin, max_wait))
 
-    def limit_of(self, name: str, terms: Quota, max_wait: float | None) -> Limit:
+    def _limit_of(self, name: str, terms: Quota, max_wait: float | None) -> Limit:
         """Return the limit ``name`` of these terms; ConfigurationError where it has others already."""
         known = self._kept.get(name)
         if known and known.quota is terms:  # each request of an HTTP client asks

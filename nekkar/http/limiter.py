@@ -76,7 +76,7 @@ class Gate:
         match = self.rules.match(method, url, headers)
         if match is None:
             return None
-        limit = self.limiter.limit_of(match.name, *self._terms[match.rule.limit])
+        limit = self.limiter._limit_of(match.name, *self._terms[match.rule.limit])
         return Passage(self.limiter, limit, match.headers)
 
     def asked(self, options: Options) -> dict[str, Any]:

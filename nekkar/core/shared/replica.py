@@ -26,7 +26,6 @@ from nekkar.core.errors import CorruptLog
 from nekkar.core.quota import MAX_PERIOD, SECOND, Quota
 from nekkar.core.window.booking import Slot
 from nekkar.core.window.codec import NOTHING, decode
-from nekkar.core.window.feedback import Word, heard
 from nekkar.core.window.state import HitLog
 
 YEAR_US = 366 * 86_400 * SECOND
@@ -86,10 +85,6 @@ class View:
     def vouches(self, slot: Slot) -> bool:
         """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
         return self.seen.epoch == slot.epoch and self.seen.hold_until <= slot.at
-
-    def is_news(self, word: Word, terms: Quota, now: int) -> bool:
-        """Whether a service's word changes the log, as far as the mirror shows."""
-        return self.log is None or heard(self.log, terms, word, now) is not self.log
 
     def decoded(self, raw: bytes, now: int) -> HitLog:
         """Decode a log, unless these are the bytes that this process saw or wrote last; raises CorruptLog."""
