@@ -37,6 +37,7 @@ _ITEM = re.compile(rf"\s*({_WORD})((?:\s*;\s*[a-z*][\w.*-]*(?:={_WORD}?)?)*)\s*(
 _PARAMETER = re.compile(rf";\s*([a-z*][\w.*-]*)(?:=({_WORD})?)?", re.ASCII)
 _PAIR = re.compile(r"\b(limit|remaining|reset)\s*=\s*([^\s,;]+)")
 _COUNT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{0,9}))?(?::([0-9]{1,12})|/([0-9]{0,9})([a-z]+))?")
+_GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
 _NAME = re.compile(
     r"((?:x-)?rate-?limit|anthropic-ratelimit)(-requests)?"
     r"(?:-(limit|remaining|used|usage|reset|period|interval|window))?"
@@ -115,8 +116,8 @@ class _Reader:
 
     def read_family(self, told: Mapping[str, str], period_us: int | None, is_window: bool) -> None:
         """Read one header for each number; ``told``: their texts, by what they tell."""
-        limits, used = _counts(told.get("limit")), _counts(told.get("used"))
-        remaining = _counts(told.get("remaining"))
+        limits = _counts(told.get("limit"))
+        used, remaining = (_counts(told.get(what), is_list=len(limits) > 1) for what in ("used", "remaining"))
         if not remaining and len(used) in (1, len(limits)):
             remaining = [_left(limit, spent) for limit, spent in zip(limits, used, strict=False)]
         remaining = remaining or [_Count(NOTHING)]
@@ -192,10 +193,12 @@ def _items(text: str) -> _Items:
     return items
 
 
-def _counts(text: str | None) -> list[_Count]:
-    """Return the counts that a header lists, none where it was not sent."""
+def _counts(text: str | None, is_list: bool = False) -> list[_Count]:
+    """Return the counts that a header lists, none where it was not sent; ``is_list``: it stands beside such a list."""
     if text is None:
         return []
+    if _GROUPED.fullmatch(text) and not is_list:
+        return [_Count(text)]  # 4,987: one number or two?
     return [_count(name, _window_us(terms)) for name, terms in _items(text)] or [_Count(text)]
 
 

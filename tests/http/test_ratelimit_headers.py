@@ -149,6 +149,10 @@ REAL = [
         {"x-ratelimit-remaining": "1", "x-ratelimit-reset": "Wed, 18 Nov 2026 11:06:45 GMT"},
         [window(1, None, None, 5 * S)],
     ),
+    (
+        {"x-ratelimit-limit": "100,1000", "x-ratelimit-remaining": "50,877"},
+        [window(50, 100), window(877, 1000)],
+    ),
     # What the drafts say besides.
     (
         {"ratelimit": '"peruser";r=50;t=30', "ratelimit-policy": '"peruser";q=100;w=60;pk=:cHsdsRa894==:'},
@@ -202,6 +206,9 @@ def test_an_item_that_no_told_policy_names_is_of_another_bucket(headers: dict[st
         {"x-ratelimit-limit": "100", "x-ratelimit-remaining": "991, 40"},  # whose limit?
         {"x-ratelimit-limit": "100, 200, 300", "x-ratelimit-remaining": "9, 40"},
         {"x-ratelimit-limit": "100.5", "x-ratelimit-remaining": "9"},
+        {"x-ratelimit-remaining": "4,987"},  # one number, or two?
+        {"x-ratelimit-limit": "1,000", "x-ratelimit-remaining": "1"},
+        {"x-ratelimit-limit": "5,000", "x-ratelimit-remaining": "4,987"},
         {"x-ratelimit-limit": "100", "x-ratelimit-remaining": "7" + 2000 * " "},
     ],
 )
