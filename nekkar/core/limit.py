@@ -52,7 +52,7 @@ class Shared:
         self._last_spared: tuple[Slot | None, Any] = (None, None)
         self._threads_line = self._new_line(threading.Event, wake_threads)
         self._pid = os.getpid()
-        self.row_ended_at = 0  # the newest refusal whose row a success in this process has ended
+        self._row_ended_at = 0  # the newest refusal whose row a success in this process has ended
 
     @property
     def waiting(self) -> int:
@@ -64,6 +64,29 @@ class Shared:
         known, alone = self.ledger.view.log, self.ledger.alone
         is_dead = known is None or known.dies_at <= now
         return not self.waiting and is_dead and not (alone.is_on and alone.log.dies_at > now)
+
+    @property
+    def known(self) -> HitLog | None:
+        """The log that this process goes by: its own while the cache is away."""
+        ledger = self.ledger
+        return ledger.alone.log if ledger.alone.is_on else ledger.view.log
+
+    def is_in_a_row(self) -> bool:
+        """Whether the newest refusals stand in a row that no success in this process has ended."""
+        known = self.known
+        return known is not None and known.refusals.row > 0 and known.refusals.at != self._row_ended_at
+
+    def is_news(self, word: Word) -> bool:
+        """Whether a word changes the log, as far as this process knows it; of a burst of successes, one does."""
+        known = self.known
+        if self.ledger.alone.is_on:
+            word = replace(word, budgets=())  # what others use counts in the shared log alone
+        if known is None:
+            return True
+        is_news = heard(known, self.quota, word, self.clock.now_us()) is not known
+        if is_news and word.is_success:
+            self._row_ended_at = known.refusals.at
+        return is_news
 
     def thread_line(self) -> Line:
         """Return the line of this process's threads; a forked child gets one of its own."""
@@ -218,46 +241,18 @@ class Limit:
         """Start the limit afresh, from a task; see ``reset``."""
         await self._run_async(self._shared.ledger.reset())
 
-    @property
-    def _quota(self) -> Quota:
-        return self._shared.quota
-
-    @property
-    def _known(self) -> HitLog | None:
-        """The log that this process goes by: its own while the cache is away."""
-        ledger = self._shared.ledger
-        return ledger.alone.log if ledger.alone.is_on else ledger.view.log
-
-    @property
-    def _is_in_a_row(self) -> bool:
-        """Whether the newest refusals stand in a row that no success in this process has ended."""
-        known = self._known
-        return known is not None and known.refusals.row > 0 and known.refusals.at != self._shared.row_ended_at
-
     def _hear(self, word: Word) -> None:
         """Let all who share the limit know what its service said; blocks for a swap where that is news.
 
         Raises nothing where the cache does not answer: that is logged, once.
         """
-        if self._is_news(word):
+        if self._shared.is_news(word):
             self._run(self._hearing(word))
 
     async def _hear_async(self, word: Word) -> None:
         """Hear, from a task; see ``_hear``. A cancellation does not end the wait."""
-        if self._is_news(word):
+        if self._shared.is_news(word):
             await self._run_async(self._hearing(word), shielded=True)
-
-    def _is_news(self, word: Word) -> bool:
-        """Return whether a word changes the log, as far as this process knows it; of a burst of successes, one does."""
-        known, shared = self._known, self._shared
-        if shared.ledger.alone.is_on:
-            word = replace(word, budgets=())  # what others use counts in the shared log alone
-        if known is None:
-            return True
-        is_news = heard(known, shared.quota, word, shared.clock.now_us()) is not known
-        if is_news and word.is_success:
-            shared.row_ended_at = known.refusals.at
-        return is_news
 
     def _hearing(self, word: Word) -> Steps[None]:
         try:

@@ -57,7 +57,7 @@ class Passage:
 
     def _word(self, admission: Admission, status: int, headers: Headers) -> Word | None:
         is_no = status in (REFUSED, AWAY)
-        is_success = self.limit._is_in_a_row and (status < FIRST_ERROR or status == ABSENT)
+        is_success = self.limit._shared.is_in_a_row() and (status < FIRST_ERROR or status == ABSENT)
         if not (is_no or is_success or self.reads_budgets):
             return None
         most = round(self.limiter.max_hold * SECOND)
@@ -78,7 +78,7 @@ class Passage:
                 told[lower] = f"{told[lower]}, {value}" if lower in told else value
         if not told:
             return (), ()
-        reading, quota = read(told, self.limiter.now_us(), headers.get("date")), self.limit._quota
+        reading, quota = read(told, self.limiter.now_us(), headers.get("date")), self.limit._shared.quota
         for fault in reading.faults:
             self._say("odd budget", "its service tells %s, which is ignored", shown(fault))
         budgets = tuple(one for one in reading.budgets if window_of(one, quota))
