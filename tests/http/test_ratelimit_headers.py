@@ -180,7 +180,8 @@ def test_what_services_send_is_read(headers: dict[str, str], budgets: list[Budge
     """Each form gives what remains, of how many, in how long a window, and how long until all are back."""
     reading = read(headers, NOW)
     assert reading.budgets == tuple(budgets)
-    assert reading.faults == reading.others == ()
+    assert reading.faults == ()
+    assert reading.others == ()
 
 
 @pytest.mark.parametrize(
