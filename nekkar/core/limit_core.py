@@ -40,6 +40,7 @@ class LimitCore:
         self.ledger.replica.on_hold = self.reporter.held
         self.accounts = Fallback(self.ledger, outage)
         self._last_prefetched: tuple[Any, Any] = (None, None)
+        self._row_ended_at = 0  # the newest refusal whose row a success in this process has ended
         self._begin()
 
     @property
@@ -100,10 +101,20 @@ class LimitCore:
         soonest = max(now, state.hold_until)
         return (earliest_slot(state.hits, self.accounts.quota, state.margin_us, cost, soonest) - now) / SECOND
 
-    def is_news(self, feedback: Feedback) -> bool:
-        """Whether what a service said changes the state, as far as this process knows it."""
+    def is_in_a_row(self) -> bool:
+        """Whether the newest refusals stand in a row that no success in this process has ended."""
         known = self.accounts.state
-        return known is None or apply_feedback(known, self.quota, feedback, self.clock.now_us()) is not known
+        return known is not None and known.rejections.row > 0 and known.rejections.at != self._row_ended_at
+
+    def is_news(self, feedback: Feedback) -> bool:
+        """Whether what a service said changes the state, as far as this process knows it; of many successes, one does."""
+        known = self.accounts.state
+        if known is None:
+            return True
+        is_news = apply_feedback(known, self.quota, self._heard(feedback), self.clock.now_us()) is not known
+        if is_news and feedback.is_success:
+            self._row_ended_at = known.rejections.at
+        return is_news
 
     # Steps that change the limit for all who share it. Each raises CacheError where the cache does not answer.
 
@@ -123,11 +134,13 @@ class LimitCore:
         """Put into the state what a service said; while the cache is away, this process alone keeps to it."""
 
         def heard(state: LimitState, now: int) -> LimitState:
-            alone = self.accounts.is_on  # then what others use counts in the shared state alone
-            said = replace(feedback, budgets=()) if alone else feedback
-            return apply_feedback(state, self.accounts.quota, said, now)
+            return apply_feedback(state, self.accounts.quota, self._heard(feedback), now)
 
         yield from self._edit(self.accounts.edit(heard))
+
+    def _heard(self, feedback: Feedback) -> Feedback:
+        """Return what is to be applied: while the cache is away, what others use counts in the shared state alone."""
+        return replace(feedback, budgets=()) if self.accounts.is_on else feedback
 
     def _edit(self, steps: CacheSteps[None]) -> CacheSteps[None]:
         yield from steps

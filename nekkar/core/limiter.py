@@ -102,7 +102,7 @@ class Nekkar:
             return Limit(self, first, max_wait)  # without the lock: each request of an HTTP client asks
         with _lock:
             if by_hand:
-                self.check_terms(name, terms)
+                self._check_terms(name, terms)
             shared = self._known.get((name, terms))
             if shared is None:
                 shared = LimitCore(name, terms, self._cache, self._clock, self._outage, self._listeners)
@@ -120,7 +120,7 @@ class Nekkar:
             self.once.warn("terms", text, name, first.quota.described(), terms.described())
         return Limit(self, shared, max_wait)
 
-    def check_terms(self, name: str, terms: Quota) -> None:
+    def _check_terms(self, name: str, terms: Quota) -> None:
         """Raise ConfigurationError where ``name`` is defined by hand with other terms."""
         defined = self._defined.get(name)
         if defined is not None and defined.quota != terms:

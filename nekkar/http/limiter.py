@@ -72,7 +72,7 @@ class Gate:
         object.__setattr__(self, "_terms", {name: _terms(name, given) for name, given in self.rules.limits.items()})
         for name in self.rules.limits:  # told now, where the terms are written, and not by a request
             if not self.rules.is_template(name):
-                self.limiter.check_terms(name, self._terms[name][0])
+                self.limiter._check_terms(name, self._terms[name][0])
 
     def passage(self, method: str, url: object, headers: Mapping[str, str] | None = None) -> Passage | None:
         """Return the limit of a request, with the way back for its answer; None where it is unlimited.

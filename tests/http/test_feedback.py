@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -113,6 +115,12 @@ def answered(limiter: Nekkar, status: int, headers: dict[str, str]) -> requests.
         (429, {"Retry-After": "Tue, 24 Nov 2026 10:00:30 GMT", "Date": "Tue, 24 Nov 2026 10:00:00 GMT"}, 30),
         (429, {"Retry-After-Ms": "1500", "Retry-After": "2"}, 1.5),
         (429, {"Retry-After-Ms": "odd", "Retry-After": "2"}, 2),
+        (429, {"Retry-After": "1700000002"}, 2),
+        (429, {"Retry-After": "1700000002000"}, 2),
+        (503, {"Retry-After": "1700000002.500"}, 2.5),
+        (429, {"Retry-After-Ms": "1700000002000"}, 2),
+        (429, {"Retry-After": "2023-11-14T22:13:22Z"}, 2),
+        (429, {"Retry-After": "1m30s"}, 90),
         (429, {"Retry-After-Ms": "-5"}, 10),
         (503, {"Retry-After-Ms": "0"}, 0),
         (429, {}, 10),
@@ -166,12 +174,82 @@ def test_another_process_waits_too(limiter: Nekkar, clock: FakeClock, cache: Fla
 
 
 def test_refusals_without_a_wait_hold_twice_as_long_each_time(limiter: Nekkar) -> None:
-    """A period, two, four, at most ``max_hold``: it is the log that counts, so others go on from there."""
+    """A period, two, four, at most a minute: it is the log that counts, so others go on from there."""
     holds = []
-    for _ in range(8):
+    for _ in range(6):
         answered(limiter, 429, {})
         holds.append(held(limiter))
-    assert holds == [10, 20, 40, 80, 160, 320, 600, 600]
+    assert holds == [10, 20, 40, 60, 60, 60]
+
+
+@pytest.mark.parametrize(
+    ("status", "ends"),
+    [(200, True), (204, True), (304, True), (404, True), (400, False), (403, False), (420, False), (500, False)],
+)
+def test_what_ends_a_row_of_refusals(limiter: Nekkar, status: int, ends: bool) -> None:
+    """What the service did, and what it does not have; errors may be refusals by another name."""
+    for answer in (429, 429, status, 429):
+        answered(limiter, answer, {})
+    assert held(limiter) == (10 if ends else 40)
+
+
+def test_a_success_in_any_process_ends_the_row_for_all(clock: FakeClock, cache: FlakyCache) -> None:
+    """One hears three refusals, the other a success: the next pause is a period again."""
+    one, other = (Nekkar(cache, clock=clock) for _ in range(2))
+    for _ in range(3):
+        answered(one, 429, {})
+    answered(other, 200, {})
+    answered(one, 429, {})
+    assert held(one) == 10
+
+
+def test_the_row_is_ended_in_an_outage_too(clock: FakeClock, cache: FlakyCache) -> None:
+    """With ``on_cache_error="local"`` a process goes by its own log."""
+    limiter = Nekkar(cache, clock=clock, on_cache_error="local")
+    cache.is_away = True
+    for status in (429, 429, 200, 429):
+        answered(limiter, status, {})
+    before = clock.now
+    limiter("all", RATE).acquire()
+    assert clock.now - before == pytest.approx(10, abs=0.1)
+
+
+def test_a_row_is_ended_by_one_write(clock: FakeClock, cache: FlakyCache) -> None:
+    """Successes cost no command, but for the first after a pause: one swap; a second process reads once at most."""
+    limiters = [Nekkar(cache, clock=clock) for _ in range(2)]
+
+    def cost(statuses: list[int]) -> int:
+        before = cache.calls
+        for status in statuses:
+            for limiter in limiters:
+                answered(limiter, status, {})
+        return cache.calls - before
+
+    cost([200, 200])
+    usual = cost([200] * 20)
+    answered(limiters[0], 429, {})
+    clock.advance(30)
+    assert usual <= cost([200] * 20) <= usual + 5
+
+
+@pytest.mark.parametrize("refused", [1, 10])
+def test_a_few_refusals_without_a_wait_cost_a_period_each(refused: int, clock: FakeClock) -> None:
+    """One call in a hundred, or ten: 1,500 calls at 100 per second, and not hours."""
+    limiter, draw = Nekkar(clock=clock), random.Random(1)
+
+    class Refusing(Canned):
+        def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+            self.status = 429 if draw.random() < refused / 100 else 200
+            clock.advance(0.001)
+            return super().send(*args, **kwargs)
+
+    begin = clock.now
+    with requests.Session() as session:
+        rules = RuleTable([Rule("*", "all")], {"all": "100/second"})
+        session.mount("https://", NekkarAdapter(limiter, rules, Refusing(200, {})))
+        count = sum(session.get(URL).status_code == 429 for _ in range(1500))
+    assert count >= 10
+    assert clock.now - begin <= 15 * 1.25 + 1.2 * count
 
 
 def test_a_cache_that_is_away_turns_no_answer_into_an_error(
@@ -243,7 +321,7 @@ def test_a_slot_inside_a_pause_is_booked_again(cache: FlakyCache) -> None:
         waiting = pool.submit(limit.acquire)
         wait_until(lambda: other.status().windows[0].used == 2)
         clock.advance(5)
-        other.hear(Word(clock.now_us(), 10**9, pause_us=30 * 10**6))
+        other._hear(Word(clock.now_us(), 10**9, pause_us=30 * 10**6))
         clock.advance(5.2)  # to its slot, and past it
         wait_until(lambda: other.status().next_at > begin + 45)
         assert not waiting.done()
@@ -368,7 +446,7 @@ def test_a_refusal_after_the_last_retry_is_heard(limiter: Nekkar, site: Site) ->
 def test_an_answer_is_heard_once(limiter: Nekkar, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its pool, and not again as the adapter returns it; without urllib3, as the adapter returns it."""
     words: list[Any] = []
-    monkeypatch.setattr("nekkar.core.limit.Limit.hear", lambda self, word: words.append(word))
+    monkeypatch.setattr("nekkar.core.limit.Limit._hear", lambda self, word: words.append(word))
     with limit(requests.Session(), limiter, RULES) as session:
         session.trust_env = False
         assert session.get(f"{site.url}/status/429").status_code == 429
@@ -396,6 +474,58 @@ def test_what_others_used_counts_where_the_limit_listens(limiter: Nekkar) -> Non
     assert told(limiter, left, RULES) == 1
     assert told(limiter, left) == 40
     assert told(limiter, left) == 41
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "29", "X-RateLimit-Resource": "search"},
+        {"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "50"},
+        {"RateLimit": '"search";r=0;t=50', "RateLimit-Policy": '"core";q=100;w=10'},
+        {"RateLimit": '"search";r=0;t=50', "RateLimit-Policy": '"search";q=30;w=60'},
+        {"RateLimit-Limit": "30, 30;w=60", "RateLimit-Remaining": "0", "RateLimit-Reset": "50"},
+        {"X-RateLimit-Limit-Minute": "30", "X-RateLimit-Remaining-Minute": "0"},
+    ],
+)
+def test_what_is_told_of_another_bucket_is_ignored_and_said_once(
+    headers: dict[str, str], limiter: Nekkar, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It counts no call and holds nobody; the line in the log says what to write, were it this limit's."""
+    with caplog.at_level(logging.WARNING, "nekkar"):
+        assert [told(limiter, headers) for _ in range(3)] == [1, 2, 3]
+    assert held(limiter) == 0
+    (line,) = map(logging.LogRecord.getMessage, caplog.records)
+    assert re.fullmatch(
+        r"limit 'all': its service tells '\d+ remaining( of 30)?( per 60 s)?', a bucket other than 100 per 10 s, which"
+        r" is ignored; if it is this limit's, write the service's own limit in the rate; said once",
+        line,
+    )
+
+
+def test_a_refusal_of_another_bucket_pauses_until_that_buckets_reset(limiter: Nekkar) -> None:
+    """It says how long to wait, as ``Retry-After`` would; its numbers are not counted."""
+    search = {"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "4"}
+    with requests.Session() as session:
+        session.mount("https://", NekkarAdapter(limiter, LISTENING, Canned(429, search)))
+        session.get(URL)
+    assert held(limiter) == 4
+    assert limiter("all", RATE).status().windows[0].used == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "used"),
+    [
+        ({"RateLimit-Limit": "100;w=10", "RateLimit-Remaining": "40;w=10"}, 60),
+        ({"X-RateLimit-Used": "60", "X-RateLimit-Remaining": "40.0", "X-RateLimit-Reset": "9"}, 60),
+        ({"X-RateLimit-Remaining": "991, 40", "X-RateLimit-Reset": "300, 9"}, 60),
+        ({"RateLimit": '"own";r=40;t=9, "cdn";r=1;t=9', "RateLimit-Policy": '"own";q=100;w=10, "edge";q=9;w=1'}, 60),
+        ({"RateLimit": '"all";r=40', "RateLimit-Policy": '"all";q=50;w=10'}, 60),  # a lower limit, with its period
+        ({"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "40", "X-RateLimit-Bucket": "abc"}, 60),
+    ],
+)
+def test_what_is_told_of_this_limit_counts_in_every_form(headers: dict[str, str], used: int, limiter: Nekkar) -> None:
+    """With a period beside it, with a fraction, several in one header, beside other buckets."""
+    assert told(limiter, headers) == used
 
 
 def test_odd_waits_in_ms_and_resets_past_max_hold_are_said(limiter: Nekkar, caplog: pytest.LogCaptureFixture) -> None:
@@ -512,12 +642,22 @@ def test_a_bad_header_is_said_once_and_stops_nobody_for_longer_than_max_hold(
         assert limiter("all", RATE).status().next_at - limiter.now_us() / 1e6 <= 20.1  # the margin
 
 
-@given(st.dictionaries(st.sampled_from(["ratelimit", "x-ratelimit-remaining", "x-ratelimit-reset"]), st.text()))
-def test_no_budget_raises(headers: dict[str, str]) -> None:
+NAMES = ["ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-used"]
+NAMES += ["x-ratelimit-reset", "x-ratelimit-remaining-hour", "retry-after", "retry-after-ms", "date"]
+HOSTILE = st.dictionaries(
+    st.sampled_from(NAMES),
+    st.text() | st.from_regex(r'\A[0-9"a-z;=:/,.+TZ -]*\Z') | st.integers(-9, 10**24).map(str),
+)
+
+
+@given(HOSTILE, st.sampled_from([200, 429, 503]))
+def test_no_header_raises_or_holds_past_max_hold(headers: dict[str, str], status: int) -> None:
     """Whatever a service sends."""
-    passage = Gate(Nekkar(clock=FakeClock()), LISTENING).passage("GET", URL)
+    limiter = Nekkar(clock=FakeClock(), max_hold=20)
+    passage = Gate(limiter, LISTENING).passage("GET", URL)
     assert passage is not None
-    passage.hear(passage.limit.acquire(), 200, headers)
+    passage.hear(passage.limit.acquire(), status, headers)
+    assert passage.limit.status().next_at - limiter.now_us() / 1e6 <= 20.1  # the margin
 
 
 def test_headers_is_a_setting_of_a_limit_in_the_table() -> None:

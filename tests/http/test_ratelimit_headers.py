@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nekkar.core.window.feedback import Budget
-from nekkar.http.ratelimit_headers import read, reset_us
+from nekkar.http.ratelimit_headers import MOST_TEXT, read, reset_us
 
 S = 1_000_000
 
@@ -94,6 +94,84 @@ REAL = [
     ),
     ({"x-ratelimit-remaining": "9", "ratelimit-remaining": "9"}, [window(9)]),
     ({}, []),
+    # Docker Hub, Reddit, a proxy and the service behind it, Kong, EVE Online, NS1, Zendesk, Strava, RapidAPI, GitLab.
+    (
+        {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "40;w=21600", "docker-ratelimit-source": "1.2.3.4"},
+        [window(40, 100, 21_600 * S)],
+    ),
+    (
+        {"x-ratelimit-used": "60", "x-ratelimit-remaining": "40.0", "x-ratelimit-reset": "300"},
+        [window(40, None, None, 300 * S)],
+    ),
+    (
+        {"x-ratelimit-used": "9, 2", "x-ratelimit-remaining": "991, 40", "x-ratelimit-reset": "300, 20"},
+        [window(991, None, None, 300 * S), window(40, None, None, 20 * S)],
+    ),
+    (
+        {
+            "x-ratelimit-limit-hour": "100",
+            "x-ratelimit-remaining-hour": "40",
+            "x-ratelimit-limit-second": "5",
+            "x-ratelimit-remaining-second": "4",
+            "ratelimit-limit": "5",
+            "ratelimit-remaining": "4",
+            "ratelimit-reset": "1",
+        },
+        [window(40, 100, 3600 * S), window(4, 5, S), window(4, 5, None, S)],
+    ),
+    (
+        {"x-ratelimit-group": "market", "x-ratelimit-limit": "150/15m", "x-ratelimit-remaining": "148"},
+        [window(148, 150, 900 * S)],
+    ),
+    (
+        {"x-ratelimit-limit": "900", "x-ratelimit-remaining": "899", "x-ratelimit-period": "300"},
+        [window(899, 900, 300 * S)],
+    ),
+    ({"x-rate-limit": "700", "x-rate-limit-remaining": "699"}, [window(699, 700)]),
+    (
+        {"x-ratelimit-limit": "200,2000", "x-ratelimit-usage": "150,1900", "x-readratelimit-limit": "100,1000"},
+        [window(50, 200), window(100, 2000)],
+    ),
+    (
+        {"x-ratelimit-limit": "20:1,100:120", "x-ratelimit-remaining": "19, 80"},
+        [window(19, 20, S), window(80, 100, 120 * S)],
+    ),
+    ({"x-ratelimit-requests-limit": "500", "x-ratelimit-requests-remaining": "499"}, [Budget(499, 500)]),
+    (
+        {"ratelimit-limit": "2000", "ratelimit-observed": "8", "ratelimit-remaining": "1992", "ratelimit-name": "api"},
+        [window(1992, 2000)],
+    ),
+    (
+        {"x-ratelimit-remaining": "1, 2", "x-ratelimit-reset": "2026-11-18T11:06:45Z, 1795000009"},
+        [window(1, None, None, 5 * S), window(2, None, None, 9 * S)],
+    ),
+    (
+        {"x-ratelimit-remaining": "1", "x-ratelimit-reset": "Wed, 18 Nov 2026 11:06:45 GMT"},
+        [window(1, None, None, 5 * S)],
+    ),
+    (
+        {"x-ratelimit-limit": "100,1000", "x-ratelimit-remaining": "50,877"},
+        [window(50, 100), window(877, 1000)],
+    ),
+    # What the drafts say besides.
+    (
+        {"ratelimit": '"peruser";r=50;t=30', "ratelimit-policy": '"peruser";q=100;w=60;pk=:cHsdsRa894==:'},
+        [window(50, 100, 60 * S, 30 * S)],
+    ),
+    ({"ratelimit": '"sliding";q=12;r=6;t=1'}, [window(6, 12, None, S)]),
+    ({"ratelimit": "default;r=5", "ratelimit-policy": '"default";q=10;w=1;qu=requests'}, [window(5, 10, S)]),
+    (
+        {"ratelimit": '"a";r=5, "b";r=6', "ratelimit-policy": '"a";q=9;qu="content-bytes", "b";q=9;comment=";r=1, x"'},
+        [window(6, 9)],
+    ),
+    (
+        {"ratelimit": "limit=10, remaining=9, reset=50", "ratelimit-policy": "10;w=1, 10;w=60"},
+        [window(9, 10, None, 50 * S)],
+    ),
+    (
+        {"ratelimit-limit": '100, 100;w=60;burst=1000;comment="sliding, window", 5000;w=3600', "ratelimit-used": "1"},
+        [window(99, 100, 60 * S)],
+    ),
 ]
 
 
@@ -103,6 +181,42 @@ def test_what_services_send_is_read(headers: dict[str, str], budgets: list[Budge
     reading = read(headers, NOW)
     assert reading.budgets == tuple(budgets)
     assert reading.faults == ()
+    assert reading.others == ()
+
+
+@pytest.mark.parametrize(
+    ("headers", "others"),
+    [
+        ({"ratelimit": '"cdn";r=3;t=4', "ratelimit-policy": '"own";q=10;w=1'}, [window(3, None, None, 4 * S)]),
+        ({"ratelimit": '"own";r=9, cdn;q=5;r=3', "ratelimit-policy": '"own";q=10;w=1'}, [window(3, 5)]),
+        ({"ratelimit": '"cdn";r=3', "ratelimit-policy": "10;w=1"}, []),  # a policy without a name
+    ],
+)
+def test_an_item_that_no_told_policy_names_is_of_another_bucket(headers: dict[str, str], others: list[Budget]) -> None:
+    """Two layers of a service tell each its own; what one says is not counted for the other."""
+    assert read(headers, NOW).others == tuple(others)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-ratelimit-remaining": "39/40"},  # used or remaining?
+        {"x-ratelimit-remaining": "39/40 apples"},
+        {"x-ratelimit-limit": "150/15 moons", "x-ratelimit-remaining": "1"},
+        {"x-ratelimit-limit": "150/15ms", "x-ratelimit-remaining": "1"},
+        {"x-ratelimit-limit": "100", "x-ratelimit-remaining": "991, 40"},  # whose limit?
+        {"x-ratelimit-limit": "100, 200, 300", "x-ratelimit-remaining": "9, 40"},
+        {"x-ratelimit-limit": "100.5", "x-ratelimit-remaining": "9"},
+        {"x-ratelimit-remaining": "4,987"},  # one number, or two?
+        {"x-ratelimit-limit": "1,000", "x-ratelimit-remaining": "1"},
+        {"x-ratelimit-limit": "5,000", "x-ratelimit-remaining": "4,987"},
+        {"x-ratelimit-limit": "100", "x-ratelimit-remaining": "7" + 2000 * " "},
+    ],
+)
+def test_what_could_be_meant_in_two_ways_is_a_fault(headers: dict[str, str]) -> None:
+    """Nothing is guessed."""
+    reading = read(headers, NOW)
+    assert (reading.budgets, len(reading.faults)) == ((), 1)
 
 
 @pytest.mark.parametrize(
@@ -235,5 +349,8 @@ def test_numbers_come_back(remaining: int, more: int, reset: int) -> None:
 
 def test_a_long_header_takes_no_long_time() -> None:
     """A hundred thousand characters that nearly fit are read or refused at once; it would be minutes if not linear."""
-    for text in ('"' * 10**5, "a;" * 10**5, " " * 10**5, 'a;r="' + "\\" * 10**5, "1h" * 10**5, "a;r=1 " * 10**4):
-        read({"ratelimit": text, "ratelimit-policy": text, "x-ratelimit-remaining": text, "x-ratelimit-reset": text}, 0)
+    names = ("ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
+    for part in ('"', "a;", " ", 'a;r="\\', "\\", "1h", "a;r=1 ", "a;r=:1:;", 'a;r="";', "a,", ":", "1/"):
+        for count in (10**5, MOST_TEXT // len(part) - 1):
+            for end in ("", "!", '"'):
+                read(dict.fromkeys(names, part * count + end), 0)

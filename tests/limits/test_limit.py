@@ -153,7 +153,21 @@ class TestLevers:
 
         anyio.run(main, backend=backend)
 
-    @pytest.mark.parametrize("seconds", [0, -1, None, "5", float("nan"), True, 10**12])
+    @pytest.mark.parametrize("seconds", [0, 0.0, -0.0])
+    def test_a_hold_for_no_time_changes_nothing(self, seconds: float, clock: FakeClock) -> None:
+        """A service may ask for a wait of 0 s: not a bit of the log changes, and a longer hold stays."""
+        cache = MemoryCache()
+        limit = Nekkar(cache, clock=clock)("calls", "10/second")
+        limit.hold(seconds)
+        anyio.run(limit.hold_async, seconds)
+        assert cache.gets("nekkar:calls")[0] is None
+        limit.hold(5)
+        before = cache.gets("nekkar:calls")
+        limit.hold(seconds)
+        anyio.run(limit.hold_async, seconds)
+        assert cache.gets("nekkar:calls") == before
+
+    @pytest.mark.parametrize("seconds", [-1, -1e-9, None, "5", float("inf"), float("nan"), True, 10**12])
     def test_a_bad_hold_is_named(self, seconds: object, clock: FakeClock) -> None:
         """The value and its bounds."""
         with pytest.raises(ConfigurationError, match=r"limit 'calls': hold .*give seconds from"):

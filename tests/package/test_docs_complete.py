@@ -37,8 +37,8 @@ MODULES: list[tuple[str, list[str], str]] = [
 ]
 NAMES = [(module, name, pages) for module, more, pages in MODULES for name in more or import_module(module).__all__]
 # Public for nekkar's own parts, or the libraries' own interface.
-INNER = {"hear", "hear_async", "limit_of", "now_us", "sleep_until", "sleep_until_async", "send", "handle_request"}
-INNER |= {"handle_async_request", "close", "aclose", "check_terms"}
+INNER = {"hear", "now_us", "sleep_until", "sleep_until_async", "send", "handle_request"}
+INNER |= {"handle_async_request", "close", "aclose"}
 MADE_BY_NEKKAR = {"Limit", "Listening"}  # nobody else calls these classes
 
 

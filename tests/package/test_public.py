@@ -44,14 +44,10 @@ nekkar
     await .release_async()
     .reset()
     await .reset_async()
-    .hear(word)
-    await .hear_async(word)
   Match(name, rule, rate_limit, period=None, spacing=0.0, max_wait=None, margin=None, headers=False)
     .options
   Nekkar(cache=None, *, clock='auto', on_cache_error='raise', local_share=1.0, max_hold=3600.0)
     .__call__(name, rate_limit, *, period=None, spacing=0.0, max_wait=None, margin=None)
-    .limit_of(name, terms, max_wait, *, by_hand=True)
-    .check_terms(name, terms)
     .listen(callback)
     .now_us()
   NekkarError: Exception

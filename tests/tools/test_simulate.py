@@ -146,7 +146,7 @@ def in_earnest(asks: list[Ask], workers: int, url: str) -> float:
             if ask is None:
                 return
             if ask.name and ask.terms:
-                limiter.limit_of(ask.name, ask.terms, None).acquire()
+                limiter._limit_of(ask.name, ask.terms, None).acquire()
             clock.sleep_until(clock.now_us() + ask.latency, threading.Event())
 
     threads = [threading.Thread(target=work) for _ in range(workers)]

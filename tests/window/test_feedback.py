@@ -56,18 +56,105 @@ def test_a_longer_hold_stays() -> None:
     assert heard(log, LIMIT, refusal(NOW - 1, 3 * S), NOW) is log
 
 
-def test_refusals_in_a_row_double_the_pause() -> None:
-    """Without a word of how long: a period, two, four, …, at most the longest; each call goes as a pause ends."""
-    log, now, pauses = log_of(LIMIT), NOW, []
+@pytest.mark.parametrize(
+    ("limit", "most", "pauses"),
+    [
+        ("10/2s", HOUR, [2, 4, 8, 16, 32, 60, 60, 60]),
+        ("10/2s", 20 * S, [2, 4, 8, 16, 20, 20, 20, 20]),
+        ("10/40s", HOUR, [40, 60, 60, 60, 60, 60, 60, 60]),
+        ("10/5 minutes; 50/hour", HOUR, [300] * 8),
+    ],
+)
+def test_refusals_in_a_row_double_the_pause_up_to_a_minute_or_a_period(
+    limit: str, most: int, pauses: list[int]
+) -> None:
+    """Each call goes as a pause ends, and the service does not say how long to wait: it may have banned the fleet."""
+    terms = quota(limit)
+    log, now, found = log_of(terms), NOW, []
     for _ in range(8):
-        log = heard(log, LIMIT, refusal(now, most_us=100 * S), now)
-        pauses.append((log.hold_until - now) // S)
+        log = heard(log, terms, refusal(now, most_us=most), now)
+        found.append((log.hold_until - now) // S)
         now = log.hold_until
-    assert pauses == [2, 4, 8, 16, 32, 64, 100, 100]
+    assert found == pauses
+
+
+def success(sent_at: int) -> Word:
+    return Word(sent_at, HOUR, is_success=True)
+
+
+def in_a_row(refusals: int) -> HitLog:
+    """A log after so many refusals, each of a call that went as a pause ended, the last of them at NOW."""
+    log = log_of(LIMIT)
+    for _ in range(refusals - 1):
+        at = max(NOW - HOUR, log.hold_until)
+        log = heard(log, LIMIT, refusal(at), at)
+    return heard(replace(log, hold_until=NOW), LIMIT, refusal(NOW), NOW + 30 * MS)
+
+
+def test_a_success_after_the_pause_ends_the_row() -> None:
+    """The refusal after it pauses for a period again."""
+    log = in_a_row(5)
+    now = log.hold_until
+    log = heard(log, LIMIT, success(now), now + MS)
+    assert heard(log, LIMIT, refusal(now + MS), now + MS).hold_until == now + MS + PERIOD
+
+
+@pytest.mark.parametrize("offset", [-100 * MS, 0, 20 * MS, S])
+def test_a_success_among_the_calls_of_which_one_was_refused_ends_the_row(offset: int) -> None:
+    """A refusal is often heard before the successes of the same burst: at a service that counts calls at once, always.
+
+    Else the row would go on though most of each burst is served.
+    """
+    assert heard(in_a_row(5), LIMIT, success(NOW + offset), NOW + S).refusals.row == 0
+
+
+def test_a_success_of_a_call_from_before_the_pause_does_not_end_the_row() -> None:
+    """It was served before the refusals began, and answered late."""
+    log = in_a_row(5)
+    for sent_at in (NOW - PERIOD, NOW - HOUR):
+        assert heard(log, LIMIT, success(sent_at), NOW + S) is log
+
+
+def test_a_success_where_nothing_was_refused_changes_nothing() -> None:
+    """So it costs no write; nor does a second success after a row."""
+    for log in (log_of(LIMIT, (0, 1)), heard(in_a_row(5), LIMIT, success(NOW), NOW + S)):
+        assert heard(log, LIMIT, success(NOW + S), NOW + S) is log
+
+
+def test_a_refusal_that_says_how_long_to_wait_makes_no_row() -> None:
+    """However many of them: a later one that does not say pauses for a period."""
+    log = log_of(LIMIT)
+    for index in range(50):
+        log = heard(log, LIMIT, refusal(NOW + index, pause_us=0), NOW + index)
+    assert heard(log, LIMIT, refusal(NOW + S), NOW + S).hold_until == NOW + S + PERIOD
+
+
+def test_a_wait_of_no_time_holds_nothing() -> None:
+    """``Retry-After: 0``: refused or away, the next slot is as near as before."""
+    log = log_of(LIMIT, (0, 1))
+    assert heard(log, LIMIT, Word(NOW, HOUR, pause_us=0), NOW) is log
+    assert heard(log, LIMIT, refusal(NOW, pause_us=0), NOW + S).hold_until == log.hold_until
+
+
+@given(st.lists(st.integers(0, 99), min_size=300, max_size=300))
+def test_one_refusal_in_a_hundred_costs_a_period_each(draws: list[int]) -> None:
+    """Bursts of 100 a second whose refusals are heard first: each pauses for a period or two, however many come."""
+    limit = quota("100/s")
+    log, now = HitLog(1), NOW
+    refused = 0
+    for draw in draws[::10]:
+        at = log.earliest(limit, 100, now)
+        log = log.book(at, 100)
+        now = at + 100 * MS
+        if draw < 63:  # some call of a hundred
+            refused += 1
+            log = heard(log, limit, Word(at, HOUR, is_refusal=True), at + MS)
+        log = heard(log, limit, success(at), now)
+    assert now - NOW <= (len(draws[::10]) * 1.3 + refused * 2) * S
 
 
 def test_a_refusal_later_than_a_period_after_a_pause_starts_a_new_row() -> None:
-    """Calls went through in between."""
+    """Nobody told of successes in between."""
     log = heard(log_of(LIMIT), LIMIT, refusal(NOW), NOW)
     log = heard(log, LIMIT, refusal(log.hold_until), log.hold_until)
     later = log.hold_until + PERIOD
@@ -244,15 +331,44 @@ def test_a_window_that_is_all_ours_is_no_reason_to_hold() -> None:
         (Budget(0, 300), 60 * S),
         (Budget(0, 999, 1 * S), S),
         (Budget(0, 10, 60 * S), 60 * S),
-        (Budget(0, 10_000), 60 * S),
-        (Budget(0), 60 * S),
+        (Budget(0, 300, 3600 * S), 60 * S),
+        (Budget(0, None, 60 * S), 60 * S),
+        (Budget(0), S),
+        (Budget(0, reset_us=S), S),
+        (Budget(0, reset_us=2 * S), S),  # whole seconds, rounded up
+        (Budget(0, reset_us=3 * S), 60 * S),
+        (Budget(0, reset_us=900 * S), 60 * S),
     ],
 )
 def test_a_budget_is_of_the_window_that_it_fits(budget: Budget, period: int) -> None:
-    """By its length, else by its calls, else the longest."""
+    """By its length, else by its calls, else the shortest that it can fit."""
     limit = quota("10/s; 300/min")
     log = heard(HitLog(1).joined(limit, 1), limit, told(budget), NOW)
-    assert log.hits() == [(NOW, 10 if period == S else 300)]
+    assert log.total == (10 if period == S else 300)
+
+
+def test_a_budget_without_a_limit_is_of_the_shortest_window_with_room_for_it() -> None:
+    """11 that remain are not of 10."""
+    limit = quota("10/s; 300/min")
+    assert heard(HitLog(1).joined(limit, 1), limit, told(Budget(11)), NOW).total == 289
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(0, 10_000, reset_us=S),
+        Budget(29, 30, reset_us=60 * S),
+        Budget(0, 30, 3600 * S, 60 * S),
+        Budget(0, None, 3600 * S, 60 * S),
+        Budget(301, reset_us=60 * S),
+    ],
+    ids=str,
+)
+def test_what_fits_no_window_changes_nothing(budget: Budget) -> None:
+    """It is of another bucket: GitHub's search (30 a minute) under its core limit, say."""
+    limit = quota("10/s; 300/min")
+    log = HitLog(1).joined(limit, 1).book(NOW, 1)
+    assert heard(log, limit, told(budget), NOW) is log
 
 
 BUDGETS = st.builds(
@@ -267,6 +383,24 @@ def test_no_budget_stops_a_limit_for_longer_than_the_longest_hold(budgets: list[
     limit = quota(rate)
     log = heard(HitLog(1).joined(limit, 1), limit, told(*budgets, most_us=most), NOW)
     assert log.earliest(limit, 1, NOW) <= NOW + most + limit.margin_us + S
+
+
+@given(st.lists(BUDGETS, max_size=3), st.sampled_from(["100/60s", "10/s; 300/min", "200/week"]), st.integers(0, 20))
+def test_no_window_is_booked_beyond_what_its_budget_leaves(budgets: list[Budget], rate: str, own: int) -> None:
+    """Of others at most the window's count less what remains; of a budget without a period, its limit less that."""
+    limit = quota(rate)
+    log = HitLog(1).joined(limit, 1).book(NOW, own) if own else HitLog(1).joined(limit, 1)
+    after = heard(log, limit, told(*budgets), NOW)
+    most = 0
+    for budget in budgets:
+        fits = {one.count - budget.remaining for one in limit.rates if one.period_us == budget.period_us}
+        if not fits and budget.limit in [one.count for one in limit.rates]:
+            fits = {(budget.limit or 0) - budget.remaining}
+        elif not fits and budget.limit is budget.period_us is None:
+            fits = {one.count - budget.remaining for one in limit.rates}
+        most = max([most, *fits])
+    assert after.total - log.total <= max(0, most - own)
+    assert most or (after is log)
 
 
 LATE = 2 * S  # the latest answer

@@ -12,6 +12,8 @@ Rules:
   grace hid 20 calls of others a window.
 - Where nothing remains, and the log does not know why, nobody calls until the reset. For a service that fills bit by
   bit, that is until all is back: sooner would do for one call, but as a hold ends the log may let a burst go.
+- What is told belongs to the window of the told period, else to the one whose count is the told limit, else, where
+  neither is told, to the shortest that it can fit. What fits no window is of another bucket, and changes nothing.
 - A refusal is believed, whatever the log thinks, unless it says itself how long to wait. Where its window goes on
   for longer than the widest margin, it was no matter of the margin: the call refused is none of those counted, and
   where that shows others, no margin is learned.
@@ -47,12 +49,17 @@ class ReportedQuota:
     is_window: bool = False
     grain_us: int = SECOND
 
+    def __str__(self) -> str:
+        of = "" if self.limit is None else f" of {self.limit}"
+        return f"{self.remaining} remaining{of}" + (f" per {self.period_us / SECOND:g} s" if self.period_us else "")
+
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
     """What the answer to one call says. ``sent_at``: the call's slot. ``most_us``: the longest pause to obey.
 
-    ``is_refusal``: a 429. ``pause_us``: the pause asked for, None where there is no word of it.
+    ``is_refusal``: a 429. ``pause_us``: the pause asked for, None where there is no word of it. ``is_success``: the
+    service did what the call asked for.
     """
 
     sent_at: int
@@ -60,20 +67,23 @@ class Feedback:
     is_refusal: bool = False
     pause_us: int | None = None
     budgets: tuple[ReportedQuota, ...] = ()
+    is_success: bool = False
 
 
 def apply_feedback(log: LimitState, quota: Quota, word: Feedback, now: int) -> LimitState:
     """Return the log with what the word, heard now, says of this quota."""
-    known = log
+    known, pause, period = log, word.pause_us, quota.rates[0].period_us
     for budget in word.budgets:
         log = _spent(log, quota, budget, word, now)
     if word.is_refusal and word.sent_at >= known.hold_until:
         refusals = _taught(known, quota, word, now, by_others=log.hits.total > known.hits.total)
-        pause = refusals.pause(quota.rates[0].period_us) if word.pause_us is None else 0
-        log = with_hold(replace(log, rejections=refusals), now + min(pause, word.most_us))
-    if word.pause_us:
-        log = with_hold(log, now + min(word.pause_us, word.most_us))
-    return log
+        if pause is None:
+            refusals = refusals.lengthened(known.hold_until, period)
+            pause = refusals.pause(period)
+        log = replace(log, rejections=refusals)
+    if word.is_success and (ended := log.rejections.ended(word.sent_at, period)) is not log.rejections:
+        log = replace(log, rejections=ended)
+    return with_hold(log, now + min(pause, word.most_us)) if pause else log
 
 
 def with_hold(log: LimitState, until: int) -> LimitState:
@@ -84,24 +94,24 @@ def with_hold(log: LimitState, until: int) -> LimitState:
 def _taught(log: LimitState, quota: Quota, word: Feedback, now: int, by_others: bool) -> Rejections:
     """Return what a refusal teaches; of the margin nothing where it is others whom the service has counted."""
     period = quota.rates[0].period_us
-    refusals = log.rejections.add(word.sent_at, log.hold_until, period, now)
+    refusals = log.rejections.add(word.sent_at, now)
     if by_others or not _came_too_soon(log, quota, word.sent_at):
         return refusals
-    return refusals.widen_margin(log.margin(quota, now), word.sent_at, period)
+    return refusals.widen_margin(log.margin(quota, now), word.sent_at, period, now)
 
 
 def _came_too_soon(log: LimitState, quota: Quota, sent_at: int) -> bool:
     """Whether each window up to a call was kept, one of them so full that the widest margin would have kept it back."""
     widest = quota.rates[0].period_us // MARGIN_PART
     kept = all(log.hits.count_between(sent_at - rate.period_us, sent_at) <= rate.count for rate in quota.rates)
-    return kept and any(
-        log.hits.count_between(sent_at - rate.period_us - widest, sent_at) >= rate.count for rate in quota.rates
-    )
+    return kept and any(log.hits.count_between(sent_at - rate.period_us - widest, sent_at) >= rate.count for rate in quota.rates)
 
 
 def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback, now: int) -> LimitState:
     """Return the log with what others have used of a window, as far as it matters."""
-    rate, margin = _rate_of(budget, quota), log.margin(quota, now)
+    rate, margin = window_of(budget, quota), log.margin(quota, now)
+    if rate is None:
+        return log
     refused, begun = word.is_refusal and not budget.remaining, _begun(budget, rate)
     own = log.hits.count_between(word.sent_at - rate.period_us + begun - margin, now + margin)
     own -= refused and begun > rate.period_us // MARGIN_PART
@@ -124,9 +134,16 @@ def _begun(budget: ReportedQuota, rate: Rate) -> int:
     return 0
 
 
-def _rate_of(budget: ReportedQuota, quota: Quota) -> Rate:
-    """Return the window that a service speaks of: that of its length or its calls, else the longest."""
+def window_of(budget: ReportedQuota, quota: Quota) -> Rate | None:
+    """Return the window that a service tells of; None where it tells of another bucket.
+
+    Several windows may have the told count, or room for what remains. Then it is the shortest that the told reset
+    fits; a reset later than each of them ends is of the longest.
+    """
     for rate in quota.rates:
-        if budget.period_us == rate.period_us or (budget.period_us is None and budget.limit == rate.count):
+        if rate.period_us == budget.period_us:
             return rate
-    return quota.rates[-1]
+    is_named = budget.limit is not None or budget.period_us is not None
+    fits = [one for one in quota.rates if (one.count == budget.limit if is_named else one.count >= budget.remaining)]
+    reset = (budget.reset_us or 0) - budget.grain_us
+    return next((one for one in fits if one.period_us >= reset), fits[-1] if fits else None)

@@ -4,8 +4,10 @@ Rules:
 
 - A refusal is heard by many at once. A call that was let go before the pause that the last refusal brought
   tells nothing new; nor does one let go within a period of the last widening ask for a wider margin still.
-- Where the service does not say how long to wait, the pause is a period, and twice as long as the one before
-  for a refusal in the first period after it.
+- Where the service does not say how long to wait, the pause is a period, and twice as long as the one before for
+  each refusal in a row. No such pause is longer than a period or a minute, whichever is longer.
+- A success ends the row. One call of the burst after a pause may be refused before the others are answered: so a
+  success of the same burst as the newest refusal counts too.
 - A refusal of a call that the log shows within the limit means that the service counts otherwise: jitter, a
   window of its own. Then the margin doubles, up to a quarter of the period, and in an hour without refusals
   it goes back. Only where a wider margin would have held the call back: else the service counts somebody else.
@@ -15,20 +17,22 @@ Pure, as the log is: times are integer microseconds, and every function returns 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nekkar.core.quota import SECOND
 
 EASES_US = 3600 * SECOND
 MARGIN_PART = 4
 MOST_DOUBLINGS = 40
+LONGEST_UNASKED_US = 60 * SECOND
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rejections:
-    """``at``: when the newest that told something was heard (0: none ever). ``row``: how many came before it in a row.
+    """``at``: the slot of the newest refused call that told something (0: none ever).
 
-    ``margin_us``: the margin learned, as it was then; ``widened_at``: when it last doubled.
+    ``row``: how many refusals without a told wait came in a row, since the last success. ``margin_us``: the margin
+    learned, as it was then; ``widened_at``: when it last doubled.
     """
 
     at: int = 0
@@ -41,21 +45,36 @@ class Rejections:
         left = min(EASES_US, EASES_US - (now - self.at))
         return self.margin_us * left // EASES_US if left > 0 else 0
 
-    def add(self, sent_at: int, held_until: int, period_us: int, now: int) -> Rejections:
-        """Count a refusal, heard now: of a call let go at ``sent_at``, after a pause up to ``held_until``."""
-        row = min(self.row + 1, MOST_DOUBLINGS) if self.at and sent_at < held_until + period_us else 0
-        return Rejections(now, row, self.margin(now), self.widened_at)
+    def add(self, sent_at: int, now: int) -> Rejections:
+        """Count a refusal, heard now, of a call let go at ``sent_at``."""
+        return Rejections(sent_at, self.row, self.margin(now), self.widened_at)
 
-    def widen_margin(self, margin_us: int, sent_at: int, period_us: int) -> Rejections:
+    def widen_margin(self, margin_us: int, sent_at: int, period_us: int, now: int) -> Rejections:
         """Double the margin in use, for a call that came too soon with it; not twice within a period."""
         most = period_us // MARGIN_PART
         if margin_us >= most or sent_at < self.widened_at + period_us:
             return self
-        return Rejections(self.at, self.row, min(2 * margin_us, most), self.at)
+        return Rejections(self.at, self.row, min(2 * margin_us, most), now)
+
+    def lengthened(self, held_until: int, period_us: int) -> Rejections:
+        """Count the newest refusal into the row: the service did not say how long to wait.
+
+        ``held_until``: the end of the pause before it. Later than a period after that, a new row begins.
+        """
+        row = min(self.row + 1, MOST_DOUBLINGS) if self.at < held_until + period_us else 1
+        return replace(self, row=row)
+
+    def ended(self, sent_at: int, period_us: int) -> Rejections:
+        """End the row, for a success of a call let go at ``sent_at``; one from before the row changes nothing.
+
+        Before the newest refused call lies a pause of a period or more, in which no call was let go. So what was let
+        go at most half a period before that call came after the pause, as that call did.
+        """
+        return self if not self.row or sent_at < self.at - period_us // 2 else replace(self, row=0)
 
     def pause(self, period_us: int) -> int:
         """Return how long to pause where the service does not say."""
-        return period_us << self.row
+        return min(period_us << max(0, self.row - 1), max(period_us, LONGEST_UNASKED_US))
 
 
 NONE = Rejections()
