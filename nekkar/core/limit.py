@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from nekkar.core.admission import Admission, Status, Window
 from nekkar.core.cache import BaseCache
@@ -47,15 +47,13 @@ class Shared:
         self.voice, self._listening = Voice(name, listeners), listeners.listening
         self.ledger = Ledger(store_of(cache, clock), cache_key(name), terms, clock, outage)
         self.ledger.view.on_hold = self.voice.held
-        self._lines: WeakSet[Line] = WeakSet()
         self._last_spared: tuple[Slot | None, Any] = (None, None)
-        self._threads_line = self._new_line(threading.Event, wake_threads)
-        self._pid = os.getpid()
+        self._begin()
 
     @property
     def waiting(self) -> int:
         """How many callers of this process wait, in line or for their slot."""
-        return sum(len(line.callers) for line in list(self._lines))
+        return sum(len(line.callers) for line in self._own_lines())
 
     def is_idle(self, now: int) -> bool:
         """Whether nobody waits, and nothing is remembered that still matters."""
@@ -64,15 +62,13 @@ class Shared:
         return not self.waiting and is_dead and not (alone.is_on and alone.log.dies_at > now)
 
     def thread_line(self) -> Line:
-        """Return the line of this process's threads; a forked child gets one of its own."""
-        if self._pid != os.getpid():
-            self._lines.clear()
-            self._threads_line = self._new_line(threading.Event, wake_threads)
-            self._pid = os.getpid()
+        """Return the line of this process's threads."""
+        self._follow_fork()
         return self._threads_line
 
     def loop_line(self, loop: Loop) -> Line:
         """Return the line of an event loop."""
+        self._follow_fork()
         line = loop.own.get(self)
         if line is None:
             line = loop.own[self] = self._new_line(loop.new_event, loop.wake, in_order=True)
@@ -80,7 +76,7 @@ class Shared:
 
     def status(self, log: HitLog, now: int) -> Status:
         """Return how the limit stands by a log read at ``now``."""
-        spare = sum(line.spares.left for line in list(self._lines))
+        spare = sum(line.spares.left for line in self._own_lines())
         used = [(rate, max(0, log.since(now - rate.period_us) - spare)) for rate in self.quota.rates]
         windows = [Window(rate.count, rate.period_us / SECOND, hits, max(0, rate.count - hits)) for rate, hits in used]
         held = log.hold_until / SECOND if log.hold_until > now else None
@@ -101,8 +97,23 @@ class Shared:
         self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None], in_order: bool = False
     ) -> Line:
         line = Line(self.voice, self.ledger, new_event, wake, in_order)
-        self._lines.add(line)
+        self._lines[id(line)] = line
         return line
+
+    def _own_lines(self) -> list[Line]:
+        """Return the lines of this process, whatever other threads and their event loops add and drop meanwhile."""
+        self._follow_fork()
+        return [line for known in self._lines.valuerefs() if (line := known())]
+
+    def _begin(self) -> None:
+        self._lines: WeakValueDictionary[int, Line] = WeakValueDictionary()
+        self._threads_line = self._new_line(threading.Event, wake_threads)
+        self._pid = os.getpid()
+
+    def _follow_fork(self) -> None:
+        """In a forked child, begin with lines of its own."""
+        if self._pid != os.getpid():
+            self._begin()
 
 
 class Limit:
@@ -155,11 +166,18 @@ class Limit:
         """
         cost, longest = self._checked(cost, max_wait)
         shared, loop = self._shared, this_loop()
-        line, in_process = shared.loop_line(loop), shared.ledger.store.in_process
-        if in_process or line.spares.left:  # else there is something to wait for anyway
-            await loop.checkpoint()
+        line = shared.loop_line(loop)
         if cost == 1 and (spare := line.spares.take()):
-            return shared.spared(spare)
+            is_good = False
+            try:
+                await loop.checkpoint()
+                is_good = line.spares.is_good(spare)
+            finally:
+                if not is_good:
+                    line.give_back(spare)
+            if is_good:
+                return shared.spared(spare)
+        in_process = shared.ledger.store.in_process
         slot, waited = await run_async(line.acquire(cost, longest), shared.clock, loop, in_process)
         return self._admission(slot, waited)
 
@@ -260,6 +278,7 @@ class Limit:
         return cost, self._max_wait if max_wait is None else patience(max_wait, self.name)
 
     def _admission(self, slot: Slot, waited_us: int) -> Admission:
+        self._limiter.forget_idle(slot.at)
         return Admission(self.name, slot.cost, slot.at / SECOND, waited_us / SECOND)
 
 

@@ -17,12 +17,13 @@ from nekkar.core.events import Callback, Listeners, Listening
 from nekkar.core.limit import Limit, Shared
 from nekkar.core.once import Once
 from nekkar.core.quota import SECOND, Quota, micros, patience, quota
+from nekkar.core.rounds import Rounds
 from nekkar.core.runtime.fork_lock import lock_over_forks
 from nekkar.core.shared.fallback import OnCacheError, Outage
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
-SWEEP_AT = 1024
+LOOK_EVERY_US = 15 * SECOND  # at each limit that is kept, whether it is idle
 
 _lock = lock_over_forks()  # every limiter's
 
@@ -57,7 +58,7 @@ class Nekkar:
         self.once = Once()
         self._known: WeakValueDictionary[str, Shared] = WeakValueDictionary()
         self._kept: dict[str, Shared] = {}  # alive for what they remember, though nobody holds their limit
-        self._sweep_at = SWEEP_AT
+        self._rounds = Rounds(LOOK_EVERY_US)
 
     def __repr__(self) -> str:
         return f"Nekkar({self._cache!r})"
@@ -99,8 +100,7 @@ class Nekkar:
                 shared = Shared(name, terms, self._cache, self._clock, self._outage, self._listeners)
                 self._known[name] = shared
             self._kept[name] = shared
-            if len(self._kept) >= self._sweep_at:
-                self._forget_idle()
+            self._rounds.add(name, self._clock.now_us())
         if shared.quota != terms:
             raise ConfigurationError(
                 f"limit {shown(name)} is defined already, as {shared.quota.described()}, not {terms.described()};"
@@ -120,11 +120,19 @@ class Nekkar:
         """Return the time, in microseconds, on the clock that its limits keep."""
         return self._clock.now_us()
 
-    def _forget_idle(self) -> None:
-        """Let go of limits that nobody waits for and that remember nothing that matters."""
-        now = self._clock.now_us()
-        self._kept = {name: shared for name, shared in self._kept.items() if not shared.is_idle(now)}
-        self._sweep_at = max(SWEEP_AT, 2 * len(self._kept))
+    def forget_idle(self, now: int) -> None:
+        """Let go of some limits that nobody waits for and that remember nothing that matters, if it is time to.
+
+        Each call of a limit comes here, so what it does takes little time however many limits there are.
+        """
+        if now < self._rounds.next_at:
+            return
+        with _lock:
+            for name in self._rounds.up(now):
+                if self._kept[name].is_idle(now):
+                    del self._kept[name]
+                else:
+                    self._rounds.add(name, now)
 
 
 def terms(

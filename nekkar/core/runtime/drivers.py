@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nekkar.core.clock import UNSET, Clock
-from nekkar.core.runtime.effects import Call, Effects, Event, Pause, Steps, Transact, Wait
+from nekkar.core.runtime.effects import Call, Checkpoint, Effects, Event, Pause, Steps, Transact, Wait
 from nekkar.core.runtime.loops import Loop
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ T = TypeVar("T")
 def run(effects: Effects[T], clock: Clock) -> T:
     """Run a line's generator in this thread; blocks."""
 
-    def perform(effect: Transact | Wait) -> Any:
+    def perform(effect: Transact | Wait | Checkpoint) -> Any:
         if isinstance(effect, Wait):
             return clock.sleep_until(effect.until_us, cast(threading.Event, effect.event))
-        return run_steps(effect.steps, clock)
+        return run_steps(effect.steps, clock) if isinstance(effect, Transact) else None
 
     return _drive(effects, perform)
 
@@ -54,6 +54,8 @@ async def run_async(effects: Effects[T], clock: Clock, loop: Loop, in_process: b
                 outcome: Any = None
                 if isinstance(effect, Transact):
                     outcome = await run_steps_async(effect.steps, clock, loop, in_process, effect.shielded)
+                elif isinstance(effect, Checkpoint):
+                    await loop.checkpoint()
                 elif effect.until_us is None:  # nor does such a task have a timer
                     await loop.until(effect.event)
                 else:

@@ -56,4 +56,9 @@ class Wait:
     event: Event
 
 
-Effects = Generator[Transact | Wait, Any, T]
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An effect: let other tasks run, and a cancellation come. A thread goes straight on."""
+
+
+Effects = Generator[Transact | Wait | Checkpoint, Any, T]

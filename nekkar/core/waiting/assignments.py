@@ -108,6 +108,13 @@ class Places:
         if slot.at >= self._furthest:
             self._furthest = 0
 
+    def abandon(self, error: Exception) -> None:
+        """Have all callers raise ``error``, and forget every slot: they are another process's."""
+        for caller in list(self.callers):
+            caller.slot, caller.error = None, error
+        self.returned, self.to_wake, self.onlookers = [], [], []
+        self.spares.give_back()
+
     def wake_head(self) -> None:
         """Have the caller woken whose turn it is to lead."""
         if self.queue.head:

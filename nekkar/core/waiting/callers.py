@@ -15,19 +15,29 @@ from nekkar.core.window.booking import Slot
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """One call: ``cost`` hits, by ``deadline`` (µs, or None). It has a slot, an error, or waits for either."""
+    """One call: ``cost`` hits, by ``deadline`` (µs, or None). It has a slot, an error, or waits for either.
+
+    ``ticked``: the machine's ticks at its arrival, where the limit's clock was still to be read then.
+    """
 
     ticket: int
     cost: int
     arrived: int
     deadline: int | None
     max_wait: float | None
+    ticked: int | None = None
     slot: Slot | None = None
     error: Exception | None = None
     event: Event | None = None
     told_until: int = 0  # what was said of its wait (voice.py)
-    logged: bool = False
     has_started: bool = False
+
+    def settle(self, now: int, ticks: int) -> None:
+        """Count the arrival and the deadline on the limit's clock, which may have been read since."""
+        if self.ticked is not None:
+            shift = now - (ticks - self.ticked) - self.arrived
+            self.arrived += shift
+            self.deadline = None if self.deadline is None else self.deadline + shift
 
     def too_long(self, name: str, at: int, now: int) -> WaitTooLong:
         """Return the error for a caller whose slot can't come before ``at``."""

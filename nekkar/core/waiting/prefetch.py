@@ -40,14 +40,17 @@ class Spares:
         if not self.left:
             return None
         with self._lock:
-            slot, ledger = self._slot, self._ledger
-            if slot is None or not self.left or self._before or not ledger.vouches(slot):
-                return None
-            last = min(ledger.good_until(slot), ledger.view.seen.sent + ledger.pace.horizon_us)
-            if not slot.at <= ledger.clock.now_us() <= last:
+            slot = self._slot
+            if slot is None or not self.left or self._before or not self.is_good(slot):
                 return None
             self.left -= 1
             return slot
+
+    def is_good(self, slot: Slot) -> bool:
+        """Whether a call may start now on a spare slot."""
+        ledger = self._ledger
+        last = min(ledger.good_until(slot), ledger.view.seen.sent + ledger.pace.horizon_us)
+        return ledger.vouches(slot) and slot.at <= ledger.clock.now_us() <= last
 
     def fill(self, slot: Slot) -> None:
         """Have spares, as many as the slot's hits."""

@@ -12,6 +12,9 @@ Rules:
   decides which runs first. Callers whose slots come together share one look.
 - A caller that leaves passes its slot to the next of equal cost, else it is unbooked. A booking runs to
   its end whatever becomes of the caller that leads it; what it brought for callers gone is passed on.
+- A caller has its place in line before it waits for anything: for the cache's clock too, which the booking reads.
+- A forked child has lines of its own. The slots of its parent's callers are the parent's: a child's copy of a call
+  that waits raises an error, and gives nothing back.
 - Whoever waits in line decides anew each time it wakes, from the state under the lock; waking somebody
   for nothing is harmless, so a caller is woken wherever something may have changed for it.
 
@@ -21,12 +24,16 @@ tests/waiting/test_wait_queue.py runs it through random schedules of kills, free
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
+from weakref import WeakValueDictionary
 
-from nekkar.core.errors import CacheError
-from nekkar.core.runtime.effects import Effects, Event, Steps, Transact, Wait
+from nekkar.core.clock import ticks
+from nekkar.core.errors import CacheError, ConfigurationError
+from nekkar.core.runtime.effects import Checkpoint, Effects, Event, Steps, Transact, Wait
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.waiting.assignments import Places
 from nekkar.core.waiting.callers import Booking, Caller
@@ -58,6 +65,9 @@ class Line:
         self.spares = self._places.spares
         self._booking: Booking | None = None
         self._looking = False
+        self._unsettled: list[Caller] = []  # arrived before their limit's clock was read
+        self._is_of_tasks = in_order
+        _lines[id(self)] = self
 
     @property
     def waiting(self) -> int:
@@ -69,15 +79,16 @@ class Line:
 
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
-        if self.ledger.clock_is_due():
-            yield from self._know_time(cost)
-        now = self.ledger.clock.now_us()
+        is_due, now = self.ledger.clock_is_due(), self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
-        caller = Caller(next(_tickets), cost, now, deadline, max_wait)
+        caller = Caller(next(_tickets), cost, now, deadline, max_wait, ticks() if is_due else None)
         self.callers.add(caller)
         try:
+            self._join(caller)
+            if self._is_of_tasks and self.ledger.store.in_process:  # else there is something to wait for anyway
+                yield Checkpoint()
             slot = yield from self._served(caller)
-            return slot, self._voice.admitted(caller, slot, self.ledger.clock.now_us())
+            return slot, self._voice.admitted(caller, slot, self.ledger.clock.now_us(), len(self.callers))
         except GeneratorExit as error:  # dropped by its driver: nothing more can be asked of the cache
             self._leave(caller, error)
             raise
@@ -91,17 +102,7 @@ class Line:
 
     # A caller's way: in line, leading, at its slot, leaving.
 
-    def _know_time(self, cost: int) -> Effects[None]:
-        """Read the clock, before a call has its place in time; where that fails, the call does."""
-        try:
-            yield Transact(self.ledger.know_time())
-        except BaseException as error:
-            now = self.ledger.clock.now_us()
-            self._voice.ended(Caller(next(_tickets), cost, now, None, None), error, now)
-            raise
-
     def _served(self, caller: Caller) -> Effects[Slot]:
-        self._join(caller)
         while True:
             if caller.error:
                 raise caller.error
@@ -122,7 +123,9 @@ class Line:
             if caller.deadline is not None and at > caller.deadline:
                 raise caller.too_long(self.name, at, caller.arrived)
             self._places.queue.join(caller)
-        self._voice.waits(caller, at, caller.arrived)
+            if caller.ticked is not None:
+                self._unsettled.append(caller)
+        self._voice.waits(caller, at, caller.arrived, len(self.callers))
 
     def _line_up(self, caller: Caller) -> Booking | Wait | None:
         """Return the booking to lead if it is this caller's turn, else the wait for whatever comes first."""
@@ -130,6 +133,7 @@ class Line:
         with self._lock:
             if caller.slot or caller.error:
                 return None
+            self._settle([caller], now)
             leads = self._places.queue.head is caller and not self._booking
             if leads and (self._places.returned or self._may_book(now)):
                 self._booking = Booking(caller)
@@ -151,7 +155,7 @@ class Line:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
         ledger = self.ledger
         now = ledger.clock.now_us()
-        self._voice.waits(caller, slot.at, now)
+        self._voice.waits(caller, slot.at, now, len(self.callers))
         yield from self._give_way(caller, slot)
         if slot.at - now >= LONG_WAIT_US and (at := glance_at(ledger, slot, ledger.clock.now_us())):
             yield from self._glance(caller, slot, at)
@@ -251,9 +255,15 @@ class Line:
             with self._lock:
                 booking.started = self._booking is booking  # else it was called off
             while booking.started:
-                with self._lock:
-                    asks, returned, spare = self._places.asked(self.ledger.clock.now_us())
+                asks = list(self._places.queue)
                 try:
+                    if self.ledger.clock_is_due():
+                        yield from self.ledger.know_time()
+                    with self._lock:
+                        now = self.ledger.clock.now_us()
+                        self._settle(self._unsettled, now)
+                        self._unsettled = []
+                        asks, returned, spare = self._places.asked(now)
                     answers = yield from self.ledger.book(asks, returned, spare)
                 except CacheError as error:
                     with self._lock:
@@ -271,6 +281,11 @@ class Line:
                 self._places.wake_head()
             if booking.left:  # else the leader wakes the others, behind itself
                 self._wake_all()
+
+    @staticmethod
+    def _settle(callers: list[Caller], now: int) -> None:
+        for caller in callers:
+            caller.settle(now, ticks() if caller.ticked is not None else 0)
 
     def _may_book(self, now: int) -> bool:
         return not self._booking and now >= self._places.resume_at
@@ -293,3 +308,33 @@ class Line:
             events = [caller.event for caller in callers if caller.event]
         if events:
             self._wake(events)
+
+    # Slots that are not to be used here.
+
+    def give_back(self, slot: Slot) -> None:
+        """Have a slot unbooked with the next swap, for its caller did not start."""
+        with self._lock:
+            self._places.give_back(slot)
+
+    def abandon(self) -> None:
+        """In a forked child: have the copies of the parent's callers raise an error; the parent's own go on."""
+        self._lock, self._booking = threading.RLock(), None  # a thread that is not here may hold the lock
+        remedy = "a forked process can't go on with a call that waits; make a new call there"
+        self._places.abandon(ConfigurationError(f"limit {self.name!r}: {remedy}"))
+        if self._is_of_tasks:  # no thread of the parent's is here to be woken
+            with suppress(RuntimeError):
+                self._wake([caller.event for caller in list(self.callers) if caller.event])
+
+
+_lines: WeakValueDictionary[int, Line] = WeakValueDictionary()
+
+
+def _abandon_lines() -> None:
+    for known in _lines.valuerefs():
+        line = known()
+        if line and line.callers:
+            line.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_lines)
