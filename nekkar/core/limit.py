@@ -174,7 +174,7 @@ class Limit:
                 is_good = line.spares.is_good(spare)
             finally:
                 if not is_good:
-                    line.give_back(spare)
+                    line.spares.put_back(spare)
             if is_good:
                 return shared.spared(spare)
         in_process = shared.ledger.store.in_process

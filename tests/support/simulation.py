@@ -20,7 +20,7 @@ from nekkar.core.cache import BaseCache
 from nekkar.core.errors import CacheError, NekkarError
 from nekkar.core.events import Listeners
 from nekkar.core.quota import SECOND, Quota, quota
-from nekkar.core.runtime.effects import Call, Pause, Transact, Wait
+from nekkar.core.runtime.effects import Call, Checkpoint, Pause, Transact, Wait
 from nekkar.core.shared.fallback import Outage
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.shared.store import store_of
@@ -222,6 +222,8 @@ class Actor:
             self.later(effect.us + self.world.jitter())
         elif isinstance(effect, Wait):
             self.wait(effect)
+        elif isinstance(effect, Checkpoint):
+            self.later(self.world.jitter())
         elif self.world.story.tasks:
             self.in_thread(effect)
         else:

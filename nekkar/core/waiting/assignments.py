@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import cast
 
-from nekkar.core.errors import CacheError, copied
+from nekkar.core.errors import CacheError, ConfigurationError, copied
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.waiting.callers import Caller, Order, Queue
 from nekkar.core.waiting.prefetch import Spares
@@ -39,6 +39,8 @@ class Places:
 
     def asked(self, now: int) -> tuple[list[Caller], list[Slot], int]:
         """Return for whom to book, nobody while a slot lies beyond the horizon; what to unbook; how many to spare."""
+        for caller in self.queue:
+            caller.settle(now)
         asks = list(self.queue) if now >= self.resume_at else []
         spare = self.spares.wanted(len(asks), now)
         returned, self.returned = self.returned + self.spares.give_back(), []
@@ -108,11 +110,14 @@ class Places:
         if slot.at >= self._furthest:
             self._furthest = 0
 
-    def abandon(self, error: Exception) -> None:
-        """Have all callers raise ``error``, and forget every slot: they are another process's."""
-        for caller in list(self.callers):
-            caller.slot, caller.error = None, error
-        self.returned, self.to_wake, self.onlookers = [], [], []
+    def abandon(self) -> None:
+        """Have all callers raise an error, and forget every slot: they are another process's."""
+        for caller in self.callers:
+            caller.slot = None
+            caller.error = ConfigurationError(
+                f"limit {self.name!r}: a forked process can't go on with a call that waits; make a new call there"
+            )
+        self.returned, self.onlookers = [], []
         self.spares.give_back()
 
     def wake_head(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import takewhile
 
+from nekkar.core.clock import ticks
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.runtime.effects import Event
 from nekkar.core.window.booking import Slot
@@ -32,16 +33,22 @@ class Caller:
     told_until: int = 0  # what was said of its wait (voice.py)
     has_started: bool = False
 
-    def settle(self, now: int, ticks: int) -> None:
+    def settle(self, now: int) -> None:
         """Count the arrival and the deadline on the limit's clock, which may have been read since."""
         if self.ticked is not None:
-            shift = now - (ticks - self.ticked) - self.arrived
+            shift = now - (ticks() - self.ticked) - self.arrived
             self.arrived += shift
             self.deadline = None if self.deadline is None else self.deadline + shift
 
     def too_long(self, name: str, at: int, now: int) -> WaitTooLong:
         """Return the error for a caller whose slot can't come before ``at``."""
         return WaitTooLong(name, max(0, at - now) / 1e6, self.max_wait or 0.0)
+
+
+def arriving(ticket: int, cost: int, max_wait: float | None, now: int, clock_is_due: bool) -> Caller:
+    """Return a caller that arrives ``now``, by a limit's clock that may have to be read first."""
+    deadline = None if max_wait is None else now + round(max_wait * 1e6)
+    return Caller(ticket, cost, now, deadline, max_wait, ticks() if clock_is_due else None)
 
 
 @dataclass(slots=True, eq=False)

@@ -31,6 +31,7 @@ class Spares:
     def __init__(self, ledger: Ledger, before: Sized, lock: threading.RLock) -> None:
         self._ledger, self._before, self._lock = ledger, before, lock
         self._slot: Slot | None = None
+        self._unused: list[Slot] = []
         self.left = 0
         self._filled = self.counted_from = 0
         self._demand = 0
@@ -52,6 +53,10 @@ class Spares:
         last = min(ledger.good_until(slot), ledger.view.seen.sent + ledger.pace.horizon_us)
         return ledger.vouches(slot) and slot.at <= ledger.clock.now_us() <= last
 
+    def put_back(self, slot: Slot) -> None:
+        """Have a slot unbooked with those that are left: the call that took it did not start. In any thread."""
+        self._unused.append(slot)
+
     def fill(self, slot: Slot) -> None:
         """Have spares, as many as the slot's hits."""
         self._slot, self.left = Slot(slot.at, 1, slot.epoch), slot.cost
@@ -60,7 +65,8 @@ class Spares:
     def give_back(self) -> list[Slot]:
         """Return what is left, to be unbooked."""
         slot, left, self.left = self._slot, self.left, 0
-        return [Slot(slot.at, left, slot.epoch)] if slot and left else []
+        unused, self._unused = self._unused, []
+        return [*unused, Slot(slot.at, left, slot.epoch)] if slot and left else unused
 
     def wanted(self, asked: int, now: int) -> int:
         """Return how many spares a booking for so many callers should bring; call it once for each.

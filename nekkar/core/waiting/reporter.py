@@ -72,7 +72,7 @@ class Voice:
         if abs(now - self._logged_at) < LOG_EVERY_US:
             return
         self._logged_at = now
-        text = "limit %r: a call %s %.1f s for its slot, one of %d in line here; further waits are logged in a minute"
+        text = "limit %r: a call %s %.1f s for its slot; %d wait in line here; said once a minute at most"
         log.info(text, self.name, verb, wait / SECOND, here)
 
     def held(self, until: int, now: int) -> None:

@@ -13,8 +13,6 @@ Rules:
 - A caller that leaves passes its slot to the next of equal cost, else it is unbooked. A booking runs to
   its end whatever becomes of the caller that leads it; what it brought for callers gone is passed on.
 - A caller has its place in line before it waits for anything: for the cache's clock too, which the booking reads.
-- A forked child has lines of its own. The slots of its parent's callers are the parent's: a child's copy of a call
-  that waits raises an error, and gives nothing back.
 - Whoever waits in line decides anew each time it wakes, from the state under the lock; waking somebody
   for nothing is harmless, so a caller is woken wherever something may have changed for it.
 
@@ -24,19 +22,16 @@ tests/waiting/test_wait_queue.py runs it through random schedules of kills, free
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import count
-from weakref import WeakValueDictionary
 
-from nekkar.core.clock import ticks
-from nekkar.core.errors import CacheError, ConfigurationError
+from nekkar.core.errors import CacheError
 from nekkar.core.runtime.effects import Checkpoint, Effects, Event, Steps, Transact, Wait
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.waiting.assignments import Places
-from nekkar.core.waiting.callers import Booking, Caller
+from nekkar.core.waiting.callers import Booking, Caller, arriving
+from nekkar.core.waiting.forks import abandon_in_children
 from nekkar.core.waiting.glance import LONG_WAIT_US, glance, glance_at
 from nekkar.core.waiting.reporter import Voice
 from nekkar.core.window.booking import Slot
@@ -65,9 +60,8 @@ class Line:
         self.spares = self._places.spares
         self._booking: Booking | None = None
         self._looking = False
-        self._unsettled: list[Caller] = []  # arrived before their limit's clock was read
         self._is_of_tasks = in_order
-        _lines[id(self)] = self
+        abandon_in_children(self)
 
     @property
     def waiting(self) -> int:
@@ -79,9 +73,7 @@ class Line:
 
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
-        is_due, now = self.ledger.clock_is_due(), self.ledger.clock.now_us()
-        deadline = None if max_wait is None else now + round(max_wait * 1e6)
-        caller = Caller(next(_tickets), cost, now, deadline, max_wait, ticks() if is_due else None)
+        caller = arriving(next(_tickets), cost, max_wait, self.ledger.clock.now_us(), self.ledger.clock_is_due())
         self.callers.add(caller)
         try:
             self._join(caller)
@@ -123,8 +115,6 @@ class Line:
             if caller.deadline is not None and at > caller.deadline:
                 raise caller.too_long(self.name, at, caller.arrived)
             self._places.queue.join(caller)
-            if caller.ticked is not None:
-                self._unsettled.append(caller)
         self._voice.waits(caller, at, caller.arrived, len(self.callers))
 
     def _line_up(self, caller: Caller) -> Booking | Wait | None:
@@ -133,7 +123,7 @@ class Line:
         with self._lock:
             if caller.slot or caller.error:
                 return None
-            self._settle([caller], now)
+            caller.settle(now)
             leads = self._places.queue.head is caller and not self._booking
             if leads and (self._places.returned or self._may_book(now)):
                 self._booking = Booking(caller)
@@ -261,8 +251,6 @@ class Line:
                         yield from self.ledger.know_time()
                     with self._lock:
                         now = self.ledger.clock.now_us()
-                        self._settle(self._unsettled, now)
-                        self._unsettled = []
                         asks, returned, spare = self._places.asked(now)
                     answers = yield from self.ledger.book(asks, returned, spare)
                 except CacheError as error:
@@ -281,11 +269,6 @@ class Line:
                 self._places.wake_head()
             if booking.left:  # else the leader wakes the others, behind itself
                 self._wake_all()
-
-    @staticmethod
-    def _settle(callers: list[Caller], now: int) -> None:
-        for caller in callers:
-            caller.settle(now, ticks() if caller.ticked is not None else 0)
 
     def _may_book(self, now: int) -> bool:
         return not self._booking and now >= self._places.resume_at
@@ -309,32 +292,9 @@ class Line:
         if events:
             self._wake(events)
 
-    # Slots that are not to be used here.
-
-    def give_back(self, slot: Slot) -> None:
-        """Have a slot unbooked with the next swap, for its caller did not start."""
-        with self._lock:
-            self._places.give_back(slot)
-
     def abandon(self) -> None:
-        """In a forked child: have the copies of the parent's callers raise an error; the parent's own go on."""
-        self._lock, self._booking = threading.RLock(), None  # a thread that is not here may hold the lock
-        remedy = "a forked process can't go on with a call that waits; make a new call there"
-        self._places.abandon(ConfigurationError(f"limit {self.name!r}: {remedy}"))
-        if self._is_of_tasks:  # no thread of the parent's is here to be woken
-            with suppress(RuntimeError):
-                self._wake([caller.event for caller in list(self.callers) if caller.event])
-
-
-_lines: WeakValueDictionary[int, Line] = WeakValueDictionary()
-
-
-def _abandon_lines() -> None:
-    for known in _lines.valuerefs():
-        line = known()
-        if line and line.callers:
-            line.abandon()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_lines)
+        """Have all callers raise an error: in a forked child they are copies; see forks.py."""
+        if self.callers:
+            self._lock, self._booking = threading.RLock(), None  # a thread that is not here may hold the lock
+            self._places.abandon()
+            self._wake([caller.event for caller in self.callers if caller.event] if self._is_of_tasks else [])
