@@ -14,6 +14,7 @@ from nekkar.core.quota import Quota, micros, patience, whole
 from nekkar.core.runtime.drivers import is_nested, run, run_async, run_steps, run_steps_async
 from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.runtime.loops import this_loop
+from nekkar.core.waiting.callers import Slot
 from nekkar.core.window.feedback import Feedback
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Limit:
         if cost == 1 and (slot := line.prefetched.take()):
             return self._core.prefetched(slot)
         line = self._core.own_line() if is_nested() else line
-        return Admission._of(self.name, *run(line.acquire(cost, longest), self._core.clock))
+        return self._admission(*run(line.acquire(cost, longest), self._core.clock))
 
     async def acquire_async(self, cost: int = 1, max_wait: float | None = None) -> Admission:
         """Wait, in a task, until a call of ``cost`` hits may start; otherwise as ``acquire``.
@@ -85,7 +86,7 @@ class Limit:
             if slot := line.prefetched.take():
                 return core.prefetched(slot)
         steps = line.acquire(cost, longest)
-        return Admission._of(self.name, *await run_async(steps, core.clock, loop, core.ledger.in_process))
+        return self._admission(*await run_async(steps, core.clock, loop, core.ledger.in_process))
 
     def _is_good(self, admission: Admission) -> bool:
         """Return whether a call may still start on its admission: until half of the margin after its slot.
@@ -103,14 +104,14 @@ class Limit:
         """
         cost, longest = self._checked(admission.cost, max_wait)
         steps = self._core.thread_line().acquire(cost, longest, admission._slot)
-        return Admission._of(self.name, *run(steps, self._core.clock))
+        return self._admission(*run(steps, self._core.clock))
 
     async def _exchange_async(self, admission: Admission, max_wait: float | None = None) -> Admission:
         """Wait, in a task, until a call may start that did not start on its admission in time; see ``_exchange``."""
         cost, longest = self._checked(admission.cost, max_wait)
         core, loop = self._core, this_loop()
         steps = core.loop_line(loop).acquire(cost, longest, admission._slot)
-        return Admission._of(self.name, *await run_async(steps, core.clock, loop, core.ledger.in_process))
+        return self._admission(*await run_async(steps, core.clock, loop, core.ledger.in_process))
 
     def _least_wait(self, admission: Admission) -> float:
         """Return a lower bound, in seconds, of how long an exchange would block, as far as this process knows."""
@@ -210,6 +211,10 @@ class Limit:
                 f" give at most {self._core.quota.max_cost}"
             )
         return cost, self._max_wait if max_wait is None else patience(max_wait, self.name)
+
+    def _admission(self, slot: Slot, waited_us: int) -> Admission:
+        self._limiter._forget_idle(slot.at)
+        return Admission._of(self.name, slot, waited_us)
 
 
 def _again(limiter: Nekkar, name: str, terms: Quota, max_wait: float | None) -> Limit:

@@ -18,12 +18,13 @@ from nekkar.core.limit import Limit
 from nekkar.core.limit_core import LimitCore
 from nekkar.core.once import Once
 from nekkar.core.quota import SECOND, Quota, micros, patience, quota
+from nekkar.core.rounds import Rounds
 from nekkar.core.runtime.fork_lock import lock_over_forks
 from nekkar.core.shared.fallback import OnCacheError, Outage
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
-SWEEP_AT = 1024
+LOOK_EVERY_US = 15 * SECOND  # at each limit that is kept, whether it is idle
 
 _lock = lock_over_forks()  # every limiter's
 
@@ -60,7 +61,7 @@ class Nekkar:
         self._defined: WeakValueDictionary[str, LimitCore] = WeakValueDictionary()  # by hand, not by the rules
         # Alive for what they remember, though nobody holds their limit; the first of each name is found by it alone.
         self._kept: dict[str | tuple[str, Quota], LimitCore] = {}
-        self._sweep_at = SWEEP_AT
+        self._rounds = Rounds(LOOK_EVERY_US)
 
     def __repr__(self) -> str:
         return f"Nekkar({self._cache!r})"
@@ -103,22 +104,21 @@ class Nekkar:
         with _lock:
             if by_hand:
                 self._check_terms(name, terms)
-            shared = self._known.get((name, terms))
-            if shared is None:
-                shared = LimitCore(name, terms, self._cache, self._clock, self._outage, self._listeners)
-                self._known[name, terms] = shared
+            core = self._known.get((name, terms))
+            if core is None:
+                core = LimitCore(name, terms, self._cache, self._clock, self._outage, self._listeners)
+                core = self._known.setdefault((name, terms), core)
             if by_hand:
-                self._defined[name] = shared
-            first = self._kept.setdefault(name, shared)
-            if first is not shared:
-                self._kept[name, terms] = shared
-            if len(self._kept) >= self._sweep_at:
-                self._forget_idle()
-        if first is not shared:
+                self._defined[name] = core
+            first = self._kept.setdefault(name, core)
+            if first is not core:
+                self._kept[name, terms] = core
+            self._rounds.add(name if first is core else (name, terms), self._clock.now_us())
+        if first is not core:
             text = "limit %r has other terms by hand or in other rules, %s and %s: each keeps its own, and counts the"
             text += " calls of both; give both the same terms, or another name; said once"
             self.once.warn("terms", text, name, first.quota.described(), terms.described())
-        return Limit(self, shared, max_wait)
+        return Limit(self, core, max_wait)
 
     def _check_terms(self, name: str, terms: Quota) -> None:
         """Raise ConfigurationError where ``name`` is defined by hand with other terms."""
@@ -141,11 +141,19 @@ class Nekkar:
         """Return the time, in microseconds, on the clock that its limits keep."""
         return self._clock.now_us()
 
-    def _forget_idle(self) -> None:
-        """Let go of limits that nobody waits for and that remember nothing that matters."""
-        now = self._clock.now_us()
-        self._kept = {name: shared for name, shared in self._kept.items() if not shared.is_idle(now)}
-        self._sweep_at = max(SWEEP_AT, 2 * len(self._kept))
+    def _forget_idle(self, now: int) -> None:
+        """Let go of some limits that nobody waits for and that remember nothing that matters, if it is time to.
+
+        Each call of a limit comes here, so what it does takes little time however many limits there are.
+        """
+        if now < self._rounds.next_at:
+            return
+        with _lock:
+            for name in self._rounds.up(now):
+                if self._kept[name].is_idle(now):
+                    del self._kept[name]
+                else:
+                    self._rounds.add(name, now)
 
 
 def terms(

@@ -78,7 +78,7 @@ class Passage:
                 told[lower] = f"{told[lower]}, {value}" if lower in told else value
         if not told:
             return (), ()
-        reading, quota = read(told, self.limiter.now_us(), headers.get("date")), self.limit._shared.quota
+        reading, quota = read(told, self.limiter.now_us(), headers.get("date")), self.limit._core.quota
         for fault in reading.faults:
             self._say("odd budget", "its service tells %s, which is ignored", shown(fault))
         budgets = tuple(one for one in reading.budgets if window_of(one, quota))

@@ -266,6 +266,15 @@ ENDINGS = {
         other = limiter("other", 5)
         atexit.register(lambda: other.acquire(max_wait=5))
     """,
+    "a loop in atexit calls": """
+        other = limiter("other", 5)
+        atexit.register(lambda: asyncio.run(other.acquire_async(max_wait=5)))
+    """,
+    "a loop in atexit calls, after others did": """
+        other = limiter("other", 5)
+        asyncio.run(other.acquire_async(max_wait=5))
+        atexit.register(lambda: asyncio.run(other.acquire_async(max_wait=5)))
+    """,
     "atexit is refused": """
         def at_exit():
             try:

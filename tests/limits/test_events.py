@@ -121,7 +121,7 @@ class TestCalls:
         listeners.add(events.append)
         voice, caller = Voice("jobs", listeners), Caller(1, 1, 100, None, None)
         for until in (5_000_000, 5_000_000, 5_999_999, 6_000_000):
-            voice.waits(caller, until, 100)
+            voice.waits(caller, until, 100, 1)
         assert [event.until for event in events if isinstance(event, Waiting)] == [5.0, 6.0]
 
     def test_a_slot_that_moves_is_told_of_again(self, clock: FakeClock) -> None:
@@ -275,23 +275,33 @@ class TestTheLog:
     def test_a_wait_of_over_five_seconds_is_said_once(self, limiter: Nekkar, caplog: pytest.LogCaptureFixture) -> None:
         """At INFO, as it begins; shorter waits are not."""
         caplog.set_level(logging.INFO, "nekkar")
-        for period, expected in ((4, []), (10, [("INFO", "limit 'jobs-10': a call waits 10.1 s for its slot")])):
+        line = "limit 'jobs-10': a call waits 10.1 s for its slot; 1 wait in line here; said once a minute at most"
+        for period, expected in ((4, []), (10, [("INFO", line)])):
             limit = limiter(f"jobs-{period}", 1, period=period)
             limit.acquire()
             limit.acquire()
             assert self.lines(caplog) == expected
 
+    def test_a_crowd_that_waits_is_one_line_a_minute(self, caplog: pytest.LogCaptureFixture) -> None:
+        """However many calls wait for over five seconds; a clock that is set back does not silence it."""
+        caplog.set_level(logging.INFO, "nekkar")
+        voice, minute = Voice("jobs", Listeners()), 60_000_000
+        for now in (9 * minute, 10 * minute - 1, 10 * minute, 10 * minute + 1, minute):
+            for _ in range(600):
+                voice.waits(Caller(1, 1, now, None, None), now + 9_000_000, now, 600)
+        assert len(caplog.records) == 3
+
     def test_a_long_wait_that_nobody_foresaw_is_said_as_it_ends(self, caplog: pytest.LogCaptureFixture) -> None:
         """Such as one in a line that moved slowly; one that was said already is not said again."""
         caplog.set_level(logging.INFO, "nekkar")
-        voice, slot = Voice("jobs", Listeners()), Slot(7_000_000, 1, 1)
+        slot = Slot(7_000_000, 1, 1)
         for foreseen in (0, 9_000_000):
-            caller = Caller(1, 1, 0, None, None)
-            voice.waits(caller, foreseen, 0)
-            voice.admitted(caller, slot, 7_000_000)
-        assert self.lines(caplog) == [
-            ("INFO", "limit 'jobs': a call waited 7.0 s for its slot"),
-            ("INFO", "limit 'jobs': a call waits 9.0 s for its slot"),
+            voice, caller = Voice("jobs", Listeners()), Caller(1, 1, 0, None, None)
+            voice.waits(caller, foreseen, 0, 3)
+            voice.admitted(caller, slot, 7_000_000, 3)
+        assert [text.partition(";")[0] for _, text in self.lines(caplog)] == [
+            "limit 'jobs': a call waited 7.0 s for its slot",
+            "limit 'jobs': a call waits 9.0 s for its slot",
         ]
 
     def test_a_hold_is_a_warning_once(self, limiter: Nekkar, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-import nekkar.core.limiter
 from nekkar import ConfigurationError, Limit, Nekkar, Status, WaitTooLong, Window
 from nekkar.core.cache import MemoryCache, SqliteCache
 from nekkar.testing import FakeClock
 
-SWEEP_AT = 64  # in place of 1024: a sixteenth of the names shows as much
+NAMES = 64
 
 
 def two_processes(clock: FakeClock) -> tuple[Limit, Limit]:
@@ -177,10 +176,6 @@ class TestLevers:
 class TestForgetting:
     """A process that has seen many names keeps memory for those in use."""
 
-    @pytest.fixture(autouse=True)
-    def _few_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(nekkar.core.limiter, "SWEEP_AT", SWEEP_AT)
-
     def known(self, limiter: Nekkar) -> int:
         gc.collect()
         return len(limiter._known)
@@ -193,9 +188,26 @@ class TestForgetting:
         """Ten times as many names as are kept, one after another: most are gone."""
         limiter = Nekkar(clock=clock)
         for batch in range(10):
-            self.use(limiter, f"tenant-{batch}-{{}}".format, SWEEP_AT)
+            self.use(limiter, f"tenant-{batch}-{{}}".format, NAMES)
             clock.advance(100)
-        assert self.known(limiter) <= 2 * SWEEP_AT
+        assert self.known(limiter) <= 2 * NAMES
+
+    @pytest.mark.parametrize("has_limit", [True, False])
+    def test_calls_of_any_limit_free_what_was_used_once(self, has_limit: bool, clock: FakeClock) -> None:
+        """After a crowd of names, calls of one other limit, held or asked for by name, leave that limit alone."""
+        limiter = Nekkar(clock=clock)
+        self.use(limiter, "tenant-{}".format, 50 * NAMES)
+        clock.advance(100)
+        limit = limiter("mine", "1000/second")
+        most = 0
+        for _ in range(4 * NAMES):
+            before = len(limiter._kept)
+            (limit if has_limit else limiter("mine", "1000/second")).acquire(cost=2)
+            clock.advance(0.01)
+            most = max(most, before - len(limiter._kept))
+        assert list(limiter._kept) == ["mine"]
+        assert self.known(limiter) == 1
+        assert most <= 32, "a call may not pay for thousands"
 
     def test_a_limit_in_use_is_kept_with_what_it_remembers(self, clock: FakeClock) -> None:
         """Its window goes on, and so does a limit whose hits still count though nobody holds it."""
@@ -203,9 +215,9 @@ class TestForgetting:
         limit = limiter("mine", "10/second")
         limiter("another", "10/hour").acquire(cost=10)
         limit.acquire(cost=10)
-        self.use(limiter, "tenant-{}".format, 2 * SWEEP_AT)
+        self.use(limiter, "tenant-{}".format, 2 * NAMES)
         clock.advance(100)
-        self.use(limiter, "others-{}".format, 2 * SWEEP_AT)
+        self.use(limiter, "others-{}".format, 2 * NAMES)
         assert limiter("mine", "10/second")._shared is limit._shared
         assert limiter("another", "10/hour")._shared.ledger.view.mirror is not None
 
@@ -215,9 +227,9 @@ class TestForgetting:
 
         async def main() -> None:
             for batch in range(6):
-                for number in range(SWEEP_AT):
+                for number in range(NAMES):
                     await limiter(f"tenant-{batch}-{number}", "10/second").acquire_async()
                 clock.advance(100)
-            assert self.known(limiter) <= 2 * SWEEP_AT
+            assert self.known(limiter) <= 2 * NAMES
 
         anyio.run(main)

@@ -26,6 +26,7 @@ LAYERS = [
     "nekkar.core.events",
     "nekkar.core.quota",
     "nekkar.core.once",
+    "nekkar.core.rounds",
     "nekkar.core.admission",
     "nekkar.core.runtime.fork_lock",
     "nekkar.core.window",

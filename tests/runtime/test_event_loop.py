@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import sys
 import threading
 import time
 import tracemalloc
@@ -16,9 +17,11 @@ import anyio
 import pytest
 
 from nekkar.core.limiter import Nekkar
+from nekkar.core.runtime.drivers import wake_threads
 from nekkar.core.runtime.loop_anyio import AnyioLoop
 from nekkar.core.runtime.loop_asyncio import AsyncioLoop, Bell
 from nekkar.core.runtime.loops import this_loop
+from tests.support.limits import WatchedCache
 
 BACKENDS = ["asyncio", "trio"]
 PATIENCE = 30.0
@@ -103,6 +106,53 @@ def test_nothing_of_a_loop_is_left() -> None:
     while threading.active_count() > before and time.monotonic() < until:
         time.sleep(0.001)
     assert threading.active_count() <= before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+def test_nothing_of_a_loop_that_was_dropped_with_callers_in_line_is_left() -> None:
+    """Closed under its tasks, without cancelling them: the loop, its line and its worker threads go all the same."""
+    cache = WatchedCache(in_process=False)
+    limit = Nekkar(cache)("calls", 1, period=LONG)
+    limit.acquire()
+    before = threading.active_count()
+
+    def drop() -> weakref.ref[Any]:
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda loop, context: None)  # "Task was destroyed but it is pending"
+        for _ in range(3):
+            loop.create_task(limit.acquire_async())
+        while limit.status().waiting < 3 or cache.calls < 4:
+            loop.run_until_complete(asyncio.sleep(0.001))
+        loop.close()
+        return weakref.ref(loop)
+
+    left = [drop() for _ in range(3)]
+    gc.collect()
+    assert [each() for each in left] == [None] * 3
+    assert limit.status().waiting == 0
+    until = time.monotonic() + PATIENCE
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.001)
+    assert threading.active_count() <= before
+
+
+def test_lines_are_counted_while_others_come() -> None:
+    """A status in one thread, while loops begin and end in others: whatever it meets, it is no error."""
+    shared, kept = Nekkar()("calls", 5)._shared, list[Any]()
+
+    def come(*args: Any) -> None:
+        kept.append(shared._new_line(threading.Event, wake_threads))
+
+    for _ in range(3):
+        come()
+    sys.setprofile(come)  # at every call that the count makes
+    try:
+        counted = shared.waiting
+    finally:
+        sys.setprofile(None)
+    assert counted == 0
+    assert len(kept) > 3
 
 
 # What a task waits on.
@@ -280,6 +330,50 @@ def test_an_end_that_nobody_waits_for_is_no_error() -> None:
 
     in_asyncio(main)
     assert said == []
+
+
+@pytest.mark.parametrize("shielded", [False, True])
+def test_work_is_done_once_where_no_thread_can_be_started(shielded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the interpreter ends, or the system has no more threads: in the loop's, even if a thread finds it later."""
+
+    async def main() -> None:
+        loop, done, queued = this_loop(), list[int](), list[Any]()
+        assert isinstance(loop, AsyncioLoop)
+
+        def submit(*work: Any) -> None:
+            queued.append(work)
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(loop._threads, "submit", submit)
+        await loop.in_thread(done.append, threading.get_ident(), shielded=shielded)
+        for function, *args in queued:
+            function(*args)
+        assert done == [threading.get_ident()]
+        with pytest.raises(KeyError):
+            await loop.in_thread({}.__getitem__, 1, shielded=shielded)
+
+    in_asyncio(main)
+
+
+def test_trios_work_is_done_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the loop's own; what the work itself raises comes through, and is not done again."""
+    done: list[int] = []
+
+    def fail() -> None:
+        done.append(2)
+        raise RuntimeError("the work's own")
+
+    async def no_thread(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="own"):
+            await this_loop().in_thread(fail, shielded=False)
+        monkeypatch.setattr(anyio.to_thread, "run_sync", no_thread)
+        await this_loop().in_thread(done.append, 1, shielded=False)
+
+    run_in("trio", main)
+    assert done == [2, 1]
 
 
 class SlowMachine:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import anyio
 import pytest
 
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.limiter import Admission, Nekkar
+from nekkar.core.runtime.loops import this_loop
 from nekkar.testing import START_US, FakeClock
 from tests.support.checks import spans_broken
 from tests.support.limits import (
@@ -272,3 +275,107 @@ def test_real_threads_are_never_over_and_use_all_of_the_limit() -> None:
             future.result(PATIENCE)
     assert len(starts) == 60
     assert not spans_broken(starts, 10, 100_000)
+
+
+# Places in line.
+
+
+class FarClock(FakeClock):
+    """A clock that is half a minute behind until it is read, which takes a moment; read in threads, at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def is_due(self) -> bool:
+        return not self.reads
+
+    def read(self) -> None:
+        threading.Event().wait(0.01 * random.random())
+        self.reads += 1
+        self.advance(30)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("in_process", [True, False])
+def test_the_first_tasks_to_call_are_the_first_to_start_on_a_clock_that_must_be_read_first(
+    backend: str, in_process: bool
+) -> None:
+    """As at a program's start: none overtakes while another waits for the clock, or lets other tasks run."""
+    clock = FarClock()
+    limit = Nekkar(WatchedCache(in_process=in_process), clock=clock)("calls", 1, period=10.0)
+    called, started = list[int](), list[int]()
+
+    async def call(number: int) -> None:
+        called.append(number)
+        await limit.acquire_async()
+        started.append(number)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(24):
+                group.start_soon(call, number)
+
+    run_in(backend, main)
+    assert started == called
+    assert clock.reads == 1
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+def test_a_wait_is_bounded_from_the_call_on_whatever_the_clock_shows_once_it_is_read(in_process: bool) -> None:
+    """It is half a minute ahead then, and that is no wait: a call of ``max_wait=1`` is admitted, the next refused."""
+    limit = Nekkar(WatchedCache(in_process=in_process), clock=FarClock())("calls", 1, period=10.0)
+
+    async def call() -> Admission:
+        return await limit.acquire_async(max_wait=1)
+
+    assert run_in("asyncio", call).waited < 1
+    with pytest.raises(WaitTooLong):
+        limit.acquire(max_wait=1)
+    threads = Nekkar(WatchedCache(in_process=in_process), clock=FarClock())("calls", 1, period=10.0)
+    assert threads.acquire(max_wait=1).waited < 1
+
+
+def test_threads_have_their_places_before_the_clock_is_read() -> None:
+    """The first to come reads it for all; the others stand in line meanwhile, and start in order."""
+    read, go_on = threading.Event(), threading.Event()
+
+    class Gated(FarClock):
+        def read(self) -> None:
+            read.set()
+            assert go_on.wait(PATIENCE)
+            super().read()
+
+    clock = Gated()
+    limit, crowd = Nekkar(WatchedCache(), clock=clock)("calls", 1, period=10.0), Crowd()
+    crowd.line_up(limit, 4, lambda number: waiting(limit) == number + 1)
+    assert read.wait(PATIENCE)
+    go_on.set()
+    ats = [since_start(admission) for admission in crowd.outcomes()]
+    assert ats == sorted(ats)
+    assert ats[0] >= 30_000_000
+    assert clock.reads == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_spare_that_its_call_did_not_use_goes_back(backend: str) -> None:
+    """A call cancelled as it lets others run, with a spare slot in hand, leaves it to be unbooked."""
+    cache = WatchedCache()
+    limit = Nekkar(cache, clock=FakeClock())("calls", 100_000, period=1.0)
+
+    async def main() -> None:
+        line = limit._shared.loop_line(this_loop())
+        while not line.spares.left:
+            await limit.acquire_async()
+        before = hits(cache), line.spares.left
+        for _ in range(3):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await limit.acquire_async()
+        assert (hits(cache), line.spares.left) == (before[0], before[1] - 3)
+        line.spares._demand = 0  # so that no new ones are booked
+        line.spares.counted_from = 0
+        await limit.acquire_async(cost=2)
+        assert hits(cache) == before[0] - before[1] + 2
+
+    anyio.run(main, backend=backend)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from nekkar.core.cache.base import BaseCache, text
 from nekkar.core.clock import monotonic
+from nekkar.core.rounds import Rounds
 from nekkar.core.runtime.fork_lock import lock_over_forks
 
-SWEEP_AT = 1024
+LOOK_EVERY_S = 15.0  # at each item, whether it is dead
 
 log = logging.getLogger("nekkar")
 
@@ -34,7 +35,7 @@ class MemoryCache(BaseCache):
     def __init__(self) -> None:
         self._items: dict[str, _Item] = {}
         self._versions = count(1)
-        self._sweep_at = SWEEP_AT
+        self._rounds = Rounds(LOOK_EVERY_S)
 
     def __repr__(self) -> str:
         return "MemoryCache()"
@@ -86,15 +87,19 @@ class MemoryCache(BaseCache):
     def _put(self, key: str, value: bytes, dies_at: float = float("inf")) -> int:
         version = next(self._versions)
         self._items[key] = _Item(value, version, dies_at)
-        if len(self._items) >= self._sweep_at:
-            self._sweep()
+        now = monotonic()
+        self._rounds.add(key, now)
+        if now >= self._rounds.next_at:
+            self._drop_dead(now)
         return version
 
-    def _sweep(self) -> None:
-        """Drop what is dead; the next sweep comes when as much again has been added."""
-        now = monotonic()
-        self._items = {key: item for key, item in self._items.items() if item.dies_at > now}
-        self._sweep_at = max(SWEEP_AT, 2 * len(self._items))
+    def _drop_dead(self, now: float) -> None:
+        for key in self._rounds.up(now):
+            item = self._items.get(key)
+            if item and item.dies_at > now:
+                self._rounds.add(key, now)
+            else:
+                self._items.pop(key, None)
 
 
 def _unpickled() -> MemoryCache:

@@ -1,31 +1,50 @@
 """SQLite: the cache of several processes on one machine, with no server.
 
 One small table in WAL mode. A value's version is random, so that a key deleted and set again never
-has its old version. The file must be on a local disk: SQLite's locks are not safe on network shares.
+has its old version. The file must be on a local disk: SQLite's locks are not safe on network shares. Rules:
+
+- A fork copies SQLite as it is: a mutex that another thread holds stays locked in the child for ever, and an open
+  connection makes the child believe that it holds the parent's file locks. So the threads of a process call SQLite
+  one at a time, under a lock that the forking thread takes first; then it closes the idle connections.
+- SQLite never waits under that lock: it answers at once that the file is busy, and the command tries again outside.
+- An open connection stays on its file when that is removed or replaced, and processes would count apart from then
+  on. So each connection compares its files with those at its path a few times a second, and makes way for a new one.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from random import uniform
 from secrets import randbits
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from nekkar.core.cache.base import UNREAD, BaseCache, text
 from nekkar.core.cache.pool import Pool
-from nekkar.core.clock import SystemClock, monotonic
+from nekkar.core.clock import UNSET, SystemClock, monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, kind_of, plain
 from nekkar.core.quota import SECOND, micros
+from nekkar.core.runtime.fork_lock import lock_over_forks
 
 if TYPE_CHECKING:
     import sqlite3
 
 T = TypeVar("T")
+_Files = tuple[tuple[int, int] | None, ...]  # device and inode of each
 
 SWEEP_EVERY = 1000
 NEVER = 1 << 62
+CHECK_EVERY_S = 0.25
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.025  # SQLite's own busy handler pauses about as long
+CLOSE_WITHIN_S = 1.0
+
+_BUSY, _CORRUPT, _NOT_A_DATABASE = 5, 11, 26  # SQLite's result codes
+_DAMAGED = (_CORRUPT, _NOT_A_DATABASE)
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS nekkar
     (key TEXT PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL, dies_at INTEGER NOT NULL) WITHOUT ROWID"""
@@ -36,6 +55,22 @@ _ADD = _PUT + " WHERE dies_at <= ?"
 _SWAP = "UPDATE nekkar SET value = ?, version = ?, dies_at = ? WHERE key = ? AND version = ? AND dies_at > ?"
 _DELETE = "DELETE FROM nekkar WHERE key = ?"
 _SWEEP = "DELETE FROM nekkar WHERE dies_at <= ?"
+
+
+log = logging.getLogger("nekkar")
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A connection, the files that it has open, and when these were last compared with those at the path."""
+
+    connection: sqlite3.Connection
+    files: _Files
+    checked: float
+
+
+class _Moved(Exception):
+    """The files at the path are not those of the connection."""
 
 
 class SqliteCache(BaseCache):
@@ -58,7 +93,7 @@ class SqliteCache(BaseCache):
             )
         micros(timeout, "SQLite timeout", SECOND // 1000, 3600 * SECOND)
         self._path, self._timeout = os.path.abspath(name), timeout
-        self._pool: Pool[sqlite3.Connection] = Pool(self._connect, lambda connection: connection.close())
+        self._pool: Pool[_Opened] = Pool(self._connect, _close)
         _pools[id(self._pool)] = self._pool
         self._writes = 0
 
@@ -105,65 +140,135 @@ class SqliteCache(BaseCache):
             self._write(_SWEEP, now)
         return version if won else None
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> _Opened:
         import sqlite3
 
+        before = _file(self._path)
         connection = sqlite3.connect(
-            self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False, cached_statements=16
+            self._path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=16
         )
         try:
-            self._use_wal(connection)
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
             connection.execute("PRAGMA synchronous = NORMAL").fetchall()
             connection.execute(_SCHEMA)
+            files = _files(self._path)
+            if before and before != files[0]:  # replaced meanwhile: nobody knows which one is open
+                raise _Moved
         except BaseException:
             connection.close()
             raise
-        return connection
-
-    def _use_wal(self, connection: sqlite3.Connection) -> None:
-        """Switch to WAL; where others switch a new file at once, SQLite reports it locked without waiting."""
-        import sqlite3
-
-        deadline = monotonic() + self._timeout
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = WAL").fetchall()
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or monotonic() > deadline:
-                    raise
-                threading.Event().wait(0.005)
+        return _Opened(connection, files, monotonic())
 
     def _write(self, statement: str, *values: Any) -> bool:
         return self._run(lambda connection: connection.execute(statement, values).rowcount == 1)
 
     def _run(self, command: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a command, again and again while the file is busy, until the timeout."""
         import sqlite3
 
+        until, pause = monotonic() + self._timeout, SHORTEST_PAUSE_S
+        while True:
+            try:
+                with _one_at_a_time(until):
+                    outcome = self._pool.run(partial(self._outcome, command))
+                if not isinstance(outcome, sqlite3.Error):
+                    return outcome
+                cause: Exception = outcome
+            except _Moved as moved:
+                log.warning(
+                    "SQLite file %s was removed or replaced while in use; limits go on in the file that is there now,"
+                    " from what each process remembers; keep what removes files away from it",
+                    self._path,
+                )
+                cause, pause = moved, 0.0
+            except (sqlite3.Error, TimeoutError) as error:
+                cause = error
+            if not (_is_busy(cause) or isinstance(cause, _Moved)) or monotonic() >= until:
+                raise CacheError(f"SQLite file {self._path}: {cause} {self._remedy(cause)}") from cause
+            UNSET.wait(uniform(0, pause))
+            pause = min(max(SHORTEST_PAUSE_S, 2 * pause), LONGEST_PAUSE_S)
+
+    def _outcome(self, command: Callable[[sqlite3.Connection], T], opened: _Opened) -> T | sqlite3.Error:
+        """Run a command on a connection; return the error where the file is busy, for the connection is good."""
+        import sqlite3
+
+        now = monotonic()
+        if now >= opened.checked + CHECK_EVERY_S:
+            if opened.files != _files(self._path):
+                raise _Moved
+            opened.checked = now
         try:
-            return self._pool.run(command)
-        except sqlite3.Error as cause:
-            raise CacheError(
-                f"SQLite file {self._path}: {cause} (after at most {plain(self._timeout)} s);"
-                " see that its folder exists, that it can be written and is on a local disk, or allow a longer timeout"
-            ) from cause
+            return command(opened.connection)
+        except sqlite3.Error as error:
+            if _is_busy(error):
+                return error
+            raise
+
+    def _remedy(self, cause: Exception) -> str:
+        if (getattr(cause, "sqlite_errorcode", 0) & 0xFF) in _DAMAGED:
+            return (
+                "(it is damaged, or another program's); name another file, or stop its processes and delete it together"
+                f" with {os.path.basename(self._path)}-wal and -shm"
+            )
+        return (
+            f"(after at most {plain(self._timeout)} s); see that its folder exists, that it can be written and is on a"
+            " local disk with free space, or allow a longer timeout"
+        )
 
 
 def _remade(path: str, timeout: float) -> SqliteCache:
     return SqliteCache(path, timeout=timeout)
 
 
+def _files(path: str) -> _Files:
+    """Return which database, log and index stand at ``path``; SQLite has the last two beside what a link leads to."""
+    beside = os.path.realpath(path)
+    return _file(path), _file(beside + "-wal"), _file(beside + "-shm")
+
+
+def _file(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_busy(error: Exception) -> bool:
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) == _BUSY
+
+
+@contextmanager
+def _one_at_a_time(until: float) -> Iterator[None]:
+    if not _lock.acquire(timeout=max(0.0, until - monotonic())):
+        raise TimeoutError("other threads of this process still wait for their commands")
+    try:
+        yield
+    finally:
+        _lock.release()
+
+
+def _close(opened: _Opened) -> None:
+    """Close a connection, in any thread; a collector that meets a stuck command does not wait for it."""
+    is_held = _lock.acquire(timeout=CLOSE_WITHIN_S)
+    try:
+        opened.connection.close()
+    finally:
+        if is_held:
+            _lock.release()
+
+
 def _close_before_fork() -> None:
-    """A child that inherits SQLite's account of the file's locks takes none itself, and loses the file."""
     for known in _pools.valuerefs():
         pool = known()
         if pool:
             pool.clear()
 
 
-_pools: WeakValueDictionary[int, Pool[sqlite3.Connection]] = WeakValueDictionary()
+_pools: WeakValueDictionary[int, Pool[_Opened]] = WeakValueDictionary()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_close_before_fork)
+_lock = lock_over_forks()  # every cache's; registered later, so taken before the connections are closed
 
 
 def _now() -> int:

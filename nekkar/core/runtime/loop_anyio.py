@@ -35,8 +35,20 @@ class AnyioLoop:
 
     async def in_thread(self, function: Callable[..., Any], *args: Any, shielded: bool) -> Any:
         """Call ``function`` in a worker thread; it runs to its end whatever becomes of the task."""
-        with anyio.CancelScope(shield=shielded):
-            return await anyio.to_thread.run_sync(function, *args, limiter=self._limiter)
+        started = False
+
+        def work() -> Any:
+            nonlocal started
+            started = True
+            return function(*args)
+
+        try:
+            with anyio.CancelScope(shield=shielded):
+                return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        except RuntimeError:
+            if started:
+                raise
+        return function(*args)  # no thread could be started: the interpreter ends, or the system has no more
 
 
 class Waker:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from nekkar.core.runtime.effects import Event
 from nekkar.core.runtime.loops import THREADS_PER_LOOP
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+_Work = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class Bell:
@@ -56,13 +61,18 @@ class Bell:
 
 
 class AsyncioLoop:
-    """A running loop of asyncio; knows it by nothing that would keep it alive."""
+    """A running loop of asyncio, of which it is an attribute.
+
+    ``is_inherited``: the loop was made before a fork. Parent and child share what its threads wake it by, so that
+    either may take the other's wake-up: there blocking work runs in the loop's own thread.
+    """
 
     new_event = Bell
 
-    def __init__(self) -> None:
+    def __init__(self, is_inherited: bool = False) -> None:
         self.own: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-        self._threads = ThreadPoolExecutor(THREADS_PER_LOOP, "nekkar")
+        self.pid = os.getpid()
+        self._threads = None if is_inherited else _new_threads()
 
     @staticmethod
     def wake(events: list[Event]) -> None:
@@ -85,7 +95,11 @@ class AsyncioLoop:
     async def in_thread(self, function: Callable[..., Any], *args: Any, shielded: bool) -> Any:
         """Call ``function`` in a worker thread; it runs to its end whatever becomes of the task."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._threads.submit(copy_context().run, _work, done, function, args)
+        work = [(function, args)]
+        if not self._submits(done, work):
+            if not shielded:
+                await self.checkpoint()
+            return function(*args)
         if not shielded:
             return await done
         import anyio
@@ -93,13 +107,42 @@ class AsyncioLoop:
         with anyio.CancelScope(shield=True):
             return await done
 
+    def _submits(self, done: asyncio.Future[Any], work: list[_Work]) -> bool:
+        """Return whether a thread does the work; an executor that can't start one may have queued it all the same."""
+        if self._threads is None:
+            return False
+        try:
+            self._threads.submit(copy_context().run, _do, done, work)
+        except RuntimeError:  # the interpreter ends, or the system has no more threads
+            return not _taken(work)
+        return True
+
+
+def _new_threads() -> ThreadPoolExecutor | None:
+    try:
+        from concurrent.futures import ThreadPoolExecutor
+    except RuntimeError:  # not imported before the interpreter began to end
+        return None
+    return ThreadPoolExecutor(THREADS_PER_LOOP, "nekkar")
+
 
 def _ring(bells: list[Bell]) -> None:
     for bell in bells:
         bell.set()
 
 
-def _work(done: asyncio.Future[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _taken(work: list[_Work]) -> _Work | None:
+    """Return the work, to whom asks first."""
+    try:
+        return work.pop()
+    except IndexError:
+        return None
+
+
+def _do(done: asyncio.Future[Any], work: list[_Work]) -> None:
+    if not (taken := _taken(work)):
+        return
+    function, args = taken
     try:
         outcome = done.set_result, function(*args)
     except BaseException as error:

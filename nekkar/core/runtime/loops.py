@@ -6,12 +6,16 @@ goes by anyio (``loop_anyio``). Each is imported when such a loop runs.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 from nekkar.core.runtime.effects import Event
+
+if TYPE_CHECKING:
+    from nekkar.core.runtime.loop_asyncio import AsyncioLoop
 
 THREADS_PER_LOOP = 8
 
@@ -38,7 +42,8 @@ class Loop(Protocol):
     def in_thread(self, function: Callable[..., Any], *args: Any, shielded: bool) -> Awaitable[Any]:
         """Call ``function`` in a worker thread, one of a few of nekkar's own: nobody else's work holds it up.
 
-        It runs to its end whatever becomes of the task; ``shielded``: a cancelled scope waits for that too.
+        It runs to its end whatever becomes of the task; ``shielded``: a cancelled scope waits for that too. Where no
+        thread can be had, as in an ``atexit`` function, the loop's own runs it, and the loop stands still meanwhile.
         """
 
 
@@ -50,15 +55,18 @@ def this_loop() -> Loop:
 
         return this_run()
     native = task.get_loop()
-    known = _loops.get(native)
-    if known is None:
+    known: AsyncioLoop | None = getattr(native, _ATTRIBUTE, None)
+    if known is None or known.pid != os.getpid():
         from nekkar.core.runtime.loop_asyncio import AsyncioLoop
 
-        known = _loops[native] = AsyncioLoop()
+        known = AsyncioLoop(is_inherited=known is not None)
+        setattr(native, _ATTRIBUTE, known)
     return known
 
 
-_loops: WeakKeyDictionary[Any, Loop] = WeakKeyDictionary()
+# A loop keeps what is nekkar's as an attribute, so that both go together. A WeakKeyDictionary would keep each loop that
+# was dropped with callers in line: they lead back to it.
+_ATTRIBUTE = "_nekkar_loop"
 
 
 def _asyncio_task() -> Any:

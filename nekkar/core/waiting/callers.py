@@ -71,7 +71,6 @@ class Caller:
     error: Exception | None = None
     event: Event | None = None
     told_until: int = 0  # what listeners were told of its wait (reporter.py)
-    is_logged: bool = False
 
     @property
     def is_gone(self) -> bool:

@@ -1,7 +1,7 @@
-"""The voice of one limit in one process: events for those who listen, and lines in the log for operators.
+"""The reporter of one limit in one process: events for listeners, and lines in the log for operators.
 
-A wait of over five seconds is logged at INFO, once; a hold at WARNING, once for each. Nothing here is said under a
-lock, since a callback may do as it likes.
+Waits of over five seconds are logged at INFO, with at most one line a minute for all calls of the limit; each hold is
+logged at WARNING. Nothing is reported under a lock, since a callback may do as it likes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from nekkar.core.waiting.callers import Caller, Slot
 
 LONG_US = 5 * SECOND
 MOVED_US = SECOND
+LOG_EVERY_US = 60 * SECOND
 
 log = logging.getLogger("nekkar")
 
@@ -25,25 +26,28 @@ class CallReporter:
     def __init__(self, name: str, listeners: Listeners) -> None:
         self.name, self.listeners = name, listeners
         self.listening = listeners.listening
+        self._logged_at = -LOG_EVERY_US
 
-    def waits(self, caller: Caller, until: int, now: int) -> None:
-        """Say that a call has to wait until then, at least; nothing where that was said already, or it need not."""
+    def waits(self, caller: Caller, until: int, now: int, here: int) -> None:
+        """Report that a call waits until then, at least; nothing where that was reported already, or it need not wait.
+
+        ``here``: how many calls wait in its line.
+        """
         if until <= now or until < caller.told_until + MOVED_US:
             return
         caller.told_until = until
         waited = now - caller.arrived
-        if until - caller.arrived > LONG_US and not caller.is_logged:
-            caller.is_logged = True
-            log.info("limit %r: a call waits %.1f s for its slot", self.name, (until - now) / SECOND)
+        if until - caller.arrived > LONG_US:
+            self._log_wait("waits", until - now, now, here)
         if self.listening:
             seconds = (now / SECOND, until / SECOND, waited / SECOND)
             self.listeners.tell(Waiting(self.name, caller.cost, *seconds, caller.ticket))
 
-    def admitted(self, caller: Caller, slot: Slot, now: int) -> int:
+    def admitted(self, caller: Caller, slot: Slot, now: int, here: int) -> int:
         """Say that a call starts; return how long it waited."""
         waited = now - caller.arrived
-        if waited > LONG_US and not caller.is_logged:
-            log.info("limit %r: a call waited %.1f s for its slot", self.name, waited / SECOND)
+        if waited > LONG_US:
+            self._log_wait("waited", waited, now, here)
         if self.listening:
             self.listeners.tell(Admitted(self.name, slot.cost, slot.at / SECOND, waited / SECOND, caller.ticket))
         return waited
@@ -61,6 +65,13 @@ class CallReporter:
             self.listeners.tell(Refused(*told, error.retry_after, error.max_wait, caller.ticket))
         else:
             self.listeners.tell(Left(*told, error, caller.ticket))
+
+    def _log_wait(self, verb: str, wait: int, now: int, here: int) -> None:
+        if abs(now - self._logged_at) < LOG_EVERY_US:
+            return
+        self._logged_at = now
+        text = "limit %r: a call %s %.1f s for its slot; %d wait in line here; said once a minute at most"
+        log.info(text, self.name, verb, wait / SECOND, here)
 
     def held(self, until: int, now: int) -> None:
         """Say that the limit is held."""

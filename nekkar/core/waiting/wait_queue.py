@@ -21,13 +21,15 @@ through random schedules of kills, freezes, losses and cancellations.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
-from weakref import ref
+from weakref import WeakValueDictionary, ref
 
 from nekkar.core.clock import ticks
-from nekkar.core.errors import CacheError
+from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.quota import SECOND
 from nekkar.core.runtime.effects import CacheSteps, Checkpoint, Event, QueueSteps, RunSteps, WaitUntil
 from nekkar.core.shared.ledger import Ledger
@@ -72,6 +74,7 @@ class WaitQueue:
         self.prefetched = PrefetchedSlots(ledger, self._assignments, ahead, self._lock)
         self._under_way: TurnUnderWay | None = None
         self._look_at = 0
+        _queues[id(self)] = self
 
     @property
     def here(self) -> int:
@@ -108,7 +111,7 @@ class WaitQueue:
                 yield from self._until_booked(caller)
                 yield from self._until_slot(caller)
                 if (slot := self._start(caller)) is not None:
-                    return slot, self._reporter.admitted(caller, slot, self.ledger.clock.now_us())
+                    return slot, self._reporter.admitted(caller, slot, self.ledger.clock.now_us(), len(self.callers))
         except GeneratorExit as error:  # dropped by its driver: nothing more can be asked of the cache
             self._leave(caller, error)
             raise
@@ -149,7 +152,7 @@ class WaitQueue:
             mine.queue.join(caller)
             if stale:
                 mine.queue.rejoin([caller])
-        self._reporter.waits(caller, at, now)
+        self._reporter.waits(caller, at, now, len(self.callers))
 
     def _arrives_alone(self, now: int) -> None:
         """Note when the line that nobody waited in looks next."""
@@ -173,7 +176,7 @@ class WaitQueue:
                 yield step
             elif step:
                 yield from self._lead(step)
-                self._reporter.waits(caller, step.turn.expected_at, self.ledger.clock.now_us())
+                self._reporter.waits(caller, step.turn.expected_at, self.ledger.clock.now_us(), len(self.callers))
         if caller.error:
             raise caller.error
 
@@ -211,7 +214,7 @@ class WaitQueue:
         slot, clock, mine = caller.slot, self.ledger.clock, self._assignments
         if slot is None:
             return
-        self._reporter.waits(caller, slot.at, clock.now_us())
+        self._reporter.waits(caller, slot.at, clock.now_us(), len(self.callers))
         while caller.slot is slot:
             now = clock.now_us()
             with self._lock:
@@ -332,3 +335,29 @@ class WaitQueue:
         except BaseException:  # an interrupt: what was not woken still is to be
             mine.to_wake += woken
             raise
+
+    def abandon(self) -> None:
+        """In a forked child: have the copies of the parent's callers raise an error. The parent's own go on."""
+        self._lock, self._under_way = threading.RLock(), None  # a thread that is not here may hold the lock
+        remedy = "a forked process can't go on with a call that waits; make a new call there"
+        for caller in list(self.callers):
+            caller.slot, caller.state = None, State.QUEUED
+            caller.error = ConfigurationError(f"limit {self.name!r}: {remedy}")
+        self._assignments = Assignments(self.name, self.ledger, self._is_of_tasks)
+        if self._is_of_tasks:  # no thread of the parent's is here to be woken
+            with suppress(RuntimeError):
+                self._wake([caller.event for caller in list(self.callers) if caller.event])
+
+
+_queues: WeakValueDictionary[int, WaitQueue] = WeakValueDictionary()
+
+
+def _abandon_queues() -> None:
+    for known in _queues.valuerefs():
+        queue = known()
+        if queue and queue.callers:
+            queue.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_queues)

@@ -1,0 +1,36 @@
+"""Which of many keys to look at again, so that what is dead goes soon, at a little work for each call."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+MOST = 32
+
+
+class Rounds:
+    """Keys, each of which comes up again ``every`` units of time after it was added. Called under its owner's lock.
+
+    ``next_at``: when the next one comes up; it may be read without the lock.
+    """
+
+    def __init__(self, every: float) -> None:
+        self._every = every
+        self._due: OrderedDict[Hashable, float] = OrderedDict()  # in order, since all wait for as long
+        self.next_at = math.inf
+
+    def add(self, key: Hashable, now: float) -> None:
+        """Have ``key`` come up, if it is not to come up already."""
+        self._due.setdefault(key, now + self._every)
+        self.next_at = min(self.next_at, now + self._every)
+
+    def up(self, now: float) -> list[Any]:
+        """Return keys that have come up, ``MOST`` at most; the owner adds those again that it keeps."""
+        found: list[Any] = []
+        while self._due and len(found) < MOST and self._due[key := next(iter(self._due))] <= now:
+            del self._due[key]
+            found.append(key)
+        self.next_at = next(iter(self._due.values()), math.inf)
+        return found
