@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nekkar.core.quota import SECOND
 
-HORIZON_US = SECOND // 10
+HORIZON_US, MOST_HORIZON_US = SECOND // 10, 60 * SECOND
 MOST_LEAD_US = SECOND // 5
 MOST_BOOST = 1024
 LEAST_PAUSE_US, MOST_PAUSE_US = 50, 20_000
@@ -20,7 +20,7 @@ class Pace:
     """The expected read and swap of one cache; safe between threads, since each value is replaced whole.
 
     ``read_us``, ``swap_us``: the running medians. ``horizon_us``: how far ahead slots are booked freely,
-    100 ms or four times the expected read and swap, whichever is longer.
+    100 ms or four times the expected read and swap, whichever is longer; 60 s at most.
     """
 
     def __init__(self) -> None:
@@ -34,13 +34,16 @@ class Pace:
         """Count a read."""
         self._reads = (*self._reads[1 - SAMPLES :], max(0, us))
         self.read_us = _median(self._reads)
-        self.horizon_us = max(HORIZON_US, 4 * (self.read_us + self.swap_us))
+        self._set_horizon()
 
     def swap_took(self, us: int) -> None:
         """Count a swap that was answered, whether it won or met another."""
         self._swaps = (*self._swaps[1 - SAMPLES :], max(0, us))
         self.swap_us = _median(self._swaps)
-        self.horizon_us = max(HORIZON_US, 4 * (self.read_us + self.swap_us))
+        self._set_horizon()
+
+    def _set_horizon(self) -> None:
+        self.horizon_us = min(max(HORIZON_US, 4 * (self.read_us + self.swap_us)), MOST_HORIZON_US)
 
     def booked(self, late: bool) -> None:
         """Count a swap that won; ``late``: its answer came when its own first slot was good no more."""

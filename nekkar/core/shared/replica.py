@@ -6,8 +6,8 @@ Rules:
   of this process that won is a look too.
 - The mirror is the newest log seen in the epoch that this process follows. It follows into a new epoch only
   by a swap that merged it in.
-- A log that reaches ahead further than any fleet would book is none: a wrong clock's, or made up. It would
-  block the limit for as long; so it is refused as corrupt (tests/caches/test_hostile.py).
+- A log that no fleet would write is corrupt, however well formed: one that reaches too far ahead, by a wrong clock, or
+  has a margin or a horizon that no rule gives. It would block the limit for as long (tests/caches/test_hostile.py).
 - Where the newest read found this process's own last write, or a swap without a read won, nobody else writes:
   then the next swap needs no read, since it fails if that is no longer so. It is tried once; after it one reads.
 - Each value is frozen, and replaced whole: the worst of a race between threads is an older look.
@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from secrets import randbits
 from typing import Any
@@ -24,9 +24,11 @@ from typing import Any
 from nekkar.core.cache import UNREAD
 from nekkar.core.errors import CorruptLog
 from nekkar.core.quota import MAX_PERIOD, SECOND, Quota
+from nekkar.core.shared.latency import MOST_HORIZON_US
 from nekkar.core.window.booking import Slot
 from nekkar.core.window.codec import NOTHING, decode
 from nekkar.core.window.feedback import Word, heard
+from nekkar.core.window.rejections import MARGIN_PART
 from nekkar.core.window.state import HitLog
 
 YEAR_US = 366 * 86_400 * SECOND
@@ -65,6 +67,7 @@ class View:
         self._held = 0
         self.mirror: Mirror | None = None
         self.seen = Look(0, 0, None, 0, 0)
+        self._moved_at = 0
         self._orders = count(1)
         self._newest: tuple[bytes | None, HitLog] = (None, NOTHING)
         self._own: tuple[HitLog, Any] | None = None
@@ -96,7 +99,7 @@ class View:
         known, log = self._newest
         try:
             found = log if known == raw else decode(raw, log)
-            _check_reach(found, now)
+            _check_plausible(found, now)
         except CorruptLog as error:
             remedy = "delete the key to start afresh, or call reset() of the limit"
             raise CorruptLog(f"cache key {self.key!r}: {error}; {remedy}") from error
@@ -120,8 +123,16 @@ class View:
         """Take another log for the newest look, in an outage; the mirror stays."""
         self.seen = Look(self.order(), now, alone.epoch, alone.hold_until, horizon_us)
 
+    def moved(self, by: int) -> None:
+        """Follow a clock that was set, by so much: when this process looked was by the time before."""
+        self._own, self._undisturbed, self._moved_at = None, False, self.order()
+        self.seen = replace(self.seen, sent=self.seen.sent + by)
+        if self.mirror:
+            self.mirror = replace(self.mirror, looked=self.mirror.looked + by)
+
     def saw(self, order: int, sent: int, found: HitLog | None, swapped: bool = False) -> None:
         """Remember a look, or a swap that won."""
+        sent = sent if order > self._moved_at else 0  # by the clock before it was set: as good as long ago
         if order > self.seen.order:
             told = (found.epoch, found.hold_until, found.horizon_us) if found else (None, 0, 0)
             before, self.seen = self.seen, Look(order, sent, *told)
@@ -154,9 +165,23 @@ class View:
             self.on_hold(until, now)
 
 
+def _check_plausible(found: HitLog, now: int) -> None:
+    """Refuse what a fleet never comes to: spans that no rule gives, and times too far ahead."""
+    longest = found.windows[-1].period_us if found.windows else 0
+    if found.refusals.margin_us > longest // MARGIN_PART:
+        raise CorruptLog(
+            f"its learned margin of {found.refusals.margin_us / SECOND:g} s is over a quarter of its longest period,"
+            f" {longest / SECOND:g} s"
+        )
+    if found.horizon_us > MOST_HORIZON_US:
+        raise CorruptLog(f"its horizon of {found.horizon_us / SECOND:g} s is over {MOST_HORIZON_US // SECOND} s")
+    _check_reach(found, now)
+
+
 def _check_reach(found: HitLog, now: int) -> None:
     """Refuse times far ahead of now: hits a year or a thousand periods, behind a hold; a hold, 100 years more."""
-    last, stamped = found.last or 0, max(found.reset_at, found.written_at)
+    last = max(found.last or 0, found.unsure_until)
+    stamped = max(found.reset_at, found.written_at, found.refusals.at, found.refusals.widened_at)
     latest = max(last, found.hold_until, stamped)
     if latest <= now + YEAR_US:
         return

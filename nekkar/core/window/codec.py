@@ -15,13 +15,14 @@ from functools import lru_cache
 from operator import attrgetter, lt
 from zlib import crc32
 
-from nekkar.core.errors import CorruptLog
+from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.quota import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate
 from nekkar.core.window.rejections import MOST_DOUBLINGS, NONE, Refusals
 from nekkar.core.window.state import MAX_WINDOWS, Column, HitLog
 
 MAGIC = b"nkkr"
 VERSION = 1
+LONGEST_LOG = 1 << 20  # bytes: of some 80,000 processes that wait; memcached's own bound, unless it is set higher
 LATEST_US = 1 << 54  # in the year 2540: far from where sums of times are too wide to be written
 MOST_HITS = 3 << 61  # far from where sums of counts are too wide
 _PREFIX = struct.Struct("<4sBBHI")
@@ -37,11 +38,13 @@ NOTHING = HitLog(0)
 
 
 def encode(log: HitLog) -> bytes:
-    """Return the log as bytes."""
+    """Return the log as bytes; CacheError where they are more than any reader takes."""
     header = _HEADER.pack(*_values(log), len(log.windows), len(log.times))
     windows = b"".join(_WINDOW.pack(window.period_us, window.count) for window in log.windows)
     body = b"".join((header, windows, _column_bytes(log.times), _column_bytes(log.numbers)))
     flags = _WIDE_TIMES * (log.times.itemsize == 8) | _WIDE_NUMBERS * (log.numbers.itemsize == 8)
+    if _PREFIX.size + len(body) > LONGEST_LOG:
+        raise CacheError(f"a log of {len(log.times):,} entries has over {LONGEST_LOG:,} bytes; part it by names")
     return _PREFIX.pack(MAGIC, VERSION, flags, _HEADER.size, crc32(body, flags)) + body
 
 
@@ -52,6 +55,8 @@ def decode(raw: bytes, known: HitLog = NOTHING) -> HitLog:
     """
     if not isinstance(raw, bytes):
         raise CorruptLog(f"no bytes, but {type(raw).__name__}")
+    if len(raw) > LONGEST_LOG:
+        raise CorruptLog(f"it has {len(raw):,} bytes, and a limit's log has at most {LONGEST_LOG:,}")
     try:
         return _decode(raw, known)
     except struct.error as cause:

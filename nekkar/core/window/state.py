@@ -24,7 +24,7 @@ from itertools import pairwise
 
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.quota import SECOND, Quota, Rate
-from nekkar.core.window.rejections import NONE, Refusals
+from nekkar.core.window.rejections import MARGIN_PART, NONE, Refusals
 
 EXACT_ENTRIES, GRID, MAX_WINDOWS = 1024, 512, 16
 LINGER_US, LONG_PERIOD_US = 60 * SECOND, 600 * SECOND
@@ -98,8 +98,9 @@ class HitLog:
         return self.origin_us + self.times[bisect_left(self.numbers, number - self.zero)]
 
     def margin(self, quota: Quota, now: int) -> int:
-        """Return the margin to book with: the largest in use, the learned one too."""
-        return max(self.margin_us, quota.margin_us, self.refusals.margin(now))
+        """Return the margin to book with: the largest in use, the learned one too, up to what a refusal teaches."""
+        most = quota.rates[0].period_us // MARGIN_PART
+        return max(self.margin_us, quota.margin_us, min(self.refusals.margin(now), most))
 
     def since(self, start: int) -> int:
         """Return the hits after ``start``, with those booked for later."""
@@ -116,8 +117,7 @@ class HitLog:
 
     def earliest(self, quota: Quota, cost: int, now: int) -> int:
         """Return the earliest slot for a call of ``cost`` hits, at or after ``now``."""
-        margin = self.margin(quota, now)
-        at = max(now, self.hold_until)
+        margin, at = self.margin(quota, now), max(now, self.hold_until)
         if self.times:
             at = max(at, self.origin_us + self.times[-1] + quota.spacing_us)
         for rate in quota.rates:
