@@ -6,6 +6,11 @@
   whole; of everybody else's last known hits its share counts, since the others keep to their shares of the
   rest. So the shares' sum, at most 1, is what bounds the fleet (tests/shared/test_fallback.py states it as a property).
 
+An outage is said once, and so is its end: by a limit that had lost the cache. So one limit that fails by itself, or
+whose server is away, does not have the cache lost and back at each call of the others. Tries are timed by a clock that
+never steps. Where the limit's clock is set meanwhile, since the first reading of the server's succeeds only now, what
+was admitted moves with it.
+
 An outage is an epoch of its own to those who wait: slots booked before it are no longer good in it, nor its
 slots after it. The cache is tried again now and then, by whoever is next to book or to look. Who comes back
 first, and finds that nobody has written since, takes it that the others used all that their shares allow;
@@ -17,12 +22,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from secrets import randbits
 from typing import Literal
 
+from nekkar.core.clock import ticks
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, shown
 from nekkar.core.events import CacheBack, CacheLost, Listeners
 from nekkar.core.quota import SECOND, Quota, Rate
@@ -47,48 +53,68 @@ _lock = lock_over_forks()  # every outage's
 
 
 class Outage:
-    """What one ``Nekkar`` does when its cache is away, and whether it is: said once at each turn."""
+    """What one ``Nekkar`` does when its cache, or ``server`` of several, is away, and whether it is: said at each turn.
 
-    def __init__(self, policy: OnCacheError = "raise", share: float = 1.0, listeners: Listeners | None = None) -> None:
+    ``number``: that of the newest outage; a limit that lost the cache in it is what may end it.
+    """
+
+    def __init__(
+        self, policy: OnCacheError = "raise", share: float = 1.0, listeners: Listeners | None = None, server: str = ""
+    ) -> None:
         self.policy, self.share = _checked(policy, share)
         self._listeners = listeners or Listeners()
+        self._server = server
         self.is_on = False
+        self.number = 0
 
-    def begins(self, error: CacheError) -> None:
-        """Say once that the cache is away."""
+    def of(self, server: str) -> Outage:
+        """Return one of the same policy for a server of several."""
+        return Outage(self.policy, self.share, self._listeners, server)
+
+    def begins(self, error: CacheError) -> int:
+        """Say once that the cache is away; return the outage's number."""
         with _lock:
             said, self.is_on = self.is_on, True
+            self.number = number = self.number + (not said)
         if not said:
             log.warning("cache lost: %s; until it is back, %s", error, _MEANWHILE[self.policy])
             self._listeners.tell(CacheLost(error))
+        return number
 
-    def ends(self) -> None:
-        """Say once that it is back."""
+    def ends(self, number: int) -> None:
+        """Say once that it is back, where the outage of this number is still on."""
         with _lock:
-            said, self.is_on = not self.is_on, False
-        if not said:
-            log.warning("cache back: limits are shared again")
+            ends = self.is_on and self.number == number
+            self.is_on = self.is_on and not ends
+        if ends:
+            log.warning("cache back: limits are shared again%s", self._server and f" on {self._server}")
             self._listeners.tell(CacheBack())
 
 
 class Alone:
-    """One limit of one process without its cache. Safe between threads."""
+    """One limit of one process without its cache; ``steady_us`` is what its tries are timed by. Thread-safe."""
 
-    def __init__(self, outage: Outage, key: str, terms: Quota) -> None:
-        self.outage, self.key, self.quota = outage, key, terms
+    def __init__(self, outage: Outage, key: str, terms: Quota, steady_us: Callable[[], int] = ticks) -> None:
+        self.outage, self.key, self.quota, self.steady_us = outage, key, terms, steady_us
         self.is_on = False
         self.log = HitLog(0)
         self._own: deque[Slot] = deque()
+        self._lost_in = 0  # the number of the outage in which this limit lost the cache; 0: it has it
         self._failed_at = self._retry = self._try_at = self._booked = self._merged = 0
         self._share = _share_of(terms, outage.share, key) if outage.policy == "local" else terms
 
-    def waits(self, now: int) -> bool:
-        """Whether the cache is away, and it is too early to try it again."""
-        return self.is_on and now < self._try_at
+    @property
+    def has_lost(self) -> bool:
+        """Whether the newest command of this limit to the cache failed."""
+        return self._lost_in > 0
 
-    def wake_at(self, at: int) -> int:
+    def waits(self) -> bool:
+        """Whether the cache is away, and it is too early to try it again."""
+        return self.is_on and self.steady_us() < self._try_at
+
+    def wake_at(self, at: int, now: int) -> int:
         """Return until when to sleep towards ``at``: no longer than to the next try."""
-        return min(at, self._try_at) if self.is_on else at
+        return min(at, now + self._try_at - self.steady_us()) if self.is_on else at
 
     def no_slot_before(self, cost: int, hits: int, calls: int) -> int:
         """Return a lower bound of a call's slot behind ``calls`` others of ``hits``, while the cache is away."""
@@ -106,17 +132,18 @@ class Alone:
             while self._own and self._own[0].at < self._own[-1].at - self._keep_us:
                 self._own.popleft()
 
-    def begins(self, error: CacheError, known: HitLog | None, sent: int, now: int) -> None:
-        """Go on alone after a call sent at ``sent`` failed; ``known`` is the last log that was seen."""
+    def begins(self, error: CacheError, known: HitLog | None, began: int, now: int) -> None:
+        """Go on alone after a call failed that ``began`` at that steady time; ``known`` is the last log seen."""
         if not isinstance(error, CorruptLog):
-            self.outage.begins(error)
+            self._lost_in = self.outage.begins(error)
         if self.outage.policy == "raise":
             return
         if isinstance(error, CorruptLog) and not self.is_on:
             log.warning("%s; until then, %s", error, _MEANWHILE[self.outage.policy])
         with _lock:
-            self._retry = max(RETRY_US, RETRY_FACTOR * (now - sent))
-            self._try_at, self._failed_at = now + self._retry, now
+            ended = self.steady_us()
+            self._retry = max(RETRY_US, RETRY_FACTOR * (ended - began))
+            self._try_at, self._failed_at = ended + self._retry, now
             if not self.is_on:
                 self.log, self.is_on = self._remembered(known, now), True
 
@@ -156,6 +183,21 @@ class Alone:
         unnoticed = self._retry + self._retry // RETRY_FACTOR + base.horizon_us  # a try that fails as it comes back,
         return base.filled(now + unnoticed, most)  # then half a second or more, and slots booked just before the next
 
+    def answered(self) -> None:
+        """Say that the cache is back, where this limit had lost it."""
+        if self._lost_in:
+            number, self._lost_in = self._lost_in, 0
+            self.outage.ends(number)
+
+    def moved(self, by: int) -> None:
+        """Follow a clock that was set: what was admitted here moves with it, as an epoch of its own."""
+        with _lock:
+            before, epoch = self.log.epoch, randbits(63)
+            self.log = replace(_moved(self.log, by), epoch=epoch)
+            own = ((slot, slot.epoch == before) for slot in self._own)
+            self._own = deque(Slot(slot.at + by, slot.cost, epoch if mine else slot.epoch) for slot, mine in own)
+            self._failed_at += by
+
     def ends(self) -> None:
         """Go back to the cache, if it has all that was admitted meanwhile."""
         if self.is_on:
@@ -184,6 +226,13 @@ class Alone:
         alone = replace(HitLog(randbits(63)).joined(self._share, 0), hold_until=held)
         alone = replace(alone, refusals=known.refusals) if known else alone
         return alone.with_hits(sorted((+hits).items())).forget(now)
+
+
+def _moved(known: HitLog, by: int) -> HitLog:
+    """Return a log with all its times later by so much; 0 stands for never."""
+    refusals = replace(known.refusals, at=known.refusals.at + by) if known.refusals.at else known.refusals
+    held = known.hold_until + by if known.hold_until else 0
+    return replace(known, origin_us=known.origin_us + by, hold_until=held, refusals=refusals)
 
 
 def _checked(policy: OnCacheError, share: float) -> tuple[OnCacheError, float]:

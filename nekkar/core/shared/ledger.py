@@ -28,7 +28,7 @@ from dataclasses import replace
 from secrets import randbits
 from typing import Any, TypeVar
 
-from nekkar.core.clock import Clock, ReadClock
+from nekkar.core.clock import Clock, ClockWatch, ReadClock, steady_us
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.quota import SECOND, Quota
 from nekkar.core.runtime.effects import Call, Pause, Steps
@@ -61,10 +61,10 @@ class Ledger:
         self.store, self.key, self.quota, self.clock = store, key, quota, clock
         self._read_clock = clock if isinstance(clock, ReadClock) else None
         self.clock_is_due: Callable[[], bool] = self._read_clock.is_due if self._read_clock else bool
-        self.alone = Alone(outage or Outage(), key, quota)
-        self.view = View(key)
+        self.alone = Alone(outage or Outage(), key, quota, steady_us(clock))
+        self.view, self.pace = View(key), Pace()
+        self.keep_time = ClockWatch(clock, self.alone.moved, self.view.moved).keep
         self._notices, self._loses_answers = Notices(key, quota), False
-        self.pace = Pace()
 
     def no_slot_before(self, cost: int, hits: int, calls: int) -> int:
         """Return a lower bound of a call's slot behind ``calls`` others of ``hits``, as far as the mirror shows."""
@@ -75,7 +75,7 @@ class Ledger:
 
     def wake_at(self, slot: Slot) -> int:
         """Return when a caller wakes to look at the log before its slot."""
-        return self.alone.wake_at(slot.at - self.pace.ahead_us)
+        return self.alone.wake_at(slot.at - self.pace.ahead_us, self.clock.now_us())
 
     def good_until(self, slot: Slot) -> int:
         """Return until when a caller may start on its slot; the margin's other half is the way's."""
@@ -99,6 +99,7 @@ class Ledger:
         """Read the clock where that is due; raises CacheError where its time is not known and can't be read."""
         if self._read_clock and self.clock_is_due():
             yield Call(self._read_clock.read, ())
+            self.keep_time()
 
     def look(self) -> Steps[tuple[HitLog | None, Any]]:
         """Read the log, and the token to swap it with; raises CacheError, or CorruptLog."""
@@ -112,8 +113,8 @@ class Ledger:
         self.view.saw(order, sent, found)
         if found:
             self._notices.look(found, answered)
-        if self.alone.outage.is_on and not self._loses_answers:
-            self.alone.outage.ends()
+        if not self._loses_answers:
+            self.alone.answered()
         return found, token
 
     def check(self) -> Steps[None]:
@@ -178,14 +179,15 @@ class Ledger:
 
     def _unless_away(self, steps: Steps[T]) -> Steps[T | None]:
         """Take steps; where the cache is away and the user provided for that, go on alone and return None."""
-        sent = self.clock.now_us()
-        if self.alone.waits(sent):
+        self.keep_time()
+        sent, began = self.clock.now_us(), self.alone.steady_us()
+        if self.alone.waits():
             steps.close()
         else:
             try:
                 return (yield from steps)
             except CacheError as error:
-                self.alone.begins(error, self.view.log, sent, self.clock.now_us())
+                self.alone.begins(error, self.view.log, began, self.clock.now_us())
                 if not self.alone.is_on:
                     raise
         self._is_alone(sent)
@@ -198,7 +200,7 @@ class Ledger:
     def _swap(self, plan: Plan) -> Steps[Answers]:
         """Change the log by ``plan``, again and again until no other process's swap came between."""
         doubt: Doubt | None = None
-        own = None if self.alone.outage.is_on or self.clock_is_due() else self.view.own()
+        own = None if self.alone.has_lost or self.clock_is_due() else self.view.own()
         for conflicts in range(UNREAD_TRY if own else 0, MOST_CONFLICTS):
             if most := self._most_pause(conflicts):
                 yield Pause(int(random.uniform(0, most)))
@@ -275,10 +277,8 @@ class Ledger:
 
     def _is_late(self, answers: Answers, now: int) -> bool:
         """Whether the first slot is good no more."""
-        for answer in answers:
-            if isinstance(answer, Slot):
-                return now > self.good_until(answer)
-        return False
+        first = next((answer for answer in answers if isinstance(answer, Slot)), None)
+        return first is not None and now > self.good_until(first)
 
     def _take_back(self, nonce: int, answers: Answers) -> Steps[None]:
         """After an interrupted write: undo it where it landed and is still the newest."""

@@ -21,15 +21,17 @@ from base64 import b85decode, b85encode
 from typing import Any, Protocol, cast
 
 from nekkar.core.cache import UNREAD, BaseCache, SwapCache
-from nekkar.core.clock import Clock
+from nekkar.core.clock import Clock, steady_us
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.quota import SECOND
 from nekkar.core.runtime.effects import Call, Pause, Steps
+from nekkar.core.window.codec import LONGEST_LOG
 
 AGE_US = 10 * SECOND
 SWEEP_EVERY, SWEEP_MOST = 16, 64
 TRIES = 20
 TRY_AGAIN_US = SECOND // 100
+LONGEST_TEXT = LONGEST_LOG // 4 * 5 + 5  # characters: one group of bytes more than a log has
 
 b85decode(b"")  # its table is made at its first call, which two threads must not be in at once
 
@@ -143,7 +145,7 @@ class Versions:
 
     def _sweep(self, key: str, version: int) -> Steps[None]:
         """Now and then delete some versions before one that is old, in order, from the floor where others left off."""
-        now = self.clock.now_us()
+        now = steady_us(self.clock)()
         self._committed = [(number, at) for number, at in self._committed if number < version] + [(version, now)]
         old = [number for number, at in self._committed if at <= now - AGE_US]
         if not old or version % SWEEP_EVERY:
@@ -171,8 +173,8 @@ def _is_number(text: Any) -> bool:
 
 
 def _decoded(value: Any) -> bytes:
-    """Return the log's bytes; what is no such text is left for the decoder to refuse."""
+    """Return the log's bytes; what is no such text, or too long, is left for the decoder to refuse."""
     try:
-        return b85decode(value)
+        return b85decode(value[:LONGEST_TEXT])
     except (ValueError, TypeError, binascii.Error):
         return b""

@@ -31,6 +31,7 @@ class Places:
         self.to_wake: list[Caller] = []
         self.onlookers: list[Caller] = []
         self._furthest = 0
+        self.moved_us = self._asked_when = ledger.keep_time()
 
     @property
     def resume_at(self) -> int:
@@ -42,10 +43,14 @@ class Places:
         asks = list(self.queue) if now >= self.resume_at else []
         spare = self.spares.wanted(len(asks), now)
         returned, self.returned = self.returned + self.spares.give_back(), []
+        self._asked_when = self.moved_us
         return asks, returned, spare
 
     def hand_out(self, asks: list[Caller], answers: list[Answer], now: int) -> None:
         """Give each what the ledger answered; what was for callers that have left goes to others."""
+        if self._asked_when != self.moved_us:  # slots by the clock before it was set
+            self.returned += [answer for answer in answers if isinstance(answer, Slot)]
+            return
         for caller, answer in zip(asks, answers, strict=False):
             if isinstance(answer, CacheError):
                 self.fail([caller], answer)
@@ -60,6 +65,20 @@ class Places:
             self.spares.fill(cast(Slot, spare))
         for caller, at in self.queue.hopeless(self.ledger.no_slot_before):
             self._refuse(caller, at, now)
+
+    def move_to(self, moved_us: int) -> None:
+        """Follow a clock that was set, by so much in all: waits are as long as before, and slots are booked again."""
+        by, self.moved_us, self._furthest = moved_us - self.moved_us, moved_us, 0
+        callers = list(self.callers)
+        for caller in callers:
+            caller.arrived += by
+            caller.deadline = None if caller.deadline is None else caller.deadline + by
+        late = [caller for caller in callers if caller.slot and not caller.has_started]
+        for caller in late:
+            self._take_back(caller)
+        if late:
+            self.queue.rejoin(late)
+        self.wake_head()
 
     def fail(self, asks: list[Caller], error: CacheError) -> None:
         """Tell all for whom a booking was: each gets an error of its own, since each raises it."""

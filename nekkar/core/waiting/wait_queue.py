@@ -54,8 +54,7 @@ class Line:
         self._new_event, self._wake = new_event, wake
         self._lock = threading.RLock()  # a generator finalised by the collector may hold it already
         self._places = Places(self.name, ledger, self._lock, in_order)
-        self.callers = self._places.callers
-        self.spares = self._places.spares
+        self.callers, self.spares = self._places.callers, self._places.spares
         self._booking: Booking | None = None
         self._looking = False
 
@@ -71,6 +70,7 @@ class Line:
         """
         if self.ledger.clock_is_due():
             yield from self._know_time(cost)
+        self._keep_time()
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
         caller = Caller(next(_tickets), cost, now, deadline, max_wait)
@@ -126,6 +126,7 @@ class Line:
 
     def _line_up(self, caller: Caller) -> Booking | Wait | None:
         """Return the booking to lead if it is this caller's turn, else the wait for whatever comes first."""
+        self._keep_time()
         now = self.ledger.clock.now_us()
         with self._lock:
             if caller.slot or caller.error:
@@ -176,13 +177,13 @@ class Line:
 
     def _counts(self, caller: Caller, slot: Slot) -> bool:
         """Return whether the caller still has this slot, in the log's epoch and under no hold."""
+        self._keep_time()
         return caller.slot is slot and self.ledger.vouches(slot)
 
     def _look(self, caller: Caller, slot: Slot) -> Effects[None]:
         """Look for all whose slots come, or wait for who does; an error is all theirs."""
         with self._lock:
-            is_first = not self._looking
-            self._looking = True
+            is_first, self._looking = not self._looking, True
             if not is_first:
                 self._places.onlookers.append(caller)
                 event = self._event_of(caller)
@@ -209,6 +210,12 @@ class Line:
                     return
                 event = self._event_of(caller)
             yield Wait(None, event)
+
+    def _keep_time(self) -> None:
+        """Follow a clock that was set."""
+        if (moved_us := self.ledger.keep_time()) != self._places.moved_us:
+            with self._lock:
+                self._places.move_to(moved_us)
 
     def _event_of(self, caller: Caller) -> Event:
         caller.event = event = self._new_event()
@@ -279,12 +286,10 @@ class Line:
         """Return until when to wait: the deadline, or a horizon more where a booking is about to answer."""
         if caller.deadline is None or now < caller.deadline:
             return caller.deadline
-        until = caller.deadline
-        if self._booking or now >= self._places.resume_at:
-            until += self.ledger.pace.horizon_us
-        if now >= until:
+        more = self.ledger.pace.horizon_us if self._booking or now >= self._places.resume_at else 0
+        if now >= caller.deadline + more:
             raise caller.too_long(self.name, self.ledger.no_slot_before(caller.cost, 0, 0), now)
-        return until
+        return caller.deadline + more
 
     def _wake_all(self) -> None:
         """Wake who is to be woken, with the lock let go: a wake may have to wait for an event loop."""
