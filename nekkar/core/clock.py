@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Clock", "ReadClock", "SystemClock"]
 
 LONGEST_SLEEP_S = 3600.0
+STEP_US = 1_000_000
 
 
 class Clock(Protocol):
@@ -57,11 +58,15 @@ UNSET = Unset()
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The machine's own clock. It steps where somebody, or NTP, sets it."""
 
     def now_us(self) -> int:
         """Return the machine's wall-clock time."""
         return time.time_ns() // 1000
+
+    def steady_us(self) -> int:
+        """Return µs of a clock that never steps; only differences of it mean anything."""
+        return ticks()
 
     def sleep_until(self, at_us: int | None, wake: threading.Event) -> None:
         """Block this thread until ``at_us`` (None: no bound) or until ``wake`` is set."""
@@ -97,6 +102,61 @@ def ticks() -> int:
 
 
 _TICKING: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def wall_offset_us() -> int:
+    """Return how far the machine's wall clock is ahead of its ticks; this changes only where that clock is set."""
+    return time.time_ns() // 1000 - ticks()
+
+
+OFFSET_US = wall_offset_us()  # one for all caches and limiters of this process, and for the children that it forks
+
+
+class SteadyClock(SystemClock):
+    """The wall-clock time as of this process's start, carried on by ticks: no step of the wall clock moves it."""
+
+    def now_us(self) -> int:
+        """Return the time; never less than before."""
+        return ticks() + OFFSET_US
+
+
+def steady_us(clock: Clock) -> Callable[[], int]:
+    """Return the time of ``clock`` that never steps: for how long to wait; its own where it has no other."""
+    return getattr(clock, "steady_us", clock.now_us)
+
+
+class ClockWatch:
+    """Notices where a clock was set: its time has moved, by a second or more, against one that never steps.
+
+    A clock without ``steady_us`` is never looked at: it is a test's, or a user's. Safe between threads, without a
+    lock, so that a signal handler may come between. ``moved``: each is called with the µs that it was set by.
+    """
+
+    def __init__(self, clock: Clock, *moved: Callable[[int], None]) -> None:
+        self._now, self._steady, self._moved = clock.now_us, steady_us(clock), moved
+        self._offsets = [clock.now_us() - self._steady()] if hasattr(clock, "steady_us") else []
+        self._moved_us = 0
+
+    def keep(self) -> int:
+        """Look at the clock; return by how much it was set in all so far, a step back counting less than 0.
+
+        What it gains or loses bit by bit is followed, and counts for nothing.
+        """
+        try:
+            offset = self._offsets.pop()  # one thread at a time: to all others nothing has moved
+        except IndexError:
+            return self._moved_us
+        try:
+            before, now, after = self._steady(), self._now(), self._steady()
+            nearest = min(max(offset, now - after), now - before)  # the thread may have stood still in between
+            offset, by = nearest, nearest - offset
+            if abs(by) >= STEP_US:
+                self._moved_us += by
+                for follow in self._moved:
+                    follow(by)
+        finally:
+            self._offsets.append(offset)
+        return self._moved_us
 
 
 def seconds_until(at_us: int | None, now_us: int) -> float:

@@ -16,9 +16,10 @@ from nekkar.core.quota import SECOND, Quota
 from nekkar.core.runtime.drivers import Signal, wake_threads
 from nekkar.core.runtime.effects import CacheSteps, Event
 from nekkar.core.runtime.loops import Loop
-from nekkar.core.shared.fallback import Fallback, Outage
+from nekkar.core.shared.fallback import Fallback
 from nekkar.core.shared.key import cache_key
 from nekkar.core.shared.ledger import Ledger
+from nekkar.core.shared.outage import Outage
 from nekkar.core.shared.store import store_of
 from nekkar.core.waiting.callers import Slot
 from nekkar.core.waiting.reporter import CallReporter

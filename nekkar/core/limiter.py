@@ -20,7 +20,8 @@ from nekkar.core.once import Once
 from nekkar.core.quota import SECOND, Quota, micros, patience, quota
 from nekkar.core.rounds import Rounds
 from nekkar.core.runtime.fork_lock import lock_over_forks
-from nekkar.core.shared.fallback import OnCacheError, Outage
+from nekkar.core.shared.outage import OnCacheError, Outage
+from nekkar.core.shared.key import cache_key
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
@@ -55,6 +56,7 @@ class Nekkar:
         self._clock = _clock(clock, self._cache)
         self._listeners = Listeners()
         self._outage = Outage(on_cache_error, local_share, self._listeners)
+        self._outages = {"": self._outage}  # by server, where the cache has several
         self.max_hold: float = micros(max_hold, "max_hold", 1) / SECOND
         self.once = Once()
         self._known: WeakValueDictionary[tuple[str, Quota], LimitCore] = WeakValueDictionary()
@@ -106,7 +108,7 @@ class Nekkar:
                 self._check_terms(name, terms)
             core = self._known.get((name, terms))
             if core is None:
-                core = LimitCore(name, terms, self._cache, self._clock, self._outage, self._listeners)
+                core = LimitCore(name, terms, self._cache, self._clock, self._outage_of(name), self._listeners)
                 core = self._known.setdefault((name, terms), core)
             if by_hand:
                 self._defined[name] = core
@@ -140,6 +142,14 @@ class Nekkar:
     def now_us(self) -> int:
         """Return the time, in microseconds, on the clock that its limits keep."""
         return self._clock.now_us()
+
+    def _outage_of(self, name: str) -> Outage:
+        """Return the state of the server that keeps a limit: while it is away, the limits of all others go on."""
+        server_of = getattr(self._cache, "server_of", None)
+        server = server_of(cache_key(name)) if server_of else ""
+        if server not in self._outages:
+            self._outages[server] = self._outage.of(server)
+        return self._outages[server]
 
     def _forget_idle(self, now: int) -> None:
         """Let go of some limits that nobody waits for and that remember nothing that matters, if it is time to.
@@ -190,11 +200,13 @@ def _clock(clock: Clock | str, cache: BaseCache) -> Clock:
     if clock in ("auto", "server") and isinstance(cache, TellsTime):
         from nekkar.core.runtime.server_clock import ServerClock
 
-        return ServerClock(cache.tell_time, insist=clock == "server")
+        elsewhere = getattr(cache, "tell_time_elsewhere", None)
+        return ServerClock(cache.tell_time, elsewhere=elsewhere, insist=clock == "server")
     if clock == "server":
         raise ConfigurationError(f"clock 'server': {kind_of(cache)} has no server that tells a clock; use 'auto'")
     if clock in ("auto", "local"):
-        return SystemClock()
+        shared: Clock = getattr(cache, "machine_clock", SystemClock())  # of all who can share it, on one machine
+        return shared
     if isinstance(clock, (str, type)) or not callable(getattr(clock, "now_us", None)):
         raise ConfigurationError(f"clock {shown(clock)} is not known; use 'server', 'auto', 'local' or a Clock")
     return clock

@@ -26,14 +26,17 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from nekkar.core.cache import BaseCache
-from nekkar.core.cache.base import text
+from nekkar.core.cache.base import text, too_long
 from nekkar.core.cache.memcached.meta import BadAnswer
 from nekkar.core.cache.pool import Pool
 from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, plain, shown
 from nekkar.core.quota import SECOND, micros
+from nekkar.core.window.codec import LONGEST_STATE
 from nekkar.redis.client import failures, is_cluster, library_of, made, place, settings, split_timeout
-from nekkar.redis.wire import ADD, DELETE, GET, NOTHING, OK, SET, SWAP, TIME, ask, connected, sent, without_words
+from nekkar.redis.wire import (
+    ADD, DELETE, GET, NOTHING, OK, SET, SWAP, TIME, TOO_LONG, ask, connected, sent, without_words,
+)
 
 __all__ = ["RedisCache"]
 
@@ -146,9 +149,11 @@ class RedisCache(BaseCache):
 
     def _stored(self, key: str) -> tuple[bytes, bytes] | None:
         """Read a version and its value; CorruptLog where the key holds anything else."""
-        answer = self._read(key, lambda ask: ask(GET))
+        answer = self._read(key, lambda ask: ask(GET, LONGEST_STATE + VERSION))
         if answer == NOTHING:
             return None
+        if answer.startswith(TOO_LONG):
+            raise too_long(int(answer[1:]), f"Redis at {self._place}", key)
         raw = answer[1:]
         if len(raw) < VERSION or raw[RANDOM:VERSION] != _check(raw[:RANDOM]):
             raise CorruptLog(

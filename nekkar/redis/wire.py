@@ -29,7 +29,7 @@ from nekkar.core.errors import shown
 
 Send = Callable[..., Any]  # sends the words of one command, returns its answer
 
-OK, NOTHING, TAG = b"OK", b"-", 8
+OK, NOTHING, TOO_LONG, TAG = b"OK", b"-", b"!", 8
 # What a library's parser raises, besides its own InvalidResponse, over what no Redis sends.
 _UNREADABLE = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
 
@@ -54,9 +54,13 @@ class Command(NamedTuple):
     answers: re.Pattern[bytes]
 
 
-GET = Command(
-    "local value = redis.call('GET', KEYS[1]) return ARGV[1] .. (value and '+' .. value or '-')",
-    re.compile(rb"-|\+.*", re.DOTALL),
+GET = Command(  # the longest value; of a longer one only its size, where this user may ask for that
+    """local value = redis.call('GETRANGE', KEYS[1], 0, ARGV[2])
+if #value > tonumber(ARGV[2]) then
+local size = redis.pcall('STRLEN', KEYS[1]) return ARGV[1] .. '!' .. (type(size) == 'number' and size or #value) end
+if value == '' then value = redis.call('GET', KEYS[1]) end
+return ARGV[1] .. (value and '+' .. value or '-')""",
+    re.compile(rb"-|\+.*|!\d+", re.DOTALL),
 )
 SET = Command("redis.call('SET', KEYS[1], ARGV[2]) return ARGV[1] .. 'OK'", re.compile(OK))
 ADD = Command(
@@ -85,7 +89,7 @@ def ask(send: Send, keys: tuple[str, ...], command: Command, *words: Any) -> byt
 
 def sent(connection: Any, until: float, *words: Any) -> Any:
     """Send words on a connection; return the answer, all of which came by ``until``."""
-    connection.stream.until = until
+    connection.stream.begin(until)
     connection.send_command(*words)
     return _understood(connection.read_response)
 

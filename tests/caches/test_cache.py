@@ -34,6 +34,7 @@ from nekkar.core.cache.memcached.meta import Meta
 from nekkar.core.cache.pool import Pool
 from nekkar.core.cache.redaction import redacted
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog
+from nekkar.core.quota import SECOND
 from nekkar.core.shared.key import cache_key
 from tests.support.servers import Memcached, free_port, memcached
 
@@ -235,8 +236,8 @@ def test_a_memory_cache_is_not_left_locked_in_a_forked_child() -> None:
 def test_sqlite_sweeps_what_is_dead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Rows of names that are gone do not stay in the file; living ones do."""
     now = 0
-    monkeypatch.setattr(sqlite_module, "_now", lambda: now)
     cache = SqliteCache(tmp_path / "cache.db", timeout=30.0)
+    monkeypatch.setattr(cache.machine_clock, "now_us", lambda: now * SECOND)
     cache.set("for ever", "kept")
     for number in range(3 * sqlite_module.SWEEP_EVERY):
         now = number
@@ -787,13 +788,35 @@ def test_a_value_too_large_is_an_error_and_the_cache_goes_on(server: Memcached, 
 
 
 def test_ttls_are_sent_as_memcached_reads_them() -> None:
-    """Up to 30 days as seconds from now, then as a date, and past the last date as 0, which is never."""
-    now = time.time()
-    assert [_expiry(ttl) for ttl in (1, 60, RELATIVE_TTL_MAX)] == [1, 60, RELATIVE_TTL_MAX]
+    """Up to 30 days as seconds from now, then as a date by the server's clock; past the last date as 0: never."""
+    now = 1_700_000_000
+    assert [_expiry(ttl, lambda ttl: None) for ttl in (1, 60, RELATIVE_TTL_MAX)] == [1, 60, RELATIVE_TTL_MAX]
     for ttl in (RELATIVE_TTL_MAX + 1, 365 * DAY):
-        assert now + ttl - 2 <= _expiry(ttl) <= time.time() + ttl
-    assert _expiry(LAST_DATE - int(now) + 10) == 0
-    assert _expiry(1000 * 365 * DAY) == 0
+        assert _expiry(ttl, lambda ttl: now + ttl) == now + ttl
+    assert _expiry(LAST_DATE - now + 10, lambda ttl: now + ttl) == 0
+    assert _expiry(1000 * 365 * DAY, lambda ttl: now + ttl) == 0
+
+
+def test_a_server_that_tells_no_time_keeps_what_is_to_live_for_over_30_days() -> None:
+    """No date is guessed: by a clock that is far off, the value would be gone at once."""
+    assert _expiry(31 * DAY, lambda ttl: None) == 0
+
+
+@pytest.mark.parametrize("speaks_meta", [True, False])
+@pytest.mark.parametrize("off_days", [-4000, -60, 60])
+def test_a_machine_whose_clock_is_far_off_writes_what_lives_as_long(
+    server: Memcached, key: str, monkeypatch: pytest.MonkeyPatch, off_days: int, speaks_meta: bool
+) -> None:
+    """A date is by the clock of the very server that keeps the value, whatever this machine's says."""
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + off_days * DAY * 10**9)
+    cache = MemcachedCache(HOST, server.port)
+    for each in cache._servers.values():
+        each._refuses = not speaks_meta
+    for days in (31, 365):
+        assert cache.cas(f"{key}-{days}", b"value", cache.gets(f"{key}-{days}")[1], days * DAY)
+        left = server.ask(f"mg {key}-{days} t\r\nthe end").split()[1]
+        assert abs(int(left.removeprefix("t")) - days * DAY) < 5
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+import tracemalloc
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,12 +17,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nekkar.core.cache import BaseCache, MemcachedCache, MemoryCache, SqliteCache
-from nekkar.core.errors import CorruptLog, NekkarError, WaitTooLong
+from nekkar.core.errors import CacheError, CorruptLog, NekkarError, WaitTooLong
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.core.quota import MAX_MARGIN, MAX_PERIOD, SECOND, quota
 from nekkar.core.shared.key import cache_key
 from nekkar.core.shared.replica import YEAR_US
 from nekkar.core.window.codec import LATEST_US, decode, encode
+from nekkar.core.window.rejections import Refusals
 from nekkar.core.window.state import HitLog
 from nekkar.redis import RedisCache
 from nekkar.testing import FakeClock
@@ -189,6 +191,8 @@ def test_what_calls_do_over_a_corrupt_value_is_what_the_user_chose(cache: BaseCa
 # A log that no fleet would write.
 
 
+TWO_A_MINUTE = HitLog(1).joined(quota("2/minute"), 100_000)
+FULL = TWO_A_MINUTE.book(NOW, 2)
 POISONS: dict[str, HitLog] = {
     "hits in 100 years": HitLog(1).book(NOW + 100 * YEAR_US, 1),
     "hits in two years": HitLog(1).joined(quota(10, 60.0), 1).book(NOW + 2 * YEAR_US, 1),
@@ -201,6 +205,12 @@ POISONS: dict[str, HitLog] = {
     "a margin of a day": HitLog(1, margin_us=24 * MAX_MARGIN),
     "a spacing of 1,000 years": HitLog(1, spacing_us=10 * MAX_PERIOD),
     "a horizon of 1,000 years": HitLog(1, horizon_us=10 * MAX_PERIOD),
+    "a horizon of a day": HitLog(1, horizon_us=24 * MAX_MARGIN),
+    "a learned margin as long as the period": replace(FULL, refusals=Refusals(NOW, 0, 60 * SECOND)),
+    "a learned margin of an age": replace(FULL, refusals=Refusals(NOW, 0, 1 << 62)),
+    "a refusal in two years": replace(TWO_A_MINUTE, refusals=Refusals(NOW + 2 * YEAR_US)),
+    "a margin widened in two years": replace(TWO_A_MINUTE, refusals=Refusals(NOW, 0, SECOND, NOW + 2 * YEAR_US)),
+    "hits assumed up to 200 years from now": replace(TWO_A_MINUTE, unsure_until=NOW + 200 * YEAR_US),
 }
 
 
@@ -215,6 +225,86 @@ def test_a_poisoned_log_is_corrupt_and_a_reset_gets_rid_of_it(name: str) -> None
             limit.acquire(max_wait=1)
     limit.reset()
     assert works_afresh(limit)
+
+
+@pytest.mark.parametrize("learned", [SECOND, 15 * SECOND, 90 * 86_400 * SECOND])
+def test_a_learned_margin_never_holds_a_limit_up_for_longer_than_a_quarter_of_its_period(learned: int) -> None:
+    """Also one that a limit of a year, under the same name elsewhere, may have learned."""
+    log = replace(TWO_A_MINUTE.joined(quota("9/year"), 1).book(NOW, 2), refusals=Refusals(NOW, 0, learned))
+    cache = MemoryCache()
+    poison(cache, encode(log))
+    with pytest.raises(WaitTooLong) as refusal:
+        limited(cache).acquire(max_wait=1)
+    assert refusal.value.retry_after == pytest.approx(60 + min(learned / SECOND, 15))
+
+
+# Values of many megabytes.
+
+HUGE = 30_000_000
+
+
+def put_huge(cache: BaseCache) -> None:
+    """Let another program set 30 MB under the limit's key, by its own means."""
+    if isinstance(cache, RedisCache):
+        cache._client.set(KEY, b"x" * HUGE)
+    elif isinstance(cache, SqliteCache):
+        values = (KEY, b"x" * HUGE, 1, 1 << 60)
+        cache._run(lambda connection: connection.execute("INSERT INTO nekkar VALUES (?, ?, ?, ?)", values))
+    else:
+        cache.set(KEY, "x" * HUGE)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "memcached", "old memcached"])
+def test_a_huge_value_is_refused_unread_and_a_reset_gets_rid_of_it(
+    kind: str, makers: dict[str, Callable[[], BaseCache]]
+) -> None:
+    """The error names the key, the size, the bound and the remedy; no call holds the value, as large as it may be."""
+    with memcached("-I", "64m", "-m", "256") as roomy:
+        roomy_cache = MemcachedCache("127.0.0.1", roomy.port, timeout=30)
+        for server in roomy_cache._servers.values():
+            server._refuses = kind.startswith("old")
+        cache = roomy_cache if "memcached" in kind else makers[kind]()
+        cache.delete(KEY)
+        put_huge(cache)
+        limit = limited(cache)
+        tracemalloc.start()
+        try:
+            for call in (limit.acquire, limit.status, lambda: cache.get(KEY)):
+                with pytest.raises(
+                    CorruptLog, match=r"'nekkar:calls' holds [\d,]+ bytes.* 1,048,576; .*reset"
+                ) as error:
+                    call()
+                assert kind.startswith("old") or "30,000,000" in str(error.value)
+            limit.reset()
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < HUGE / 3
+        assert works_afresh(limit)
+        cache.delete(KEY)
+
+
+@pytest.mark.parametrize("make", [MemoryCache, FourMethods])
+def test_a_huge_value_that_a_cache_has_at_hand_is_not_decoded(make: Callable[[], BaseCache]) -> None:
+    """A cache of a user's has read it already: it is refused by its length."""
+    cache = make()
+    limit = limited(cache)
+    if isinstance(cache, FourMethods):
+        cache.set(f"{KEY}:v1", "0" * HUGE)
+        cache.set(f"{KEY}:head1", "1")
+    else:
+        cache.set(KEY, "x" * HUGE)
+    with pytest.raises(CorruptLog, match=r"it has [\d,]+ bytes, and a limit's log has at most 1,048,576"):
+        limit.acquire()
+    limit.reset()
+    assert works_afresh(limit)
+
+
+def test_no_writer_writes_what_no_reader_takes() -> None:
+    """A log of more entries than a megabyte holds is an error where it is written, which changes nothing."""
+    log = replace(TWO_A_MINUTE, origin_us=NOW, times=array("I", range(140_000)), numbers=array("I", range(1, 140_001)))
+    with pytest.raises(CacheError, match="140,000 entries"):
+        encode(log)
 
 
 def test_a_machine_whose_clock_was_never_set_says_so_and_leaves_the_log_alone() -> None:

@@ -19,6 +19,7 @@ import pytest
 from nekkar import CacheError, ConfigurationError, Nekkar
 from nekkar.core.cache import UNREAD, MemcachedCache, MemoryCache, SqliteCache, from_url
 from nekkar.core.cache.memcached.address import address, keeper
+from nekkar.core.cache.memcached.cache import CLOCK_KEY
 from nekkar.core.cache.memcached.classic import Classic
 from nekkar.core.cache.memcached.meta import Meta
 from nekkar.core.cache.stream import Stream
@@ -649,6 +650,28 @@ def test_a_limit_is_shared_by_lists_in_any_order() -> None:
             second.acquire(max_wait=0)
             assert first.status().windows[0].used == 2
         assert all(int(each.stats()["curr_items"]) > 0 for each in (one, two))
+
+
+def test_the_limits_of_servers_that_are_up_start_while_the_one_that_tells_the_time_is_away() -> None:
+    """A new process takes the next server's clock, the same in every process; limits of the one that is away fail."""
+    with memcached() as one, memcached() as two:
+        cache = MemcachedCache(servers=[(HOST, one.port), (HOST, two.port)], timeout=5.0)
+        timer = one if cache.server_of(CLOCK_KEY) == f"{HOST}:{one.port}" else two
+        keys = {cache.server_of(f"nekkar:limit-{number}") == f"{HOST}:{timer.port}": number for number in range(30)}
+        timer.stop()
+        limiter = Nekkar(cache)
+        assert abs(limiter(f"limit-{keys[False]}", "2/minute").acquire().at - time.time()) < 20
+        with pytest.raises(CacheError, match=str(timer.port)):
+            limiter(f"limit-{keys[True]}", "2/minute").acquire()
+        timer.start()
+        limiter(f"limit-{keys[True]}", "2/minute").acquire()
+
+
+def test_one_server_has_no_other_that_tells_the_time() -> None:
+    """Its own error is told."""
+    port = free_port()
+    with pytest.raises(CacheError, match=f"memcached at {HOST}:{port}: ConnectionRefused"):
+        Nekkar(f"memcached://{HOST}:{port}")("calls", 2).acquire()
 
 
 def test_an_ipv6_server_is_reached_by_its_url() -> None:

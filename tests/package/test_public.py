@@ -91,6 +91,8 @@ nekkar.core.cache
     .gets(key)
     .cas(key, value, token, ttl)
     .tell_time(now)
+    .tell_time_elsewhere(now)
+    .server_of(key)
   MemoryCache(): BaseCache
     .add(key, value)
     .get(key)
@@ -122,6 +124,7 @@ nekkar.core.clock
     .read()
   SystemClock()
     .now_us()
+    .steady_us()
     .sleep_until(at_us, wake)
     await .sleep_until_async(at_us, wake)
 nekkar.core.events

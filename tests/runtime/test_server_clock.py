@@ -220,13 +220,139 @@ def test_a_later_reading_that_fails_changes_nothing_and_is_tried_again(failure: 
 
 
 def test_where_the_server_can_not_tell_the_machines_clock_goes_on() -> None:
-    """It is asked once."""
+    """It is asked twice at once, since a starved server shows its log late, and again later on."""
     server = Server()
     clock = server.clock()
     server.mute = True
     clock.read()
     assert abs(clock.now_us() - SystemClock().now_us()) < SECOND
     assert not clock.is_due()
+    assert server.readings == 2
+
+
+def test_a_server_that_tells_its_clock_later_is_followed_from_then_on() -> None:
+    """It was starved, or is started again without -W: no process keeps the machine's clock for good."""
+    server = Server()
+    clock = server.clock()
+    server.mute = True
+    for _ in range(5):
+        clock.read()
+        settled(clock)
+        for _ in range(10):
+            assert not clock.is_due()
+        server.ticks += READ_EVERY_US
+        assert clock.is_due()
+    assert server.readings == 10
+    server.away = True
+    clock.read()
+    settled(clock)
+    assert abs(clock.now_us() - SystemClock().now_us()) < SECOND
+    server.away = server.mute = False
+    server.ticks += RETRY_US
+    clock.read()  # beside its caller
+    settled(clock)
+    assert clock.now_us() == server.ticks + AHEAD
+
+
+def test_one_silent_answer_is_not_taken_for_a_server_that_can_not_tell() -> None:
+    """The next try counts."""
+    server = Server()
+    answers = [None]
+    clock = ServerClock(lambda now: answers.pop() if answers else server.tell_time(now), tick=server.tick)
+    clock.read()
+    assert clock.now_us() == server.ticks + AHEAD
+
+
+# The next of several servers.
+
+
+def pair() -> tuple[Server, Server, ServerClock]:
+    """Return two servers whose clocks are 3 ms apart, and the clock of both."""
+    first, other = Server(), Server()
+    other.tick = first.tick  # type: ignore[method-assign]
+    other.ahead = AHEAD + 3_000
+    other.width = 0
+    return first, other, ServerClock(first.tell_time, elsewhere=other.tell_time, tick=first.tick)
+
+
+def test_a_process_that_starts_while_the_first_server_is_away_goes_by_the_next(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its limits on the others need a time; it is said once that the clocks must be together."""
+    first, other, clock = pair()
+    first.away = True
+    other.ticks = first.ticks
+    clock.read()
+    assert clock.now_us() == first.ticks + other.ahead
+    assert "another one's clock is used" in caplog.text
+    caplog.clear()
+    first.away = False
+    first.ticks += READ_EVERY_US
+    clock.read()
+    settled(clock)
+    assert clock._course
+    assert clock._course.behind == -3_000  # never back: made up at half speed
+    first.ticks += SECOND
+    assert clock.now_us() == first.ticks + AHEAD
+    assert caplog.text == ""
+
+
+def test_a_process_that_knows_the_time_keeps_it_while_the_first_server_is_away() -> None:
+    """It turns to the next only where its ticks may have drifted, and nobody waits for that."""
+    first, other, clock = pair()
+    clock.read()
+    first.away = True
+    first.ticks += READ_EVERY_US
+    other.ticks = first.ticks
+    clock.read()
+    settled(clock)
+    assert other.readings == 0
+    assert clock.now_us() == first.ticks + AHEAD
+    first.ticks += READ_EVERY_US
+    other.ticks = first.ticks
+    clock.read()
+    settled(clock)
+    assert other.readings == 1
+
+
+def test_where_all_servers_are_away_the_first_ones_error_is_told() -> None:
+    """It is the one that everybody's time depends on."""
+
+    def away(now: Callable[[], int]) -> tuple[int, int, int] | None:
+        raise CacheError("the next is away")
+
+    server = Server()
+    server.away = True
+    with pytest.raises(CacheError, match=r"^away$"):
+        ServerClock(server.tell_time, elsewhere=away, tick=server.tick).read()
+
+
+# Sleeps, when the clock is set.
+
+
+def test_a_sleep_is_no_longer_than_it_was_when_the_clock_was_set_back() -> None:
+    """A first reading may set it back by any time: the sleeper looks again."""
+    server = Server()
+    clock = server.clock()
+    server.away = True
+    with pytest.raises(CacheError):
+        clock.read()
+
+    class Sleeper(threading.Event):
+        naps = 0
+
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            self.naps += 1
+            assert self.naps < 5
+            server.ticks += round(timeout * SECOND)
+            if server.away:
+                server.away = False
+                clock.read()
+            return False
+
+    clock.sleep_until(clock.now_us() + SECOND, Sleeper())
+    assert clock.now_us() == server.ticks + AHEAD
 
 
 def test_who_insists_on_a_server_that_can_not_tell_gets_an_error() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import pickle
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +47,86 @@ class FlakyCache(MemoryCache):
         self.tried += self.is_away
         if self.is_away:
             raise CacheError("the cache is away")
+
+
+class PickyCache(FlakyCache):
+    """A cache in which some keys fail, for as long as they are in ``away``: their server, or what the user may do."""
+
+    def __init__(self, servers: bool = False) -> None:
+        super().__init__()
+        self.away = set[str]()
+        if servers:
+            self.server_of = lambda key: f"server-{key[-1]}"
+
+    def gets(self, key: str) -> tuple[bytes | None, int | None]:
+        self.is_away = key in self.away
+        return super().gets(key)
+
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> Any:
+        self.is_away = key in self.away
+        return super().cas(key, value, token, ttl)
+
+
+def call_each(limits: list[Limit], clock: FakeClock, times: int) -> None:
+    """Call each limit in turn, so many times, whatever comes of it."""
+    for _ in range(times):
+        for limit in limits:
+            clock.advance(1)
+            with suppress(CacheError):
+                limit.acquire()
+
+
+@pytest.mark.parametrize("servers", [False, True])
+@pytest.mark.parametrize("policy", ["raise", "open", "local"])
+def test_a_limit_that_fails_beside_others_that_go_on_is_said_once(
+    policy: Any, servers: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of several servers is away, or one key may not be written: not lost and back at each call of the others."""
+    cache, clock = PickyCache(servers), FakeClock()
+    limiter = Nekkar(cache, clock=clock, on_cache_error=policy)
+    events = list[str]()
+    limiter.listen(lambda event: events.append(type(event).__name__) if type(event).__name__[:5] == "Cache" else None)
+    limits = [limiter(f"jobs-{number}", 100) for number in range(3)]
+    call_each(limits, clock, 2)
+    cache.away = {"nekkar:jobs-1"}
+    call_each(limits, clock, 5)
+    assert events == ["CacheLost"]
+    cache.away = set()
+    call_each(limits, clock, 3)
+    assert events == ["CacheLost", "CacheBack"]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["cache lost", "cache back"]
+    assert ("shared again on server-1" in caplog.text) == servers
+
+
+def test_each_of_several_servers_is_lost_and_back_by_itself() -> None:
+    """What comes back is said of the server that comes back, while another is still away."""
+    cache, clock = PickyCache(servers=True), FakeClock()
+    limiter = Nekkar(cache, clock=clock, on_cache_error="open")
+    events = list[str]()
+    limiter.listen(lambda event: events.append(type(event).__name__) if type(event).__name__[:5] == "Cache" else None)
+    limits = [limiter(f"jobs-{number}", 100) for number in range(3)]
+    call_each(limits, clock, 1)
+    for away in ({"1"}, {"1", "2"}, {"1"}, set[str]()):
+        cache.away = {f"nekkar:jobs-{number}" for number in away}
+        call_each(limits, clock, 3)
+    assert events == ["CacheLost", "CacheLost", "CacheBack", "CacheBack"]
+
+
+def test_an_outage_that_one_limit_ended_is_not_ended_by_another() -> None:
+    """A limit that was not called meanwhile knows of an older one."""
+    cache, clock = PickyCache(), FakeClock()
+    limiter = Nekkar(cache, clock=clock)
+    events = list[str]()
+    limiter.listen(lambda event: events.append(type(event).__name__) if type(event).__name__[:5] == "Cache" else None)
+    one, other = limiter("jobs-1", 100), limiter("jobs-2", 100)
+    cache.away = {"nekkar:jobs-1", "nekkar:jobs-2"}
+    call_each([one, other], clock, 1)
+    cache.away = set()
+    call_each([one], clock, 1)
+    cache.away = {"nekkar:jobs-1"}
+    call_each([one], clock, 1)
+    call_each([other], clock, 2)
+    assert events == ["CacheLost", "CacheBack", "CacheLost"]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, Final, Protocol, runtime_checkable
 
 from nekkar.core.errors import CorruptLog, shown
+from nekkar.core.window.codec import LONGEST_STATE
 
 
 class BaseCache(ABC):
@@ -41,6 +42,14 @@ def text(value: Any, where: str, key: str) -> str:
         raise CorruptLog(
             f"{where}: key {shown(key)} holds {shown(value)}, which is no UTF-8 text; delete the key"
         ) from None
+
+
+def too_long(size: int, where: str, key: str) -> CorruptLog:
+    """Return the error for a value of ``size`` bytes, which no log has; the caller reads no more of it than needed."""
+    return CorruptLog(
+        f"{where}: key {shown(key)} holds {size:,} bytes, and a limit's log has at most {LONGEST_STATE:,};"
+        " delete the key, or call reset() of the limit"
+    )
 
 
 class Unread(Enum):

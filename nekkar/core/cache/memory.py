@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from nekkar.core.cache.base import BaseCache, text
-from nekkar.core.clock import monotonic
+from nekkar.core.clock import SteadyClock, monotonic
 from nekkar.core.rounds import Rounds
 from nekkar.core.runtime.fork_lock import lock_over_forks
 
@@ -31,6 +31,7 @@ class MemoryCache(BaseCache):
     """
 
     in_process = True
+    machine_clock = SteadyClock()
 
     def __init__(self) -> None:
         self._items: dict[str, _Item] = {}

@@ -24,12 +24,14 @@ from secrets import randbits
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from nekkar.core.cache.base import UNREAD, BaseCache, text
+from nekkar.core.cache.base import UNREAD, BaseCache, text, too_long
+from nekkar.core.cache.machine_clock import MachineClock
 from nekkar.core.cache.pool import Pool
-from nekkar.core.clock import UNSET, SystemClock, monotonic
+from nekkar.core.clock import UNSET, monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, kind_of, plain
 from nekkar.core.quota import SECOND, micros
 from nekkar.core.runtime.fork_lock import lock_over_forks
+from nekkar.core.window.codec import LONGEST_STATE
 
 if TYPE_CHECKING:
     import sqlite3
@@ -48,7 +50,9 @@ _DAMAGED = (_CORRUPT, _NOT_A_DATABASE)
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS nekkar
     (key TEXT PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL, dies_at INTEGER NOT NULL) WITHOUT ROWID"""
-_GET = "SELECT value, version FROM nekkar WHERE key = ? AND dies_at > ?"
+# The length of a blob is known without reading it.
+_GET = f"""SELECT iif(length(value) <= {LONGEST_STATE}, value, NULL), version, length(value)
+    FROM nekkar WHERE key = ? AND dies_at > ?"""
 _PUT = """INSERT INTO nekkar (key, value, version, dies_at) VALUES (?, ?, ?, ?) ON CONFLICT (key)
     DO UPDATE SET value = excluded.value, version = excluded.version, dies_at = excluded.dies_at"""
 _ADD = _PUT + " WHERE dies_at <= ?"
@@ -96,6 +100,7 @@ class SqliteCache(BaseCache):
         self._pool: Pool[_Opened] = Pool(self._connect, _close)
         _pools[id(self._pool)] = self._pool
         self._writes = 0
+        self.machine_clock = MachineClock(lambda: self._run(lambda connection: None))
 
     def __repr__(self) -> str:
         return f"SqliteCache({self._path!r}, timeout={plain(self._timeout)})"
@@ -105,7 +110,7 @@ class SqliteCache(BaseCache):
 
     def add(self, key: str, value: str) -> bool:
         """Set ``key`` only if it is not set already; return whether it was set now."""
-        return self._write(_ADD, key, value.encode(), randbits(62), NEVER, _now())
+        return self._write(_ADD, key, value.encode(), randbits(62), NEVER, self._now())
 
     def get(self, key: str) -> str | None:
         """Return the value of ``key``, or None where there is none."""
@@ -122,23 +127,34 @@ class SqliteCache(BaseCache):
 
     def gets(self, key: str) -> tuple[bytes | None, int | None]:
         """Return the value of ``key`` and its version; (None, None) where there is none."""
-        rows = self._run(lambda connection: connection.execute(_GET, (key, _now())).fetchall())
-        return rows[0] if rows else (None, None)
+        now = self._now()
+        rows = self._run(lambda connection: connection.execute(_GET, (key, now)).fetchall())
+        if not rows:
+            return None, None
+        value, version, size = rows[0]
+        if value is None:
+            raise too_long(size, f"SQLite file {self._path}", key)
+        return value, version
 
     def cas(self, key: str, value: bytes, token: Any, ttl: int) -> int | None:
         """Write ``value`` for ``ttl`` seconds if the version of ``key`` is still ``token``; return the new version."""
         if token is UNREAD:
             return None
-        now, version = _now(), randbits(62)
+        now, version = self._now(), randbits(62)
         if token is None:
             won = self._write(_ADD, key, value, version, now + ttl, now)
         else:
             won = self._write(_SWAP, value, version, now + ttl, key, token, now)
         self._writes += won
+        if self.machine_clock.is_to_be_seen():
+            self._run(self.machine_clock.see)
         if self._writes >= SWEEP_EVERY:
             self._writes = 0
             self._write(_SWEEP, now)
         return version if won else None
+
+    def _now(self) -> int:
+        return self.machine_clock.now_us() // SECOND
 
     def _connect(self) -> _Opened:
         import sqlite3
@@ -151,6 +167,7 @@ class SqliteCache(BaseCache):
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
             connection.execute("PRAGMA synchronous = NORMAL").fetchall()
             connection.execute(_SCHEMA)
+            self.machine_clock.sync(connection)
             files = _files(self._path)
             if before and before != files[0]:  # replaced meanwhile: nobody knows which one is open
                 raise _Moved
@@ -269,7 +286,3 @@ _pools: WeakValueDictionary[int, Pool[_Opened]] = WeakValueDictionary()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_close_before_fork)
 _lock = lock_over_forks()  # every cache's; registered later, so taken before the connections are closed
-
-
-def _now() -> int:
-    return SystemClock().now_us() // SECOND

@@ -9,6 +9,7 @@ holds its caller up for as long as it likes. Here each step gets only what is le
   resolver that hangs keeps that thread until it gives up; a numeric address needs none.
 - What came while this process itself stood still (stopped, collecting garbage, starved) is no server's fault:
   past the instant an answer that is already here is read, and none is waited for.
+- An answer has a bound: a server, or what stands in for one, can't fill this process's memory.
 - Nagle's algorithm is off, and a command is one send: small writes never wait for each other.
 """
 
@@ -22,24 +23,35 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nekkar.core.cache.memcached.address import Address
 from nekkar.core.clock import monotonic
+from nekkar.core.window.codec import LONGEST_STATE
 
 if TYPE_CHECKING:
     import ssl
 
 LEAST_PART = 0.9
+LONGEST_ANSWER = LONGEST_STATE + (1 << 16)
 
 T = TypeVar("T")
 _Target = tuple[int, int, Any]  # family, protocol, address
 
 
+class AnswerTooLong(OSError):
+    """More came as one answer than any answer to nekkar has."""
+
+
 class Stream:
     """A connected socket, as far as clients use one. ``until``: when the current command ends (monotonic)."""
 
-    __slots__ = ("_allowed", "_socket", "until")
+    __slots__ = ("_allowed", "_room", "_socket", "until")
 
     def __init__(self, connected: socket.socket, until: float) -> None:
         self._socket, self.until = connected, until
         self._allowed = -1.0  # not known
+        self._room = LONGEST_ANSWER
+
+    def begin(self, until: float) -> None:
+        """Begin a command, which ends by ``until``."""
+        self.until, self._room = until, LONGEST_ANSWER
 
     def sendall(self, data: bytes) -> None:
         """Send all of ``data``; TimeoutError where that is not done by ``until``."""
@@ -48,12 +60,16 @@ class Stream:
             sent += self._timed().send(memoryview(data)[sent:])
 
     def recv(self, size: int) -> bytes:
-        """Return up to ``size`` bytes, b"" at the end; TimeoutError where none came by ``until``."""
-        return self._received(self._socket.recv, size)
+        """Return up to ``size`` bytes, b"" at the end; TimeoutError where none came by ``until``, AnswerTooLong."""
+        got = self._received(self._socket.recv, size)
+        self._take(len(got))
+        return got
 
     def recv_into(self, buffer: bytearray) -> int:
         """Receive into ``buffer``, as ``recv`` does; return how many bytes."""
-        return self._received(self._socket.recv_into, buffer)
+        count = self._received(self._socket.recv_into, buffer)
+        self._take(count)
+        return count
 
     def is_quiet(self) -> bool:
         """Return whether nothing waits to be read: before a command, whatever came is not its answer."""
@@ -72,6 +88,11 @@ class Stream:
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
+
+    def _take(self, count: int) -> None:
+        self._room -= count
+        if self._room < 0:
+            raise AnswerTooLong(f"over {LONGEST_ANSWER:,} bytes came as one answer")
 
     def _received(self, receive: Callable[[Any], T], into: Any) -> T:
         while True:

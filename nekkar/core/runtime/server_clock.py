@@ -2,11 +2,16 @@
 
 Rules:
 
-- The first reading blocks, before anything is booked; until then the machine's time is told, and nothing rests on it.
+- The first reading blocks, before anything is booked. Until then the machine's time is told, and only calls in an
+  outage rest on it: the reading sets the clock, and ``ClockWatch`` lets them notice.
 - Later readings run beside the callers, in a thread that ends with them, started where a call or a long sleep finds
   one due. Only a process that did not look for long, and so has no slots, waits for one.
-- In between the machine's ticks carry the time on, by the rules of course.py.
+- In between the machine's ticks carry the time on, by the rules of slew.py.
 - A reading that fails changes nothing: the ticks go on, and a cache that is away is told where it is missed.
+- A server that does not tell now may tell later: it was starved, or restarted with other options. So it is asked
+  again, as often as one that tells. Meanwhile the machine's time is told.
+- Where another server tells the time while the first is away (``elsewhere``), only a process that does not know the
+  time well enough turns to it. All others keep the first one's time by their ticks.
 """
 
 from __future__ import annotations
@@ -28,8 +33,9 @@ if TYPE_CHECKING:
 
 READ_EVERY_US, RETRY_US = 30 * SECOND, 5 * SECOND
 STALE_US = 120 * SECOND  # past this, drift may be half of what a margin leaves for clocks
+ELSEWHERE_US = STALE_US // 2  # sooner than that, so that nobody waits for it
 READ_AHEAD_US = 2 * SECOND
-TRIES = 4
+TRIES, SILENT_TRIES = 4, 2
 
 log = logging.getLogger("nekkar")
 
@@ -40,14 +46,23 @@ class ServerClock:
     """The clock of a cache's server: read now and then, and carried on by this machine's ticks in between.
 
     ``tell_time``: the cache's (``nekkar.core.cache.TellsTime``). Where the server can't tell, this is the
-    machine's own clock; with ``insist``, a ConfigurationError. Thread-safe and fork-safe.
+    machine's own clock; with ``insist``, a ConfigurationError. ``elsewhere``: tells the time while ``tell_time`` raises
+    CacheError. Thread-safe and fork-safe.
     """
 
-    def __init__(self, tell_time: TellTime, *, insist: bool = False, tick: Callable[[], int] = ticks) -> None:
-        self._tell_time, self._insist, self._tick = tell_time, insist, tick
+    def __init__(
+        self,
+        tell_time: TellTime,
+        *,
+        elsewhere: TellTime | None = None,
+        insist: bool = False,
+        tick: Callable[[], int] = ticks,
+    ) -> None:
+        self._tell_time, self._elsewhere, self._insist, self._tick = tell_time, elsewhere, insist, tick
         self._machine = SystemClock()
         self._course: Course | None = None
-        self._can_tell = True
+        self._can_tell = True  # as far as the newest answer shows
+        self._is_elsewhere = False  # said once
         self._next = 0
         self._reader: threading.Thread | None = None
         self._lock, self._pid = threading.Lock(), os.getpid()
@@ -57,9 +72,13 @@ class ServerClock:
         course = self._course
         return course.now(self._tick()) if course else self._machine.now_us()
 
+    def steady_us(self) -> int:
+        """Return the ticks, which never step."""
+        return self._tick()
+
     def is_due(self) -> bool:
         """Whether the server's clock is to be read."""
-        return self._can_tell and (self._course is None or self._tick() >= self._next)
+        return (self._course is None and self._can_tell) or self._tick() >= self._next
 
     def read(self) -> None:
         """Read the server's clock: here where its time is not known well enough, else beside its callers.
@@ -67,18 +86,19 @@ class ServerClock:
         Raises CacheError, or ConfigurationError where the server can't tell, at the first reading alone.
         """
         course = self._course
-        if course and self._tick() - course.read < STALE_US:
+        if not self._is_stale(course) if course else not self._can_tell:
             self._read_beside()
             return
         with self._own_lock():
-            if self._course is None and self._can_tell:
+            if self._course is None:
                 self._read_first()
             elif self.is_due():
                 self._read_again()
 
     def sleep_until(self, at_us: int | None, wake: threading.Event) -> None:
         """Block this thread until ``at_us`` (None: no bound) or until ``wake`` is set."""
-        while not wake.wait(self._nap(at_us)) and at_us is not None and self.now_us() < at_us:
+        end = self._end(at_us)
+        while not wake.wait(self._nap(at_us)) and at_us is not None and self._is_asleep(at_us, end):
             pass
 
     async def sleep_until_async(self, at_us: int | None, wake: anyio.Event) -> None:
@@ -86,10 +106,21 @@ class ServerClock:
         if at_us is None:  # thousands of tasks may stand in line: without a timer each
             await wake.wait()
             return
+        end = self._end(at_us)
         while True:
             await nap(self._nap(at_us), wake)
-            if wake.is_set() or self.now_us() >= at_us:
+            if wake.is_set() or not self._is_asleep(at_us, end):
                 return
+
+    def _end(self, at_us: int | None) -> int:
+        """Return the tick at which a sleep ends, wherever the clock is set meanwhile: its caller looks again."""
+        return 0 if at_us is None else self._tick() + at_us - self.now_us()
+
+    def _is_asleep(self, at_us: int, end: int) -> bool:
+        return self.now_us() < at_us and self._tick() < end
+
+    def _is_stale(self, course: Course) -> bool:
+        return self._tick() - course.read >= STALE_US
 
     def _nap(self, at_us: int | None) -> float:
         """Return how long to sleep at once: a long sleep pauses shortly before its end, to read the clock."""
@@ -112,7 +143,6 @@ class ServerClock:
 
     def _read_first(self) -> None:
         reading = self._reading()
-        self._next = self._tick() + READ_EVERY_US
         if reading:
             self._course = begun(reading)
         elif self._insist:
@@ -120,14 +150,17 @@ class ServerClock:
                 "clock 'server': the cache's server does not tell its clock (a memcached started with -W does not);"
                 " let it, or use 'auto' or 'local'"
             )
-        else:
-            self._can_tell = False
-            log.info("the cache's server does not tell its clock: the machine's is used")
+        elif self._can_tell:
+            log.info("the cache's server does not tell its clock: the machine's is used until it does")
+        self._can_tell = reading is not None
+        self._next = self._tick() + READ_EVERY_US
 
     def _read_again(self) -> None:
         self._next = self._tick() + RETRY_US
         with suppress(CacheError):  # the ticks go on; a cache that is away is told where it is missed
-            if (reading := self._reading()) and self._course:
+            if self._course is None:
+                self._read_first()
+            elif reading := self._reading():
                 off = self._course.off_by(reading)
                 self._course = self._course.corrected(reading, self._tick())
                 self._next = self._tick() + READ_EVERY_US
@@ -136,17 +169,41 @@ class ServerClock:
                                 " until all who share it have followed", off / SECOND)  # fmt: skip
 
     def _reading(self) -> Reading | None:
-        """Return the best of a few readings: the first whose bracket is narrow, else the narrowest."""
+        """Return the best of a few readings: the first whose bracket is narrow, else the narrowest.
+
+        None where the server does not tell, asked twice: one that is starved shows its log late.
+        """
         best: Reading | None = None
+        silent = 0
         for _ in range(TRIES):
-            told = self._tell_time(self._tick)
+            told = self._told()
             if told is None:
-                break
+                silent += 1
+                if best or silent == SILENT_TRIES:
+                    break
+                continue
             reading = Reading(*told)
             best = reading if best is None or reading.width < best.width else best
             if best.width <= GOOD_US:
                 break
         return best
+
+    def _told(self) -> tuple[int, int, int] | None:
+        try:
+            return self._tell_time(self._tick)
+        except CacheError as away:
+            course = self._course
+            if self._elsewhere is None or (course and self._tick() - course.read < ELSEWHERE_US):
+                raise
+            try:
+                told = self._elsewhere(self._tick)
+            except CacheError:
+                raise away from None
+            if not self._is_elsewhere:
+                self._is_elsewhere = True
+                log.warning("the server that tells the time is away: another one's clock is used; keep the servers'"
+                            " clocks together (NTP), or calls may start early or late: %s", away)  # fmt: skip
+            return told
 
     def _own_lock(self) -> threading.Lock:
         """Return this process's lock: one that was held over a fork would stay so in the child."""

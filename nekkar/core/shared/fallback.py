@@ -1,15 +1,15 @@
-"""An outage: what the callers of a limit do while the cache is away, as the user chose.
+"""The fallback: what the callers of a limit do while the cache is away, as the user chose.
 
-- ``"raise"``: each call tells, after the cache's timeout.
+- ``"raise"``: each call raises, after the timeout of the cache.
 - ``"open"``: calls pass, unlimited and uncounted.
-- ``"local"``: each process goes on by itself, with its share of what it knows to be left. Its own hits count
-  whole; of everybody else's last known hits its share counts, since the others keep to their shares of the
-  rest. So the shares' sum, at most 1, is what bounds the fleet (tests/shared/test_fallback.py states it as a property).
+- ``"local"``: each process goes on by itself, with its share of what it knows to be left. Its own hits count whole; of
+  all other known hits its share counts, since the others keep to their shares of the rest. So the sum of the shares of
+  the processes that are cut off is what they add to the limit (test_fallback.py states it as a property).
 
-An outage is an epoch of its own to those who wait: slots booked before it are no longer good in it, nor its
-slots after it. The cache is tried again now and then, by whoever is next to book or to look. Who comes back
-first, and finds that nobody has written since, takes it that the others used all that their shares allow;
-each brings in what it admitted itself.
+While the cache is away a process books in a private ledger, whose epochs are its own: no slot is valid across the
+switch, in either direction. The cache is tried again now and then, by the next caller that books or looks; tries are
+timed by a clock that never steps. When the cache answers again, each process adds the hits that it admitted alone. The
+first one back, if nobody has written since the failure, also assumes that the others used all that their shares allow.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
 from secrets import randbits
-from typing import Literal
 
 from nekkar.core.cache.memory import MemoryCache
-from nekkar.core.clock import ticks
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, plain, shown
-from nekkar.core.events import CacheBack, CacheLost, Listeners
+from nekkar.core.clock import ClockWatch, steady_us
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, plain
 from nekkar.core.quota import MAX_COUNT, MIN_PERIOD, SECOND, Quota, Rate
 from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.runtime.fork_lock import lock_over_forks
 from nekkar.core.shared.latency import CacheLatency
 from nekkar.core.shared.ledger import Change, Edit, Edited, Ledger
+from nekkar.core.shared.outage import MEANWHILE, Outage
 from nekkar.core.shared.store import store_of
 from nekkar.core.window.codec import encode
 from nekkar.core.window.recovery import assume_taken
@@ -38,44 +37,11 @@ from nekkar.core.window.state import MOST_HORIZON_US, LimitState
 
 RETRY_US = SECOND // 2
 RETRY_FACTOR = 4  # tries take at most a fifth of the time
-
-OnCacheError = Literal["raise", "open", "local"]
-_MEANWHILE = {
-    "raise": "calls raise CacheError",
-    "open": "calls pass unlimited",
-    "local": "each process keeps to its local share",
-}
-
 UNLIMITED = Quota((Rate(MIN_PERIOD, MAX_COUNT),), 0, SECOND)  # as good as
 
 log = logging.getLogger("nekkar")
 
-_lock = lock_over_forks()  # every outage's
-
-
-class Outage:
-    """What one ``Nekkar`` does when its cache is away, and whether it is: said once at each turn."""
-
-    def __init__(self, policy: OnCacheError = "raise", share: float = 1.0, listeners: Listeners | None = None) -> None:
-        self.policy, self.share = _checked(policy, share)
-        self._listeners = listeners or Listeners()
-        self.is_on = False
-
-    def begins(self, error: CacheError) -> None:
-        """Say once that the cache is away."""
-        with _lock:
-            said, self.is_on = self.is_on, True
-        if not said:
-            log.warning("cache lost: %s; until it is back, %s", error, _MEANWHILE[self.policy])
-            self._listeners.tell(CacheLost(error))
-
-    def ends(self) -> None:
-        """Say once that it is back."""
-        with _lock:
-            said, self.is_on = not self.is_on, False
-        if not said:
-            log.warning("cache back: limits are shared again")
-            self._listeners.tell(CacheBack())
+_lock = lock_over_forks()  # every limit's
 
 
 class Fallback:
@@ -94,7 +60,10 @@ class Fallback:
         self._private = shared
         self._starts: deque[tuple[int, int]] = deque()  # of this process, for as long as they matter
         self._alone: list[tuple[int, int]] = []  # those on private slots that the cache has not yet
+        self._lost_in = 0  # the number of the outage in which this limit lost the cache; 0: it has it
         self._failed_at = self._retry_us = self._retry_at = 0
+        self._steady_us = steady_us(self.clock)
+        self.keep_time = ClockWatch(self.clock, shared.replica.moved, self._moved).keep
 
     @property
     def is_on(self) -> bool:
@@ -161,17 +130,19 @@ class Fallback:
 
     def _unless_away(self, steps: CacheSteps[None]) -> CacheSteps[bool]:
         """Take steps on the cache, unless it is away and too early to try; return whether they came to their end."""
-        if self.is_on and ticks() < self._retry_at:
+        if self.is_on and self._steady_us() < self._retry_at:
             steps.close()
             return False
-        sent = ticks()
+        self.keep_time()
+        sent = self._steady_us()
         try:
             yield from steps
         except CacheError as error:
-            self._begin(error, ticks() - sent)
+            self._begin(error, self._steady_us() - sent)
             return False
-        if not self.is_on:
-            self.outage.ends()
+        if not self.is_on and self._lost_in:
+            number, self._lost_in = self._lost_in, 0
+            self.outage.ends(number)
         return True
 
     # The turns of an outage.
@@ -180,13 +151,13 @@ class Fallback:
         """Continue with the private ledger after a failure; by the policy "raise", raise it."""
         is_corrupt = isinstance(error, CorruptLog)
         if not is_corrupt:
-            self.outage.begins(error)
+            self._lost_in = self.outage.begins(error)
         if self.outage.policy == "raise":
             raise error
         if is_corrupt and not self.is_on:
-            log.warning("%s; until then, %s", error, _MEANWHILE[self.outage.policy])
+            log.warning("%s; until then, %s", error, MEANWHILE[self.outage.policy])
         self._retry_us = max(RETRY_US, RETRY_FACTOR * took_us)
-        self._retry_at, self._failed_at = ticks() + self._retry_us, self.clock.now_us()
+        self._retry_at, self._failed_at = self._steady_us() + self._retry_us, self.clock.now_us()
         with _lock:
             if not self.is_on:
                 self._private = self._private_ledger(self._failed_at)
@@ -196,7 +167,7 @@ class Fallback:
 
         Shares are counted from the newest back: in every window that is still to come they are rounded up.
         """
-        known, cache = self.shared.state, MemoryCache()
+        known = self.shared.state
         state = LimitState(randbits(63)).with_quota(self._share, 0)
         if self.outage.policy == "local":
             own, hits = Counter[int](), Counter[int]()
@@ -214,8 +185,24 @@ class Fallback:
                 hold_until=known.hold_until if known else 0,
                 rejections=known.rejections if known else state.rejections,
             ).forget(now)
-        cache.cas(self.shared.key, encode(state), None, _retention_us(self.shared.quota) // SECOND + 3600)
+        return self._ledger_of(state)
+
+    def _ledger_of(self, state: LimitState) -> Ledger:
+        cache = MemoryCache()
+        cache.cas(self.shared.key, encode(state), None, (_retention_us(self.shared.quota) // SECOND) + 3600)
         return Ledger(store_of(cache, self.clock), self.shared.key, self._share, self.clock)
+
+    def _moved(self, by: int) -> None:
+        """Follow a clock that was set by so much: what was admitted alone moves with it, in an epoch of its own."""
+        with _lock:
+            self._starts = deque((at + by, cost) for at, cost in self._starts)
+            self._alone = [(at + by, cost) for at, cost in self._alone]
+            self._failed_at += by
+            if self.is_on and (known := self._private.state):
+                hits = [(at + by, count) for at, count in known.hits.entries()]
+                held = known.hold_until + by if known.hold_until else 0
+                moved = replace(known, epoch=randbits(63), hits=known.hits.with_entries(hits), hold_until=held)
+                self._private = self._ledger_of(replace(moved, places=(), grants=(), serial=0))
 
     def merged(self, state: LimitState, now: int, alone: Sequence[tuple[int, int]]) -> LimitState:
         """Return the state of a cache that is back, with what was admitted meanwhile, here and perhaps elsewhere."""
@@ -260,16 +247,6 @@ class _Rejoined:
         self._change.won(state, sent)
 
 
-def _checked(policy: OnCacheError, share: float) -> tuple[OnCacheError, float]:
-    if policy not in _MEANWHILE:
-        raise ConfigurationError(f"on_cache_error {shown(policy)} is not known; give 'raise', 'open' or 'local'")
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise ConfigurationError(
-            f"local_share {shown(share)} is no share; give a number above 0 and up to 1, such as 1/8 for 8 workers"
-        )
-    return policy, share
-
-
 def _retention_us(quota: Quota) -> int:
     return max(quota.rates[-1].period_us, quota.spacing_us) + quota.margin_us + SECOND
 
@@ -279,7 +256,7 @@ def _share_of(terms: Quota, share: float, key: str) -> Quota:
     rates = tuple(Rate(rate.period_us, math.floor(rate.count * share + 1e-9)) for rate in terms.rates)
     if not all(rate.count for rate in rates):
         raise ConfigurationError(
-            f"cache key {key!r}: local_share {plain(share)} of {terms} leaves no call; give at least"
-            f" 1/{min(rate.count for rate in terms.rates)}, or on_cache_error='raise'"
+            f"cache key {key!r}: local_share {share:g} of {terms} leaves no call; give at least"
+            f" {1 / min(rate.count for rate in terms.rates):g}, or on_cache_error='raise'"
         )
     return Quota(rates, math.ceil(terms.spacing_us / share), terms.margin_us)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from secrets import randbits
 from typing import Any, Protocol
 
-from nekkar.core.clock import Clock, ReadClock
+from nekkar.core.clock import Clock, ClockWatch, ReadClock
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.quota import SECOND, Quota
 from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps
@@ -76,6 +76,7 @@ class Ledger:
         self.replica = Replica(key)
         self.latency = CacheLatency()
         self._notices = Notices(key, quota)
+        self.keep_time = ClockWatch(clock, self.replica.moved).keep
 
     @property
     def state(self) -> LimitState | None:

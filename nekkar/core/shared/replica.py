@@ -24,6 +24,7 @@ from nekkar.core.cache import UNREAD
 from nekkar.core.errors import CorruptLog
 from nekkar.core.quota import MAX_PERIOD, SECOND, Quota
 from nekkar.core.window.codec import NOTHING, decode
+from nekkar.core.window.rejections import MARGIN_PART
 from nekkar.core.window.recovery import rebuild_after_loss, rebuild_over_newcomer
 from nekkar.core.window.state import LEAST_HORIZON_US, LimitState
 
@@ -79,7 +80,7 @@ class Replica:
         known, state = self._bytes
         try:
             found = state if known == raw else decode(raw, state)
-            _check_reach(found, now)
+            _check_plausible(found, now)
         except CorruptLog as error:
             remedy = "delete the key to start afresh, or call reset() of the limit"
             raise CorruptLog(f"cache key {self.key!r}: {error}; {remedy}") from error
@@ -105,6 +106,12 @@ class Replica:
                 self._announce_hold(state.hold_until, sent)
         if token is not None:
             self._token = None if token is UNREAD else (state, token)
+
+    def moved(self, by: int) -> None:
+        """Follow a clock that was set by so much: this process read the state by the time before."""
+        self._token, self._is_sole_writer = None, False
+        if self.snapshot:
+            self.snapshot = self.snapshot._replace(number=self.next_number(), read_at=self.snapshot.read_at + by)
 
     def known(self, found: LimitState | None, quota: Quota, horizon_us: int, now: int) -> tuple[LimitState, bool]:
         """Return the state to continue from, and whether it recovers from a loss, and so must be written."""
@@ -136,9 +143,19 @@ def _began_unseen(found: LimitState, known: Snapshot) -> bool:
     return found.is_fresh or found.written_at < known.read_at - LEAST_HORIZON_US
 
 
-def _check_reach(found: LimitState, now: int) -> None:
-    """Refuse times far ahead of now: hits a year or more, behind a hold; a hold, over 100 years more than a year."""
-    last, written = found.hits.last_at or 0, found.written_at
+def _check_plausible(found: LimitState, now: int) -> None:
+    """Refuse what a fleet never comes to: a margin that no refusal teaches, and times too far ahead of now.
+
+    Those are hits a year or a thousand periods ahead, behind a hold; a hold, 100 years more.
+    """
+    longest = found.rates[-1].period_us if found.rates else 0
+    if found.rejections.margin_us > longest // MARGIN_PART:
+        raise CorruptLog(
+            f"its learned margin of {found.rejections.margin_us / SECOND:g} s is over a quarter of its longest period,"
+            f" {longest / SECOND:g} s"
+        )
+    times = [found.hits.last_at or 0, found.assumed_until, *(place.ready for place in found.places)]
+    last, written = max(times), max(found.written_at, found.rejections.at, found.rejections.widened_at)
     latest = max(last, found.hold_until, written)
     if latest <= now + YEAR_US:
         return

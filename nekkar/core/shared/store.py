@@ -25,11 +25,13 @@ from nekkar.core.clock import Clock
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.quota import SECOND
 from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps
+from nekkar.core.window.codec import LONGEST_STATE
 
 AGE_US = 10 * SECOND
 SWEEP_EVERY, SWEEP_MOST = 16, 64
 TRIES = 20
 TRY_AGAIN_US = SECOND // 100
+LONGEST_TEXT = LONGEST_STATE // 4 * 5 + 5  # characters: one group of bytes more than a state has
 
 b85decode(b"")  # its table is made at its first call, which two threads must not be in at once
 
@@ -173,6 +175,6 @@ def _is_number(text: Any) -> bool:
 def _decoded(value: Any) -> bytes:
     """Return the log's bytes; what is no such text is left for the decoder to refuse."""
     try:
-        return b85decode(value)
+        return b85decode(value[:LONGEST_TEXT])
     except (ValueError, TypeError, binascii.Error):
         return b""

@@ -167,6 +167,17 @@ class Assignments:
         if slot:
             self.take_back(slot)
 
+    def requeue_all(self, callers: Sequence[Caller]) -> None:
+        """Have all booked callers stand again where they stood: their slots mean nothing any more."""
+        booked = [caller for caller in callers if caller.state is State.BOOKED]
+        for caller in booked:
+            caller.slot, caller.state = None, State.QUEUED
+        self.hand.clear()
+        self.returned.clear()
+        if booked:
+            self.queue.rejoin(booked)
+        self.wake_head()
+
     def leaves(self, caller: Caller, now: int) -> None:
         """Take a caller out, wherever it stands. Its place in the state is given up where no other caller takes it."""
         if caller.state is State.QUEUED:

@@ -28,7 +28,7 @@ from contextlib import suppress
 from itertools import count
 from weakref import WeakValueDictionary, ref
 
-from nekkar.core.clock import ticks
+from nekkar.core.clock import STEP_US, ticks
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.quota import SECOND
 from nekkar.core.runtime.effects import CacheSteps, Checkpoint, Event, QueueSteps, RunSteps, WaitUntil
@@ -74,6 +74,7 @@ class WaitQueue:
         self.prefetched = PrefetchedSlots(ledger, self._assignments, ahead, self._lock)
         self._under_way: TurnUnderWay | None = None
         self._look_at = 0
+        self._moved_us = ledger.keep_time()
         _queues[id(self)] = self
 
     @property
@@ -169,6 +170,7 @@ class WaitQueue:
         while caller.state is State.QUEUED:
             if caller.error:
                 raise caller.error
+            self._keep_time()
             step = self._next_step(caller, self.ledger.clock.now_us())
             if self._assignments.to_wake:
                 self._wake_all()
@@ -216,6 +218,7 @@ class WaitQueue:
             return
         self._reporter.waits(caller, slot.at, clock.now_us(), len(self.callers))
         while caller.slot is slot:
+            self._keep_time()
             now = clock.now_us()
             with self._lock:
                 is_next = mine.order is None or mine.order.first() in (caller, None)
@@ -284,12 +287,24 @@ class WaitQueue:
         before, begun = self.ledger.clock.now_us(), self.ticks()
         yield from self.ledger.sync_clock()
         shift = self.ledger.clock.now_us() - before - (self.ticks() - begun)
-        if abs(shift) < SECOND // 1000:
-            return
-        with self._lock:
-            for caller in self._assignments.queue:
-                caller.arrived += shift
-                caller.deadline = None if caller.deadline is None else caller.deadline + shift
+        if SECOND // 1000 <= abs(shift) < STEP_US:  # a larger one is a step of the clock
+            with self._lock:
+                self._shift(shift)
+
+    def _keep_time(self) -> None:
+        """Follow a clock that was set: waits are as long as before, and slots are booked again."""
+        moved_us = self.ledger.keep_time()
+        if moved_us != self._moved_us:
+            with self._lock:
+                by, self._moved_us = moved_us - self._moved_us, moved_us
+                self._look_at = self.ledger.clock.now_us()
+                self._shift(by)
+                self._assignments.requeue_all(list(self.callers))
+
+    def _shift(self, by: int) -> None:
+        for caller in self.callers:
+            caller.arrived += by
+            caller.deadline = None if caller.deadline is None else caller.deadline + by
 
     def _end_turn(self, under_way: TurnUnderWay) -> None:
         with self._lock:

@@ -18,7 +18,7 @@ from operator import attrgetter, lt
 from typing import Any
 from zlib import crc32
 
-from nekkar.core.errors import CorruptLog, counted
+from nekkar.core.errors import CacheError, CorruptLog, counted
 from nekkar.core.quota import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate
 from nekkar.core.window import codec_v1
 from nekkar.core.window.booking import MOST_CREDIT
@@ -28,6 +28,7 @@ from nekkar.core.window.state import MAX_RATES, MAX_TERMS, MOST_HORIZON_US, Gran
 
 MAGIC = b"nkkr"
 VERSION = 2
+LONGEST_STATE = 1 << 20  # bytes: some 60,000 processes that wait; memcached's own bound, unless it is set higher
 LATEST_US = 1 << 54  # in the year 2540: far from where sums of times are too wide to be written
 MOST_HITS = 3 << 61  # far from where sums of counts are too wide
 _PREFIX = struct.Struct("<4sBxHI")
@@ -72,6 +73,11 @@ def encode(state: LimitState) -> bytes:
     if places:
         parts += _places_as_bytes(places, earliest)
     body = b"".join(parts)
+    if _PREFIX.size + len(body) > LONGEST_STATE:
+        raise CacheError(
+            f"the state of {counted(len(hits.times), 'entry')} and {counted(len(places), 'place')} has over"
+            f" {LONGEST_STATE:,} bytes; use several names"
+        )
     return _PREFIX.pack(MAGIC, VERSION, _HEADER.size, crc32(body)) + body
 
 
@@ -82,6 +88,8 @@ def decode(raw: bytes, known: LimitState = NOTHING) -> LimitState:
     """
     if not isinstance(raw, bytes):
         raise CorruptLog(f"expected bytes, got {type(raw).__name__}")
+    if len(raw) > LONGEST_STATE:
+        raise CorruptLog(f"it has {len(raw):,} bytes, and a limit's state has at most {LONGEST_STATE:,}")
     try:
         magic, version, header_size, checksum = _PREFIX.unpack_from(raw)
         if magic != MAGIC:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from nekkar.core.quota import SECOND, Quota, Rate
 from nekkar.core.window.hits import HitLog
-from nekkar.core.window.rejections import NONE, Rejections
+from nekkar.core.window.rejections import MARGIN_PART, NONE, Rejections
 
 LEAST_HORIZON_US, MOST_HORIZON_US = SECOND // 10, SECOND
 EXACT_ENTRIES, GRID = 1024, 512
@@ -98,8 +98,9 @@ class LimitState:
         return self.matters_until + min(MOST_LINGER_US, LINGER_PERIODS * longest)
 
     def margin(self, quota: Quota, now: int) -> int:
-        """Return the margin to book with: the largest in use, the learned one too."""
-        return max(self.margin_us, quota.margin_us, self.rejections.margin(now))
+        """Return the margin to book with: the largest in use, the learned one too, up to what a refusal teaches."""
+        most = quota.rates[0].period_us // MARGIN_PART
+        return max(self.margin_us, quota.margin_us, min(self.rejections.margin(now), most))
 
     def place_of(self, owner: int) -> Place | None:
         """Return the place of a line."""

@@ -88,6 +88,11 @@ def keeper(servers: Sequence[Address], key: str) -> Address:
     return max(servers, key=lambda server: _weight(server, key)) if len(servers) > 1 else servers[0]
 
 
+def ranked(servers: Sequence[Address], key: str) -> list[Address]:
+    """Return all servers, the one of ``key`` first; the same order in every process."""
+    return sorted(servers, key=lambda server: _weight(server, key), reverse=True)
+
+
 def _weight(server: Address, key: str) -> bytes:
     return blake2b(f"{server.name} {key}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 

@@ -8,10 +8,9 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from nekkar.core.cache.base import UNREAD, BaseCache, text
-from nekkar.core.cache.memcached.address import PORT, addresses, at, keeper
+from nekkar.core.cache.memcached.address import PORT, addresses, at, keeper, ranked
 from nekkar.core.cache.memcached.clock import read_clock
 from nekkar.core.cache.memcached.server import Connection, Server
-from nekkar.core.clock import SystemClock
 from nekkar.core.errors import CacheError, ConfigurationError, kind_of, plain, shown
 from nekkar.core.quota import SECOND, micros
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 RELATIVE_TTL_MAX = 30 * 86_400  # past this memcached reads an expiry as a date
 LAST_DATE = 2**31 - 1
 LONGEST_KEY = 250
-CLOCK_KEY = "nekkar:clock"  # its server tells the time
+CLOCK_KEY = "nekkar:clock"  # its server tells the time; nothing is stored under it
 
 
 class MemcachedCache(BaseCache):
@@ -114,7 +113,7 @@ class MemcachedCache(BaseCache):
         """
         if token is UNREAD:
             return None
-        server, expire = self._server_of(key), _expiry(ttl)
+        server = self._server_of(key)
         generation, unique = token
         if unique == b"0":
             raise CacheError(f"memcached at {server.address} keeps no tokens to swap by; start it without -C")
@@ -122,7 +121,7 @@ class MemcachedCache(BaseCache):
         def command(connection: Connection) -> Any:
             if server.pool.generation != generation:
                 return None
-            new = connection.swap(key, value, unique, expire)
+            new = connection.swap(key, value, unique, _expiry(ttl, partial(server.date, connection)))
             return new if new is None or new is UNREAD else (generation, new)
 
         return server.write(command)
@@ -132,8 +131,27 @@ class MemcachedCache(BaseCache):
 
         Of several servers it is always the same one's, wherever it stands in the list.
         """
-        server = self._server_of(CLOCK_KEY)
+        return self._told_by(self._server_of(CLOCK_KEY), now)
 
+    def tell_time_elsewhere(self, now: Callable[[], int]) -> tuple[int, int, int] | None:
+        """Return what ``tell_time`` does, by the next server, in an order that all processes share, that answers.
+
+        For a process that starts while the first is away: its limits on the others need a time. Raises CacheError.
+        """
+        _, *others = ranked(self.addresses, CLOCK_KEY)
+        error = CacheError("no other memcached server tells the time")
+        for other in others:
+            try:
+                return self._told_by(self._servers[other], now)
+            except CacheError as away:
+                error = away
+        raise error
+
+    def server_of(self, key: str) -> str:
+        """Return which of several servers keeps a key, as errors name it; "" for the only one."""
+        return str(self._server_of(key).address) if len(self.addresses) > 1 else ""
+
+    def _told_by(self, server: Server, now: Callable[[], int]) -> tuple[int, int, int] | None:
         def command(connection: Connection) -> tuple[int, int, int] | None:
             with closing(server.connect()) as watcher:
                 return read_clock(watcher, lambda key: connection.swap(key, b"", None, -1), now, self.timeout)
@@ -154,9 +172,13 @@ def _server_of(servers: dict[Address, Server], key: str) -> Server:
     return servers[keeper(tuple(servers), key)]
 
 
-def _expiry(ttl: int) -> int:
-    """Return seconds from now as memcached takes them: past 30 days as a date, past 2^31 as never."""
+def _expiry(ttl: int, date: Callable[[int], int | None]) -> int:
+    """Return seconds from now as memcached takes them: past 30 days as a date, past 2^31 as never.
+
+    The date is by that very server's clock: by any other that is far off, the value would be dropped at once. Where
+    the server does not tell its time, the value never expires.
+    """
     if ttl <= RELATIVE_TTL_MAX:
         return ttl
-    date = SystemClock().now_us() // SECOND + ttl
-    return date if date <= LAST_DATE else 0
+    found = date(ttl)
+    return found if found is not None and found <= LAST_DATE else 0

@@ -7,15 +7,19 @@ ends the connection; what comes between is beyond any client. No answer tells a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from nekkar.core.cache.base import UNREAD, Unread
-from nekkar.core.cache.memcached.meta import BadAnswer
-from nekkar.core.cache.stream import Stream
+from nekkar.core.cache.memcached.meta import BadAnswer, ValueTooLong
+from nekkar.core.cache.stream import AnswerTooLong, Stream
 from nekkar.core.errors import shown
+from nekkar.core.window.codec import LONGEST_STATE
 
 if TYPE_CHECKING:
     from pymemcache.client.base import Client
+
+T = TypeVar("T")
 
 
 class Classic:
@@ -26,12 +30,12 @@ class Classic:
 
     def get(self, key: str) -> bytes | None:
         """Return the value of ``key``."""
-        found: bytes | None = self._ready().get(key)
+        found: bytes | None = self._read(self._ready().get, key)
         return found
 
     def gets(self, key: str) -> tuple[bytes | None, bytes | None]:
         """Return the value of ``key`` and its token."""
-        found: tuple[bytes | None, bytes | None] = self._ready().gets(key)
+        found: tuple[bytes | None, bytes | None] = self._read(self._ready().gets, key)
         return found
 
     def swap(self, key: str, value: bytes, token: bytes | None, expire: int) -> Unread | None:
@@ -52,9 +56,20 @@ class Classic:
         """Remove ``key`` where it is set."""
         self._ready().delete(key, noreply=False)
 
+    def seconds(self) -> int | None:
+        """Return the server's time in whole seconds since the Unix epoch; None where it does not tell."""
+        told = self._ready().stats().get(b"time")
+        return told if isinstance(told, int) else None
+
     def close(self) -> None:
         """Close the connection."""
         self.stream.close()
+
+    def _read(self, command: Callable[[str], T], key: str) -> T:
+        try:
+            return command(key)
+        except AnswerTooLong:
+            raise ValueTooLong(LONGEST_STATE + 1, key) from None  # how long it is only pymemcache knows
 
     def _ready(self) -> Client:
         if not self.stream.is_quiet():

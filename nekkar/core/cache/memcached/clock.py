@@ -21,6 +21,7 @@ from nekkar.core.quota import SECOND
 
 PATIENCE_S = 0.25
 BUSY_PAUSE_S = 0.05
+LONGEST_LINE = 1 << 14
 _STAMP = rb"ts=(\d+)\.(\d+) [^\n]* key=%s(\d+) "
 
 
@@ -88,13 +89,13 @@ class _Lines:
         return found
 
     def _more(self, seconds: float) -> bool:
-        self.connection.until = monotonic() + seconds
+        self.connection.begin(monotonic() + seconds)
         try:
             data = self.connection.recv(1 << 16)
         except TimeoutError:
             return False
         if not data:
             raise ConnectionResetError("the watched log ended")
-        self._tail += data
+        self._tail = self._tail[-LONGEST_LINE:] + data
         self.heard = True
         return True

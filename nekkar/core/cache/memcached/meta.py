@@ -16,9 +16,10 @@ from secrets import randbits
 
 from nekkar.core.cache.stream import Stream
 from nekkar.core.errors import counted, shown
+from nekkar.core.window.codec import LONGEST_STATE
 
 OLDEST = (1, 6, 18)  # some before it tell no opaque on a miss (1.6.14), or a wrong token (1.6.12), or speak otherwise
-LONGEST_LINE = 2048
+LONGEST_LINE, LONGEST_STATS = 2048, 1 << 16
 RECEIVE = 8192
 
 _VERSION = re.compile(rb"(\d{1,4})\.(\d{1,4})\.(\d{1,4})")
@@ -29,6 +30,14 @@ Answer = tuple[bytes, dict[bytes, bytes], bytes]
 
 class BadAnswer(Exception):
     """What came is not the answer to the command that was sent."""
+
+
+class ValueTooLong(Exception):
+    """A value that no log comes near; the rest of it is still on its way, so the connection is of no more use."""
+
+    def __init__(self, size: int, key: str) -> None:
+        super().__init__(size, key)
+        self.size, self.key = size, key
 
 
 class Refused(BadAnswer):
@@ -76,6 +85,17 @@ class Meta:
         """Remove ``key`` where it is set."""
         self._ask(key, b"md", b"k")
 
+    def seconds(self) -> int | None:
+        """Return the server's time in whole seconds since the Unix epoch; None where it does not tell."""
+        self.stream.sendall(b"stats\r\n")
+        got = self._next()
+        while not got.endswith((b"END\r\n", b"ERROR\r\n")):
+            if len(got) > LONGEST_STATS:
+                raise BadAnswer("answered without an end to stats")
+            got += self._next()
+        found = re.search(rb"^STAT time (\d+)\r\n", got, re.MULTILINE)
+        return int(found[1]) if found else None
+
     def close(self) -> None:
         """Close the connection."""
         self.stream.close()
@@ -93,6 +113,8 @@ class Meta:
         code, length, fields = _parsed(line)
         if fields.get(b"O") != opaque or fields.get(b"k") != name or not _fits(verb, code, fields):
             raise BadAnswer(f"answered {shown(line)} to {verb.decode()} of key {shown(key)}")
+        if length > LONGEST_STATE + 2:
+            raise ValueTooLong(length - 2, key)
         return code, fields, self._behind(length, rest)
 
     def _line(self) -> tuple[bytes, bytes]:

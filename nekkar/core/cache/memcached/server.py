@@ -6,6 +6,7 @@ Rules:
 - A read that meets a kept connection which was closed meanwhile, or which holds what is not its answer, is
   tried once more, on a new one. A write never is: whether the first was done nobody knows.
 - Tokens are of one ``generation`` of connections (pool.py), each server's own: none outlives a restart.
+- A server's own time, in seconds, is asked for once a ``generation``: a memcached's clock does not step while it runs.
 - A server of a version that speaks meta is spoken to by it, unless a command was refused; any other classically.
 """
 
@@ -14,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from nekkar.core.cache.base import too_long
 from nekkar.core.cache.memcached.address import Address
 from nekkar.core.cache.memcached.classic import Classic
-from nekkar.core.cache.memcached.meta import BadAnswer, Meta, Refused, is_spoken
+from nekkar.core.cache.memcached.meta import BadAnswer, Meta, Refused, ValueTooLong, is_spoken
 from nekkar.core.cache.pool import Pool
 from nekkar.core.cache.stream import Stream, connect
 from nekkar.core.clock import monotonic
@@ -37,6 +39,7 @@ class Server:
     def __init__(self, address: Address, timeout: float, tls: ssl.SSLContext | bool | None) -> None:
         self.address, self.timeout, self._tls = address, timeout, tls
         self._refuses = False
+        self._ahead: tuple[int, int | None] = (-1, None)  # the generation, and how far its seconds are ahead of ours
         self.pool: Pool[Connection] = Pool(self._connect, lambda connection: connection.close())
 
     def read(self, command: Callable[[Connection], T]) -> T:
@@ -47,13 +50,22 @@ class Server:
             return self._run(command, until)
         except CacheError as error:
             cause = error.__cause__
-            if not isinstance(cause, Refused) and (not kept or isinstance(cause, TimeoutError)):
+            if not isinstance(cause, Refused) and (not kept or isinstance(cause, TimeoutError | ValueTooLong)):
                 raise
         return self._run(command, until)
 
     def write(self, command: Callable[[Connection], T]) -> T:
         """Run a command once."""
         return self._run(command, monotonic() + self.timeout)
+
+    def date(self, connection: Connection, seconds: int) -> int | None:
+        """Return the server's time so many seconds from now; None where it does not tell its time."""
+        generation, ahead = self._ahead
+        if generation != self.pool.generation:
+            generation, told = self.pool.generation, connection.seconds()
+            ahead = None if told is None else told - int(monotonic())
+            self._ahead = generation, ahead
+        return None if ahead is None else int(monotonic()) + ahead + seconds
 
     def connect(self) -> Stream:
         """Return a connection of its own; raises OSError where there is none within the timeout."""
@@ -62,11 +74,13 @@ class Server:
 
     def _run(self, command: Callable[[Connection], T], until: float) -> T:
         def timed(connection: Connection) -> T:
-            connection.stream.until = until
+            connection.stream.begin(until)
             return command(connection)
 
         try:
             return self.pool.run(timed, until)
+        except ValueTooLong as cause:
+            raise too_long(cause.size, f"memcached at {self.address}", cause.key) from cause
         except Exception as cause:
             told = self._told(cause)
             if told is None:
