@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
@@ -16,7 +15,15 @@ from nekkar.core.decorator import decorated
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.events import Listeners
 from nekkar.core.quota import SECOND, Quota, micros, patience, whole
-from nekkar.core.runtime.drivers import run, run_async, run_steps, run_steps_async, wake_threads
+from nekkar.core.runtime.drivers import (
+    Signal,
+    is_nested,
+    run,
+    run_async,
+    run_steps,
+    run_steps_async,
+    wake_threads,
+)
 from nekkar.core.runtime.effects import Event, Steps
 from nekkar.core.runtime.loops import Loop, this_loop
 from nekkar.core.shared.fallback import Outage
@@ -49,13 +56,14 @@ class Shared:
         self.ledger.view.on_hold = self.voice.held
         self._lines: WeakSet[Line] = WeakSet()
         self._last_spared: tuple[Slot | None, Any] = (None, None)
-        self._threads_line = self._new_line(threading.Event, wake_threads)
+        self._threads_line = self._new_line(Signal, wake_threads)
         self._pid = os.getpid()
 
     @property
     def waiting(self) -> int:
         """How many callers of this process wait, in line or for their slot."""
-        return sum(len(line.callers) for line in list(self._lines))
+        callers = [caller for line in list(self._lines) for caller in line.callers.copy()]
+        return sum(not caller.is_gone for caller in callers)
 
     def is_idle(self, now: int) -> bool:
         """Whether nobody waits, and nothing is remembered that still matters."""
@@ -67,9 +75,16 @@ class Shared:
         """Return the line of this process's threads; a forked child gets one of its own."""
         if self._pid != os.getpid():
             self._lines.clear()
-            self._threads_line = self._new_line(threading.Event, wake_threads)
+            self._threads_line = self._new_line(Signal, wake_threads)
             self._pid = os.getpid()
         return self._threads_line
+
+    def own_line(self) -> Line:
+        """Return a line for one call alone.
+
+        For a call that is made inside another one of its thread: in the line of threads it might wait for that one.
+        """
+        return self._new_line(Signal, wake_threads)
 
     def loop_line(self, loop: Loop) -> Line:
         """Return the line of an event loop."""
@@ -145,6 +160,7 @@ class Limit:
         line = self._shared.thread_line()
         if cost == 1 and (spare := line.spares.take()):
             return self._shared.spared(spare)
+        line = self._shared.own_line() if is_nested() else line
         slot, waited = run(line.acquire(cost, longest), self._shared.clock)
         return self._admission(slot, waited)
 

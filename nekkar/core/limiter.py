@@ -17,14 +17,11 @@ from nekkar.core.events import Callback, Listeners, Listening
 from nekkar.core.limit import Limit, Shared
 from nekkar.core.once import Once
 from nekkar.core.quota import SECOND, Quota, micros, patience, quota
-from nekkar.core.runtime.fork_lock import lock_over_forks
 from nekkar.core.shared.fallback import OnCacheError, Outage
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
 SWEEP_AT = 1024
-
-_lock = lock_over_forks()  # every limiter's
 
 
 class Nekkar:
@@ -93,14 +90,12 @@ class Nekkar:
         known = self._kept.get(name)
         if known and known.quota is terms:  # each request of an HTTP client asks
             return Limit(self, known, max_wait)
-        with _lock:
-            shared = self._known.get(name)
-            if shared is None:
-                shared = Shared(name, terms, self._cache, self._clock, self._outage, self._listeners)
-                self._known[name] = shared
-            self._kept[name] = shared
-            if len(self._kept) >= self._sweep_at:
-                self._forget_idle()
+        # No lock: a signal handler, or a finaliser that the collector runs in here, may make limits too, and would wait
+        # for its own thread. ``setdefault`` is one step, so that all get what one of them made.
+        shared = self._known.get(name) or Shared(name, terms, self._cache, self._clock, self._outage, self._listeners)
+        shared = self._known[name] = self._kept.setdefault(name, shared)
+        if len(self._kept) >= self._sweep_at:
+            self._forget_idle()
         if shared.quota != terms:
             raise ConfigurationError(
                 f"limit {shown(name)} is defined already, as {shared.quota.described()}, not {terms.described()};"
@@ -123,7 +118,9 @@ class Nekkar:
     def _forget_idle(self) -> None:
         """Let go of limits that nobody waits for and that remember nothing that matters."""
         now = self._clock.now_us()
-        self._kept = {name: shared for name, shared in self._kept.items() if not shared.is_idle(now)}
+        for name, shared in self._kept.copy().items():
+            if shared.is_idle(now):
+                self._kept.pop(name, None)
         self._sweep_at = max(SWEEP_AT, 2 * len(self._kept))
 
 

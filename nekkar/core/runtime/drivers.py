@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from weakref import ref
 
-from nekkar.core.clock import UNSET, Clock
-from nekkar.core.runtime.effects import Call, Effects, Event, Pause, Steps, Transact, Wait
+from nekkar.core.clock import UNSET, Clock, nap
+from nekkar.core.runtime.effects import Call, Effects, Event, Pause, Steps, Transact, Wait, is_under_way
 from nekkar.core.runtime.loops import Loop
 
 if TYPE_CHECKING:
@@ -19,9 +21,61 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LOOK_AGAIN_S = 1.0
+
+
+class Signal(threading.Event):
+    """What one thread waits on: a lock that ``set`` releases.
+
+    ``threading.Event`` takes an inner lock in Python code. A signal handler that raises there leaves it locked, and
+    then ``set`` blocks the thread that wakes the others. Here nothing is locked but for the wait itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def is_set(self) -> bool:
+        """Return whether it was set."""
+        return not self._lock.locked()
+
+    def set(self) -> None:
+        """Wake the thread that waits; a second time does nothing."""
+        with suppress(RuntimeError):  # released already
+            self._lock.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until it is set, for ``timeout`` seconds or LOOK_AGAIN_S at most; return whether it is set."""
+        if self._lock.acquire(timeout=LOOK_AGAIN_S if timeout is None else min(timeout, LOOK_AGAIN_S)):
+            self.set()
+            return True
+        return False
+
+
+class _Calls(threading.local):
+    """The generators that this thread runs, the outermost first; those that have ended go with the next look."""
+
+    def __init__(self) -> None:
+        self.known: list[ref[Effects[Any]]] = []
+
+
+_calls = _Calls()
+
+
+def is_nested() -> bool:
+    """Return whether this thread runs a line's generator already.
+
+    Then the call comes from a signal handler, a finaliser, a listener or a logging handler, inside another call.
+    """
+    known = _calls.known
+    while known and not is_under_way(known[-1]):
+        known.pop()
+    return bool(known)
+
 
 def run(effects: Effects[T], clock: Clock) -> T:
     """Run a line's generator in this thread; blocks."""
+    _calls.known.append(ref(effects))
 
     def perform(effect: Transact | Wait) -> Any:
         if isinstance(effect, Wait):
@@ -54,8 +108,9 @@ async def run_async(effects: Effects[T], clock: Clock, loop: Loop, in_process: b
                 outcome: Any = None
                 if isinstance(effect, Transact):
                     outcome = await run_steps_async(effect.steps, clock, loop, in_process, effect.shielded)
-                elif effect.until_us is None:  # nor does such a task have a timer
-                    await loop.until(effect.event)
+                elif effect.until_us is None:  # nor does such a task have a timer, unless it watches
+                    event = effect.event
+                    await (nap(LOOK_AGAIN_S, cast("anyio.Event", event)) if effect.watchful else loop.until(event))
                 else:
                     await clock.sleep_until_async(effect.until_us, cast("anyio.Event", effect.event))
             except BaseException as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+from weakref import ref
 
 T = TypeVar("T")
 
@@ -50,10 +51,24 @@ class Transact:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """An effect: wait until an instant (None: no bound) or until the event is set."""
+    """An effect: wait until an instant (None: no bound) or until the event is set; it may end early.
+
+    ``watchful``: the wait ends after a second at most, whatever the clock says, to see whether others still do their
+    part. In threads every wait does; tasks are many, and each such wait costs one a timer.
+    """
 
     until_us: int | None
     event: Event
+    watchful: bool = False
 
 
 Effects = Generator[Transact | Wait, Any, T]
+
+
+def is_under_way(generator: ref[Generator[Any, Any, Any]]) -> bool:
+    """Return whether a generator has begun and not ended.
+
+    However it ends, this sees it: also where an interrupt cuts short what its ``finally`` would have put right.
+    """
+    known = generator()
+    return known is not None and (known.gi_running or known.gi_suspended)

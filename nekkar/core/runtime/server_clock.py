@@ -7,6 +7,7 @@ Rules:
   one due. Only a process that did not look for long, and so has no slots, waits for one.
 - In between the machine's ticks carry the time on, by the rules of course.py.
 - A reading that fails changes nothing: the ticks go on, and a cache that is away is told where it is missed.
+- One reads at a time, but nobody waits long for another: its thread may stand in a signal handler. Two at once do no harm.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from nekkar.core.clock import SystemClock, nap, seconds_until, ticks
@@ -30,6 +31,7 @@ READ_EVERY_US, RETRY_US = 30 * SECOND, 5 * SECOND
 STALE_US = 120 * SECOND  # past this, drift may be half of what a margin leaves for clocks
 READ_AHEAD_US = 2 * SECOND
 TRIES = 4
+PATIENCE_S = 2.0
 
 log = logging.getLogger("nekkar")
 
@@ -50,7 +52,7 @@ class ServerClock:
         self._can_tell = True
         self._next = 0
         self._reader: threading.Thread | None = None
-        self._lock, self._pid = threading.Lock(), os.getpid()
+        self._lock, self._pid = threading.RLock(), os.getpid()
 
     def now_us(self) -> int:
         """Return the server's time; the machine's until the first reading."""
@@ -70,7 +72,7 @@ class ServerClock:
         if course and self._tick() - course.read < STALE_US:
             self._read_beside()
             return
-        with self._own_lock():
+        with self._alone():
             if self._course is None and self._can_tell:
                 self._read_first()
             elif self.is_due():
@@ -107,7 +109,7 @@ class ServerClock:
                 self._reader.start()
 
     def _read_again_alone(self) -> None:
-        with self._own_lock():
+        with self._alone():
             self._read_again()
 
     def _read_first(self) -> None:
@@ -148,8 +150,15 @@ class ServerClock:
                 break
         return best
 
-    def _own_lock(self) -> threading.Lock:
-        """Return this process's lock: one that was held over a fork would stay so in the child."""
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other threads from reading, for PATIENCE_S at most; this process's, since a fork may come meanwhile."""
         if self._pid != os.getpid():
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        return self._lock
+            self._lock, self._pid = threading.RLock(), os.getpid()
+        lock, is_mine = self._lock, False
+        try:
+            is_mine = lock.acquire(timeout=PATIENCE_S)
+            yield
+        finally:
+            if is_mine:
+                lock.release()

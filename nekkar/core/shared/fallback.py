@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from secrets import randbits
@@ -100,7 +100,7 @@ class Alone:
             return
         with _lock:
             for slot in returned:
-                with suppress(ValueError):
+                with suppress(ValueError, IndexError):  # not there, or others came while it was looked for
                     self._own.remove(slot)
             self._own.extend(answer for answer in answers if isinstance(answer, Slot))
             while self._own and self._own[0].at < self._own[-1].at - self._keep_us:
@@ -117,26 +117,29 @@ class Alone:
         with _lock:
             self._retry = max(RETRY_US, RETRY_FACTOR * (now - sent))
             self._try_at, self._failed_at = now + self._retry, now
+            remembered = self._remembered(known, now)
             if not self.is_on:
-                self.log, self.is_on = self._remembered(known, now), True
+                self.log, self.is_on = remembered, True
 
     def book(self, asks: Sequence[Ask], returned: Sequence[Slot], now: int, horizon: int) -> list[Answer]:
         """Answer asks without the cache: all pass, or those for whom there is a slot in this process's share."""
         if self.outage.policy == "open":
             return [Slot(now, ask.cost, self.log.epoch) for ask in asks]
-        with _lock:
-            kept = self.log.forget(now)
+
+        def change(log: HitLog) -> tuple[HitLog, list[Answer]]:
+            kept = log.forget(now)
             for slot in returned:
                 kept = kept.unbook(slot.at, slot.cost) if slot.epoch == kept.epoch else kept
-            self.log, answers = booked(kept, self._share, asks, now, horizon)
-            self._booked += 1
-        self.counts(answers, [slot for slot in returned if slot.epoch == kept.epoch])
+            return booked(kept, self._share, asks, now, horizon)
+
+        answers = self._change(change)
+        self._booked += 1
+        self.counts(answers, [slot for slot in returned if slot.epoch == self.log.epoch])
         return answers
 
     def hears(self, word: Word, now: int) -> None:
         """Keep to a pause that a service asks for; what it counts, others share."""
-        with _lock:
-            self.log = heard(self.log, self._share, replace(word, budgets=()), now)
+        self._change(lambda log: (heard(log, self._share, replace(word, budgets=()), now), []))
 
     def merged(self, base: HitLog, now: int, margin_us: int) -> HitLog:
         """Return the log of a cache that is back, with what was admitted meanwhile, here and perhaps elsewhere."""
@@ -146,7 +149,7 @@ class Alone:
         hits = Counter[int](dict(base.hits()))
         with _lock:
             self._merged = self._booked
-            for slot in self._own:
+            for slot in self._own.copy():
                 hits[slot.at] += slot.cost * (slot.epoch == self.log.epoch and since <= slot.at <= until)
         nobody_wrote = base.written_at <= self._failed_at + margin_us
         base = base.with_hits(sorted((+hits).items()))
@@ -162,6 +165,16 @@ class Alone:
             with _lock:
                 self.is_on = self._merged != self._booked
 
+    def _change(self, change: Callable[[HitLog], tuple[HitLog, list[Answer]]]) -> list[Answer]:
+        """Replace the log; once more where a signal handler of this thread, or a finaliser, did so meanwhile."""
+        with _lock:
+            while True:
+                known = self.log
+                changed, answers = change(known)
+                if self.log is known:
+                    self.log = changed
+                    return answers
+
     @property
     def _keep_us(self) -> int:
         return max(self.quota.rates[-1].period_us, self.quota.spacing_us) + self.quota.margin_us + SECOND
@@ -172,7 +185,7 @@ class Alone:
         Shares are counted from the newest back: in every window that is still to come they are rounded up.
         """
         own, hits = Counter[int](), Counter[int]()
-        for slot in self._own:
+        for slot in self._own.copy():
             own[slot.at] += slot.cost
             hits[slot.at] += slot.cost * (slot.at <= now)
         others = taken = 0

@@ -1,11 +1,13 @@
 """The places of a line: who waits for a slot, what slots there are to give, what goes back, who is to be woken.
 
-Plain state, changed under the line's lock; nothing here blocks or calls the cache.
+Plain state, changed under the line's lock; nothing here blocks or calls the cache. An interrupt may come between any
+two lines: so a slot is taken from one caller before it is given to another (the worst is a slot unused, never one used
+twice), and a caller is counted among those who wait until it has what it waits for.
 """
 
 from __future__ import annotations
 
-import threading
+from itertools import count
 from typing import cast
 
 from nekkar.core.errors import CacheError, copied
@@ -18,17 +20,19 @@ from nekkar.core.window.booking import Answer, Slot
 class Places:
     """``queue``: callers without a slot. ``order``: those with one, where they are to start in order, else None.
 
-    ``callers``: all of both. ``to_wake``: those for whom something changed. ``onlookers``: those who wait for
-    another's look. ``returned``: slots to unbook. ``spares``: slots that nobody asked for yet.
+    ``callers``: all of both. ``to_wake``: those for whom something changed, each with a mark of that change.
+    ``onlookers``: those who wait for another's look. ``returned``: slots to unbook. ``spares``: slots that nobody
+    asked for yet.
     """
 
-    def __init__(self, name: str, ledger: Ledger, lock: threading.RLock, in_order: bool) -> None:
+    def __init__(self, name: str, ledger: Ledger, in_order: bool) -> None:
         self.name, self.ledger = name, ledger
         self.queue, self.order = Queue(), Order() if in_order else None
         self.callers: set[Caller] = set()
-        self.spares = Spares(ledger, self.callers if in_order else self.queue, lock)
+        self.spares = Spares(ledger, self.callers if in_order else self.queue)
         self.returned: list[Slot] = []
-        self.to_wake: list[Caller] = []
+        self.to_wake: dict[Caller, int] = {}
+        self._marks = count()
         self.onlookers: list[Caller] = []
         self._furthest = 0
 
@@ -39,7 +43,9 @@ class Places:
 
     def asked(self, now: int) -> tuple[list[Caller], list[Slot], int]:
         """Return for whom to book, nobody while a slot lies beyond the horizon; what to unbook; how many to spare."""
-        asks = list(self.queue) if now >= self.resume_at else []
+        for caller in [caller for caller in self.callers.copy() if caller.is_gone]:
+            self.leave(caller, now)
+        asks = self.queue.standing() if now >= self.resume_at else []
         spare = self.spares.wanted(len(asks), now)
         returned, self.returned = self.returned + self.spares.give_back(), []
         return asks, returned, spare
@@ -70,7 +76,7 @@ class Places:
         """Have all woken, in order, who waited for somebody else's look; an error is each one's."""
         for caller in sorted(self.onlookers, key=lambda caller: caller.ticket):
             caller.error = copied(error) if error else None
-            self.to_wake.append(caller)
+            self.wake(caller)
         self.onlookers = []
 
     def start(self, caller: Caller, slot: Slot, now: int) -> bool:
@@ -88,7 +94,9 @@ class Places:
                 late.append(first)
                 self._take_back(first)
             self.queue.rejoin(late)
-            self.to_wake += [caller for caller in late if caller.deadline is not None]  # to look to it
+            for caller in late:
+                if caller.deadline is not None:
+                    self.wake(caller)  # to look to it
             self.wake_head()
         self.wake_next()
         return caller.has_started
@@ -108,23 +116,43 @@ class Places:
         if slot.at >= self._furthest:
             self._furthest = 0
 
+    def leave(self, caller: Caller, now: int) -> None:
+        """Take a caller out, wherever it stands; a slot that it had goes on. A second time changes nothing."""
+        self.callers.discard(caller)
+        self.queue.leave(caller)
+        slot, caller.slot = caller.slot, None
+        if slot:
+            self.pass_on(slot, now)
+        self.wake_next()
+        self.wake_head()
+
+    def wake(self, caller: Caller) -> None:
+        """Have a caller woken."""
+        self.to_wake[caller] = next(self._marks)
+
+    def woken(self, callers: dict[Caller, int]) -> None:
+        """Forget who was to be woken; but not for what changed since."""
+        for caller, mark in callers.items():
+            if self.to_wake.get(caller) == mark:
+                self.to_wake.pop(caller, None)
+
     def wake_head(self) -> None:
         """Have the caller woken whose turn it is to lead."""
         if self.queue.head:
-            self.to_wake.append(self.queue.head)
+            self.wake(self.queue.head)
 
     def wake_next(self) -> None:
         """Have the caller woken whose turn it is to start."""
         first = self.order.first() if self.order else None
-        if first and first not in self.to_wake[-1:]:
-            self.to_wake.append(first)
+        if first:
+            self.wake(first)
 
     def _is_good(self, slot: Slot, now: int) -> bool:
         return self.ledger.vouches(slot) and now <= self.ledger.good_until(slot)
 
     def _take_back(self, caller: Caller) -> None:
-        self.give_back(cast(Slot, caller.slot))
-        caller.slot = None
+        slot, caller.slot = caller.slot, None
+        self.give_back(cast(Slot, slot))
 
     def _give(self, caller: Caller, slot: Slot) -> None:
         """Give a slot. Of those who start in order only the first is woken: each wakes the next as it starts."""
@@ -135,12 +163,12 @@ class Places:
             self.order.add(caller, slot)
             self.wake_next()
         else:
-            self.to_wake.append(caller)
+            self.wake(caller)
 
     def _refuse(self, caller: Caller, at: int, now: int) -> None:
         self._answer(caller, caller.too_long(self.name, at, now))
 
     def _answer(self, caller: Caller, error: Exception | None) -> None:
-        self.queue.leave(caller)
         caller.error = error
-        self.to_wake.append(caller)
+        self.queue.leave(caller)
+        self.wake(caller)

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import takewhile
+from typing import Any
+from weakref import ref
 
 from nekkar.core.errors import WaitTooLong
-from nekkar.core.runtime.effects import Event
+from nekkar.core.runtime.effects import Event, is_under_way
 from nekkar.core.window.booking import Slot
 
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """One call: ``cost`` hits, by ``deadline`` (µs, or None). It has a slot, an error, or waits for either."""
+    """One call: ``cost`` hits, by ``deadline`` (µs, or None). It has a slot, an error, or waits for either.
+
+    ``call``: the generator of its way through the line.
+    """
 
     ticket: int
     cost: int
-    arrived: int
-    deadline: int | None
     max_wait: float | None
+    arrived: int = 0
+    deadline: int | None = None
+    call: ref[Generator[Any, Any, Any]] | None = None
     slot: Slot | None = None
     error: Exception | None = None
     event: Event | None = None
     told_until: int = 0  # what was said of its wait (voice.py)
     logged: bool = False
     has_started: bool = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the call ended without a word to the others, as interrupts in the midst of its leaving do."""
+        return self.call is not None and not is_under_way(self.call)
+
+    def arrive(self, now: int) -> None:
+        """Begin to wait."""
+        self.arrived = now
+        self.deadline = None if self.max_wait is None else now + round(self.max_wait * 1e6)
 
     def too_long(self, name: str, at: int, now: int) -> WaitTooLong:
         """Return the error for a caller whose slot can't come before ``at``."""
@@ -36,11 +52,21 @@ class Caller:
 
 @dataclass(slots=True, eq=False)
 class Booking:
-    """What ``leader`` has its steps made for: ``started`` by a driver, and ``left`` by the leader."""
+    """A booking that ``leader`` has made for all, by ``steps``: ``started`` by a driver, and ``left`` by the leader.
+
+    ``overdue``: when others wait for it no longer (``monotonic``, seconds).
+    """
 
     leader: Caller
+    overdue: float
+    steps: ref[Generator[Any, Any, Any]] | None = None
     started: bool = False
     left: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will come of it any more, once its leader has left."""
+        return not self.started or self.steps is None or not is_under_way(self.steps)
 
 
 class Order:
@@ -57,7 +83,7 @@ class Order:
         """Return who is to start next."""
         while self._heap:
             at, _, caller = self._heap[0]
-            if caller.slot and caller.slot.at == at and not caller.has_started:
+            if caller.slot and caller.slot.at == at and not caller.has_started and not caller.is_gone:
                 return caller
             heappop(self._heap)
         return None
@@ -77,7 +103,7 @@ class Queue:
         return len(self._callers)
 
     def __iter__(self) -> Iterator[Caller]:
-        return iter(self._callers.values())
+        return iter(list(self._callers.values()))  # a generator that the collector finalises may leave meanwhile
 
     def __contains__(self, caller: Caller) -> bool:
         return caller.ticket in self._callers
@@ -86,6 +112,13 @@ class Queue:
     def head(self) -> Caller | None:
         """The caller whose turn it is."""
         return next(iter(self._callers.values()), None)
+
+    def standing(self) -> list[Caller]:
+        """Return all, counted anew: an interrupt may have come between a change and its count."""
+        callers = list(self)
+        self.hits = sum([caller.cost for caller in callers])
+        self.bounded = sum([caller.deadline is not None for caller in callers])
+        return callers
 
     def join(self, caller: Caller) -> None:
         """Stand at the end."""
@@ -96,11 +129,12 @@ class Queue:
     def rejoin(self, callers: Sequence[Caller]) -> None:
         """Stand where they stood before: at the front, behind whoever came earlier."""
         last = max(caller.ticket for caller in callers)
-        ahead = list(takewhile(lambda ticket: ticket < last, self._callers))
+        ahead = list(takewhile(lambda ticket: ticket < last, list(self._callers)))
         for caller in callers:
             self.join(caller)
         for ticket in sorted([*ahead, *(caller.ticket for caller in callers)], reverse=True):
-            self._callers.move_to_end(ticket, last=False)
+            if ticket in self._callers:
+                self._callers.move_to_end(ticket, last=False)
 
     def hopeless(self, no_slot_before: Callable[[int, int, int], int]) -> list[tuple[Caller, int]]:
         """Return the callers whose slot can't come before their deadline, and when it could.

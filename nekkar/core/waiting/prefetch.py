@@ -12,8 +12,10 @@ Rules:
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from collections.abc import Sized
+from contextlib import suppress
+from itertools import repeat
 
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.window.booking import Slot
@@ -22,42 +24,46 @@ LEAST, MOST = 8, 1024
 
 
 class Spares:
-    """The spare slots of one line, all of one instant. All but ``take`` is called under its lock.
+    """The spare slots of one line, all of one instant. All but ``take`` and ``left`` is called under its lock.
 
-    ``left``: how many. ``before``: who comes before a caller that takes one. ``counted_from``: since when calls are
-    counted: the end of the newest swap.
+    ``before``: the callers that come before one that takes a spare. ``counted_from``: since when calls are counted:
+    the end of the newest swap.
     """
 
-    def __init__(self, ledger: Ledger, before: Sized, lock: threading.RLock) -> None:
-        self._ledger, self._before, self._lock = ledger, before, lock
-        self._slot: Slot | None = None
-        self.left = 0
+    def __init__(self, ledger: Ledger, before: Sized) -> None:
+        self._ledger, self._before = ledger, before
+        self._slots: deque[Slot] = deque()  # each is popped once, whatever thread or signal handler comes between
         self._filled = self.counted_from = 0
         self._demand = 0
 
+    @property
+    def left(self) -> int:
+        """How many there are."""
+        return len(self._slots)
+
     def take(self) -> Slot | None:
         """Return a slot of one hit that may start now, where there is one to spare and nobody comes first."""
-        if not self.left:
-            return None
-        with self._lock:
-            slot, ledger = self._slot, self._ledger
-            if slot is None or not self.left or self._before or not ledger.vouches(slot):
+        try:
+            slot, ledger = self._slots[-1], self._ledger
+            if self._before or not ledger.vouches(slot):
                 return None
             last = min(ledger.good_until(slot), ledger.view.seen.sent + ledger.pace.horizon_us)
-            if not slot.at <= ledger.clock.now_us() <= last:
-                return None
-            self.left -= 1
-            return slot
+            return self._slots.pop() if slot.at <= ledger.clock.now_us() <= last else None
+        except IndexError:
+            return None
 
     def fill(self, slot: Slot) -> None:
         """Have spares, as many as the slot's hits."""
-        self._slot, self.left = Slot(slot.at, 1, slot.epoch), slot.cost
+        self._slots = deque(repeat(Slot(slot.at, 1, slot.epoch), slot.cost))
         self._filled = slot.cost
 
     def give_back(self) -> list[Slot]:
         """Return what is left, to be unbooked."""
-        slot, left, self.left = self._slot, self.left, 0
-        return [Slot(slot.at, left, slot.epoch)] if slot and left else []
+        slots, left = self._slots, list[Slot]()
+        while slots:
+            with suppress(IndexError):  # taken meanwhile
+                left.append(slots.pop())
+        return [Slot(left[0].at, len(left), left[0].epoch)] if left else []
 
     def wanted(self, asked: int, now: int) -> int:
         """Return how many spares a booking for so many callers should bring; call it once for each.

@@ -2,7 +2,7 @@
 
 Rules:
 
-- One booking at a time. The caller at the head of the line leads: it books for everybody, one read
+- One booking at a time. One caller leads, mostly the head of the line: it books for everybody, one read
   and one swap for all whose slot falls within the horizon, and for at least one. While the process
   holds a slot beyond the horizon nobody books, so a process never hoards the future.
 - A caller with a slot sleeps until it. Where the log may have changed over the slot since the newest
@@ -14,6 +14,10 @@ Rules:
   its end whatever becomes of the caller that leads it; what it brought for callers gone is passed on.
 - Whoever waits in line decides anew each time it wakes, from the state under the lock; waking somebody
   for nothing is harmless, so a caller is woken wherever something may have changed for it.
+- Nobody depends on another call's going on. A call may be interrupted at any line, or stand still while its thread
+  runs a signal handler. So it leaves twice (the second time finishes what was cut short the first time), a booking
+  or a look of over PATIENCE_S is waited for no longer, each thread looks again after a second, and so does the head of
+  a line of tasks; whoever then finds nobody booking books. Two bookings at once do no harm: of two slots one goes back.
 
 Like the ledger, one generator over a few effects; drive.py runs it for threads and for tasks.
 tests/waiting/test_wait_queue.py runs it through random schedules of kills, freezes, losses and cancellations.
@@ -24,7 +28,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from itertools import count
+from weakref import ref
 
+from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError
 from nekkar.core.runtime.effects import Effects, Event, Steps, Transact, Wait
 from nekkar.core.shared.ledger import Ledger
@@ -33,6 +39,8 @@ from nekkar.core.waiting.callers import Booking, Caller
 from nekkar.core.waiting.glance import LONG_WAIT_US, glance, glance_at
 from nekkar.core.waiting.reporter import Voice
 from nekkar.core.window.booking import Slot
+
+PATIENCE_S = 2.0  # of a booking or a look of another call, before one makes one's own beside it
 
 Wake = Callable[[list[Event]], None]
 
@@ -53,11 +61,11 @@ class Line:
         self.name, self._voice, self.ledger = voice.name, voice, ledger
         self._new_event, self._wake = new_event, wake
         self._lock = threading.RLock()  # a generator finalised by the collector may hold it already
-        self._places = Places(self.name, ledger, self._lock, in_order)
+        self._places = Places(self.name, ledger, in_order)
         self.callers = self._places.callers
         self.spares = self._places.spares
         self._booking: Booking | None = None
-        self._looking = False
+        self._looker: tuple[Caller | None, float] = (None, 0.0)  # and when others wait for its look no longer
 
     @property
     def waiting(self) -> int:
@@ -69,36 +77,37 @@ class Line:
 
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
-        if self.ledger.clock_is_due():
-            yield from self._know_time(cost)
-        now = self.ledger.clock.now_us()
-        deadline = None if max_wait is None else now + round(max_wait * 1e6)
-        caller = Caller(next(_tickets), cost, now, deadline, max_wait)
-        self.callers.add(caller)
-        try:
-            slot = yield from self._served(caller)
-            return slot, self._voice.admitted(caller, slot, self.ledger.clock.now_us())
-        except GeneratorExit as error:  # dropped by its driver: nothing more can be asked of the cache
-            self._leave(caller, error)
-            raise
-        except BaseException as error:
-            self._leave(caller, error)
-            if booking := self._unbooking(caller):
-                yield from self._lead(booking, shielded=True)
-            raise
-        finally:
-            self.callers.discard(caller)
+        caller = Caller(next(_tickets), cost, max_wait)
+        effects = self._call(caller)
+        caller.call = ref(effects)
+        return effects
 
     # A caller's way: in line, leading, at its slot, leaving.
 
-    def _know_time(self, cost: int) -> Effects[None]:
-        """Read the clock, before a call has its place in time; where that fails, the call does."""
+    def _call(self, caller: Caller) -> Effects[tuple[Slot, int]]:
+        clock, is_admitted = self.ledger.clock, False
         try:
-            yield Transact(self.ledger.know_time())
-        except BaseException as error:
-            now = self.ledger.clock.now_us()
-            self._voice.ended(Caller(next(_tickets), cost, now, None, None), error, now)
-            raise
+            try:
+                if self.ledger.clock_is_due():  # before a call has its place in time
+                    caller.arrived = clock.now_us()
+                    yield Transact(self.ledger.know_time())
+                caller.arrive(clock.now_us())
+                self.callers.add(caller)
+                slot = yield from self._served(caller)
+                waited = self._voice.admitted(caller, slot, clock.now_us())
+                self.callers.discard(caller)
+                is_admitted = True
+                return slot, waited
+            except BaseException as error:
+                self._leave(caller)
+                self._voice.ended(caller, error, clock.now_us())
+                # One that its driver dropped can ask nothing more of the cache.
+                if not isinstance(error, GeneratorExit) and (booking := self._unbooking(caller)):
+                    yield from self._lead(booking, shielded=True)
+                raise
+        finally:
+            if not is_admitted:
+                self._leave(caller)  # again, for an interrupt may have cut it short
 
     def _served(self, caller: Caller) -> Effects[Slot]:
         self._join(caller)
@@ -130,21 +139,22 @@ class Line:
         with self._lock:
             if caller.slot or caller.error:
                 return None
-            leads = self._places.queue.head is caller and not self._booking
-            if leads and (self._places.returned or self._may_book(now)):
-                self._booking = Booking(caller)
+            if caller not in self._places.queue:  # an interrupt of another call has dropped it
+                self._places.queue.rejoin([caller])
+            if not self._is_booking and (self._places.returned or self._may_book(now)):
+                self._booking = Booking(caller, monotonic() + PATIENCE_S)
                 return self._booking
-            until = self._patience(caller, now)
-            if leads:
+            until, is_head = self._patience(caller, now), self._places.queue.head is caller
+            if is_head and not self._is_booking:
                 until = min(self._places.resume_at, self._places.resume_at if until is None else until)
-            return Wait(until, self._event_of(caller))
+            return Wait(until, self._event_of(caller), watchful=is_head)
 
     def _lead(self, booking: Booking, shielded: bool = False) -> Effects[None]:
+        steps = self._book(booking)
+        booking.steps = ref(steps)
         try:
-            yield Transact(self._book(booking), shielded)
+            yield Transact(steps, shielded)
         finally:
-            with self._lock:
-                booking.left = True
             self._call_off(booking)
 
     def _arrives(self, caller: Caller, slot: Slot) -> Effects[bool]:
@@ -155,7 +165,10 @@ class Line:
         yield from self._give_way(caller, slot)
         if slot.at - now >= LONG_WAIT_US and (at := glance_at(ledger, slot, ledger.clock.now_us())):
             yield from self._glance(caller, slot, at)
+        good_until = ledger.good_until(slot)
         while ledger.is_stale(slot) and self._counts(caller, slot) and not caller.error:
+            if ledger.clock.now_us() > good_until:
+                break
             yield Wait(ledger.wake_at(slot), self._event_of(caller))
             if ledger.is_stale(slot) and self._counts(caller, slot):
                 yield from self._look(caller, slot)
@@ -181,12 +194,13 @@ class Line:
     def _look(self, caller: Caller, slot: Slot) -> Effects[None]:
         """Look for all whose slots come, or wait for who does; an error is all theirs."""
         with self._lock:
-            is_first = not self._looking
-            self._looking = True
-            if not is_first:
+            is_looked = self._looker[0] is not None and monotonic() < self._looker[1]
+            if is_looked:
                 self._places.onlookers.append(caller)
                 event = self._event_of(caller)
-        if not is_first:
+            else:
+                self._looker = (caller, monotonic() + PATIENCE_S)
+        if is_looked:
             yield Wait(self.ledger.good_until(slot), event)
             return
         error = None
@@ -196,10 +210,14 @@ class Line:
             error = raised
             raise
         finally:
-            with self._lock:
-                self._looking = False
-                self._places.tell_onlookers(error)
+            self._end_look(caller, error)
             self._wake_all()
+
+    def _end_look(self, caller: Caller, error: CacheError | None) -> None:
+        with self._lock:
+            if self._looker[0] is caller:
+                self._places.tell_onlookers(error)
+                self._looker = (None, 0.0)
 
     def _give_way(self, caller: Caller, slot: Slot) -> Effects[None]:
         """Let those start before who come before, whichever timer or look took longer."""
@@ -214,24 +232,21 @@ class Line:
         caller.event = event = self._new_event()
         return event
 
-    def _leave(self, caller: Caller, error: BaseException) -> None:
+    def _leave(self, caller: Caller) -> None:
+        """Step out of the line, and give up what this caller had to do for the others; twice does no harm."""
         with self._lock:
-            self._places.queue.leave(caller)
-            slot, caller.slot = caller.slot, None
-            if slot:
-                self._places.pass_on(slot, self.ledger.clock.now_us())
-                self._places.wake_next()
-            self._places.wake_head()
+            self._places.leave(caller, self.ledger.clock.now_us())
             booking = self._booking
         if booking and booking.leader is caller:
             self._call_off(booking)
+        self._end_look(caller, None)
         self._wake_all()
-        self._voice.ended(caller, error, self.ledger.clock.now_us())
 
     def _call_off(self, booking: Booking) -> None:
-        """Make way where a booking never began: its leader was cancelled or interrupted before."""
+        """Leave a booking: its steps go on, and wake the others, unless they never began or have ended."""
         with self._lock:
-            if self._booking is booking and not booking.started:
+            booking.left = True
+            if self._booking is booking and booking.is_over:
                 self._booking = None
                 self._places.wake_head()
         self._wake_all()
@@ -239,9 +254,9 @@ class Line:
     def _unbooking(self, caller: Caller) -> Booking | None:
         """Return a booking to lead where a slot was given back, and nobody is booking already."""
         with self._lock:
-            if not self._places.returned or self._booking:
+            if not self._places.returned or self._is_booking:
                 return None
-            self._booking = Booking(caller)
+            self._booking = Booking(caller, monotonic() + PATIENCE_S)
             return self._booking
 
     # A booking: steps that run to their end, by whomever they were started.
@@ -272,24 +287,35 @@ class Line:
             if booking.left:  # else the leader wakes the others, behind itself
                 self._wake_all()
 
+    @property
+    def _is_booking(self) -> bool:
+        return self._booking is not None and monotonic() < self._booking.overdue
+
     def _may_book(self, now: int) -> bool:
-        return not self._booking and now >= self._places.resume_at
+        return not self._is_booking and now >= self._places.resume_at
 
     def _patience(self, caller: Caller, now: int) -> int | None:
         """Return until when to wait: the deadline, or a horizon more where a booking is about to answer."""
         if caller.deadline is None or now < caller.deadline:
             return caller.deadline
         until = caller.deadline
-        if self._booking or now >= self._places.resume_at:
+        if self._is_booking or now >= self._places.resume_at:
             until += self.ledger.pace.horizon_us
         if now >= until:
             raise caller.too_long(self.name, self.ledger.no_slot_before(caller.cost, 0, 0), now)
         return until
 
     def _wake_all(self) -> None:
-        """Wake who is to be woken, with the lock let go: a wake may have to wait for an event loop."""
+        """Wake who is to be woken, with the lock let go: a wake may have to wait for an event loop.
+
+        A wake is forgotten once it is given: one that an interrupt comes before is the next call's to give.
+        """
+        if not self._places.to_wake:
+            return
         with self._lock:
-            callers, self._places.to_wake = self._places.to_wake, []
+            callers = self._places.to_wake.copy()
             events = [caller.event for caller in callers if caller.event]
         if events:
             self._wake(events)
+        with self._lock:
+            self._places.woken(callers)
