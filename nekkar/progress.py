@@ -40,7 +40,7 @@ class Progress:
     def __init__(self, stream: TextIO | None = None, *, least: float = LEAST) -> None:
         self._stream, self._least = stream or sys.stderr, least
         self._waits: dict[str, Wait] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler's call may be told of meanwhile
         rich = self._stream.isatty() and find_spec("rich") is not None
         self._display: _Display = _Bars(self._stream) if rich else _Lines(self._stream)
 

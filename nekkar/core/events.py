@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import get_ident
 from types import TracebackType
 
 from nekkar.core.errors import CacheError, ConfigurationError, shown
@@ -115,6 +116,7 @@ class Listening:
     def __init__(self, callback: Callback, all_of_them: list[Listening]) -> None:
         self._callback, self._all = callback, all_of_them
         self._failed = False
+        self._busy: set[int] = set()  # threads in which it runs
 
     def stop(self) -> None:
         """Hear no more; a second time does nothing."""
@@ -122,13 +124,19 @@ class Listening:
             self._all.remove(self)
 
     def hear(self, event: Event) -> None:
-        """Call back; what is raised is logged the first time."""
+        """Call back, unless the callback itself caused the event; what is raised is logged the first time."""
+        thread = get_ident()
+        if thread in self._busy:
+            return
         try:
+            self._busy.add(thread)
             self._callback(event)
         except Exception:
             said, self._failed = self._failed, True
             if not said:
                 log.exception("listener %s failed at %s; said once", _name(self._callback), shown(event))
+        finally:
+            self._busy.discard(thread)
 
     def __enter__(self) -> Listening:
         return self

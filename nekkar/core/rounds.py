@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Hashable
+from itertools import islice
 from typing import Any
 
 MOST = 32
@@ -26,11 +27,20 @@ class Rounds:
         self._due.setdefault(key, now + self._every)
         self.next_at = min(self.next_at, now + self._every)
 
+    def has(self, key: Hashable) -> bool:
+        """Whether ``key`` is to come up."""
+        return key in self._due
+
     def up(self, now: float) -> list[Any]:
-        """Return keys that have come up, ``MOST`` at most; the owner adds those again that it keeps."""
+        """Return keys that have come up, ``MOST`` at most; the owner adds those again that it keeps.
+
+        A finaliser or a signal handler may come here between any two of its steps.
+        """
         found: list[Any] = []
-        while self._due and len(found) < MOST and self._due[key := next(iter(self._due))] <= now:
-            del self._due[key]
-            found.append(key)
-        self.next_at = next(iter(self._due.values()), math.inf)
+        for key in list(islice(self._due, MOST)):
+            if self._due.get(key, math.inf) > now:
+                break
+            if self._due.pop(key, None) is not None:
+                found.append(key)
+        self.next_at = next(iter(list(islice(self._due.values(), 1))), math.inf)
         return found

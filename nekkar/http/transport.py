@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
-from nekkar.core.errors import ConfigurationError, kind_of, shown
+from nekkar.core.errors import ConfigurationError, kind_of
 from nekkar.core.limiter import Nekkar
 from nekkar.http.limiter import Gate, Options
 from nekkar.http.permit import Errors, Permit

@@ -1,8 +1,15 @@
-"""A cache in this process: for one process, and for tests. Its threads and event loops share it."""
+"""A cache in this process: for one process, and for tests. Its threads and event loops share it.
+
+It has no lock that a call could wait for: a signal handler, or a finaliser that the garbage collector runs, may use the
+cache between any two calls of a function that is using it already, and would wait for its own thread. Instead each
+change is one step of the interpreter's: statements without a call, between which neither another thread nor a handler
+runs (in CPython with its global lock).
+"""
 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -12,10 +19,11 @@ from nekkar.core.rounds import Rounds
 from nekkar.core.runtime.fork_lock import lock_over_forks
 
 LOOK_EVERY_S = 15.0  # at each item, whether it is dead
+FOR_EVER = float("inf")
 
 log = logging.getLogger("nekkar")
 
-_lock = lock_over_forks()  # every cache's
+_lock = lock_over_forks()  # every cache's, and for its rounds alone: re-entrant
 
 
 class _Item(NamedTuple):
@@ -25,7 +33,7 @@ class _Item(NamedTuple):
 
 
 class MemoryCache(BaseCache):
-    """A dict behind a lock. Two of them share nothing; a pickled one comes back empty, and says so once.
+    """A dict. Two of them share nothing; a pickled one comes back empty, and says so once.
 
     A copy, by ``copy`` or ``deepcopy``, is the cache itself: a copied limiter has the same limits.
     """
@@ -52,8 +60,7 @@ class MemoryCache(BaseCache):
 
     def add(self, key: str, value: str) -> bool:
         """Set ``key`` only if it is not set already; return whether it was set now."""
-        with _lock:
-            return self._live(key) is None and bool(self._put(key, value.encode()))
+        return self.cas(key, value.encode(), None, FOR_EVER) is not None
 
     def get(self, key: str) -> str | None:
         """Return the value of ``key``, or None where there is none."""
@@ -62,45 +69,48 @@ class MemoryCache(BaseCache):
 
     def set(self, key: str, value: str) -> None:
         """Set ``key`` to ``value``, whatever was there."""
-        with _lock:
-            self._put(key, value.encode())
+        self._items[key] = _Item(value.encode(), next(self._versions), FOR_EVER)
+        self._sweep(key, monotonic())
 
     def delete(self, key: str) -> None:
         """Remove ``key``; nothing happens where it is not set."""
-        with _lock:
-            self._items.pop(key, None)
+        self._items.pop(key, None)
 
     def gets(self, key: str) -> tuple[bytes | None, int | None]:
         """Return the value of ``key`` and its version; (None, None) where there is none."""
-        item = self._live(key)
-        return (item.value, item.version) if item else (None, None)
-
-    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> int | None:
-        """Write ``value`` for ``ttl`` seconds if the version of ``key`` is still ``token``; return the new version."""
-        with _lock:
-            item = self._live(key)
-            return self._put(key, value, monotonic() + ttl) if (item.version if item else None) == token else None
-
-    def _live(self, key: str) -> _Item | None:
         item = self._items.get(key)
-        return item if item and item.dies_at > monotonic() else None
+        return (item.value, item.version) if item and item.dies_at > monotonic() else (None, None)
 
-    def _put(self, key: str, value: bytes, dies_at: float = float("inf")) -> int:
-        version = next(self._versions)
-        self._items[key] = _Item(value, version, dies_at)
-        now = monotonic()
-        self._rounds.add(key, now)
-        if now >= self._rounds.next_at:
-            self._drop_dead(now)
-        return version
-
-    def _drop_dead(self, now: float) -> None:
-        for key in self._rounds.up(now):
-            item = self._items.get(key)
-            if item and item.dies_at > now:
-                self._rounds.add(key, now)
+    def cas(self, key: str, value: bytes, token: Any, ttl: float) -> int | None:
+        """Write ``value`` for ``ttl`` seconds if the version of ``key`` is still ``token``; return the new version."""
+        now, items, old = monotonic(), self._items, self._items.get(key)
+        if (old.version if old and old.dies_at > now else None) != token:
+            return None
+        new = _Item(value, next(self._versions), now + ttl)
+        try:
+            if old is None:
+                kept = items.setdefault(key, new)
             else:
-                self._items.pop(key, None)
+                items[key] = kept = new if items[key] is old else items[key]  # one step: no call is in it
+        except KeyError:  # deleted meanwhile
+            return None
+        self._sweep(key, now)
+        return new.version if kept is new else None
+
+    def _sweep(self, key: str, now: float) -> None:
+        """Note an item that was put, and drop what is dead of those whose turn it is."""
+        if now < self._rounds.next_at and self._rounds.has(key):
+            return
+        with _lock:
+            self._rounds.add(key, now)
+            for each in self._rounds.up(now):
+                item = self._items.get(each)
+                if item and item.dies_at > now:
+                    self._rounds.add(each, now)
+                    continue
+                with suppress(KeyError):
+                    if self._items[each].dies_at <= now:
+                        del self._items[each]  # no call since it was found dead
 
 
 def _unpickled() -> MemoryCache:

@@ -12,6 +12,7 @@ Rules:
   again, as often as one that tells. Meanwhile the machine's time is told.
 - Where another server tells the time while the first is away (``elsewhere``), only a process that does not know the
   time well enough turns to it. All others keep the first one's time by their ticks.
+- One reads at a time, but nobody waits long for another: its thread may stand in a signal handler. Two at once do no harm.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from nekkar.core.clock import SystemClock, nap, seconds_until, ticks
@@ -36,6 +37,7 @@ STALE_US = 120 * SECOND  # past this, drift may be half of what a margin leaves 
 ELSEWHERE_US = STALE_US // 2  # sooner than that, so that nobody waits for it
 READ_AHEAD_US = 2 * SECOND
 TRIES, SILENT_TRIES = 4, 2
+PATIENCE_S = 2.0
 
 log = logging.getLogger("nekkar")
 
@@ -65,7 +67,7 @@ class ServerClock:
         self._is_elsewhere = False  # said once
         self._next = 0
         self._reader: threading.Thread | None = None
-        self._lock, self._pid = threading.Lock(), os.getpid()
+        self._lock, self._pid = threading.RLock(), os.getpid()
 
     def now_us(self) -> int:
         """Return the server's time; the machine's until the first reading."""
@@ -89,7 +91,7 @@ class ServerClock:
         if not self._is_stale(course) if course else not self._can_tell:
             self._read_beside()
             return
-        with self._own_lock():
+        with self._alone():
             if self._course is None:
                 self._read_first()
             elif self.is_due():
@@ -138,7 +140,7 @@ class ServerClock:
                 self._reader.start()
 
     def _read_again_alone(self) -> None:
-        with self._own_lock():
+        with self._alone():
             self._read_again()
 
     def _read_first(self) -> None:
@@ -205,8 +207,15 @@ class ServerClock:
                             " clocks together (NTP), or calls may start early or late: %s", away)  # fmt: skip
             return told
 
-    def _own_lock(self) -> threading.Lock:
-        """Return this process's lock: one that was held over a fork would stay so in the child."""
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other threads from reading, for PATIENCE_S at most; this process's, since a fork may come meanwhile."""
         if self._pid != os.getpid():
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        return self._lock
+            self._lock, self._pid = threading.RLock(), os.getpid()
+        lock, is_mine = self._lock, False
+        try:
+            is_mine = lock.acquire(timeout=PATIENCE_S)
+            yield
+        finally:
+            if is_mine:
+                lock.release()

@@ -256,7 +256,7 @@ def _share_of(terms: Quota, share: float, key: str) -> Quota:
     rates = tuple(Rate(rate.period_us, math.floor(rate.count * share + 1e-9)) for rate in terms.rates)
     if not all(rate.count for rate in rates):
         raise ConfigurationError(
-            f"cache key {key!r}: local_share {share:g} of {terms} leaves no call; give at least"
-            f" {1 / min(rate.count for rate in terms.rates):g}, or on_cache_error='raise'"
+            f"cache key {key!r}: local_share {plain(share)} of {terms} leaves no call; give at least"
+            f" 1/{min(rate.count for rate in terms.rates)}, or on_cache_error='raise'"
         )
     return Quota(rates, math.ceil(terms.spacing_us / share), terms.margin_us)

@@ -42,7 +42,7 @@ class PrefetchedSlots:
 
     def take(self) -> Slot | None:
         """Return a slot of one hit that may start now, where there is one in hand and nobody comes first."""
-        hand, ledger = self._assignments.hand, self._ledger
+        hand = self._assignments.hand
         if not hand:
             return None
         with self._lock:

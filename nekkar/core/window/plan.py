@@ -241,7 +241,7 @@ class _Planner:
             self._book(self.ask.owner, at, part)
 
     def _state(self) -> LimitState:
-        state, ask = self.state, self.ask
+        state = self.state
         places = [
             self._own_place(entry) if entry.is_own else entry.place for entry in self.entries if not entry.is_granted
         ]
