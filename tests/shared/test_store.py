@@ -168,6 +168,18 @@ def test_a_version_won_after_those_before_it_were_deleted_is_taken_back() -> Non
     assert read(frozen) == (b"more", 6)
 
 
+def test_a_version_won_on_one_that_was_written_anew_is_taken_back() -> None:
+    """The cache was emptied and used again: the version before is there, but it is not the one that was read."""
+    cache, clock = PlainStore(), FakeClock()
+    frozen, busy = Versions(cache, clock), Versions(cache, clock)
+    commit(busy, b"one")
+    _, token = read(frozen)
+    cache.flush()
+    commit(Versions(cache, clock), b"another")
+    assert not run_steps(frozen.swap("key", b"late", token, 60), clock)
+    assert read(frozen) == (b"another", 1)
+
+
 def steps_of(cache: PlainStore, generator: Generator[Any, Any, Any]) -> int:
     before = 0
     try:

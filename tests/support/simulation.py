@@ -13,7 +13,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nekkar.core.cache import BaseCache
@@ -44,8 +44,11 @@ class Story:
     ``tasks``: cache calls run in threads of their own, which a cancellation does not reach. ``alone``: a
     caller a process, on the ledger with no line. ``newcomers``: with each flush a new process comes.
     ``busy``: callers call again at once. ``versions``: the cache has four methods only. ``outages``: times at
-    which it is away for all, and each process goes on with its share. ``refusals``: the chance that the service
-    refuses a call, with a pause or without a word of one.
+    which it is away for all, and each process goes on with its share. ``flaps``: times at which it is away for all for
+    less than a period; ``cuts``: times at which one process alone can't reach it. ``refusals``: the chance that the
+    service refuses a call, with a pause or without a word of one. ``margins_us``: each process draws its margin.
+    ``joins``: processes that come shortly before the first flush. ``stalls``: the chance that a command takes effect up to two periods
+    late. ``idle``: the chance that a caller rests, for ``rest`` periods. ``periods``: how long a schedule lasts.
     """
 
     rate: str = "6/0"
@@ -68,7 +71,20 @@ class Story:
     busy: bool = False
     versions: bool = False
     outages: int = 0
+    flaps: int = 0
+    cuts: int = 0
     refusals: float = 0.0
+    margins_us: tuple[int, ...] = ()
+    joins: int = 0
+    stalls: float = 0.0
+    idle: float = 0.0
+    rest: tuple[int, int] = (0, 1)
+    periods: int = 4
+
+    @property
+    def goes_on_alone(self) -> bool:
+        """Whether processes go on with their share while they can't reach the cache."""
+        return bool(self.outages or self.flaps or self.cuts)
 
 
 class Contents:
@@ -165,6 +181,8 @@ class Process:
     newcomer: bool = False
     dead: bool = False
     frozen_until: int = 0
+    cut_until: int = 0
+    alone_at: list[int] = field(default_factory=list)
     actors: list[Actor] = field(default_factory=list)
 
 
@@ -269,7 +287,7 @@ class World:
         self.store: Store | PlainStore = PlainStore() if story.versions else Store()
         self.quota = self._quota()
         self.period_us = max(rate.period_us for rate in self.quota.rates)
-        self.until = self.now + 4 * self.period_us
+        self.until = self.now + story.periods * self.period_us
         self.latency_us = self.random.choice(story.latency_us)
         self.starts: list[tuple[int, int]] = []
         self.outcomes: list[BaseException] = []
@@ -296,6 +314,17 @@ class World:
     def over(self) -> int:
         """Return by how many hits the worst window of any rate was over, newcomers' hits aside."""
         return max(_worst(self.starts, rate.period_us) - rate.count for rate in self.quota.rates)
+
+    def over_shares(self) -> int:
+        """Return by how much the worst window was over the limit and the shares of those that went on alone in it."""
+        (rate,) = self.quota.rates
+        share, most = rate.count // self.story.processes, -rate.count
+        for end, _ in self.starts:
+            begin = end - rate.period_us
+            calls = sum(cost for at, cost in self.starts if begin < at <= end)
+            alone = sum(any(begin < at <= end for at in process.alone_at) for process in self.processes)
+            most = max(most, calls - rate.count - share * alone)
+        return most
 
     def stuck(self) -> list[str]:
         """Return what is left undone, once nothing more will happen."""
@@ -324,10 +353,12 @@ class World:
     def call(self, actor: Actor, effect: Call) -> None:
         """Send a call: it takes effect later, its answer comes later still, or never."""
         sent, turn = self.latency(), actor.turn
+        if self.story.stalls and self.random.random() < self.story.stalls:
+            sent += self.random.randint(50 * MS, 2 * self.period_us)
 
         def take_effect() -> None:
             value, error = None, None
-            if self.now < self.away_until:
+            if self.now < max(self.away_until, actor.process.cut_until):
                 arrives, error = False, CacheError("away")
             elif self.random.random() < self.story.lost:
                 arrives = self.random.random() < 0.5
@@ -353,10 +384,14 @@ class World:
             terms = quota(self.random.randint(2, 9), period)
         return Quota(terms.rates, self.story.spacing_us, terms.margin_us)
 
+    def _own_quota(self) -> Quota:
+        margins = self.story.margins_us
+        return replace(self.quota, margin_us=self.random.choice(margins)) if margins else self.quota
+
     def _process(self, index: int) -> Process:
         clock = Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2)
-        outage = Outage("local", 1 / self.story.processes) if self.story.outages else Outage()
-        ledger = Ledger(store_of(self.store, clock), "key", self.quota, clock, outage)
+        outage = Outage("local", 1 / self.story.processes) if self.story.goes_on_alone else Outage()
+        ledger = Ledger(store_of(self.store, clock), "key", self._own_quota(), clock, outage)
         return Process(
             clock, ledger, Line(Voice(f"p{index}", Listeners()), ledger, Event, _set_all, in_order=self.story.tasks)
         )
@@ -379,6 +414,8 @@ class World:
                     yield from alone(process.ledger, cost) if self.story.alone else process.line.acquire(cost, max_wait)
                 if not process.newcomer:
                     self.starts.append((self.now, cost))
+                if process.ledger.alone.is_on:
+                    process.alone_at.append(self.now)
                 if self.story.refusals and self.random.random() < self.story.refusals:
                     yield from self._refused(process)
             except (Cancelled, NekkarError) as error:
@@ -386,7 +423,10 @@ class World:
                 yield Pause(self.random.randint(MS, 20 * MS))
             if max_wait is not None:
                 self.bounded_waits.append(self.now - arrived)
-            if self.story.busy:
+            if self.story.idle and self.random.random() < self.story.idle:
+                least, most = self.story.rest
+                yield Pause(self.random.randint(least * self.period_us, most * self.period_us))
+            elif self.story.busy:
                 yield Pause(self.random.randint(0, MS))
             elif self.random.random() < 0.3:
                 yield Pause(self.random.randint(0, self.period_us // 8))
@@ -401,10 +441,17 @@ class World:
 
     def _faults(self) -> None:
         draw, story = self.random, self.story
-        for _ in range(draw.randint(0, story.flushes)):
-            self.at(self._instant(self.period_us // 2), self._flush)
+        flushes = [self._instant(self.period_us // 2) for _ in range(draw.randint(0, story.flushes))]
+        for instant in flushes:
+            self.at(instant, self._flush)
         for _ in range(story.outages):
             self.at(self._instant(self.period_us // 2), self._lose_cache)
+        for _ in range(story.flaps):
+            self.at(self._instant(0), self._flap)
+        for _ in range(story.cuts):
+            self.at(self._instant(0), self._cut)
+        for _ in range(story.joins if flushes else 0):
+            self.at(min(flushes) - draw.randint(0, self.period_us // 2), self._join)
         for _ in range(draw.randint(0, story.kills)):
             self.at(self._instant(0), lambda: self._kill(draw.choice(self.processes)))
         for _ in range(draw.randint(0, story.freezes)):
@@ -413,7 +460,7 @@ class World:
             self.at(self._instant(0), lambda: draw.choice(draw.choice(self.processes).actors).cancel())
 
     def _instant(self, least: int) -> int:
-        return START_US + self.random.randint(least, 3 * self.period_us)
+        return START_US + self.random.randint(least, (self.story.periods - 1) * self.period_us)
 
     def _flush(self) -> None:
         self.store.flush()
@@ -424,6 +471,24 @@ class World:
 
     def _lose_cache(self) -> None:
         self.away_until = self.now + self.random.randint(5 * self.period_us // 4, 2 * self.period_us)
+
+    def _flap(self) -> None:
+        self.away_until = max(self.away_until, self.now + self.random.randint(MS, self.period_us))
+
+    def _cut(self) -> None:
+        process = self.random.choice(self.processes)
+        process.cut_until = self.now + self.random.randint(self.period_us // 2, 3 * self.period_us)
+
+    def _join(self) -> None:
+        """Start a process that looks at the log before its first call, so that a loss after that is no secret to it."""
+        process = self._process(len(self.processes))
+        self.processes.append(process)
+        process.actors.append(Actor(self, process, process.ledger.look()))
+        process.actors[0].later(0)
+        for _ in range(self.random.randint(1, self.story.callers)):
+            self._spawn(process)
+        if self.random.random() < 0.5:
+            self.after(self.random.randint(0, self.period_us // 4), lambda: self._freeze(process))
 
     def _kill(self, process: Process) -> None:
         if sum(not other.dead for other in self.processes) > 1:
@@ -447,11 +512,14 @@ def alone(ledger: Ledger, cost: int) -> Generator[Any, Any, Slot]:
     while True:
         slot: Slot
         (slot,) = yield Transact(ledger.book([One(cost)], returned))
-        if ledger.is_stale(slot):
-            yield Wait(slot.at - ledger.pace.ahead_us, Event())
-            yield Transact(ledger.look())
-        while ledger.vouches(slot) and ledger.clock.now_us() < slot.at:
-            yield Wait(slot.at, Event())
+        while ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot):
+            if ledger.is_stale(slot):
+                yield Wait(slot.at - ledger.pace.ahead_us, Event())
+                yield Transact(ledger.look())
+            elif ledger.clock.now_us() < slot.at:
+                yield Wait(slot.at, Event())
+            else:
+                break
         if ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot):
             return slot
         returned = [slot]

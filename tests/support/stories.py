@@ -30,6 +30,14 @@ LONG = Story(
     rate="40/2s", processes=5, flushes=3, kills=1, freezes=2, cancels=4, lost=0.02, starved=0.02, skew_us=5 * MS,
     busy=True, latency_us=FAST,
 )  # fmt: skip
+MARGINS = Story(
+    rate="5/s", margins_us=(50 * MS, 50 * MS, 900 * MS), processes=2, callers=5, joins=3, flushes=1, idle=0.7,
+    latency_us=FAST,
+)  # fmt: skip
+IDLE = Story(rate="5/10s", flushes=3, idle=0.1, rest=(7, 10), periods=24, latency_us=FAST)
+FLAPS = Story(rate="12/s", processes=4, flaps=8, busy=True, tasks=True, latency_us=FAST)
+CUTS = Story(rate="12/s", processes=4, cuts=3, busy=True, tasks=True, latency_us=FAST)
+TWICE = Story(flushes=5, stalls=0.1, latency_us=FAST, periods=8)
 
 
 def over(story: Story, schedules: int = SCHEDULES) -> list[int]:

@@ -4,7 +4,9 @@
 - ``"open"``: calls pass, unlimited and uncounted.
 - ``"local"``: each process goes on by itself, with its share of what it knows to be left. Its own hits count
   whole; of everybody else's last known hits its share counts, since the others keep to their shares of the
-  rest. So the shares' sum, at most 1, is what bounds the fleet (tests/shared/test_fallback.py states it as a property).
+  rest. While no process reaches the cache, the shares' sum, at most 1, is what bounds the fleet. While some do, they
+  use the whole limit, and each process that is cut off adds its share: in any window at most N × (1 + the shares of
+  those that went on alone in it). No process can see who is cut off. tests/shared/test_fallback.py states both.
 
 An outage is an epoch of its own to those who wait: slots booked before it are no longer good in it, nor its
 slots after it. The cache is tried again now and then, by whoever is next to book or to look. Who comes back

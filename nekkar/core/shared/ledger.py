@@ -12,7 +12,7 @@ any number of callers step by step. Rules:
   never repeated after a lost answer.
 - Each process remembers the last log it saw, its mirror. Where the log is gone before its time, the
   mirror is written under a new epoch, with the worst assumed of what it could not see. A process that
-  meets an epoch new to it merges its mirror in, once.
+  meets an epoch new to it merges its mirror in, once. A log whose creation took long is lost (replica.py).
 - A slot is good only in its own epoch, under no hold, and where the log was looked at within the
   horizon before it.
 
@@ -35,12 +35,12 @@ from nekkar.core.runtime.effects import Call, Pause, Steps
 from nekkar.core.shared.fallback import Alone, Outage
 from nekkar.core.shared.latency import Pace, crowded
 from nekkar.core.shared.notices import Notices
-from nekkar.core.shared.replica import View
+from nekkar.core.shared.replica import View, expires_at
 from nekkar.core.shared.store import Store
 from nekkar.core.window.booking import Answer, Ask, Slot, booked
 from nekkar.core.window.codec import encode
 from nekkar.core.window.feedback import Word, heard, held
-from nekkar.core.window.state import LINGER_US, HitLog
+from nekkar.core.window.state import HitLog
 
 MOST_CONFLICTS, UNREAD_TRY = 500, -1
 
@@ -82,8 +82,8 @@ class Ledger:
         return slot.at + self.quota.margin_us // 2
 
     def is_stale(self, slot: Slot) -> bool:
-        """Whether the log could have changed over the slot since the newest look at it."""
-        return self.view.is_stale(slot, self.pace.horizon_us)
+        """Whether the log could have changed since the newest look, over a start on the slot, or now if that is later."""
+        return self.view.is_stale(max(slot.at, self.clock.now_us()), self.pace.horizon_us)
 
     def vouches(self, slot: Slot) -> bool:
         """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
@@ -204,7 +204,7 @@ class Ledger:
                 yield Pause(int(random.uniform(0, most)))
             found, token = own or (yield from self.look())
             own = None
-            if doubt and found and found.nonce == doubt[0]:
+            if doubt and found and found.nonce == doubt[0] and not self.view.doubts(found):
                 return self._landed(found, doubt[1])
             outcome = yield from self._change(plan, found, token, doubt, conflicts)
             if isinstance(outcome, list):
@@ -225,6 +225,8 @@ class Ledger:
         if planned is base and found and not self.alone.is_on:
             return None if conflicts == UNREAD_TRY else answers  # unread, no write tells whether the log still stands
         written = planned.stamped(randbits(63), crowded(planned.crowd, max(0, conflicts)), now)
+        if found is None:
+            self.view.creates(written.epoch, now, self.pace.horizon_us)
         try:
             won = yield from self._write(written, token, now)
         except CacheError as error:
@@ -237,7 +239,9 @@ class Ledger:
             raise
         answered = self.clock.now_us()
         self.pace.swap_took(answered - now)
-        return None if won is None else self._won(written, answers, order, answered, won)
+        self.view.meets(written.epoch, answered)
+        lost = won is None or self.view.doubts(written)
+        return None if lost else self._won(written, answers, order, answered, won)
 
     def _without(self, base: HitLog, returned: Sequence[Slot], now: int) -> HitLog:
         for slot in returned:
@@ -246,8 +250,7 @@ class Ledger:
         return base
 
     def _write(self, written: HitLog, token: Any, now: int) -> Steps[Any]:
-        ttl = max(written.dies_at - now, written.keep_us + LINGER_US) // SECOND + 2
-        raw = encode(written)
+        raw, ttl = encode(written), (expires_at(written, now) - now) // SECOND + 2
         self.view.wrote(raw, written)
         return self.store.swap(self.key, raw, token, ttl)
 
@@ -275,10 +278,8 @@ class Ledger:
 
     def _is_late(self, answers: Answers, now: int) -> bool:
         """Whether the first slot is good no more."""
-        for answer in answers:
-            if isinstance(answer, Slot):
-                return now > self.good_until(answer)
-        return False
+        first = next((answer for answer in answers if isinstance(answer, Slot)), None)
+        return first is not None and now > self.good_until(first)
 
     def _take_back(self, nonce: int, answers: Answers) -> Steps[None]:
         """After an interrupted write: undo it where it landed and is still the newest."""

@@ -8,6 +8,11 @@ Rules:
   by a swap that merged it in.
 - A log that reaches ahead further than any fleet would book is none: a wrong clock's, or made up. It would
   block the limit for as long; so it is refused as corrupt (tests/caches/test_hostile.py).
+- "No log" is the same whenever it is read. So a write that creates a log may have been on its way while another log
+  came and went. A process doubts a log that it created, unless it finds it in place within a horizon of writing it;
+  half a second, where it had no mirror: then a false alarm costs a period.
+- A key outlives its hits by ten periods, at least a minute and at most ten. A process that finds it gone sooner knows
+  of a loss. One that wrongly took an evicted key for a loss would wait for a period, so no longer.
 - Where the newest read found this process's own last write, or a swap without a read won, nobody else writes:
   then the next swap needs no read, since it fails if that is no longer so. It is tried once; after it one reads.
 - Each value is frozen, and replaced whole: the worst of a race between threads is an older look.
@@ -27,8 +32,10 @@ from nekkar.core.quota import MAX_PERIOD, SECOND, Quota
 from nekkar.core.window.booking import Slot
 from nekkar.core.window.codec import NOTHING, decode
 from nekkar.core.window.feedback import Word, heard
-from nekkar.core.window.state import HitLog
+from nekkar.core.window.state import LINGER_US, HitLog
 
+LINGER_PERIODS, MOST_LINGER_US = 10, 600 * SECOND
+MOST_WAY_US = SECOND // 2
 YEAR_US = 366 * 86_400 * SECOND
 QUEUE = 1000  # lines that each hold the one slot of a period beyond the horizon
 
@@ -68,6 +75,7 @@ class View:
         self._orders = count(1)
         self._newest: tuple[bytes | None, HitLog] = (None, NOTHING)
         self._own: tuple[HitLog, Any] | None = None
+        self._created: tuple[int, int, int] = (0, 0, 0)
         self._undisturbed = False
 
     @property
@@ -79,9 +87,9 @@ class View:
         """Return the number of a look that is about to be sent."""
         return next(self._orders)
 
-    def is_stale(self, slot: Slot, horizon_us: int) -> bool:
-        """Whether the log could have changed over the slot since the newest look at it."""
-        return slot.at - self.seen.sent > min(self.seen.horizon_us, horizon_us)
+    def is_stale(self, at: int, horizon_us: int) -> bool:
+        """Whether the log could have changed over a start ``at`` since the newest look at it."""
+        return at - self.seen.sent > min(self.seen.horizon_us, horizon_us)
 
     def vouches(self, slot: Slot) -> bool:
         """Whether the newest look still showed the slot's epoch, and no hold over the slot."""
@@ -101,7 +109,24 @@ class View:
             remedy = "delete the key to start afresh, or call reset() of the limit"
             raise CorruptLog(f"cache key {self.key!r}: {error}; {remedy}") from error
         self.wrote(raw, found)
+        self.meets(found.epoch, now)
         return found
+
+    def creates(self, epoch: int, now: int, horizon_us: int) -> None:
+        """Doubt the log ``epoch``, whose creating write is sent now, until this process meets it in time."""
+        if self._remembers(now):  # the log assumes all that was unseen up to a horizon from now
+            self._created = (epoch, now, now + horizon_us)
+        else:
+            self._created = (epoch, self.seen.sent, self.seen.sent + max(horizon_us, MOST_WAY_US))
+
+    def meets(self, epoch: int, now: int) -> None:
+        """Trust a log of one's own that the cache is known to hold now, if that is soon after it was written."""
+        if epoch == self._created[0] and now <= self._created[2]:
+            self._created = (0, 0, 0)
+
+    def doubts(self, found: HitLog | None) -> bool:
+        """Whether this process created the log, and another may have come and gone before its write landed."""
+        return found is not None and found.epoch == self._created[0]
 
     def wrote(self, raw: bytes, written: HitLog) -> None:
         """Remember the bytes of a log."""
@@ -139,12 +164,18 @@ class View:
         """Return the log to go on with: what was found, with what this process remembers of before a loss."""
         known = self.mirror
         if found is None:
-            if known is None or now >= known.log.dies_at:
+            if known is None or not self._remembers(now):
                 return HitLog(randbits(63)).joined(terms, horizon_us)
             return known.log.joined(terms, horizon_us).recovered(known.looked, now, randbits(63))
+        if self.doubts(found):
+            return found.joined(terms, horizon_us).recovered(self._created[1], now, randbits(63))
         if known and known.log.epoch != found.epoch:
             found = found.merge(known.log)
         return found.joined(terms, horizon_us).forget(now)
+
+    def _remembers(self, now: int) -> bool:
+        """Whether this process saw a log that the cache must still hold."""
+        return self.log is not None and now < expires_at(self.log)
 
     def _see_hold(self, until: int, now: int) -> None:
         """Tell of a hold that is new, or twice as long as was told; each refusal of a storm may move it a little."""
@@ -152,6 +183,13 @@ class View:
         if self.on_hold and until > now + 2 * max(0, self._held - now):
             self._held = until
             self.on_hold(until, now)
+
+
+def expires_at(log: HitLog, written_at: int = 0) -> int:
+    """Return the instant from which a cache may drop the log. ``written_at``: count from there, if that is later."""
+    longest = log.windows[-1].period_us if log.windows else 0
+    dies_at = max(log.dies_at, written_at + log.keep_us + LINGER_US)
+    return dies_at + min(max(0, LINGER_PERIODS * longest - LINGER_US), MOST_LINGER_US - LINGER_US)
 
 
 def _check_reach(found: HitLog, now: int) -> None:

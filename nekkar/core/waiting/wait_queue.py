@@ -155,12 +155,15 @@ class Line:
         yield from self._give_way(caller, slot)
         if slot.at - now >= LONG_WAIT_US and (at := glance_at(ledger, slot, ledger.clock.now_us())):
             yield from self._glance(caller, slot, at)
-        while ledger.is_stale(slot) and self._counts(caller, slot) and not caller.error:
-            yield Wait(ledger.wake_at(slot), self._event_of(caller))
-            if ledger.is_stale(slot) and self._counts(caller, slot):
+        while self._counts(caller, slot) and not caller.error and ledger.clock.now_us() <= ledger.good_until(slot):
+            if not ledger.is_stale(slot):
+                if ledger.clock.now_us() >= slot.at:
+                    break
+                yield Wait(slot.at, self._event_of(caller))
+            elif ledger.clock.now_us() < ledger.wake_at(slot):
+                yield Wait(ledger.wake_at(slot), self._event_of(caller))
+            else:
                 yield from self._look(caller, slot)
-        while self._counts(caller, slot) and ledger.clock.now_us() < slot.at:
-            yield Wait(slot.at, self._event_of(caller))
         yield from self._give_way(caller, slot)
         with self._lock:
             starts = self._places.start(caller, slot, ledger.clock.now_us())

@@ -88,7 +88,7 @@ class HitLog:
 
     @property
     def dies_at(self) -> int:
-        """The instant from which nobody misses this log: a cache may drop it."""
+        """The instant from which no hit and no hold matters; a minute late, for clocks apart."""
         return max(self.hold_until, self.last or 0) + self.keep_us + LINGER_US
 
     def time_of(self, number: int) -> int | None:
@@ -269,12 +269,12 @@ class HitLog:
                       self.written_at, self.refusals, self.unsure_until)  # fmt: skip
 
     def _free(self, window: Rate, end: int) -> int:
-        """Return how many hits fit into a window up to ``end``, and may have been called there after a loss.
+        """Return how many hits others may have started, unseen, in the window that ends at ``end``.
 
-        Hits of which some never started take no room: who did not know them may have called instead. In a long window
-        they do: nobody can wait that long, and one loss after another would fill it many times.
+        Hits within the margin take no room: others may use a smaller one. Nor do assumed hits, as a process that did not
+        know them may have called instead; but in a long window they do, or repeated losses would fill it many times.
         """
-        start = end - window.period_us - self.margin_us
+        start = end - window.period_us
         start = start if window.period_us > LONG_PERIOD_US else max(start, self.unsure_until)
         return max(0, window.count - self.since(start))
 
