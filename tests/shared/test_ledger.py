@@ -22,7 +22,7 @@ from nekkar.core.window.booking import Refusal, Slot
 from nekkar.core.window.codec import decode, encode
 from nekkar.core.window.state import HitLog
 from nekkar.testing import FakeClock
-from tests.support.simulation import MS, One, Store, Story, World
+from tests.support.simulation import One, Store, Story, World
 from tests.support.stories import (
     ALONE,
     BUSY,
@@ -566,6 +566,7 @@ class TestCreation:
         creator = ledger(store, clock)
         steps = creator.book([One(1)])
         call = next(steps)
+        assert isinstance(call, Call)
         call = steps.send(call.function(*call.args))
         assert isinstance(call, Call)
         self.used_and_lost(store, clock)

@@ -15,7 +15,7 @@ from nekkar.core.cache import MemoryCache
 from nekkar.core.runtime.drivers import run_steps
 from nekkar.core.runtime.effects import Call, Steps
 from nekkar.core.shared import store as store_module
-from nekkar.core.shared.store import Native, Versions, store_of
+from nekkar.core.shared.store import Native, Version, Versions, store_of
 from nekkar.testing import FakeClock
 from tests.support.simulation import MS, PlainStore, Story
 from tests.support.stories import ALONE, CROWD, DEAF, FAST, FLUSHED, PLAIN, SCHEDULES, STORM, TASKS, first_over, over
@@ -38,7 +38,7 @@ class Strict(PlainStore):
         return super().add(key, value)
 
 
-def read(versions: Versions) -> tuple[bytes | None, int]:
+def read(versions: Versions) -> tuple[bytes | None, Version]:
     return run_steps(versions.read("key"), versions.clock)
 
 

@@ -1,9 +1,8 @@
 """The ledger: one limit's log in one cache, changed by compare-and-swap.
 
-Read the log, apply a pure change, write it back only if nobody else did; on a conflict read again,
-after a random pause that grows with the conflicts. Everything that touches the cache is a generator
-that yields the cache calls, so that one body serves threads and event loops, and a test interleaves
-any number of callers step by step. Rules:
+Read the log, apply a pure change, write it back only if nobody else did; on a conflict read again, after a random pause
+that grows with the conflicts. Everything that touches the cache is a generator that yields the cache calls, so that one
+body serves threads and event loops, and a test interleaves any number of callers step by step. Rules:
 
 - A write whose answer was lost may have landed. If the next read finds its nonce, it did; otherwise
   book again: the worst is a slot unused, never one over. A second answer lost in a row is an error; finding
@@ -12,7 +11,7 @@ any number of callers step by step. Rules:
   never repeated after a lost answer.
 - Each process remembers the last log it saw, its mirror. Where the log is gone before its time, the
   mirror is written under a new epoch, with the worst assumed of what it could not see. A process that
-  meets an epoch new to it merges its mirror in, once. A log whose creation took long is lost (replica.py).
+  meets an epoch new to it merges its mirror in, once. A log created too late counts as lost.
 - A slot is good only in its own epoch, under no hold, and where the log was looked at within the
   horizon before it.
 
@@ -82,7 +81,7 @@ class Ledger:
         return slot.at + self.quota.margin_us // 2
 
     def is_stale(self, slot: Slot) -> bool:
-        """Whether the log could have changed since the newest look, over a start on the slot, or now if that is later."""
+        """Whether the log could have changed since the newest look, over a start at the slot, or now if it is past."""
         return self.view.is_stale(max(slot.at, self.clock.now_us()), self.pace.horizon_us)
 
     def vouches(self, slot: Slot) -> bool:

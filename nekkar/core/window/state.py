@@ -271,8 +271,8 @@ class HitLog:
     def _free(self, window: Rate, end: int) -> int:
         """Return how many hits others may have started, unseen, in the window that ends at ``end``.
 
-        Hits within the margin take no room: others may use a smaller one. Nor do assumed hits, as a process that did not
-        know them may have called instead; but in a long window they do, or repeated losses would fill it many times.
+        Hits within the margin take no room: others may use a smaller one. Nor do assumed hits: a process that did not
+        know them may have called instead. In a long window they do, or repeated losses would fill it many times.
         """
         start = end - window.period_us
         start = start if window.period_us > LONG_PERIOD_US else max(start, self.unsure_until)
