@@ -38,8 +38,9 @@ class Nekkar:
     where that tells it, else the machine's; ``"server"`` insists, ``"local"`` trusts the machine's; or an object
     with the methods of ``nekkar.core.clock.Clock``. ``on_cache_error``: what calls do while the cache is away:
     ``"raise"`` CacheError, pass (``"open"``), or go on with ``"local"`` limits, in which this process admits at
-    most floor(N × ``local_share``) calls a window (with W workers give 1/W). ``max_hold``: the longest pause in
-    seconds that a service's answer may bring on a limit.
+    most floor(N × ``local_share``) calls a window (with W workers give 1/W). That bounds the fleet at N while no
+    worker reaches the cache; while some do, each one that is cut off adds its share to the N of the others.
+    ``max_hold``: the longest pause in seconds that a service's answer may bring on a limit.
     Raises ConfigurationError; nothing is connected before the first call.
     """
 

@@ -21,8 +21,8 @@ from nekkar.core.window.booking import Slot
 from nekkar.core.window.state import HitLog
 from nekkar.testing import FakeClock
 from tests.support.servers import Memcached
-from tests.support.simulation import One, World
-from tests.support.stories import OUTAGES, SCHEDULES, first_over, over
+from tests.support.simulation import One, Story, World
+from tests.support.stories import CUTS, FLAPS, OUTAGES, SCHEDULES, first_over, over
 
 
 class FlakyCache(MemoryCache):
@@ -158,6 +158,22 @@ class TestSchedules:
     def test_nor_where_the_cache_comes_back_and_goes_again(self) -> None:
         """What was written in between is of no one who is alone now."""
         assert over(replace(OUTAGES, outages=2, flushes=0), SCHEDULES // 4) == []
+
+    @pytest.mark.parametrize("story", [CUTS, FLAPS], ids=["cut off one by one", "short outages"])
+    def test_where_some_reach_the_cache_the_shares_of_the_others_are_added_and_no_more(self, story: Story) -> None:
+        """In any window: at most the limit, and the shares of those that went on alone in it."""
+        worlds = [World(story, seed).run() for seed in range(SCHEDULES // 6)]
+        assert [world.stuck() for world in worlds if world.stuck()] == []
+        assert max(world.over_shares() for world in worlds) <= 0
+        assert sum(world.over() > 0 for world in worlds) > len(worlds) // 10, "else the limit itself would be the bound"
+
+    @pytest.mark.parametrize("story", [CUTS, FLAPS], ids=["cut off one by one", "short outages"])
+    def test_forgetting_ones_own_hits_at_each_turn_is_found(
+        self, story: Story, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Planted: a process that is cut off again and again uses its share each time."""
+        monkeypatch.setattr(Alone, "_remembered", lambda self, known, now: HitLog(1).joined(self._share, 0))
+        assert any(World(story, seed).run().over_shares() > 0 for seed in range(3000))
 
     def test_processes_do_go_on_alone_in_these_schedules(self) -> None:
         """What the test above asserts is asserted of outages: calls were admitted in them, and none failed."""

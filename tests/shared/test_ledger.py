@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from nekkar.core.errors import CacheError, CorruptLog
-from nekkar.core.quota import SECOND, quota
+from nekkar.core.quota import SECOND, Quota, quota
 from nekkar.core.runtime.drivers import run_steps
 from nekkar.core.runtime.effects import Call, Steps
+from nekkar.core.shared import replica
 from nekkar.core.shared.key import cache_key
 from nekkar.core.shared.ledger import MOST_CONFLICTS, Ledger
 from nekkar.core.shared.replica import View
@@ -21,8 +22,20 @@ from nekkar.core.window.booking import Refusal, Slot
 from nekkar.core.window.codec import decode, encode
 from nekkar.core.window.state import HitLog
 from nekkar.testing import FakeClock
-from tests.support.simulation import One, Store, World
-from tests.support.stories import ALONE, BUSY, CROWD, FLUSHED, NEWCOMERS, SCHEDULES, first_over, over
+from tests.support.simulation import One, Store, Story, World
+from tests.support.stories import (
+    ALONE,
+    BUSY,
+    CROWD,
+    FLUSHED,
+    IDLE,
+    MARGINS,
+    NEWCOMERS,
+    SCHEDULES,
+    TWICE,
+    first_over,
+    over,
+)
 
 TEN = quota(10, 1.0)
 
@@ -49,6 +62,11 @@ class TestSchedules:
         """Flushes, freezes, lost answers, starved threads, cancellations and skewed clocks: never over."""
         assert over(ALONE) == []
 
+    @pytest.mark.parametrize("story", [MARGINS, IDLE, TWICE], ids=["margins", "idle", "twice"])
+    def test_no_window_is_over_after_a_loss_whoever_meets_it(self, story: Story) -> None:
+        """Processes with larger margins have just come, have long been idle, or were frozen around two losses."""
+        assert over(story, SCHEDULES // 3) == []
+
     def test_the_schedules_contain_conflicts_losses_and_lost_answers(self) -> None:
         """What the test above asserts is asserted under contention: it happened."""
         worlds = [World(ALONE, seed).run() for seed in range(50)]
@@ -74,6 +92,22 @@ class TestPlantedFaults:
         """What others did since the last look counts, though nobody here saw it."""
         monkeypatch.setattr(HitLog, "recovered", lambda self, looked, now, epoch: replace(self, epoch=epoch))
         assert first_over(FLUSHED) is not None
+
+    def test_hits_within_the_margin_that_take_room_are_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Others may have used a smaller margin until a moment ago."""
+        free = HitLog._free
+        monkeypatch.setattr(HitLog, "_free", lambda self, window, end: free(self, window, end - self.margin_us))
+        assert first_over(MARGINS) is not None
+
+    def test_taking_a_loss_for_a_key_that_expired_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The key of an idle limit lives on, so that a process that finds it gone knows of a loss."""
+        monkeypatch.setattr(replica, "expires_at", lambda log, written_at=0: log.dies_at)
+        assert first_over(IDLE) is not None
+
+    def test_trusting_a_log_created_late_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While the creating write was on its way another log came, was used, and went."""
+        monkeypatch.setattr(View, "doubts", lambda self, found: False)
+        assert first_over(TWICE) is not None
 
     def test_skipping_the_merge_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A process that meets a newcomer's log adds what it knows; else the fleet forgets its window."""
@@ -413,6 +447,42 @@ class TestLoss:
         (slot,) = book(alone, 1)
         assert slot.at == clock.now_us()
 
+    @pytest.mark.parametrize(("period", "idle"), [(1, 50), (10, 100), (60, 123), (60, 600)])
+    def test_a_process_that_was_idle_knows_a_loss_while_the_key_would_live(self, period: int, idle: int) -> None:
+        """Others may have used the whole limit meanwhile. A process that comes back first waits for a period."""
+        clock, store = FakeClock(), Store()
+        terms = quota(10, period)
+        idler, other = (Ledger(Native(store), "key", terms, clock) for _ in range(2))
+        book(idler, 1)
+        clock.advance(idle)
+        book(other, *[1] * 10)
+        store.flush()
+        (slot,) = book(idler, 1)
+        assert isinstance(slot, Slot)
+        assert slot.at >= clock.now_us() + period * SECOND
+
+    @pytest.mark.parametrize(("period", "linger"), [(1, 60), (10, 100), (60, 600), (86_400, 600)])
+    def test_a_key_lives_as_long_as_it_would_be_missed(self, period: int, linger: int) -> None:
+        """A process takes a missing key for a loss only while the cache was told to keep it, and starts afresh then."""
+        clock, store, lives = FakeClock(), Store(), list[int]()
+        cas = store.cas
+
+        def told(key: str, value: bytes, token: int | None, ttl: int) -> int | None:
+            lives.append(ttl)
+            return cas(key, value, token, ttl)
+
+        store.cas = told  # type: ignore[method-assign]
+        terms = quota(10, period)
+        alone = Ledger(Native(store), "key", terms, clock)
+        book(alone, 1)
+        (life,) = lives
+        assert period + linger < life < period + linger + 5
+        clock.advance(life)
+        store.flush()
+        (slot,) = book(alone, 1)
+        assert isinstance(slot, Slot)
+        assert slot.at == clock.now_us()
+
     def test_a_newcomer_starts_afresh(self) -> None:
         """Whoever never used the limit can't tell a loss from a first use."""
         store = Store()
@@ -436,6 +506,107 @@ class TestLoss:
         assert logged(store).total == before + 3 + 1  # the three hits of before, which count as unseen there, and one
         book(two, 1)
         assert logged(store).total == before + 3 + 2
+
+
+class Slow(Store):
+    """A store whose next write is on its way for some time, while ``meanwhile`` happens; its answer may be lost."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.seconds, self.is_lost = 0.0, False
+        self.meanwhile: Callable[[], Any] = lambda: None
+
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> int | None:
+        seconds, meanwhile, is_lost = self.seconds, self.meanwhile, self.is_lost
+        self.seconds, self.meanwhile, self.is_lost = 0.0, lambda: None, False
+        self.clock.advance(seconds)
+        meanwhile()
+        won = super().cas(key, value, token, ttl)
+        if is_lost:
+            raise CacheError("no answer")
+        return won
+
+
+class TestCreation:
+    """No log is the same as no log: a write that creates one also wins after another log came and went."""
+
+    def used_and_lost(self, store: Slow, clock: FakeClock) -> list[Slot | Refusal]:
+        """Let another process use the limit while a write is on its way, and lose its log."""
+        slots = list[Slot | Refusal]()
+
+        def meanwhile() -> None:
+            slots.extend(book(ledger(store, clock), *[1] * 10))
+            store.flush()
+
+        store.seconds, store.meanwhile = 0.6, meanwhile
+        return slots
+
+    @pytest.mark.parametrize("is_lost", [False, True], ids=["answered", "unanswered"])
+    @pytest.mark.parametrize("is_survivor", [False, True], ids=["newcomer", "survivor"])
+    def test_a_log_created_late_assumes_what_came_and_went(self, is_survivor: bool, is_lost: bool) -> None:
+        """The other used ten of ten a second: the creator, however little it knows, starts no call within a period."""
+        clock = FakeClock()
+        store = Slow(clock)
+        creator = ledger(store, clock)
+        if is_survivor:
+            book(creator, 1)
+            clock.advance(3)
+            store.flush()
+        others, store.is_lost = self.used_and_lost(store, clock), is_lost
+        (slot,) = book(creator, 1)
+        assert isinstance(slot, Slot)
+        assert len(others) == 10
+        assert slot.at >= max(other.at for other in others if isinstance(other, Slot)) + SECOND
+
+    def test_so_does_one_whose_creator_was_interrupted(self) -> None:
+        """The write that nobody waits for any more lands late, and the creator's next call meets its log."""
+        clock = FakeClock()
+        store = Slow(clock)
+        creator = ledger(store, clock)
+        steps = creator.book([One(1)])
+        call = next(steps)
+        assert isinstance(call, Call)
+        call = steps.send(call.function(*call.args))
+        assert isinstance(call, Call)
+        self.used_and_lost(store, clock)
+        assert call.function(*call.args)
+        with pytest.raises(KeyboardInterrupt):
+            _finish(steps, steps.throw(KeyboardInterrupt()))
+        (slot,) = book(creator, 1)
+        assert isinstance(slot, Slot)
+        assert slot.at > clock.now_us() + SECOND
+
+    @pytest.mark.parametrize("is_lost", [False, True], ids=["answered", "unanswered"])
+    def test_a_first_call_that_takes_a_while_does_not_wait(self, is_lost: bool) -> None:
+        """A slow start of a process, or of its connection, is no reason to doubt a log that nobody else knows."""
+        clock = FakeClock()
+        store = Slow(clock)
+        store.seconds, store.is_lost = 0.4, is_lost
+        creator = ledger(store, clock)
+        for _ in range(2):
+            (slot,) = book(creator, 1)
+            assert isinstance(slot, Slot)
+            assert slot.at <= clock.now_us()
+            clock.advance(10)
+
+
+class TestLateStarts:
+    """A caller may start up to half its margin after its slot. Nobody who lost the log need know that margin."""
+
+    def test_a_caller_that_wakes_long_after_its_look_looks_again(self) -> None:
+        """Its margin is two seconds. It wakes half a second late, and meanwhile the log was lost."""
+        clock, store = FakeClock(), Store()
+        old = ledger(store, clock)
+        late = Ledger(Native(store), "key", Quota(TEN.rates, 0, 2 * SECOND), clock)
+        book(old, 1)
+        clock.advance(3)
+        (slot,) = book(late, 1)
+        assert isinstance(slot, Slot)
+        assert not late.is_stale(slot)
+        clock.advance(0.5)
+        assert clock.now_us() <= late.good_until(slot)
+        assert late.is_stale(slot)
 
 
 class TestTrouble:

@@ -15,7 +15,7 @@ from nekkar.core.cache import MemoryCache
 from nekkar.core.runtime.drivers import run_steps
 from nekkar.core.runtime.effects import Call, Steps
 from nekkar.core.shared import store as store_module
-from nekkar.core.shared.store import Native, Versions, store_of
+from nekkar.core.shared.store import Native, Version, Versions, store_of
 from nekkar.testing import FakeClock
 from tests.support.simulation import MS, PlainStore, Story
 from tests.support.stories import ALONE, CROWD, DEAF, FAST, FLUSHED, PLAIN, SCHEDULES, STORM, TASKS, first_over, over
@@ -38,7 +38,7 @@ class Strict(PlainStore):
         return super().add(key, value)
 
 
-def read(versions: Versions) -> tuple[bytes | None, int]:
+def read(versions: Versions) -> tuple[bytes | None, Version]:
     return run_steps(versions.read("key"), versions.clock)
 
 
@@ -166,6 +166,18 @@ def test_a_version_won_after_those_before_it_were_deleted_is_taken_back() -> Non
         cache.delete(f"key:v{version}")
     assert not run_steps(frozen.swap("key", b"late", token, 60), clock)
     assert read(frozen) == (b"more", 6)
+
+
+def test_a_version_won_on_one_that_was_written_anew_is_taken_back() -> None:
+    """The cache was emptied and used again: the version before is there, but it is not the one that was read."""
+    cache, clock = PlainStore(), FakeClock()
+    frozen, busy = Versions(cache, clock), Versions(cache, clock)
+    commit(busy, b"one")
+    _, token = read(frozen)
+    cache.flush()
+    commit(Versions(cache, clock), b"another")
+    assert not run_steps(frozen.swap("key", b"late", token, 60), clock)
+    assert read(frozen) == (b"another", 1)
 
 
 def steps_of(cache: PlainStore, generator: Generator[Any, Any, Any]) -> int:

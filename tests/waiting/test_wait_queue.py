@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
+from nekkar import Nekkar
+from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import WaitTooLong
+from nekkar.core.quota import SECOND
+from nekkar.core.shared.key import cache_key
 from nekkar.core.window.codec import decode
+from nekkar.testing import FakeClock
 from tests.support.simulation import MS, Cancelled, Store, Story, World
 from tests.support.stories import BUSY, CROWD, DEAF, FAST, FLUSHED, PLAIN, STORM, TASKS, WINDOWS, over
 
@@ -27,6 +33,24 @@ STORIES = {
 def test_no_window_is_over_and_nobody_is_stuck(story: Story) -> None:
     """Kills, freezes, flushes, lost answers, cancellations, costs, deadlines, clocks 5 ms apart: never over."""
     assert over(story) == []
+
+
+def test_a_caller_that_wakes_late_looks_again_before_it_starts() -> None:
+    """Its margin lets it start a second late. By then the log was lost, and a survivor need not know of that margin."""
+    clock, cache = FakeClock(), MemoryCache()
+    cache.in_process = False
+    limit = Nekkar(cache, clock=clock)("calls", 1, period=1, margin=2)
+    limit.acquire()
+    slot_at, slept = clock.now_us() + 3 * SECOND, clock.sleep_until
+
+    def oversleep(at_us: int | None, wake: Any) -> None:
+        slept(at_us, wake)
+        if at_us == slot_at:
+            clock.advance(0.5)
+            cache.delete(cache_key("calls"))
+
+    clock.sleep_until = oversleep  # type: ignore[method-assign]
+    assert limit.acquire().at * SECOND > slot_at + 0.5 * SECOND + SECOND
 
 
 def test_the_schedules_contain_what_they_are_for() -> None:

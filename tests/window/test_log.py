@@ -765,6 +765,16 @@ def test_hits_younger_than_two_horizons_at_the_look_are_not_certain() -> None:
     assert kept.hits() == [(NOW, 1), (looked + 1 + S + HORIZON, 1)]
 
 
+@pytest.mark.parametrize("margin", [S // 20, S, 20 * S, 59 * S])
+@pytest.mark.parametrize("age", [60 * S, 61 * S, 75 * S])
+def test_hits_older_than_the_period_take_no_room_after_a_loss_however_large_the_margin(margin: int, age: int) -> None:
+    """A larger margin came into use a moment ago. Others still booked with a smaller one, a period after their last."""
+    limit = quota(100, 60)
+    mirror = replace(new_log(limit, (NOW, 100)), margin_us=margin)
+    recovered = mirror.recovered(NOW + age, NOW + age, 2)
+    assert recovered.hits() == [(NOW, 100), (NOW + age + HORIZON, 100)]
+
+
 @pytest.mark.parametrize("used", [0, 1, 50, 100])
 def test_a_loss_costs_at_most_a_period(used: int) -> None:
     """Whatever was assumed, a period and the margin after the block all of the limit is there again."""

@@ -10,8 +10,9 @@ committed. ``add`` is the only atomic step needed. Rules:
   is left is a run without gaps. So n is the newest if n + 1 was not there and n, read after it, still was,
   with n - 1 before it.
 - A hint that leads nowhere is an error to retry, never a new log. No hint at all is no log.
-- Whoever wins ``add`` looks whether the version before is still there. If not, the writer had stalled until
-  both were deleted, or the cache was emptied: it takes its version back, and starts over.
+- A writer that wins ``add`` looks whether the version before still has the value that it read. If not, the writer had
+  stalled until both were deleted, or the cache was emptied, and perhaps filled anew: it takes its version back, and
+  starts over.
 """
 
 from __future__ import annotations
@@ -76,6 +77,12 @@ class Native:
         yield CacheCall(cast(BaseCache, self.cache).delete, (key,))
 
 
+class Version(int):
+    """A version's number, and the text that was read there: after a loss the numbers start again."""
+
+    text: str | None = None
+
+
 class Versions:
     """Any cache with ``add``, ``get``, ``set`` and ``delete``; one process's view of one key in it."""
 
@@ -86,7 +93,7 @@ class Versions:
         self._known = 0
         self._committed: list[tuple[int, int]] = []
 
-    def read(self, key: str) -> CacheSteps[tuple[bytes | None, int]]:
+    def read(self, key: str) -> CacheSteps[tuple[bytes | None, Version]]:
         """Find the newest version; CacheError where the hints lead nowhere for long."""
         for _ in range(TRIES):
             hints = yield from self._hints(key)
@@ -94,7 +101,9 @@ class Versions:
                 version, value = yield from self._walk(key, start)
                 if value is not None or not (version or hints):
                     self._known = version
-                    return _decoded(value) if value else None, version
+                    token = Version(version)
+                    token.text = value
+                    return _decoded(value) if value else None, token
             self._known = 0
             yield Backoff(TRY_AGAIN_US)
         raise CacheError(
@@ -102,12 +111,12 @@ class Versions:
             f" {_hint_key(key, 0)!r} and {_hint_key(key, 1)!r} to start afresh"
         )
 
-    def swap(self, key: str, value: bytes, token: int, ttl: int) -> CacheSteps[Any]:
+    def swap(self, key: str, value: bytes, token: Version, ttl: int) -> CacheSteps[Any]:
         """Commit the next version; versions don't expire. It tells no token: the next swap reads what is there."""
         version = token + 1
         if not (yield CacheCall(self.cache.add, (_version_key(key, version), b85encode(value).decode()))):
             return None
-        if token and (yield CacheCall(self.cache.get, (_version_key(key, token),))) is None:
+        if token and (yield CacheCall(self.cache.get, (_version_key(key, token),))) != token.text:
             yield CacheCall(self.cache.delete, (_version_key(key, version),))
             return None
         self._known = version

@@ -85,17 +85,21 @@ class LimitState:
     @property
     def matters_until(self) -> int:
         """The instant from which no hit, hold or place matters; a minute late, for clocks that differ."""
-        latest = max((place.ready for place in self.places), default=0)
-        return max(self.hold_until, latest, self.hits.last_at or 0, self.written_at) + self.retention_us + LINGER_US
+        return self._latest + self.retention_us + LINGER_US
 
     @property
     def expires_at(self) -> int:
-        """The instant from which the cache may drop the state: some periods later than it matters.
+        """The instant from which the cache may drop the state: some periods after it matters.
 
         Until then a process that finds no state, and remembers one, knows that it was lost.
         """
         longest = self.rates[-1].period_us if self.rates else 0
-        return self.matters_until + min(MOST_LINGER_US, LINGER_PERIODS * longest)
+        return self._latest + self.retention_us + min(max(LINGER_US, LINGER_PERIODS * longest), MOST_LINGER_US)
+
+    @property
+    def _latest(self) -> int:
+        latest = max((place.ready for place in self.places), default=0)
+        return max(self.hold_until, latest, self.hits.last_at or 0, self.written_at)
 
     def margin(self, quota: Quota, now: int) -> int:
         """Return the margin to book with: the largest in use, the learned one too, up to what a refusal teaches."""
