@@ -25,7 +25,7 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import ReferenceType, ref
 
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, kind_of, missing, shown
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, kind_of, missing
 from nekkar.core.limiter import Nekkar
 from nekkar.http.feedback import Headers
 from nekkar.http.limiter import NO_OPTIONS, Gate, Options
@@ -131,7 +131,7 @@ class NekkarAdapter(HTTPAdapter):
     raises.
     """
 
-    __attrs__ = [*HTTPAdapter.__attrs__, *_OWN]  # noqa: RUF012  requests' own
+    __attrs__ = [*HTTPAdapter.__attrs__, *_OWN]
 
     def __init__(
         self,

@@ -72,7 +72,7 @@ def _limit(options: argparse.Namespace, cache: BaseCache, rules: RuleTable | Non
     except CorruptLog:
         if options.command != "reset":
             raise
-        return Nekkar(cache).limit_of(options.name, Quota((), 0, 0), None)
+        return Nekkar(cache)._limit_of(options.name, Quota((), 0, 0), None)
 
 
 def _pull(command: str, limit: Limit, held: float) -> None:

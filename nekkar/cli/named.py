@@ -76,12 +76,12 @@ def _terms_in_use(cache: BaseCache, name: str) -> Quota:
     clock, key = SystemClock(), cache_key(name)
     raw, _ = run_steps(store_of(cache, clock).read(key), clock)
     try:
-        log = None if raw is None else decode(raw)
+        state = None if raw is None else decode(raw)
     except CorruptLog as error:
         raise CorruptLog(f"cache key {key!r}: {error}; delete the key to start afresh") from error
-    if log is None:
+    if state is None:
         raise NotInUse(
             f"limit {shown(name)} is not in the cache: not used yet, or not for long, or under another name;"
             " give --rules FILE for its rate"
         )
-    return Quota(log.windows, log.spacing_us, log.margin_us)  # no windows: reset, and not used since
+    return Quota(state.rates, state.spacing_us, state.margin_us)  # no windows: reset, and not used since

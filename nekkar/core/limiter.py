@@ -20,8 +20,8 @@ from nekkar.core.once import Once
 from nekkar.core.quota import SECOND, Quota, micros, patience, quota
 from nekkar.core.rounds import Rounds
 from nekkar.core.runtime.fork_lock import lock_over_forks
-from nekkar.core.shared.outage import OnCacheError, Outage
 from nekkar.core.shared.key import cache_key
+from nekkar.core.shared.outage import OnCacheError, Outage
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 

@@ -19,7 +19,7 @@ from typing import Protocol
 from nekkar.core.errors import shown
 from nekkar.core.limiter import Admission, Limit, Nekkar
 from nekkar.core.quota import SECOND
-from nekkar.core.window.feedback import ReportedQuota, Feedback, window_of
+from nekkar.core.window.feedback import Feedback, ReportedQuota, window_of
 from nekkar.http.ratelimit_headers import read
 from nekkar.http.retry_after import wait_us
 

@@ -129,7 +129,7 @@ def _refusable(pool: HTTPConnectionPool, step: Callable[[], T]) -> T:
     try:
         return step()
     except Exception as error:
-        raise Refused(pool, error) from error
+        raise Refused(error, pool) from error
 
 
 @contextmanager

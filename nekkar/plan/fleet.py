@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
 from nekkar.core.quota import SECOND, Quota, quota
-from nekkar.core.shared.latency import HORIZON_US
-from nekkar.core.window.state import HitLog
+from nekkar.core.window.booking import earliest_slot
+from nekkar.core.window.state import LEAST_HORIZON_US, LimitState
 from nekkar.plan.calls import Call
 from nekkar.rules import RuleTable
 
@@ -90,7 +90,7 @@ class _Fleet:
         self.free = [(0, worker) for worker in range(workers)]
         self.working: dict[int, Start] = {}
         self._asks: dict[int, Ask] = {}
-        self._logs: dict[str, HitLog] = {}
+        self._logs: dict[str, LimitState] = {}
         self._bound: dict[str, str] = {}  # by what each limit's newest slot came so late
         self._holds = sorted(holds, key=lambda hold: hold.at)
 
@@ -110,23 +110,23 @@ class _Fleet:
     def _booked(self, worker: int, ask: Ask, since: int, now: int) -> Start:
         if ask.name is None or ask.terms is None:
             return Start(worker, None, since, now, now + ask.latency, ask.cost)
-        log = self._logs.get(ask.name, HitLog(1)).joined(ask.terms, HORIZON_US).forget(now)
-        at = log.earliest(ask.terms, ask.cost, now)
+        log = self._logs.get(ask.name, LimitState(1)).with_quota(ask.terms, LEAST_HORIZON_US).forget(now)
+        at = earliest_slot(log.hits, ask.terms, log.margin_us, ask.cost, max(now, log.hold_until))
         if ask.max_wait is not None and at > since + ask.max_wait:
             return Start(worker, ask.name, since, now, now, ask.cost, refused=True)
         bound = _bound(log, ask, at) or self._bound.get(ask.name) if at > now else None
-        self._logs[ask.name] = log.book(at, ask.cost)
+        self._logs[ask.name] = replace(log, hits=log.hits.book([(at, ask.cost)]))
         if bound:
             self._bound[ask.name] = bound
         return Start(worker, ask.name, since, at, at + ask.latency, ask.cost, bound)
 
     def _hold(self, hold: Hold) -> None:
         """Hold a limit: slots beyond the horizon are given back, and booked again behind the hold, in order."""
-        log = self._logs.get(hold.name, HitLog(1))
+        log = self._logs.get(hold.name, LimitState(1))
         late = [start for start in self.working.values() if start.name == hold.name and not start.refused]
-        late = sorted((start for start in late if start.at > hold.at + HORIZON_US), key=lambda start: start.at)
+        late = sorted((start for start in late if start.at > hold.at + LEAST_HORIZON_US), key=lambda start: start.at)
         for start in late:
-            log = log.unbook(start.at, start.cost)
+            log = replace(log, hits=log.hits.remove(start.at, start.cost))
         self._logs[hold.name] = replace(log, hold_until=max(log.hold_until, hold.at + hold.us))
         for start in late:
             self.working[start.worker] = self._booked(start.worker, self._asks[start.worker], start.asked, hold.at)
@@ -135,13 +135,13 @@ class _Fleet:
         heapify(self.free)
 
 
-def _bound(log: HitLog, ask: Ask, at: int) -> str | None:
+def _bound(log: LimitState, ask: Ask, at: int) -> str | None:
     """Say what gave the slot: a window, the spacing or a hold; None where it is only behind the slot before it."""
     terms = ask.terms
     if terms is None or at == log.hold_until:
         return "a hold"
     for rate in terms.rates:
-        before = log.time_of(log.total + ask.cost - rate.count)
+        before = log.hits.time_of(log.hits.total + ask.cost - rate.count)
         if before is not None and at == before + rate.period_us + terms.margin_us:
             return str(rate)
     return "the spacing" if terms.spacing_us else None

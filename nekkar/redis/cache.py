@@ -35,7 +35,19 @@ from nekkar.core.quota import SECOND, micros
 from nekkar.core.window.codec import LONGEST_STATE
 from nekkar.redis.client import failures, is_cluster, library_of, made, place, settings, split_timeout
 from nekkar.redis.wire import (
-    ADD, DELETE, GET, NOTHING, OK, SET, SWAP, TIME, TOO_LONG, ask, connected, sent, without_words,
+    ADD,
+    DELETE,
+    GET,
+    NOTHING,
+    OK,
+    SET,
+    SWAP,
+    TIME,
+    TOO_LONG,
+    ask,
+    connected,
+    sent,
+    without_words,
 )
 
 __all__ = ["RedisCache"]

@@ -65,7 +65,7 @@ def steps(*functions: Callable[[], Any], closed: list[str] | None = None) -> Ste
     try:
         results = []
         for function in functions:
-            results.append((yield Call(function, ())))  # noqa: PERF401  a generator can't yield in a comprehension
+            results.append((yield Call(function, ())))
         return results
     finally:
         if closed is not None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from nekkar.core.waiting.glance import part
 
 from nekkar import Nekkar
 from nekkar.core.errors import CacheError
@@ -19,7 +20,6 @@ from nekkar.core.shared.ledger import Ledger
 from nekkar.core.shared.store import store_of
 from nekkar.core.waiting import glance as glances
 from nekkar.core.waiting import wait_queue as line
-from nekkar.core.waiting.glance import part
 from nekkar.core.window.booking import Slot
 from nekkar.core.window.state import HitLog
 from nekkar.testing import START_US, FakeClock

@@ -27,8 +27,9 @@ from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, plain
 from nekkar.core.quota import MAX_COUNT, MIN_PERIOD, SECOND, Quota, Rate
 from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.runtime.fork_lock import lock_over_forks
+from nekkar.core.shared.account import Change, Edit
 from nekkar.core.shared.latency import CacheLatency
-from nekkar.core.shared.ledger import Change, Edit, Edited, Ledger
+from nekkar.core.shared.ledger import Edited, Ledger
 from nekkar.core.shared.outage import MEANWHILE, Outage
 from nekkar.core.shared.store import store_of
 from nekkar.core.window.codec import encode

@@ -13,15 +13,15 @@ Rules (numbered as in docs/concepts/faults.md):
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from secrets import randbits
-from typing import Any, Protocol
+from typing import Any
 
 from nekkar.core.clock import Clock, ClockWatch, ReadClock
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.quota import SECOND, Quota
 from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps
+from nekkar.core.shared.account import Change, Edit
 from nekkar.core.shared.latency import CacheLatency
 from nekkar.core.shared.notices import Notices
 from nekkar.core.shared.replica import Replica
@@ -31,22 +31,6 @@ from nekkar.core.window.recovery import rebuild_after_loss
 from nekkar.core.window.state import LimitState
 
 MOST_LOST_SWAPS = 500
-
-
-class Change(Protocol):
-    """What one update does to a state, and what it hears of it."""
-
-    def apply(self, state: LimitState, now: int, read_at: int, *, is_recovery: bool) -> LimitState | None:
-        """Return what to write in place of ``state``, as it was read at ``read_at``; None: nothing.
-
-        ``is_recovery``: the state was lost, and ``state`` is what this process remembers.
-        """
-
-    def won(self, state: LimitState, sent: int) -> None:
-        """Take note that ``state`` was written, by a swap sent at ``sent``."""
-
-
-Edit = Callable[[LimitState, int], LimitState]
 
 
 class Edited:
@@ -139,7 +123,8 @@ class Ledger:
             planned = replace(planned, written_at=now)
             number = self.replica.next_number()
             try:
-                won = yield from self._write(planned, token, now)
+                until = max(planned.expires_at, base.expires_at)  # a reset is kept for all that knew more
+                won = yield from self._write(planned, token, until - now)
             except CacheError:
                 if not is_answered:
                     raise
@@ -204,7 +189,7 @@ class Ledger:
         """Whether a read and a swap took longer than a horizon, and longer than the quicker of the two explains."""
         return read_us + swap_us > max(self.latency.horizon_us, 8 * min(read_us, swap_us))
 
-    def _write(self, planned: LimitState, token: Any, now: int) -> CacheSteps[Any]:
+    def _write(self, planned: LimitState, token: Any, lives_us: int) -> CacheSteps[Any]:
         raw = encode(planned)
         self.replica.will_write(raw, planned)
-        return (yield from self.store.swap(self.key, raw, token, (planned.expires_at - now) // SECOND + 2))
+        return (yield from self.store.swap(self.key, raw, token, lives_us // SECOND + 2))

@@ -24,8 +24,8 @@ from nekkar.core.cache import UNREAD
 from nekkar.core.errors import CorruptLog
 from nekkar.core.quota import MAX_PERIOD, SECOND, Quota
 from nekkar.core.window.codec import NOTHING, decode
-from nekkar.core.window.rejections import MARGIN_PART
 from nekkar.core.window.recovery import rebuild_after_loss, rebuild_over_newcomer
+from nekkar.core.window.rejections import MARGIN_PART
 from nekkar.core.window.state import LEAST_HORIZON_US, LimitState
 
 YEAR_US = 366 * 86_400 * SECOND

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Sequence
 from secrets import randbits
 
-from nekkar.core.errors import copied
-from nekkar.core.shared.ledger import Ledger
+from nekkar.core.errors import CacheError, copied
+from nekkar.core.shared.account import Account
 from nekkar.core.waiting.callers import Caller, InHand, Queue, Slot, StartOrder, State
 from nekkar.core.waiting.standing import Standing
 from nekkar.core.window.booking import Returned
@@ -26,7 +26,7 @@ class Assignments:
     something changed.
     """
 
-    def __init__(self, name: str, ledger: Ledger, in_order: bool) -> None:
+    def __init__(self, name: str, ledger: Account, in_order: bool) -> None:
         self.name, self.ledger = name, ledger
         self.owner = randbits(64)
         self.queue, self.order = Queue(), StartOrder() if in_order else None
@@ -200,7 +200,7 @@ class Assignments:
         for caller in callers:
             if caller in self.queue:
                 self.queue.leave(caller)
-                caller.error = error if len(callers) == 1 else copied(error)
+                caller.error = copied(error) if isinstance(error, CacheError) else error
                 self.to_wake.append(caller)
         if not self.queue.head:
             self._renew_place()

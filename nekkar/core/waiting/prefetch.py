@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sized
 
-from nekkar.core.shared.ledger import Ledger
+from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import InHand, Slot
 
@@ -30,7 +30,7 @@ class PrefetchedSlots:
     newest swap.
     """
 
-    def __init__(self, ledger: Ledger, assignments: Assignments, ahead: Sized, lock: threading.RLock) -> None:
+    def __init__(self, ledger: Account, assignments: Assignments, ahead: Sized, lock: threading.RLock) -> None:
         self._ledger, self._assignments, self._ahead, self._lock = ledger, assignments, ahead, lock
         self.counted_from = 0
         self._taken = self._demand = 0

@@ -15,7 +15,7 @@ from weakref import ref
 
 from nekkar.core.errors import CacheError
 from nekkar.core.runtime.effects import CacheSteps, is_under_way
-from nekkar.core.shared.ledger import Ledger
+from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit
@@ -32,7 +32,7 @@ class Turn:
     """
 
     def __init__(
-        self, ledger: Ledger, assignments: Assignments, prefetched: PrefetchedSlots, lock: threading.RLock
+        self, ledger: Account, assignments: Assignments, prefetched: PrefetchedSlots, lock: threading.RLock
     ) -> None:
         self.ledger, self.assignments, self.prefetched, self._lock = ledger, assignments, prefetched, lock
         self._must_write = False

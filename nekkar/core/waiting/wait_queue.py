@@ -32,7 +32,7 @@ from nekkar.core.clock import STEP_US, ticks
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.quota import SECOND
 from nekkar.core.runtime.effects import CacheSteps, Checkpoint, Event, QueueSteps, RunSteps, WaitUntil
-from nekkar.core.shared.ledger import Ledger
+from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import Caller, Slot, State
 from nekkar.core.waiting.prefetch import PrefetchedSlots
@@ -59,7 +59,7 @@ class WaitQueue:
     def __init__(
         self,
         reporter: CallReporter,
-        ledger: Ledger,
+        ledger: Account,
         new_event: Callable[[], Event],
         wake: Wake,
         in_order: bool = False,
@@ -87,9 +87,7 @@ class WaitQueue:
         """How many callers stand in line without a slot."""
         return len(self._assignments.queue)
 
-    def acquire(
-        self, cost: int, max_wait: float | None, stale: Slot | None = None
-    ) -> QueueSteps[tuple[Slot, int]]:
+    def acquire(self, cost: int, max_wait: float | None, stale: Slot | None = None) -> QueueSteps[tuple[Slot, int]]:
         """Wait for a slot of ``cost`` hits, at most ``max_wait`` seconds; return it and the µs waited.
 
         ``stale``: a slot on which the call did not start in time. It is returned, and the call stands in front.

@@ -32,7 +32,16 @@ LONGEST_STATE = 1 << 20  # bytes: some 60,000 processes that wait; memcached's o
 LATEST_US = 1 << 54  # in the year 2540: far from where sums of times are too wide to be written
 MOST_HITS = 3 << 61  # far from where sums of counts are too wide
 _PREFIX = struct.Struct("<4sBxHI")
-_FIELDS = ("epoch", "is_fresh", "serial", "hold_until", "margin_us", "horizon_us", "spacing_us", "written_at")
+_FIELDS: tuple[str, ...] = (
+    "epoch",
+    "is_fresh",
+    "serial",
+    "hold_until",
+    "margin_us",
+    "horizon_us",
+    "spacing_us",
+    "written_at",
+)
 _FIELDS += ("assumed_until",)
 _OF_HITS = ("forgotten", "time_offset_us", "number_offset")
 _OF_REJECTIONS = ("at", "row", "margin_us", "widened_at")
@@ -141,10 +150,11 @@ def _sections(body: memoryview) -> Iterator[tuple[int, int, memoryview]]:
 def _hits(sections: dict[int, tuple[int, memoryview]], of_hits: list[Any]) -> HitLog:
     if HIT_TIMES not in sections:
         return HitLog(*of_hits)
+    forgotten, time_offset, number_offset = of_hits
     times, numbers = _column(*sections[HIT_TIMES]), _column(*sections[HIT_NUMBERS])
     if len(times) != len(numbers):
         raise CorruptLog("its lengths do not fit")
-    return HitLog(*of_hits, times, numbers)
+    return HitLog(forgotten, time_offset, number_offset, times, numbers)
 
 
 def _column_bytes(values: Column[int]) -> bytes:

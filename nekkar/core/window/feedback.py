@@ -104,7 +104,9 @@ def _came_too_soon(log: LimitState, quota: Quota, sent_at: int) -> bool:
     """Whether each window up to a call was kept, one of them so full that the widest margin would have kept it back."""
     widest = quota.rates[0].period_us // MARGIN_PART
     kept = all(log.hits.count_between(sent_at - rate.period_us, sent_at) <= rate.count for rate in quota.rates)
-    return kept and any(log.hits.count_between(sent_at - rate.period_us - widest, sent_at) >= rate.count for rate in quota.rates)
+    return kept and any(
+        log.hits.count_between(sent_at - rate.period_us - widest, sent_at) >= rate.count for rate in quota.rates
+    )
 
 
 def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback, now: int) -> LimitState:

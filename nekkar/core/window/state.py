@@ -63,7 +63,7 @@ class LimitState:
 
     epoch: int
     is_fresh: bool = False
-    hits: HitLog = HitLog()  # noqa: RUF009  a frozen value
+    hits: HitLog = HitLog()
     grants: tuple[Grant, ...] = ()
     serial: int = 0
     places: tuple[Place, ...] = ()
@@ -103,7 +103,7 @@ class LimitState:
 
     def margin(self, quota: Quota, now: int) -> int:
         """Return the margin to book with: the largest in use, the learned one too, up to what a refusal teaches."""
-        most = quota.rates[0].period_us // MARGIN_PART
+        most = quota.rates[0].period_us // MARGIN_PART if quota.rates else 0
         return max(self.margin_us, quota.margin_us, min(self.rejections.margin(now), most))
 
     def place_of(self, owner: int) -> Place | None:

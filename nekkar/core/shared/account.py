@@ -1,0 +1,76 @@
+"""An account of one limit, as the callers of a process see it: a ledger, or a fallback that stands in for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from nekkar.core.clock import Clock
+from nekkar.core.quota import Quota
+from nekkar.core.runtime.effects import CacheSteps
+from nekkar.core.shared.latency import CacheLatency
+from nekkar.core.window.state import LimitState
+
+Edit = Callable[[LimitState, int], LimitState]  # a pure function of the state and the time (µs)
+
+
+class Change(Protocol):
+    """What one update does to a state, and what it is told of the outcome."""
+
+    def apply(self, state: LimitState, now: int, read_at: int, *, is_recovery: bool) -> LimitState | None:
+        """Return what to write in place of ``state``, as it was read at ``read_at``; None: nothing.
+
+        ``is_recovery``: the state was lost, and ``state`` is what this process remembers. It is to be written.
+        """
+
+    def won(self, state: LimitState, sent: int) -> None:
+        """Take note that ``state`` was written, by a swap sent at ``sent``."""
+
+
+class Account(Protocol):
+    """What a wait queue needs of a limit. Safe between threads; times are microseconds on ``clock``."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def quota(self) -> Quota:
+        """What this process keeps to now."""
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the cache answers at once, without I/O."""
+
+    @property
+    def latency(self) -> CacheLatency: ...
+    @property
+    def state(self) -> LimitState | None:
+        """The newest state seen; None before the first."""
+
+    @property
+    def read_at(self) -> int:
+        """When the read that saw the newest state was sent; 0 before the first."""
+
+    @property
+    def keep_time(self) -> Callable[[], int]:
+        """A function that returns by how much the clock was set in all."""
+
+    def confirms(self, epoch: int, slot: int) -> bool:
+        """Whether the newest state is still of this epoch, and holds no calls back at this slot (rule 9)."""
+
+    def good_until(self, slot: int) -> int:
+        """Return until when a call may start on its slot; the other half of the margin is for the way to the service."""
+
+    def started(self, at: int, cost: int) -> None:
+        """Take note of a call of this process that starts at its slot."""
+
+    def clock_is_due(self) -> bool:
+        """Whether the clock is to be read before anything is booked."""
+
+    def sync_clock(self) -> CacheSteps[None]:
+        """Read the clock where that is due; raises CacheError where its time is not known and can't be read."""
+
+    def update(self, change: Change) -> CacheSteps[None]:
+        """Change the state, again and again until no other process's swap came between. Raises CacheError."""
+
+    def edit(self, edit: Edit) -> CacheSteps[None]:
+        """Change the state by a pure function; nothing is written where it returns the state itself."""
