@@ -18,9 +18,7 @@ from heapq import heappop, heappush
 from itertools import count
 from statistics import mean, median
 
-from nekkar.core.quota import SECOND, quota
-from nekkar.core.shared.latency import HORIZON_US, Pace, crowded
-from nekkar.core.window.state import HitLog
+from tests.support.internals import HORIZON_US, SECOND, HitLog, Pace, crowded, quota
 
 FORGET_EVERY = 100
 FAR_US, FAR_SECONDS = 10_000, 120  # from afar all who wait try on and on: the rates settle at once, and take long

@@ -27,14 +27,18 @@ import pytest
 
 import nekkar
 from nekkar.core.cache import BaseCache, MemcachedCache, MemoryCache, SqliteCache, SwapCache, from_url
-from nekkar.core.cache import memory as memory_module
-from nekkar.core.cache import sqlite as sqlite_module
-from nekkar.core.cache.memcached.cache import LAST_DATE, RELATIVE_TTL_MAX, _expiry
-from nekkar.core.cache.memcached.meta import Meta
-from nekkar.core.cache.pool import Pool
-from nekkar.core.cache.redaction import redacted
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog
-from nekkar.core.shared.key import cache_key
+from tests.support.internals import (
+    LAST_DATE,
+    RELATIVE_TTL_MAX,
+    Meta,
+    Pool,
+    _expiry,
+    cache_key,
+    memory_module,
+    redacted,
+    sqlite_module,
+)
 from tests.support.servers import Memcached, free_port, memcached
 
 AnyCache = MemoryCache | SqliteCache | MemcachedCache

@@ -18,13 +18,20 @@ from hypothesis import strategies as st
 from nekkar.core.cache import BaseCache, MemcachedCache, MemoryCache, SqliteCache
 from nekkar.core.errors import CorruptLog, NekkarError, WaitTooLong
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.quota import MAX_MARGIN, MAX_PERIOD, SECOND, quota
-from nekkar.core.shared.key import cache_key
-from nekkar.core.shared.replica import YEAR_US
-from nekkar.core.window.codec import LATEST_US, decode, encode
-from nekkar.core.window.state import HitLog
 from nekkar.redis import RedisCache
 from nekkar.testing import FakeClock
+from tests.support.internals import (
+    LATEST_US,
+    MAX_MARGIN,
+    MAX_PERIOD,
+    SECOND,
+    YEAR_US,
+    HitLog,
+    cache_key,
+    decode,
+    encode,
+    quota,
+)
 from tests.support.servers import Memcached, memcached, redis_server
 
 YEAR = YEAR_US // SECOND

@@ -18,11 +18,8 @@ import pytest
 
 from nekkar import CacheError, ConfigurationError, Nekkar
 from nekkar.core.cache import UNREAD, MemcachedCache, MemoryCache, SqliteCache, from_url
-from nekkar.core.cache.memcached.address import address, keeper
-from nekkar.core.cache.memcached.classic import Classic
-from nekkar.core.cache.memcached.meta import Meta
-from nekkar.core.cache.stream import Stream
 from tests.integration.proxy import Closed, Proxy, delay, proxy
+from tests.support.internals import Classic, Meta, Stream, address, keeper, stream_module
 from tests.support.servers import Memcached, free_port, memcached
 
 HOST = "127.0.0.1"
@@ -197,7 +194,7 @@ def test_a_socket_is_set_to_wait_once_for_many_commands_and_never_beyond_the_end
 ) -> None:
     """Each setting is a system call; but an answer that dribbles in gets what is left, less and less."""
     now, waits = [100.0], Waits()
-    monkeypatch.setattr("nekkar.core.cache.stream.monotonic", lambda: now[0])
+    monkeypatch.setattr(stream_module, "monotonic", lambda: now[0])
     stream: Any = Stream(cast(Any, waits), 0.0)
     for _ in range(50):
         now[0] += 10
@@ -225,7 +222,7 @@ def test_nobody_gives_up_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None
         now[0] += waits.set[-1]
         raise TimeoutError
 
-    monkeypatch.setattr("nekkar.core.cache.stream.monotonic", lambda: now[0])
+    monkeypatch.setattr(stream_module, "monotonic", lambda: now[0])
     monkeypatch.setattr(waits, "recv", silent)
     stream: Any = Stream(cast(Any, waits), 102.0)
     with pytest.raises(TimeoutError):

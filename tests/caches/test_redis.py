@@ -29,12 +29,11 @@ from redis.retry import Retry
 import nekkar
 from nekkar.core.cache import BaseCache, SwapCache, from_url
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong
-from nekkar.core.shared.key import cache_key
 from nekkar.redis import RedisCache
-from nekkar.redis.cache import COUNT, DESCENT, _after
 from nekkar.testing import CacheConformance
 from tests.integration.proxy import proxy
 from tests.integration.proxy import redis as by_resp
+from tests.support.internals import COUNT, DESCENT, _after, cache_key, cache_module
 from tests.support.servers import RedisServer, free_port, redis_server
 
 HOST = "127.0.0.1"
@@ -404,7 +403,7 @@ def test_a_limit_is_not_over_after_an_older_state_came_back() -> None:
 
 def test_what_is_remembered_of_versions_is_bounded(cache: RedisCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program with ever new names does not grow with them."""
-    monkeypatch.setattr("nekkar.redis.cache.MOST_SEEN", 10)
+    monkeypatch.setattr(cache_module, "MOST_SEEN", 10)
     for number in range(35):
         cache.cas(f"bounded-{number}", b"value", (b"", b""), 60)
         assert len(cache._seen) <= 10
@@ -720,7 +719,7 @@ def test_a_command_that_raises_anything_leaves_its_connection(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("nekkar.redis.cache.sent", interrupted)
+        patch.setattr(cache_module, "sent", interrupted)
         with pytest.raises(error):
             cache.get(key)
     assert not cache._pool.has_idle

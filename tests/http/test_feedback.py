@@ -15,15 +15,15 @@ from requests.adapters import BaseAdapter
 from urllib3.util import Retry
 from urllib3.util import retry as urllib3_retry
 
+from nekkar import Limit
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.limiter import Nekkar
-from nekkar.core.window.feedback import Word
-from nekkar.http.limiter import Gate
 from nekkar.requests import NekkarAdapter, limit
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.support.faces import FACES, Face, done, entered
+from tests.support.internals import Gate, Passage, Word
 from tests.support.web import TIMEOUT, Site, running, wait_until
 
 RATE = "100/10s"
@@ -271,7 +271,7 @@ def test_an_interrupted_hearing_closes_the_response(
     def interrupt(*args: Any) -> None:
         raise Interrupted
 
-    monkeypatch.setattr("nekkar.http.feedback.Passage._word", interrupt)
+    monkeypatch.setattr(Passage, "_word", interrupt)
 
     async def body() -> None:
         transport = face.library.MockTransport(lambda request: face.library.Response(429, stream=Body()))
@@ -368,7 +368,7 @@ def test_a_refusal_after_the_last_retry_is_heard(limiter: Nekkar, site: Site) ->
 def test_an_answer_is_heard_once(limiter: Nekkar, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its pool, and not again as the adapter returns it; without urllib3, as the adapter returns it."""
     words: list[Any] = []
-    monkeypatch.setattr("nekkar.core.limit.Limit.hear", lambda self, word: words.append(word))
+    monkeypatch.setattr(Limit, "hear", lambda self, word: words.append(word))
     with limit(requests.Session(), limiter, RULES) as session:
         session.trust_env = False
         assert session.get(f"{site.url}/status/429").status_code == 429

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.core.window.feedback import Budget
-from nekkar.http.ratelimit_headers import read, reset_us
+from tests.support.internals import Budget, read, reset_us
 
 S = 1_000_000
 

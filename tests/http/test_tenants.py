@@ -13,12 +13,12 @@ import requests
 
 from nekkar.core.cache import MemoryCache
 from nekkar.core.limiter import Nekkar
-from nekkar.http.limiter import Gate
 from nekkar.requests import NekkarAdapter, RequestWaitTooLong
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.http.test_feedback import Canned
 from tests.support.faces import FACES, Face, done, entered
+from tests.support.internals import Gate
 
 NAME = "key-{header:Authorization}"
 RULES = RuleTable([Rule("*", NAME)], {NAME: {"rate": "2/minute", "max_wait": 0}})

@@ -15,8 +15,7 @@ import requests
 
 import nekkar.requests
 from nekkar import Nekkar, RuleTable, WaitTooLong
-from nekkar.core.quota import Rate, quota
-from nekkar.demo.server import READY, serve
+from tests.support.internals import READY, Rate, quota, serve
 from tests.support.servers import Memcached
 
 SECONDS = 8.0

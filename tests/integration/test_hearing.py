@@ -7,8 +7,8 @@ from collections import Counter
 from typing import Any
 
 from nekkar.core.limiter import Nekkar
-from nekkar.core.window.state import HitLog
 from tests.integration.service import OVER, Plan, callers, serving
+from tests.support.internals import HitLog
 from tests.support.servers import Memcached
 
 FACES = ["requests", "httpx", "httpx2", "async"]

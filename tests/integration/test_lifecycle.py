@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 
 import nekkar.core.limiter
-from nekkar import Nekkar, WaitTooLong
-from nekkar.core.limit import Limit
+from nekkar import Limit, Nekkar, WaitTooLong
 from tests.support.checks import worst_window
 from tests.support.servers import memcached, redis_server
 

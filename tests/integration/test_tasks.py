@@ -9,10 +9,8 @@ import anyio
 import pytest
 
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.waiting.assignments import Places
-from nekkar.core.window.booking import Slot
-from nekkar.core.window.codec import decode
 from tests.support.checks import worst_window
+from tests.support.internals import Places, Slot, decode
 from tests.support.servers import Memcached
 
 TASKS, CALLS, PERIOD, MARGIN = 5000, 500, 0.25, 0.25  # a wide margin, so that few are late on a busy machine

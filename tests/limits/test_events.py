@@ -12,13 +12,11 @@ import pytest
 
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError, WaitTooLong
-from nekkar.core.events import Admitted, CacheBack, CacheLost, Event, Held, Left, Listeners, Listening, Refused, Waiting
+from nekkar.core.events import Admitted, CacheBack, CacheLost, Event, Held, Left, Listening, Refused, Waiting
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.waiting.callers import Caller
-from nekkar.core.waiting.reporter import Voice
-from nekkar.core.window.booking import Slot
 from nekkar.testing import FakeClock
 from tests.shared.test_fallback import FlakyCache
+from tests.support.internals import Caller, Listeners, Slot, Voice
 from tests.support.servers import free_port
 
 
@@ -256,7 +254,7 @@ class TestListening:
         """Nothing else is called on the fast path."""
         limit = limiter("jobs", "1000000/s")
         said: list[Any] = []
-        monkeypatch.setattr("nekkar.core.waiting.reporter.Voice.spared", lambda *args: said.append(args))
+        monkeypatch.setattr(Voice, "spared", lambda *args: said.append(args))
         for _ in range(200):
             limit.acquire()
             clock.advance(0.0001)

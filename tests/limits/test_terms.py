@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from nekkar.core.cache import MemoryCache, SqliteCache
-from nekkar.core.errors import ConfigurationError, WaitTooLong, shown
+from nekkar.core.errors import ConfigurationError, WaitTooLong
 from nekkar.core.limiter import Nekkar
 from nekkar.testing import FakeClock
+from tests.support.internals import shown
 from tests.support.limits import (
     WatchedCache,
 )

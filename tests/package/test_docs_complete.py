@@ -11,11 +11,8 @@ from typing import Any, get_args
 
 import pytest
 
-from nekkar.cli import _parser
-from nekkar.core.cache.redaction import SCHEMES
 from nekkar.core.events import Event
-from nekkar.plan.calls import _READERS
-from nekkar.rules.checks import SETTINGS
+from tests.support.internals import _READERS, SCHEMES, SETTINGS, _parser
 from tests.support.pages import DOCS
 
 EVENTS = [kind.__name__ for kind in get_args(Event)]

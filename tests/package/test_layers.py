@@ -211,3 +211,33 @@ def test_importing_an_adapter_imports_its_library_alone(library: str) -> None:
     alone = loaded(f"import {library}", EXTRAS)  # httpx loads rich where click is there too, for its own commands
     assert library in alone
     assert loaded(f"import nekkar.{library}", EXTRAS) == alone
+
+
+PUBLIC = {
+    "nekkar",
+    *("nekkar.core.limiter", "nekkar.core.cache", "nekkar.core.errors", "nekkar.core.events", "nekkar.core.clock"),
+    *("nekkar.rules", "nekkar.requests", "nekkar.httpx", "nekkar.httpx2", "nekkar.redis"),
+    *("nekkar.testing", "nekkar.opentelemetry", "nekkar.progress"),
+}
+TESTS = sorted(path for path in Path(__file__).parents[1].rglob("*.py") if path.name != "internals.py")
+
+
+def private(node: ast.AST) -> list[str]:
+    """Return what a statement or call of a test takes from nekkar that is not public."""
+    if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "nekkar":
+        public = import_module(str(node.module)).__all__ if node.module in PUBLIC else ()
+        names = {f"{node.module}.{alias.name}": alias.name in public for alias in node.names}
+        return [name for name, is_public in names.items() if not is_public and name not in PUBLIC]
+    if isinstance(node, ast.Import):
+        return [one.name for one in node.names if one.name.partition(".")[0] == "nekkar" and one.name not in PUBLIC]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("setattr", "patch")):
+        texts = (ast.literal_eval(one) for one in node.args[:1] if isinstance(one, ast.Constant))
+        return [text for text in texts if str(text).startswith("nekkar.")]
+    return []
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(Path(__file__).parents[1])))
+def test_tests_reach_private_names_through_one_module(path: Path) -> None:
+    """``tests/support/internals.py``, so that a file of the package moves with one line there."""
+    found = [name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) for name in private(node)]
+    assert found == []

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from nekkar.rules import Rule, RuleTable
-from nekkar.rules.table import CACHED, LONGEST_CACHED
+from tests.support.internals import CACHED, LONGEST_CACHED
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -16,9 +16,8 @@ from requests.structures import CaseInsensitiveDict
 
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.limiter import Nekkar
-from nekkar.core.shared.key import cache_key
 from nekkar.rules import Match, Rule, RuleTable
-from nekkar.rules.names import read_template
+from tests.support.internals import cache_key, read_template
 
 ONE = RuleTable([Rule("h/{v}", "u-{v}")], {"u-{v}": 5})
 TWO = RuleTable([Rule("h/{v}/{w}", "u-{v}-x{w}")], {"u-{v}-x{w}": 5})

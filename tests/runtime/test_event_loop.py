@@ -16,9 +16,7 @@ import anyio
 import pytest
 
 from nekkar.core.limiter import Nekkar
-from nekkar.core.runtime.loop_anyio import AnyioLoop
-from nekkar.core.runtime.loop_asyncio import AsyncioLoop, Bell
-from nekkar.core.runtime.loops import this_loop
+from tests.support.internals import AnyioLoop, AsyncioLoop, Bell, this_loop
 
 BACKENDS = ["asyncio", "trio"]
 PATIENCE = 30.0

@@ -19,12 +19,19 @@ import nekkar
 from nekkar import CacheError, ConfigurationError, Nekkar, WaitTooLong
 from nekkar.core.cache import MemcachedCache, MemoryCache
 from nekkar.core.clock import ReadClock, SystemClock
-from nekkar.core.quota import SECOND, quota
-from nekkar.core.runtime.server_clock import READ_EVERY_US, RETRY_US, STALE_US, TRIES, ServerClock
-from nekkar.core.shared import notices
-from nekkar.core.shared.ledger import Ledger
-from nekkar.core.shared.store import store_of
 from nekkar.testing import FakeClock
+from tests.support.internals import (
+    READ_EVERY_US,
+    RETRY_US,
+    SECOND,
+    STALE_US,
+    TRIES,
+    Ledger,
+    ServerClock,
+    quota,
+    store_of,
+)
+from tests.support.internals import notices_module as notices
 from tests.support.servers import Memcached, memcached
 
 AHEAD = 1_000 * SECOND

@@ -14,11 +14,8 @@ import pytest
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError, WaitTooLong
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.quota import SECOND, quota
-from nekkar.core.shared.fallback import Alone, Outage
-from nekkar.core.window.booking import Slot
-from nekkar.core.window.state import HitLog
 from nekkar.testing import FakeClock
+from tests.support.internals import SECOND, Alone, HitLog, Outage, Slot, quota
 from tests.support.servers import Memcached
 from tests.support.simulation import One, World
 from tests.support.stories import OUTAGES, SCHEDULES, first_over, over

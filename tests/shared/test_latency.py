@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nekkar.core.shared.latency import HORIZON_US, MOST_CROWD, MOST_LEAD_US, MOST_PAUSE_US, SAMPLES, Pace, crowded
+from tests.support.internals import HORIZON_US, MOST_CROWD, MOST_LEAD_US, MOST_PAUSE_US, SAMPLES, Pace, crowded
 
 MS = 1000
 MARGIN = 50 * MS

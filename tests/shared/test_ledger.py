@@ -10,17 +10,24 @@ from typing import Any
 import pytest
 
 from nekkar.core.errors import CacheError, CorruptLog
-from nekkar.core.quota import SECOND, quota
-from nekkar.core.runtime.drivers import run_steps
-from nekkar.core.runtime.effects import Call, Steps
-from nekkar.core.shared.key import cache_key
-from nekkar.core.shared.ledger import MOST_CONFLICTS, Ledger
-from nekkar.core.shared.replica import View
-from nekkar.core.shared.store import Native
-from nekkar.core.window.booking import Refusal, Slot
-from nekkar.core.window.codec import decode, encode
-from nekkar.core.window.state import HitLog
 from nekkar.testing import FakeClock
+from tests.support.internals import (
+    MOST_CONFLICTS,
+    SECOND,
+    Call,
+    HitLog,
+    Ledger,
+    Native,
+    Refusal,
+    Slot,
+    Steps,
+    View,
+    cache_key,
+    decode,
+    encode,
+    quota,
+    run_steps,
+)
 from tests.support.simulation import One, Store, World
 from tests.support.stories import ALONE, BUSY, CROWD, FLUSHED, NEWCOMERS, SCHEDULES, first_over, over
 

@@ -12,11 +12,8 @@ import pytest
 
 from nekkar import CacheError, CorruptLog, Nekkar
 from nekkar.core.cache import MemoryCache
-from nekkar.core.runtime.drivers import run_steps
-from nekkar.core.runtime.effects import Call, Steps
-from nekkar.core.shared import store as store_module
-from nekkar.core.shared.store import Native, Versions, store_of
 from nekkar.testing import FakeClock
+from tests.support.internals import Call, Native, Steps, Versions, run_steps, store_module, store_of
 from tests.support.simulation import MS, PlainStore, Story
 from tests.support.stories import ALONE, CROWD, DEAF, FAST, FLUSHED, PLAIN, SCHEDULES, STORM, TASKS, first_over, over
 

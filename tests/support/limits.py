@@ -15,9 +15,8 @@ import pytest
 
 from nekkar.core.cache import BaseCache, MemoryCache
 from nekkar.core.limiter import Admission, Limit
-from nekkar.core.shared.key import cache_key
-from nekkar.core.window.codec import decode
 from nekkar.testing import START_US, FakeClock
+from tests.support.internals import cache_key, decode
 
 START = START_US / 1e6
 PATIENCE = 30.0  # seconds that a test waits for what must come

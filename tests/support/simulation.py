@@ -18,16 +18,23 @@ from typing import Any
 
 from nekkar.core.cache import BaseCache
 from nekkar.core.errors import CacheError, NekkarError
-from nekkar.core.events import Listeners
-from nekkar.core.quota import SECOND, Quota, quota
-from nekkar.core.runtime.effects import Call, Pause, Transact, Wait
-from nekkar.core.shared.fallback import Outage
-from nekkar.core.shared.ledger import Ledger
-from nekkar.core.shared.store import store_of
-from nekkar.core.waiting.reporter import Voice
-from nekkar.core.waiting.wait_queue import Line
-from nekkar.core.window.booking import Slot
-from nekkar.core.window.feedback import Word
+from tests.support.internals import (
+    SECOND,
+    Call,
+    Ledger,
+    Line,
+    Listeners,
+    Outage,
+    Pause,
+    Quota,
+    Slot,
+    Transact,
+    Voice,
+    Wait,
+    Word,
+    quota,
+    store_of,
+)
 
 MS = SECOND // 1000
 START_US = 1_700_000_000 * SECOND

@@ -16,17 +16,12 @@ from typing import Any
 
 import pytest
 
-from nekkar.cli import main
-from nekkar.cli import status as status_command
-from nekkar.cli.options import seconds
-from nekkar.cli.show import Table, duration
 from nekkar.core.cache import SqliteCache
-from nekkar.core.cache.redaction import redacted
-from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.limiter import Limit, Nekkar, Status
-from nekkar.core.quota import quota as parse
-from nekkar.core.window.codec import decode
+from tests.support.internals import Table, decode, duration, main, monotonic, redacted, seconds
+from tests.support.internals import quota as parse
+from tests.support.internals import status_module as status_command
 from tests.support.servers import Memcached, redis_server
 
 RULES = """\

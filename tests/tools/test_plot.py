@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from nekkar.cli import main
-from nekkar.core.quota import Rate
-from nekkar.plot import Mark, Panel, draw, in_window
+from tests.support.internals import Mark, Panel, Rate, draw, in_window, main
 
 PNG = b"\x89PNG"
 RATES = [("search", Rate(1_000_000, 3)), ("search", Rate(4_000_000, 6))]

@@ -6,12 +6,12 @@ from io import StringIO
 
 import pytest
 
-from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, WaitTooLong
 from nekkar.core.events import Admitted, Left, Waiting
 from nekkar.core.limiter import Nekkar
 from nekkar.progress import Progress
 from nekkar.testing import FakeClock
+from tests.support.internals import monotonic
 
 
 class Terminal(StringIO):

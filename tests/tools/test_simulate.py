@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from nekkar.cli import main
-from nekkar.core.clock import SystemClock, monotonic
+from nekkar.core.clock import SystemClock
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.limiter import Nekkar
-from nekkar.core.quota import SECOND, quota
-from nekkar.plan import Ask, Call, Hold, Start, Tally, asked, read_calls, read_log, run
 from nekkar.rules import Rule, RuleTable
 from tests.support.checks import spans_broken
+from tests.support.internals import SECOND, Ask, Hold, Start, asked, main, monotonic, quota, read_calls, read_log
+from tests.support.internals import PlanCall as Call
+from tests.support.internals import PlanTally as Tally
+from tests.support.internals import plan_run as run
 from tests.support.servers import Memcached
 
 RULES = RuleTable(

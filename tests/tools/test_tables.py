@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nekkar.cli import main
 from nekkar.core.events import Waiting
 from nekkar.core.limiter import Nekkar
-from nekkar.demo.fleet import Outcome, Tally
-from nekkar.demo.show import Result
-from nekkar.demo.show import progress as demo_progress
-from nekkar.demo.show import show as show_demo
 from nekkar.progress import Progress
-from nekkar.tables import Table, show, width_of
+from tests.support.internals import Outcome, Result, Tally, main, tables_module, width_of
+from tests.support.internals import TablesTable as Table
+from tests.support.internals import progress as demo_progress
+from tests.support.internals import show as show_demo
+from tests.support.internals import tables_show as show
 from tests.tools.test_progress import Terminal
 
 NAME = "a-limit-of-an-account-with-a-long-name[bold]-and-日本語-{json:model}"
@@ -75,7 +74,7 @@ def test_columns_line_up_beside_wide_characters() -> None:
 def test_a_terminal_without_rich_gets_lines_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """As wide as it says it is."""
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr("nekkar.tables.find_spec", lambda name: None)
+    monkeypatch.setattr(tables_module, "find_spec", lambda name: None)
     stream = Terminal()
     show([TABLE], stream)
     assert stream.getvalue() == TABLE.plain(40) + "\n" != TABLE.plain() + "\n"

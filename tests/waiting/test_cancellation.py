@@ -20,8 +20,8 @@ import pytest
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.runtime.loops import this_loop
 from nekkar.testing import FakeClock
+from tests.support.internals import this_loop
 from tests.support.limits import (
     BACKENDS,
     PATIENCE,

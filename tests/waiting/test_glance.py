@@ -10,19 +10,23 @@ import pytest
 
 from nekkar import Nekkar
 from nekkar.core.errors import CacheError
-from nekkar.core.quota import SECOND, Rate, quota
-from nekkar.core.runtime.drivers import run_steps
-from nekkar.core.runtime.effects import Steps
-from nekkar.core.shared.fallback import Outage
-from nekkar.core.shared.key import cache_key
-from nekkar.core.shared.ledger import Ledger
-from nekkar.core.shared.store import store_of
-from nekkar.core.waiting import glance as glances
-from nekkar.core.waiting import wait_queue as line
-from nekkar.core.waiting.glance import part
-from nekkar.core.window.booking import Slot
-from nekkar.core.window.state import HitLog
 from nekkar.testing import START_US, FakeClock
+from tests.support.internals import (
+    SECOND,
+    HitLog,
+    Ledger,
+    Outage,
+    Rate,
+    Slot,
+    Steps,
+    cache_key,
+    part,
+    quota,
+    run_steps,
+    store_of,
+)
+from tests.support.internals import glance_module as glances
+from tests.support.internals import wait_queue_module as line
 from tests.support.limits import WatchedCache
 from tests.support.simulation import One, Story, World
 from tests.support.stories import CROWD, FAST, LONG, SCHEDULES, first_over, over

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from nekkar.core.shared.replica import View
+from tests.support.internals import View
 from tests.support.simulation import MS, Story, World
 from tests.support.stories import BUSY, CROWD, FAST, OUTAGES, STORM, TASKS, over
 

@@ -9,8 +9,8 @@ import pytest
 
 from nekkar.core.cache import MemoryCache
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.shared.ledger import Ledger
 from nekkar.testing import FakeClock
+from tests.support.internals import Ledger, booking_module, prefetch_module
 from tests.support.simulation import Story, World
 from tests.support.stories import BUSY, CROWD, FAST, FLUSHED, OUTAGES, STORM, TASKS, first_over, over
 
@@ -58,8 +58,8 @@ class TestSchedules:
 
     @pytest.fixture(autouse=True)
     def many(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("nekkar.core.window.booking.SPARE_PART", 2)
-        monkeypatch.setattr("nekkar.core.waiting.prefetch.LEAST", 0)
+        monkeypatch.setattr(booking_module, "SPARE_PART", 2)
+        monkeypatch.setattr(prefetch_module, "LEAST", 0)
 
     @pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
     def test_no_window_is_over(self, story: Story) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from nekkar.core.errors import WaitTooLong
-from nekkar.core.window.codec import decode
+from tests.support.internals import decode
 from tests.support.simulation import MS, Cancelled, Store, Story, World
 from tests.support.stories import BUSY, CROWD, DEAF, FAST, FLUSHED, PLAIN, STORM, TASKS, WINDOWS, over
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from nekkar.core.quota import SECOND, quota
-from nekkar.core.window.booking import CLOCKS_APART_US, Refusal, Slot, booked
-from nekkar.core.window.state import HitLog
+from tests.support.internals import CLOCKS_APART_US, SECOND, HitLog, Refusal, Slot, booked, quota
 from tests.support.simulation import One
 
 NOW = 1_000 * SECOND

@@ -15,10 +15,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nekkar.core.errors import CacheError, CorruptLog
-from nekkar.core.quota import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate, quota
-from nekkar.core.window.codec import LATEST_US, MAGIC, MOST_HITS, VERSION, decode, encode
-from nekkar.core.window.rejections import MOST_DOUBLINGS, Refusals
-from nekkar.core.window.state import EXACT_ENTRIES, MAX_WINDOWS, HitLog, column
+from tests.support.internals import (
+    EXACT_ENTRIES,
+    LATEST_US,
+    MAGIC,
+    MAX_COUNT,
+    MAX_MARGIN,
+    MAX_PERIOD,
+    MAX_WINDOWS,
+    MIN_PERIOD,
+    MOST_DOUBLINGS,
+    MOST_HITS,
+    VERSION,
+    HitLog,
+    Rate,
+    Refusals,
+    column,
+    decode,
+    encode,
+    quota,
+)
 
 S = 1_000_000
 NOW = 1_790_000_000 * S

@@ -9,11 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.core.quota import Quota, Rate, quota
-from nekkar.core.window.feedback import Budget, Word, heard
-from nekkar.core.window.rejections import EASES_US, MARGIN_PART, Refusals
-from nekkar.core.window.state import HitLog
 from tests.support.checks import spans_broken
+from tests.support.internals import EASES_US, MARGIN_PART, Budget, HitLog, Quota, Rate, Refusals, Word, heard, quota
 
 MS, S = 1000, 1_000_000
 HOUR = 3600 * S

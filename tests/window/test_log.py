@@ -17,10 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nekkar.core.errors import ConfigurationError
-from nekkar.core.quota import MAX_MARGIN, Quota, Rate, quota
-from nekkar.core.window.codec import decode, encode
-from nekkar.core.window.state import EXACT_ENTRIES, GRID, LONG_PERIOD_US, MAX_WINDOWS, HitLog, column
 from tests.support.checks import each_hit, spans_broken, worst_window
+from tests.support.internals import (
+    EXACT_ENTRIES,
+    GRID,
+    LONG_PERIOD_US,
+    MAX_MARGIN,
+    MAX_WINDOWS,
+    HitLog,
+    Quota,
+    Rate,
+    column,
+    decode,
+    encode,
+    quota,
+)
 
 T = TypeVar("T")
 
