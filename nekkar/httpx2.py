@@ -3,12 +3,8 @@
     client = limit(httpx2.Client(), limiter, rules)
     client = httpx2.Client(transport=NekkarTransport(limiter, rules))
 
-- The request's method and URL are resolved to a limit through the rule table; the request waits until the
-  limit admits it, and then goes to the wrapped transport. The wait is outside the HTTP timeouts.
-- Where the request then waits for a connection, a slot that went stale is exchanged before the bytes leave: see
-  ``nekkar.http.wire``. Of a transport that is not the library's own, nekkar sees no such waits.
-- Every redirect and every step of an authentication is a request of its own, and waits for its own slot.
-  ``HTTPTransport(retries=…)`` repeats failed connects alone, which never reached the service.
+- The rule table finds the limit of each request, each redirect and each step of an authentication. The request waits
+  for its slot, and then for a connection; a slot that goes stale there is exchanged (see ``nekkar.http.wire``).
 - ``extensions={"nekkar": {"cost": 3, "max_wait": 5}}`` on a call asks for so many hits and bounds the wait, in
   seconds. ``response.extensions["nekkar"]`` is the Admission, or None where no rule applied.
 - What a client has a proxy or a mount for never passes its ``transport=``, and a client given one does not look

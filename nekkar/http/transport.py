@@ -73,14 +73,16 @@ class SyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
         while True:
             permit.acquire()
             wire = Wire(permit, request, self, self._transport)
+            wire.watch()
             try:
-                with wire.watched():
-                    response = self._transport.handle_request(request)
+                response = self._transport.handle_request(request)
                 break
             except (NotSent, Exception) as error:
                 if not wire.gave_up:
                     permit.explain(error)
                     raise
+            finally:
+                wire.leave()
         try:
             permit.hear(response.status_code, response.headers)
         except BaseException:  # an interrupt: nobody gets the response, which has a connection
@@ -118,14 +120,16 @@ class AsyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
         while True:
             await permit.acquire_async()
             wire = AsyncWire(permit, request, self, self._transport)
+            wire.watch()
             try:
-                with wire.watched():
-                    response = await self._transport.handle_async_request(request)
+                response = await self._transport.handle_async_request(request)
                 break
             except (NotSent, Exception) as error:
                 if not wire.gave_up:
                     permit.explain(error)
                     raise
+            finally:
+                wire.leave()
         try:
             await permit.hear_async(response.status_code, response.headers)
         except BaseException:

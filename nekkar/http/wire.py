@@ -21,7 +21,6 @@ Where an attempt waits that finds its slot stale:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from nekkar.core.errors import ConfigurationError
@@ -57,14 +56,13 @@ class Wire:
         self._given, self._outer = given, outer
         self._opened, self._held = False, 0.0
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Watch the request inside the block; afterwards its extensions are the user's again."""
+    def watch(self) -> None:
+        """Have the request's events told to this attempt."""
         self._request.extensions = {**self._given, "trace": self}
-        try:
-            yield
-        finally:
-            self._request.extensions = self._given
+
+    def leave(self) -> None:
+        """Give the request its own extensions again."""
+        self._request.extensions = self._given
 
     def __call__(self, event: str, info: dict[str, Any]) -> Any:
         """Take an event; block where the attempt has to wait for a new slot."""
