@@ -11,7 +11,7 @@ one relation (see ``patterns``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Generic, TypeVar
@@ -20,8 +20,11 @@ from nekkar.rules.patterns import Glob, Part, Pattern, covers
 from nekkar.rules.urls import Param
 
 T = TypeVar("T")
-Key = tuple[str, int | None, str | None, Param | None]  # scheme, port, method, parameter
-Leaf = dict[Key, list[int]]
+Key = tuple[int | None, Param | None]
+Kind = tuple[str, str | None]  # scheme and method
+Leaf = dict[Key, dict[Kind, list[int]]]
+
+FEW_KINDS = 4
 
 
 @dataclass(slots=True)
@@ -108,22 +111,26 @@ class Index:
     def add(self, number: int, pattern: Pattern) -> None:
         paths: Node[Leaf] = self.hosts.end(pattern.host, pattern.subdomains, Node)
         leaf: Leaf = paths.end(pattern.path, pattern.deep, dict)
+        keys = [(pattern.port, param) for param in pattern.query or (None,)]
         for method in pattern.methods or (None,):  # a request has one method, which must find it
-            keys: list[Key] = [(pattern.scheme, pattern.port, method, param) for param in pattern.query or (None,)]
-            rarest = min(keys, key=lambda key: len(leaf.get(key, ())))  # any of its parameters will find it
-            leaf.setdefault(rarest, []).append(number)
+            kind = pattern.scheme, method
+            rarest = min(keys, key=lambda key: len(leaf.get(key, {}).get(kind, ())))
+            leaf.setdefault(rarest, {}).setdefault(kind, []).append(number)  # any of its parameters will find it
         self.patterns[number] = pattern
         self.queries = self.queries or bool(pattern.query)
 
     def first(self, narrow: Pattern) -> int | None:
         """Return the lowest number whose pattern covers ``narrow``, or None."""
         best: int | None = None
-        method = min(narrow.methods) if narrow.methods else None  # what covers all its methods is filed under each
-        keys = set(product({"", narrow.scheme}, {None, narrow.port}, {None, method}, (None, *narrow.query)))
+        keys: Collection[Key] = ((None, None), (narrow.port, None))
+        if narrow.query:
+            keys = {(port, param) for param in (None, *narrow.query) for port in (None, narrow.port)}
         for paths in _walk(self.hosts, narrow.host, narrow.subdomains, 1):
             for leaf in _walk(paths, narrow.path, narrow.deep, 0):
-                for key in leaf.keys() & keys:
-                    best = self._lower(best, leaf[key], narrow)
+                for key in leaf.keys() & keys if narrow.query else keys:
+                    if key in leaf:
+                        for numbers in _of_kind(leaf[key], narrow):
+                            best = self._lower(best, numbers, narrow)
         return best
 
     def _lower(self, best: int | None, numbers: list[int], narrow: Pattern) -> int | None:
@@ -134,6 +141,14 @@ class Index:
             if self.patterns[number].covers_rest(narrow):
                 return number
         return best
+
+
+def _of_kind(kinds: dict[Kind, list[int]], narrow: Pattern) -> Iterable[list[int]]:
+    """Return the numbers of the rules whose scheme and methods may cover ``narrow``'s; of a few kinds simply all."""
+    if len(kinds) <= FEW_KINDS:
+        return kinds.values()
+    method = min(narrow.methods) if narrow.methods else None  # what covers all its methods is filed under each
+    return [kinds[kind] for kind in product({"", narrow.scheme}, {None, method}) if kind in kinds]
 
 
 def _walk(root: Node[T], parts: tuple[Part, ...], more: bool, least: int) -> list[T]:
