@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
+from nekkar.core.clock import SystemClock
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.limiter import Admission, Nekkar
 from nekkar.core.runtime.loops import this_loop
@@ -280,12 +281,14 @@ def test_real_threads_are_never_over_and_use_all_of_the_limit() -> None:
 # Places in line.
 
 
-class FarClock(FakeClock):
-    """A clock that is half a minute behind until it is read, which takes a moment; read in threads, at random."""
+class FarClock(SystemClock):
+    """A clock that is half a minute behind until it is read, which takes some time or other."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.reads = 0
+
+    def now_us(self) -> int:
+        return super().now_us() + 30_000_000 * (self.reads > 0)
 
     def is_due(self) -> bool:
         return not self.reads
@@ -293,7 +296,6 @@ class FarClock(FakeClock):
     def read(self) -> None:
         threading.Event().wait(0.01 * random.random())
         self.reads += 1
-        self.advance(30)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -303,7 +305,7 @@ def test_the_first_tasks_to_call_are_the_first_to_start_on_a_clock_that_must_be_
 ) -> None:
     """As at a program's start: none overtakes while another waits for the clock, or lets other tasks run."""
     clock = FarClock()
-    limit = Nekkar(WatchedCache(in_process=in_process), clock=clock)("calls", 1, period=10.0)
+    limit = Nekkar(WatchedCache(in_process=in_process), clock=clock)("calls", 1, period=0.02, margin=0.12)
     called, started = list[int](), list[int]()
 
     async def call(number: int) -> None:
@@ -313,7 +315,7 @@ def test_the_first_tasks_to_call_are_the_first_to_start_on_a_clock_that_must_be_
 
     async def main() -> None:
         async with anyio.create_task_group() as group:
-            for number in range(24):
+            for number in range(6):
                 group.start_soon(call, number)
 
     run_in(backend, main)
@@ -347,13 +349,12 @@ def test_threads_have_their_places_before_the_clock_is_read() -> None:
             super().read()
 
     clock = Gated()
-    limit, crowd = Nekkar(WatchedCache(), clock=clock)("calls", 1, period=10.0), Crowd()
+    limit, crowd = Nekkar(WatchedCache(), clock=clock)("calls", 1, period=0.02, margin=0.12), Crowd()
     crowd.line_up(limit, 4, lambda number: waiting(limit) == number + 1)
     assert read.wait(PATIENCE)
     go_on.set()
-    ats = [since_start(admission) for admission in crowd.outcomes()]
+    ats = [admission.at for admission in crowd.outcomes()]
     assert ats == sorted(ats)
-    assert ats[0] >= 30_000_000
     assert clock.reads == 1
 
 
