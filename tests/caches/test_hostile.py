@@ -23,7 +23,7 @@ from nekkar.core.quota import MAX_MARGIN, MAX_PERIOD, SECOND, quota
 from nekkar.core.shared.key import cache_key
 from nekkar.core.shared.replica import YEAR_US
 from nekkar.core.window.codec import LATEST_US, decode, encode
-from nekkar.core.window.rejections import Refusals
+from nekkar.core.window.rejections import Rejections
 from nekkar.core.window.state import HitLog
 from nekkar.redis import RedisCache
 from nekkar.testing import FakeClock
@@ -206,10 +206,10 @@ POISONS: dict[str, HitLog] = {
     "a spacing of 1,000 years": HitLog(1, spacing_us=10 * MAX_PERIOD),
     "a horizon of 1,000 years": HitLog(1, horizon_us=10 * MAX_PERIOD),
     "a horizon of a day": HitLog(1, horizon_us=24 * MAX_MARGIN),
-    "a learned margin as long as the period": replace(FULL, refusals=Refusals(NOW, 0, 60 * SECOND)),
-    "a learned margin of an age": replace(FULL, refusals=Refusals(NOW, 0, 1 << 62)),
-    "a refusal in two years": replace(TWO_A_MINUTE, refusals=Refusals(NOW + 2 * YEAR_US)),
-    "a margin widened in two years": replace(TWO_A_MINUTE, refusals=Refusals(NOW, 0, SECOND, NOW + 2 * YEAR_US)),
+    "a learned margin as long as the period": replace(FULL, refusals=Rejections(NOW, 0, 60 * SECOND)),
+    "a learned margin of an age": replace(FULL, refusals=Rejections(NOW, 0, 1 << 62)),
+    "a refusal in two years": replace(TWO_A_MINUTE, refusals=Rejections(NOW + 2 * YEAR_US)),
+    "a margin widened in two years": replace(TWO_A_MINUTE, refusals=Rejections(NOW, 0, SECOND, NOW + 2 * YEAR_US)),
     "hits assumed up to 200 years from now": replace(TWO_A_MINUTE, unsure_until=NOW + 200 * YEAR_US),
 }
 
@@ -230,7 +230,7 @@ def test_a_poisoned_log_is_corrupt_and_a_reset_gets_rid_of_it(name: str) -> None
 @pytest.mark.parametrize("learned", [SECOND, 15 * SECOND, 90 * 86_400 * SECOND])
 def test_a_learned_margin_never_holds_a_limit_up_for_longer_than_a_quarter_of_its_period(learned: int) -> None:
     """Also one that a limit of a year, under the same name elsewhere, may have learned."""
-    log = replace(TWO_A_MINUTE.joined(quota("9/year"), 1).book(NOW, 2), refusals=Refusals(NOW, 0, learned))
+    log = replace(TWO_A_MINUTE.joined(quota("9/year"), 1).book(NOW, 2), refusals=Rejections(NOW, 0, learned))
     cache = MemoryCache()
     poison(cache, encode(log))
     with pytest.raises(WaitTooLong) as refusal:

@@ -20,7 +20,7 @@ from urllib3.util import retry as urllib3_retry
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.limiter import Nekkar
-from nekkar.core.window.feedback import Word
+from nekkar.core.window.feedback import Feedback
 from nekkar.http.limiter import Gate
 from nekkar.requests import NekkarAdapter, limit
 from nekkar.rules import Rule, RuleTable
@@ -321,7 +321,7 @@ def test_a_slot_inside_a_pause_is_booked_again(cache: FlakyCache) -> None:
         waiting = pool.submit(limit.acquire)
         wait_until(lambda: other.status().windows[0].used == 2)
         clock.advance(5)
-        other._hear(Word(clock.now_us(), 10**9, pause_us=30 * 10**6))
+        other._hear(Feedback(clock.now_us(), 10**9, pause_us=30 * 10**6))
         clock.advance(5.2)  # to its slot, and past it
         wait_until(lambda: other.status().next_at > begin + 45)
         assert not waiting.done()

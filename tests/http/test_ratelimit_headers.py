@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.core.window.feedback import Budget
+from nekkar.core.window.feedback import ReportedQuota
 from nekkar.http.ratelimit_headers import MOST_TEXT, read, reset_us
 
 S = 1_000_000
@@ -14,9 +14,9 @@ S = 1_000_000
 
 def window(
     remaining: int, limit: int | None = None, period_us: int | None = None, reset_us: int | None = None
-) -> Budget:
+) -> ReportedQuota:
     """A budget whose reset is a window's end."""
-    return Budget(remaining, limit, period_us, reset_us, is_window=True)
+    return ReportedQuota(remaining, limit, period_us, reset_us, is_window=True)
 
 
 NOW = 1_795_000_000 * S  # Wed, 18 Nov 2026 11:06:40 GMT
@@ -67,7 +67,7 @@ REAL = [
             "x-ratelimit-reset-requests": "1s",
             "x-ratelimit-reset-tokens": "6m0s",
         },
-        [Budget(59, 60, None, S)],
+        [ReportedQuota(59, 60, None, S)],
     ),
     (
         {
@@ -76,7 +76,7 @@ REAL = [
             "anthropic-ratelimit-requests-reset": "2026-11-18T11:07:10Z",
             "anthropic-ratelimit-tokens-remaining": "0",
         },
-        [Budget(0, 50, None, 30 * S)],
+        [ReportedQuota(0, 50, None, 30 * S)],
     ),
     (
         {"x-ratelimit-limit": "5", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "1795000001.25"},
@@ -136,7 +136,7 @@ REAL = [
         {"x-ratelimit-limit": "20:1,100:120", "x-ratelimit-remaining": "19, 80"},
         [window(19, 20, S), window(80, 100, 120 * S)],
     ),
-    ({"x-ratelimit-requests-limit": "500", "x-ratelimit-requests-remaining": "499"}, [Budget(499, 500)]),
+    ({"x-ratelimit-requests-limit": "500", "x-ratelimit-requests-remaining": "499"}, [ReportedQuota(499, 500)]),
     (
         {"ratelimit-limit": "2000", "ratelimit-observed": "8", "ratelimit-remaining": "1992", "ratelimit-name": "api"},
         [window(1992, 2000)],
@@ -176,7 +176,7 @@ REAL = [
 
 
 @pytest.mark.parametrize(("headers", "budgets"), REAL)
-def test_what_services_send_is_read(headers: dict[str, str], budgets: list[Budget]) -> None:
+def test_what_services_send_is_read(headers: dict[str, str], budgets: list[ReportedQuota]) -> None:
     """Each form gives what remains, of how many, in how long a window, and how long until all are back."""
     reading = read(headers, NOW)
     assert reading.budgets == tuple(budgets)
@@ -192,7 +192,9 @@ def test_what_services_send_is_read(headers: dict[str, str], budgets: list[Budge
         ({"ratelimit": '"cdn";r=3', "ratelimit-policy": "10;w=1"}, []),  # a policy without a name
     ],
 )
-def test_an_item_that_no_told_policy_names_is_of_another_bucket(headers: dict[str, str], others: list[Budget]) -> None:
+def test_an_item_that_no_told_policy_names_is_of_another_bucket(
+    headers: dict[str, str], others: list[ReportedQuota]
+) -> None:
     """Two layers of a service tell each its own; what one says is not counted for the other."""
     assert read(headers, NOW).others == tuple(others)
 
@@ -238,7 +240,7 @@ def test_what_could_be_meant_in_two_ways_is_a_fault(headers: dict[str, str]) -> 
         ("5", "100", "", window(5, 100), 1),
     ],
 )
-def test_nonsense_is_a_fault(remaining: str, limit: str, reset: str, budget: Budget | None, faults: int) -> None:
+def test_nonsense_is_a_fault(remaining: str, limit: str, reset: str, budget: ReportedQuota | None, faults: int) -> None:
     """What is negative, zero, contradictory or no number is left out and told; an odd reset goes alone."""
     headers = {"x-ratelimit-remaining": remaining, "x-ratelimit-limit": limit, "x-ratelimit-reset": reset}
     reading = read(headers, NOW)

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from nekkar.core.cache import from_url
 from nekkar.core.errors import CacheError
 from nekkar.core.limiter import Admission, Limit, Nekkar
-from nekkar.core.shared.fallback import OnCacheError
+from nekkar.core.shared.outage import OnCacheError
 
 DOOM = signal.SIGUSR1
 RETRY_AFTER = 0.05

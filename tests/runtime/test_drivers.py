@@ -14,13 +14,13 @@ import pytest
 
 from nekkar.core.clock import SystemClock
 from nekkar.core.runtime.drivers import run, run_async, run_steps, wake_threads
-from nekkar.core.runtime.effects import Call, Effects, Event, Pause, Steps, Transact, Wait
+from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps, Event, QueueSteps, RunSteps, WaitUntil
 from nekkar.core.runtime.loops import THREADS_PER_LOOP, this_loop
 from nekkar.testing import FakeClock
 
 PATIENCE = 30.0
 BACKENDS = ["asyncio", "trio"]
-Driver = Callable[[Effects[Any], FakeClock], Any]
+Driver = Callable[[QueueSteps[Any], FakeClock], Any]
 
 
 def run_in(backend: str, main: Callable[[], Awaitable[Any]]) -> Any:
@@ -36,7 +36,7 @@ def new_event() -> Event:
 
 
 def async_driver(backend: str, in_process: bool) -> Driver:
-    def drive(effects: Effects[Any], clock: FakeClock) -> Any:
+    def drive(effects: QueueSteps[Any], clock: FakeClock) -> Any:
         async def main() -> Any:
             return await run_async(effects, clock, this_loop(), in_process)
 
@@ -60,12 +60,12 @@ def event(request: pytest.FixtureRequest) -> Callable[[], Event]:
     return threading.Event if "threads" in request.node.name else new_event
 
 
-def steps(*functions: Callable[[], Any], closed: list[str] | None = None) -> Steps[list[Any]]:
-    """Call each function, and return what they returned."""
+def steps(*functions: Callable[[], Any], closed: list[str] | None = None) -> CacheSteps[list[Any]]:
+    """CacheCall each function, and return what they returned."""
     try:
         results = []
         for function in functions:
-            results.append((yield Call(function, ())))
+            results.append((yield CacheCall(function, ())))
         return results
     finally:
         if closed is not None:
@@ -86,10 +86,10 @@ def test_results_pass_through(drive: Driver, event: Callable[[], Event]) -> None
     """A generator is sent what its calls return, and its own result is the driver's."""
     clock = FakeClock(start=100)
 
-    def effects() -> Effects[tuple[Any, ...]]:
-        first = yield Transact(steps(lambda: 1, lambda: "two"))
-        nothing = yield Wait(160_000_000, event())
-        second = yield Transact(steps())
+    def effects() -> QueueSteps[tuple[Any, ...]]:
+        first = yield RunSteps(steps(lambda: 1, lambda: "two"))
+        nothing = yield WaitUntil(160_000_000, event())
+        second = yield RunSteps(steps())
         return first, nothing, second
 
     assert drive(effects(), clock) == ([1, "two"], None, [])
@@ -99,7 +99,7 @@ def test_results_pass_through(drive: Driver, event: Callable[[], Event]) -> None
 def test_a_generator_that_asks_for_nothing_just_returns(drive: Driver) -> None:
     """No effect is needed for a result."""
 
-    def effects() -> Effects[int]:
+    def effects() -> QueueSteps[int]:
         yield from ()
         return 7
 
@@ -109,11 +109,11 @@ def test_a_generator_that_asks_for_nothing_just_returns(drive: Driver) -> None:
 def test_calls_are_made_with_their_arguments(drive: Driver) -> None:
     """A call's arguments reach its function."""
 
-    def body() -> Steps[Any]:
-        return (yield Call(divmod, (17, 5)))
+    def body() -> CacheSteps[Any]:
+        return (yield CacheCall(divmod, (17, 5)))
 
-    def effects() -> Effects[Any]:
-        return (yield Transact(body()))
+    def effects() -> QueueSteps[Any]:
+        return (yield RunSteps(body()))
 
     assert drive(effects(), FakeClock()) == (3, 2)
 
@@ -123,16 +123,16 @@ def test_errors_are_thrown_in_where_they_belong(drive: Driver, error: Exception)
     """What a call raises is raised at the yield in the steps, then at that of the effects, then by the driver."""
     seen: list[tuple[str, BaseException]] = []
 
-    def body() -> Steps[None]:
+    def body() -> CacheSteps[None]:
         try:
-            yield Call(fail(error), ())
+            yield CacheCall(fail(error), ())
         except Exception as raised:
             seen.append(("steps", raised))
             raise
 
-    def effects() -> Effects[None]:
+    def effects() -> QueueSteps[None]:
         try:
-            yield Transact(body())
+            yield RunSteps(body())
         except Exception as raised:
             seen.append(("effects", raised))
             raise
@@ -147,19 +147,19 @@ def test_a_generator_that_handles_an_error_goes_on(drive: Driver, event: Callabl
     """An error that a generator catches does not end it; what it yields next is performed."""
     clock = FakeClock(start=100)
 
-    def body() -> Steps[str]:
+    def body() -> CacheSteps[str]:
         try:
-            yield Call(fail(ValueError("no")), ())
+            yield CacheCall(fail(ValueError("no")), ())
         except ValueError:
-            return str((yield Call(lambda: "saved", ())))
+            return str((yield CacheCall(lambda: "saved", ())))
         return "missed"
 
-    def effects() -> Effects[str]:
+    def effects() -> QueueSteps[str]:
         try:
-            yield Transact(steps(fail(KeyError("no"))))
+            yield RunSteps(steps(fail(KeyError("no"))))
         except KeyError:
-            yield Wait(101_000_000, event())
-        return str((yield Transact(body())))
+            yield WaitUntil(101_000_000, event())
+        return str((yield RunSteps(body())))
 
     assert drive(effects(), clock) == "saved"
     assert clock.now == 101
@@ -168,9 +168,9 @@ def test_a_generator_that_handles_an_error_goes_on(drive: Driver, event: Callabl
 def test_an_error_of_the_generators_own_comes_out(drive: Driver) -> None:
     """What a generator raises by itself is what the driver raises; another error keeps its context."""
 
-    def effects() -> Effects[None]:
+    def effects() -> QueueSteps[None]:
         try:
-            yield Transact(steps(fail(ValueError("first"))))
+            yield RunSteps(steps(fail(ValueError("first"))))
         except ValueError as cause:
             raise KeyError("second") from cause
 
@@ -184,9 +184,9 @@ def test_steps_and_effects_are_closed_whatever_happens(drive: Driver) -> None:
     for function in (lambda: 1, fail(ValueError("no"))):
         closed: list[str] = []
 
-        def effects(function: Callable[[], Any], closed: list[str]) -> Effects[None]:
+        def effects(function: Callable[[], Any], closed: list[str]) -> QueueSteps[None]:
             try:
-                yield Transact(steps(function, closed=closed))
+                yield RunSteps(steps(function, closed=closed))
             finally:
                 closed.append("effects")
 
@@ -209,12 +209,12 @@ def test_a_pause_passes_on_the_clock(drive: Driver) -> None:
     """A pause lets exactly its time pass."""
     clock = FakeClock(start=100)
 
-    def body() -> Steps[None]:
-        yield Pause(250)
-        yield Pause(0)
+    def body() -> CacheSteps[None]:
+        yield Backoff(250)
+        yield Backoff(0)
 
-    def effects() -> Effects[None]:
-        yield Transact(body())
+    def effects() -> QueueSteps[None]:
+        yield RunSteps(body())
 
     drive(effects(), clock)
     assert clock.now_us() == 100_000_250
@@ -231,14 +231,14 @@ def test_an_interrupt_passes_through_a_threads_generators() -> None:
         def sleep_until(self, at_us: int | None, wake: threading.Event) -> None:
             raise KeyboardInterrupt
 
-    def effects(first: Transact | Wait) -> Effects[None]:
+    def effects(first: RunSteps | WaitUntil) -> QueueSteps[None]:
         try:
             yield first
         except KeyboardInterrupt:
-            yield Transact(steps(lambda: cleaned.append("cleaned")))
+            yield RunSteps(steps(lambda: cleaned.append("cleaned")))
             raise
 
-    for first in (Transact(steps(fail(KeyboardInterrupt()))), Wait(None, threading.Event())):
+    for first in (RunSteps(steps(fail(KeyboardInterrupt()))), WaitUntil(None, threading.Event())):
         with pytest.raises(KeyboardInterrupt):
             run(effects(first), Interrupted())
     assert cleaned == ["cleaned", "cleaned"]
@@ -264,8 +264,8 @@ def test_cache_calls_of_tasks_run_in_a_worker_thread_unless_in_process(backend: 
     """I/O never runs in the event loop's thread; what answers at once needs no other."""
 
     async def main() -> None:
-        def effects() -> Effects[Any]:
-            return (yield Transact(steps(threading.get_ident)))
+        def effects() -> QueueSteps[Any]:
+            return (yield RunSteps(steps(threading.get_ident)))
 
         here = threading.get_ident()
         assert await run_async(effects(), FakeClock(), this_loop(), in_process=True) == [here]
@@ -289,8 +289,8 @@ def test_worker_threads_are_nekkars_own_and_few(backend: str) -> None:
         with lock:
             running -= 1
 
-    def effects() -> Effects[Any]:
-        yield Transact(steps(work))
+    def effects() -> QueueSteps[Any]:
+        yield RunSteps(steps(work))
 
     async def main() -> None:
         others = anyio.to_thread.current_default_thread_limiter()
@@ -320,8 +320,8 @@ class Gate:
             self.entered.set()
             assert self.opened.wait(PATIENCE)
 
-        yield Call(pass_through, ())
-        yield Call(self.done.append, ("second call",))
+        yield CacheCall(pass_through, ())
+        yield CacheCall(self.done.append, ("second call",))
 
 
 def test_steps_run_to_their_end_though_their_task_is_cancelled() -> None:
@@ -329,9 +329,9 @@ def test_steps_run_to_their_end_though_their_task_is_cancelled() -> None:
     gate = Gate()
     outcome: list[str] = []
 
-    def effects() -> Effects[None]:
+    def effects() -> QueueSteps[None]:
         try:
-            yield Transact(gate.steps())  # type: ignore[arg-type]
+            yield RunSteps(gate.steps())  # type: ignore[arg-type]
         except asyncio.CancelledError:
             outcome.append("cancelled")
             raise
@@ -357,11 +357,11 @@ def test_a_shielded_transaction_is_waited_for_in_a_cancelled_scope(backend: str)
     """Who leaves for a cancellation may still give back what it holds, though its scope cancels every await."""
     returned: list[str] = []
 
-    def effects() -> Effects[None]:
+    def effects() -> QueueSteps[None]:
         try:
-            yield Wait(None, new_event())
+            yield WaitUntil(None, new_event())
         finally:
-            yield Transact(steps(lambda: returned.append("given back")), shielded=True)
+            yield RunSteps(steps(lambda: returned.append("given back")), shielded=True)
 
     async def main() -> None:
         with anyio.CancelScope() as scope:
@@ -378,9 +378,9 @@ def test_a_cancelled_task_closes_its_generator(backend: str) -> None:
     """Cancellation is thrown in, and the generator has ended when the task has."""
     ends: list[str] = []
 
-    def effects() -> Effects[None]:
+    def effects() -> QueueSteps[None]:
         try:
-            yield Wait(None, new_event())
+            yield WaitUntil(None, new_event())
         except BaseException as error:
             ends.append(type(error).__name__)
             raise

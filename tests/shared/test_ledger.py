@@ -12,7 +12,7 @@ import pytest
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.quota import SECOND, Quota, quota
 from nekkar.core.runtime.drivers import run_steps
-from nekkar.core.runtime.effects import Call, Steps
+from nekkar.core.runtime.effects import CacheCall, CacheSteps
 from nekkar.core.shared import replica
 from nekkar.core.shared.key import cache_key
 from nekkar.core.shared.ledger import MOST_CONFLICTS, Ledger
@@ -395,9 +395,9 @@ class TestLostAnswers:
         book(alone, 2)
         steps = alone.book([One(5)])
         call = next(steps)
-        while isinstance(call, Call) and call.function == store.gets:
+        while isinstance(call, CacheCall) and call.function == store.gets:
             call = steps.send(call.function(*call.args))
-        assert isinstance(call, Call)
+        assert isinstance(call, CacheCall)
         if performs:
             assert call.function(*call.args)
         with pytest.raises(KeyboardInterrupt):
@@ -405,7 +405,7 @@ class TestLostAnswers:
         assert logged(store).total == 2
 
 
-def _finish(steps: Steps[Any], step: Any) -> None:
+def _finish(steps: CacheSteps[Any], step: Any) -> None:
     while True:
         step = steps.send(step.function(*step.args))
 
@@ -566,9 +566,9 @@ class TestCreation:
         creator = ledger(store, clock)
         steps = creator.book([One(1)])
         call = next(steps)
-        assert isinstance(call, Call)
+        assert isinstance(call, CacheCall)
         call = steps.send(call.function(*call.args))
-        assert isinstance(call, Call)
+        assert isinstance(call, CacheCall)
         self.used_and_lost(store, clock)
         assert call.function(*call.args)
         with pytest.raises(KeyboardInterrupt):

@@ -13,7 +13,7 @@ import pytest
 from nekkar import CacheError, CorruptLog, Nekkar
 from nekkar.core.cache import MemoryCache
 from nekkar.core.runtime.drivers import run_steps
-from nekkar.core.runtime.effects import Call, Steps
+from nekkar.core.runtime.effects import CacheCall, CacheSteps
 from nekkar.core.shared import store as store_module
 from nekkar.core.shared.store import Native, Version, Versions, store_of
 from nekkar.testing import FakeClock
@@ -65,12 +65,12 @@ def test_lost_answers_by_versions_are_errors_or_right() -> None:
 def test_not_looking_at_the_version_before_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The harness finds a writer that commits on a version that is gone."""
 
-    def careless(self: Versions, key: str, value: bytes, token: int, ttl: int) -> Steps[bool]:
+    def careless(self: Versions, key: str, value: bytes, token: int, ttl: int) -> CacheSteps[bool]:
         version = token + 1
-        if not (yield Call(self.cache.add, (f"{key}:v{version}", b85encode(value).decode()))):
+        if not (yield CacheCall(self.cache.add, (f"{key}:v{version}", b85encode(value).decode()))):
             return False
         self._known = version
-        yield Call(self.cache.set, (f"{key}:head{version % 2}", str(version)))
+        yield CacheCall(self.cache.set, (f"{key}:head{version % 2}", str(version)))
         return True
 
     monkeypatch.setattr(Versions, "swap", careless)

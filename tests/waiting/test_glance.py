@@ -13,10 +13,10 @@ from nekkar import Nekkar
 from nekkar.core.errors import CacheError
 from nekkar.core.quota import SECOND, Rate, quota
 from nekkar.core.runtime.drivers import run_steps
-from nekkar.core.runtime.effects import Steps
-from nekkar.core.shared.fallback import Outage
+from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.shared.key import cache_key
 from nekkar.core.shared.ledger import Ledger
+from nekkar.core.shared.outage import Outage
 from nekkar.core.shared.store import store_of
 from nekkar.core.waiting import glance as glances
 from nekkar.core.waiting import wait_queue as line
@@ -201,7 +201,7 @@ class TestSchedules:
         spread = Story(rate="64/16s", processes=5, busy=True, latency_us=FAST, spacing_us=SECOND // 4)
         glanced: list[Ledger] = []
 
-        def glance(ledger: Ledger) -> Steps[None]:
+        def glance(ledger: Ledger) -> CacheSteps[None]:
             glanced.append(ledger)
             return glances.glance(ledger)
 

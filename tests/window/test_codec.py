@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.quota import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate, quota
 from nekkar.core.window.codec import LATEST_US, MAGIC, MOST_HITS, VERSION, decode, encode
-from nekkar.core.window.rejections import MOST_DOUBLINGS, Refusals
+from nekkar.core.window.rejections import MOST_DOUBLINGS, Rejections
 from nekkar.core.window.state import EXACT_ENTRIES, MAX_WINDOWS, HitLog, column
 
 S = 1_000_000
@@ -52,7 +52,7 @@ def logs(draw: st.DrawFn) -> HitLog:
         crowd=draw(st.integers(0, 2**16 - 1)),
         horizon_us=draw(SPAN),
         written_at=draw(TIME),
-        refusals=Refusals(draw(TIME), draw(st.integers(0, MOST_DOUBLINGS)), draw(TIME), draw(TIME)),
+        refusals=Rejections(draw(TIME), draw(st.integers(0, MOST_DOUBLINGS)), draw(TIME), draw(TIME)),
     )
 
 
@@ -117,7 +117,7 @@ def test_no_field_is_left_out() -> None:
     times, numbers = array("Q", [2**40]), array("Q", [2**41])
     windows = (Rate(S, 5),)
     full = HitLog(7, 8, 9, 10, 11, windows, 12, 13, 3, times, numbers, 14, horizon_us=15, reset_at=16, written_at=17)
-    full = replace(full, refusals=Refusals(18, 19, 20, 21), unsure_until=22)
+    full = replace(full, refusals=Rejections(18, 19, 20, 21), unsure_until=22)
     empty = HitLog(0)
     assert all(getattr(full, one.name) != getattr(empty, one.name) for one in fields(HitLog))
     assert decode(encode(full)) == full
@@ -134,7 +134,7 @@ def test_sixteen_windows_come_back_and_seventeen_are_refused() -> None:
 def test_the_bytes_are_laid_out_little_endian_for_every_machine() -> None:
     """One log's bytes, spelled out: a fleet of different machines reads the same log."""
     log = HitLog(1, 2, 3, 4, 5, (Rate(60 * S, 100),), 6, NOW, 5, array("I", [0, 258]), array("I", [2, 9]), 7, 8, 10, 9)
-    log = replace(log, refusals=Refusals(11, 12, 13, 14), unsure_until=15)
+    log = replace(log, refusals=Rejections(11, 12, 13, 14), unsure_until=15)
     fixed = struct.pack("<QQqqqqqqqQqQHqHqqHI", 1, 2, 3, 4, 5, 8, 10, 9, 15, 6, NOW, 5, 7, 11, 12, 13, 14, 1, 2)
     body = fixed + struct.pack("<QQ", 60 * S, 100) + struct.pack("<IIII", 0, 258, 2, 9)
     assert encode(log) == struct.pack("<4sBBHI", b"nkkr", 1, 0, len(fixed), crc32(body)) + body

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nekkar.core.quota import Quota, Rate, quota
-from nekkar.core.window.feedback import Budget, Word, heard
-from nekkar.core.window.rejections import EASES_US, MARGIN_PART, Refusals
+from nekkar.core.window.feedback import Feedback, ReportedQuota, apply_feedback
+from nekkar.core.window.rejections import EASES_US, MARGIN_PART, Rejections
 from nekkar.core.window.state import HitLog
 from tests.support.checks import spans_broken
 
@@ -30,30 +30,30 @@ def log_of(limit: Quota, *hits: tuple[int, int]) -> HitLog:
     return log
 
 
-def refusal(sent_at: int, pause_us: int | None = None, most_us: int = HOUR) -> Word:
-    return Word(sent_at, most_us, is_refusal=True, pause_us=pause_us)
+def refusal(sent_at: int, pause_us: int | None = None, most_us: int = HOUR) -> Feedback:
+    return Feedback(sent_at, most_us, is_refusal=True, pause_us=pause_us)
 
 
 # Pauses.
 
 
 def test_a_pause_holds_from_the_answer() -> None:
-    """Refused or away: as long as the service says, from when it was heard."""
-    for word in (refusal(NOW, 3 * S), Word(NOW, HOUR, pause_us=3 * S)):
-        assert heard(log_of(LIMIT, (0, 1)), LIMIT, word, NOW + 5).hold_until == NOW + 5 + 3 * S
+    """Refused or away: as long as the service says, from when it was apply_feedback."""
+    for word in (refusal(NOW, 3 * S), Feedback(NOW, HOUR, pause_us=3 * S)):
+        assert apply_feedback(log_of(LIMIT, (0, 1)), LIMIT, word, NOW + 5).hold_until == NOW + 5 + 3 * S
 
 
 @given(st.integers(0, 10**18), st.integers(1, HOUR), st.booleans())
 def test_no_pause_is_over_the_longest(asked: int, most: int, is_refusal: bool) -> None:
     """``most_us`` caps whatever a service asks for."""
-    log = heard(HitLog(1), LIMIT, Word(NOW, most, is_refusal, asked), NOW)
+    log = apply_feedback(HitLog(1), LIMIT, Feedback(NOW, most, is_refusal, asked), NOW)
     assert log.hold_until <= NOW + most
 
 
 def test_a_longer_hold_stays() -> None:
     """A short pause does not end a long one."""
     log = replace(log_of(LIMIT), hold_until=NOW + 60 * S)
-    assert heard(log, LIMIT, refusal(NOW - 1, 3 * S), NOW) is log
+    assert apply_feedback(log, LIMIT, refusal(NOW - 1, 3 * S), NOW) is log
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_refusals_in_a_row_double_the_pause_up_to_a_minute_or_a_period(
     terms = quota(limit)
     log, now, found = log_of(terms), NOW, []
     for _ in range(8):
-        log = heard(log, terms, refusal(now, most_us=most), now)
+        log = apply_feedback(log, terms, refusal(now, most_us=most), now)
         found.append((log.hold_until - now) // S)
         now = log.hold_until
     assert found == pauses
 
 
-def success(sent_at: int) -> Word:
-    return Word(sent_at, HOUR, is_success=True)
+def success(sent_at: int) -> Feedback:
+    return Feedback(sent_at, HOUR, is_success=True)
 
 
 def in_a_row(refusals: int) -> HitLog:
@@ -87,58 +87,58 @@ def in_a_row(refusals: int) -> HitLog:
     log = log_of(LIMIT)
     for _ in range(refusals - 1):
         at = max(NOW - HOUR, log.hold_until)
-        log = heard(log, LIMIT, refusal(at), at)
-    return heard(replace(log, hold_until=NOW), LIMIT, refusal(NOW), NOW + 30 * MS)
+        log = apply_feedback(log, LIMIT, refusal(at), at)
+    return apply_feedback(replace(log, hold_until=NOW), LIMIT, refusal(NOW), NOW + 30 * MS)
 
 
 def test_a_success_after_the_pause_ends_the_row() -> None:
     """The refusal after it pauses for a period again."""
     log = in_a_row(5)
     now = log.hold_until
-    log = heard(log, LIMIT, success(now), now + MS)
-    assert heard(log, LIMIT, refusal(now + MS), now + MS).hold_until == now + MS + PERIOD
+    log = apply_feedback(log, LIMIT, success(now), now + MS)
+    assert apply_feedback(log, LIMIT, refusal(now + MS), now + MS).hold_until == now + MS + PERIOD
 
 
 @pytest.mark.parametrize("offset", [-100 * MS, 0, 20 * MS, S])
 def test_a_success_among_the_calls_of_which_one_was_refused_ends_the_row(offset: int) -> None:
-    """A refusal is often heard before the successes of the same burst: at a service that counts calls at once, always.
+    """A refusal is often apply_feedback before the successes of the same burst: at a service that counts calls at once, always.
 
     Else the row would go on though most of each burst is served.
     """
-    assert heard(in_a_row(5), LIMIT, success(NOW + offset), NOW + S).refusals.row == 0
+    assert apply_feedback(in_a_row(5), LIMIT, success(NOW + offset), NOW + S).refusals.row == 0
 
 
 def test_a_success_of_a_call_from_before_the_pause_does_not_end_the_row() -> None:
     """It was served before the refusals began, and answered late."""
     log = in_a_row(5)
     for sent_at in (NOW - PERIOD, NOW - HOUR):
-        assert heard(log, LIMIT, success(sent_at), NOW + S) is log
+        assert apply_feedback(log, LIMIT, success(sent_at), NOW + S) is log
 
 
 def test_a_success_where_nothing_was_refused_changes_nothing() -> None:
     """So it costs no write; nor does a second success after a row."""
-    for log in (log_of(LIMIT, (0, 1)), heard(in_a_row(5), LIMIT, success(NOW), NOW + S)):
-        assert heard(log, LIMIT, success(NOW + S), NOW + S) is log
+    for log in (log_of(LIMIT, (0, 1)), apply_feedback(in_a_row(5), LIMIT, success(NOW), NOW + S)):
+        assert apply_feedback(log, LIMIT, success(NOW + S), NOW + S) is log
 
 
 def test_a_refusal_that_says_how_long_to_wait_makes_no_row() -> None:
     """However many of them: a later one that does not say pauses for a period."""
     log = log_of(LIMIT)
     for index in range(50):
-        log = heard(log, LIMIT, refusal(NOW + index, pause_us=0), NOW + index)
-    assert heard(log, LIMIT, refusal(NOW + S), NOW + S).hold_until == NOW + S + PERIOD
+        log = apply_feedback(log, LIMIT, refusal(NOW + index, pause_us=0), NOW + index)
+    assert apply_feedback(log, LIMIT, refusal(NOW + S), NOW + S).hold_until == NOW + S + PERIOD
 
 
 def test_a_wait_of_no_time_holds_nothing() -> None:
     """``Retry-After: 0``: refused or away, the next slot is as near as before."""
     log = log_of(LIMIT, (0, 1))
-    assert heard(log, LIMIT, Word(NOW, HOUR, pause_us=0), NOW) is log
-    assert heard(log, LIMIT, refusal(NOW, pause_us=0), NOW + S).hold_until == log.hold_until
+    assert apply_feedback(log, LIMIT, Feedback(NOW, HOUR, pause_us=0), NOW) is log
+    assert apply_feedback(log, LIMIT, refusal(NOW, pause_us=0), NOW + S).hold_until == log.hold_until
 
 
 @given(st.lists(st.integers(0, 99), min_size=300, max_size=300))
 def test_one_refusal_in_a_hundred_costs_a_period_each(draws: list[int]) -> None:
-    """Bursts of 100 a second whose refusals are heard first: each pauses for a period or two, however many come."""
+    """Bursts of 100 a second whose refusals are apply_feedback first: each pauses for a period or two, however many come."""
     limit = quota("100/s")
     log, now = HitLog(1), NOW
     refused = 0
@@ -148,25 +148,25 @@ def test_one_refusal_in_a_hundred_costs_a_period_each(draws: list[int]) -> None:
         now = at + 100 * MS
         if draw < 63:  # some call of a hundred
             refused += 1
-            log = heard(log, limit, Word(at, HOUR, is_refusal=True), at + MS)
-        log = heard(log, limit, success(at), now)
+            log = apply_feedback(log, limit, Feedback(at, HOUR, is_refusal=True), at + MS)
+        log = apply_feedback(log, limit, success(at), now)
     assert now - NOW <= (len(draws[::10]) * 1.3 + refused * 2) * S
 
 
 def test_a_refusal_later_than_a_period_after_a_pause_starts_a_new_row() -> None:
     """Nobody told of successes in between."""
-    log = heard(log_of(LIMIT), LIMIT, refusal(NOW), NOW)
-    log = heard(log, LIMIT, refusal(log.hold_until), log.hold_until)
+    log = apply_feedback(log_of(LIMIT), LIMIT, refusal(NOW), NOW)
+    log = apply_feedback(log, LIMIT, refusal(log.hold_until), log.hold_until)
     later = log.hold_until + PERIOD
-    assert heard(log, LIMIT, refusal(later), later).hold_until == later + PERIOD
+    assert apply_feedback(log, LIMIT, refusal(later), later).hold_until == later + PERIOD
 
 
 @given(st.lists(st.integers(0, 200 * MS), min_size=1, max_size=30))
 def test_a_burst_of_refusals_counts_once(delays: list[int]) -> None:
-    """Calls that were let go before the pause tell nothing new, in whatever order they are heard."""
-    once = heard(log_of(LIMIT, (0, 10)), LIMIT, refusal(NOW), NOW)
+    """Calls that were let go before the pause tell nothing new, in whatever order they are apply_feedback."""
+    once = apply_feedback(log_of(LIMIT, (0, 10)), LIMIT, refusal(NOW), NOW)
     for delay in delays:
-        assert heard(once, LIMIT, refusal(NOW + delay), NOW + delay + 1) is once
+        assert apply_feedback(once, LIMIT, refusal(NOW + delay), NOW + delay + 1) is once
 
 
 # The margin.
@@ -177,7 +177,7 @@ def refused_fully_used(log: HitLog, now: int) -> tuple[HitLog, int]:
     for _ in range(10):
         now = log.earliest(LIMIT, 1, now)
         log = log.book(now, 1)
-    return heard(log, LIMIT, refusal(now, 1), now), now
+    return apply_feedback(log, LIMIT, refusal(now, 1), now), now
 
 
 def test_each_refusal_of_a_kept_limit_doubles_the_margin_up_to_a_quarter_of_the_period() -> None:
@@ -194,21 +194,21 @@ def test_the_margin_doubles_once_within_a_period() -> None:
     """Calls sent within a period of the last doubling do not double it again, pause or none."""
     log, now = refused_fully_used(log_of(LIMIT), NOW)
     for offset in (2, PERIOD // 2, PERIOD - 1):
-        log = heard(log, LIMIT, refusal(now + offset, 1), now + offset)
+        log = apply_feedback(log, LIMIT, refusal(now + offset, 1), now + offset)
         assert log.refusals.margin_us <= 100 * MS
-    assert heard(log, LIMIT, refusal(now + PERIOD, 1), now + PERIOD).refusals.margin_us > 190 * MS
+    assert apply_feedback(log, LIMIT, refusal(now + PERIOD, 1), now + PERIOD).refusals.margin_us > 190 * MS
 
 
 def test_a_refusal_far_below_the_limit_teaches_no_margin() -> None:
     """Half the window was free: a wider margin would have held nothing back, so somebody else is counted."""
-    log = heard(log_of(LIMIT, (-S, 5)), LIMIT, refusal(NOW), NOW)
+    log = apply_feedback(log_of(LIMIT, (-S, 5)), LIMIT, refusal(NOW), NOW)
     assert log.margin(LIMIT, NOW) == LIMIT.margin_us
     assert log.hold_until
 
 
 def test_a_refusal_of_a_limit_not_kept_teaches_no_margin() -> None:
     """Another process has a larger limit, and used it."""
-    log = heard(log_of(LIMIT, (-S, 15)), LIMIT, refusal(NOW), NOW)
+    log = apply_feedback(log_of(LIMIT, (-S, 15)), LIMIT, refusal(NOW), NOW)
     assert log.margin(LIMIT, NOW) == LIMIT.margin_us
 
 
@@ -241,27 +241,27 @@ def test_whatever_is_refused_the_limit_is_kept_and_the_margin_bounded(
         log = log.book(at, 1)
         slots.append(at)
         if refused:
-            log = heard(log, limit, refusal(at, pause if refused == 2 else None), at)
+            log = apply_feedback(log, limit, refusal(at, pause if refused == 2 else None), at)
             now = max(now, at)
         assert log.refusals.margin_us <= max(limit.margin_us, rate.period_us // MARGIN_PART)
         assert log.margin(limit, now) >= limit.margin_us
-        assert at >= replace(before, refusals=Refusals(), hold_until=0).earliest(limit, 1, now - wait)
+        assert at >= replace(before, refusals=Rejections(), hold_until=0).earliest(limit, 1, now - wait)
     assert not spans_broken(slots, rate.count, rate.period_us + limit.margin_us)
 
 
 def test_a_merge_keeps_what_was_learned_last_but_for_a_reset() -> None:
     """After a loss the survivors still know; a limit that was reset starts afresh."""
-    early, late = Refusals(NOW, 1, 100 * MS, NOW), Refusals(NOW + S, 0, 50 * MS, NOW)
+    early, late = Rejections(NOW, 1, 100 * MS, NOW), Rejections(NOW + S, 0, 50 * MS, NOW)
     one, other = replace(HitLog(1), refusals=early), replace(HitLog(2), refusals=late)
     assert one.merge(other).refusals == other.merge(one).refusals == late
-    assert replace(HitLog(3), reset_at=NOW).merge(other).refusals == Refusals()
+    assert replace(HitLog(3), reset_at=NOW).merge(other).refusals == Rejections()
 
 
 # Foreign hits.
 
 
-def told(*budgets: Budget, sent_at: int = NOW, most_us: int = HOUR) -> Word:
-    return Word(sent_at, most_us, budgets=budgets)
+def told(*budgets: ReportedQuota, sent_at: int = NOW, most_us: int = HOUR) -> Feedback:
+    return Feedback(sent_at, most_us, budgets=budgets)
 
 
 HUNDRED = quota("100/60s")
@@ -269,7 +269,7 @@ HUNDRED = quota("100/60s")
 
 def test_what_others_used_is_booked() -> None:
     """The log has 10, the service 30: 20 are foreign, and count until the reset."""
-    log = heard(log_of(HUNDRED, (0, 10)), HUNDRED, told(Budget(70, 100, reset_us=20 * S)), NOW + MS)
+    log = apply_feedback(log_of(HUNDRED, (0, 10)), HUNDRED, told(ReportedQuota(70, 100, reset_us=20 * S)), NOW + MS)
     assert log.since(NOW - 60 * S) == 30
     assert log.since(NOW + 20 * S + 2 * MS - 60 * S) == 10
     assert log.hold_until == 0
@@ -277,42 +277,42 @@ def test_what_others_used_is_booked() -> None:
 
 def test_what_was_booked_is_not_booked_again() -> None:
     """The same answer again, or an earlier one that comes late, changes nothing."""
-    log = heard(log_of(HUNDRED, (0, 10)), HUNDRED, told(Budget(70)), NOW)
-    assert heard(log, HUNDRED, told(Budget(70)), NOW + MS) is log
-    assert heard(log, HUNDRED, told(Budget(75)), NOW + MS) is log
+    log = apply_feedback(log_of(HUNDRED, (0, 10)), HUNDRED, told(ReportedQuota(70)), NOW)
+    assert apply_feedback(log, HUNDRED, told(ReportedQuota(70)), NOW + MS) is log
+    assert apply_feedback(log, HUNDRED, told(ReportedQuota(75)), NOW + MS) is log
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
 def test_calls_on_the_wire_are_not_booked_twice(counted: int, flying: int, foreign: int) -> None:
     """Before the service has counted them fewer are seen as foreign; afterwards all, and each once."""
     log = log_of(HUNDRED, (-S, counted), (0, flying)) if flying else log_of(HUNDRED, (-S, counted))
-    soon = heard(log, HUNDRED, told(Budget(max(0, 100 - counted - foreign))), NOW)
+    soon = apply_feedback(log, HUNDRED, told(ReportedQuota(max(0, 100 - counted - foreign))), NOW)
     assert soon.since(NOW - 60 * S) <= max(counted + flying, counted + foreign)
     left = max(0, 100 - counted - flying - foreign)
-    late = heard(soon, HUNDRED, told(Budget(left)), NOW + MS)
+    late = apply_feedback(soon, HUNDRED, told(ReportedQuota(left)), NOW + MS)
     assert left // 64 >= 100 - late.since(NOW - 60 * S) - left or late.since(NOW - 60 * S) == 100
 
 
 def test_hits_older_than_the_window_at_the_service_are_not_foreign() -> None:
     """A slow answer counts what has left the log's window since: 10 of it are ours."""
     log = log_of(HUNDRED, (-59 * S, 10), (0, 1))
-    assert heard(log, HUNDRED, told(Budget(89)), NOW + 5 * S) is log
+    assert apply_feedback(log, HUNDRED, told(ReportedQuota(89)), NOW + 5 * S) is log
 
 
 def test_a_small_difference_waits_until_it_matters() -> None:
     """One hit of 4,999 that remain is no swap; one of 50 is."""
     large = quota("5000/hour")
     log = log_of(large, (0, 1))
-    assert heard(log, large, told(Budget(4998)), NOW) is log
+    assert apply_feedback(log, large, told(ReportedQuota(4998)), NOW) is log
     log = log_of(large, (0, 4950))
-    assert heard(log, large, told(Budget(49)), NOW).since(NOW - S) == 4951
+    assert apply_feedback(log, large, told(ReportedQuota(49)), NOW).since(NOW - S) == 4951
 
 
 def test_nothing_left_holds_until_the_reset() -> None:
     """The log thought that 99 remain: nobody calls for 30 s; told no reset, nobody for a period."""
-    log = heard(log_of(HUNDRED, (0, 1)), HUNDRED, told(Budget(0, 100, reset_us=30 * S)), NOW)
+    log = apply_feedback(log_of(HUNDRED, (0, 1)), HUNDRED, told(ReportedQuota(0, 100, reset_us=30 * S)), NOW)
     assert log.hold_until == NOW + 30 * S
-    log = heard(log_of(HUNDRED, (0, 1)), HUNDRED, told(Budget(0)), NOW)
+    log = apply_feedback(log_of(HUNDRED, (0, 1)), HUNDRED, told(ReportedQuota(0)), NOW)
     assert log.hold_until == 0
     assert log.earliest(HUNDRED, 1, NOW) == NOW + 60 * S + HUNDRED.margin_us
 
@@ -320,77 +320,79 @@ def test_nothing_left_holds_until_the_reset() -> None:
 def test_a_window_that_is_all_ours_is_no_reason_to_hold() -> None:
     """Nothing remains, and the log knows: its own slots say when to go on; unless the service's window is longer."""
     log = log_of(HUNDRED, (0, 100))
-    assert heard(log, HUNDRED, told(Budget(0, 100, reset_us=60 * S)), NOW) is log
-    assert heard(log, HUNDRED, told(Budget(0, 100, reset_us=90 * S)), NOW).hold_until == NOW + 90 * S
+    assert apply_feedback(log, HUNDRED, told(ReportedQuota(0, 100, reset_us=60 * S)), NOW) is log
+    assert apply_feedback(log, HUNDRED, told(ReportedQuota(0, 100, reset_us=90 * S)), NOW).hold_until == NOW + 90 * S
 
 
 @pytest.mark.parametrize(
     ("budget", "period"),
     [
-        (Budget(0, 10), S),
-        (Budget(0, 300), 60 * S),
-        (Budget(0, 999, 1 * S), S),
-        (Budget(0, 10, 60 * S), 60 * S),
-        (Budget(0, 300, 3600 * S), 60 * S),
-        (Budget(0, None, 60 * S), 60 * S),
-        (Budget(0), S),
-        (Budget(0, reset_us=S), S),
-        (Budget(0, reset_us=2 * S), S),  # whole seconds, rounded up
-        (Budget(0, reset_us=3 * S), 60 * S),
-        (Budget(0, reset_us=900 * S), 60 * S),
+        (ReportedQuota(0, 10), S),
+        (ReportedQuota(0, 300), 60 * S),
+        (ReportedQuota(0, 999, 1 * S), S),
+        (ReportedQuota(0, 10, 60 * S), 60 * S),
+        (ReportedQuota(0, 300, 3600 * S), 60 * S),
+        (ReportedQuota(0, None, 60 * S), 60 * S),
+        (ReportedQuota(0), S),
+        (ReportedQuota(0, reset_us=S), S),
+        (ReportedQuota(0, reset_us=2 * S), S),  # whole seconds, rounded up
+        (ReportedQuota(0, reset_us=3 * S), 60 * S),
+        (ReportedQuota(0, reset_us=900 * S), 60 * S),
     ],
 )
-def test_a_budget_is_of_the_window_that_it_fits(budget: Budget, period: int) -> None:
+def test_a_budget_is_of_the_window_that_it_fits(budget: ReportedQuota, period: int) -> None:
     """By its length, else by its calls, else the shortest that it can fit."""
     limit = quota("10/s; 300/min")
-    log = heard(HitLog(1).joined(limit, 1), limit, told(budget), NOW)
+    log = apply_feedback(HitLog(1).joined(limit, 1), limit, told(budget), NOW)
     assert log.total == (10 if period == S else 300)
 
 
 def test_a_budget_without_a_limit_is_of_the_shortest_window_with_room_for_it() -> None:
     """11 that remain are not of 10."""
     limit = quota("10/s; 300/min")
-    assert heard(HitLog(1).joined(limit, 1), limit, told(Budget(11)), NOW).total == 289
+    assert apply_feedback(HitLog(1).joined(limit, 1), limit, told(ReportedQuota(11)), NOW).total == 289
 
 
 @pytest.mark.parametrize(
     "budget",
     [
-        Budget(0, 10_000, reset_us=S),
-        Budget(29, 30, reset_us=60 * S),
-        Budget(0, 30, 3600 * S, 60 * S),
-        Budget(0, None, 3600 * S, 60 * S),
-        Budget(301, reset_us=60 * S),
+        ReportedQuota(0, 10_000, reset_us=S),
+        ReportedQuota(29, 30, reset_us=60 * S),
+        ReportedQuota(0, 30, 3600 * S, 60 * S),
+        ReportedQuota(0, None, 3600 * S, 60 * S),
+        ReportedQuota(301, reset_us=60 * S),
     ],
     ids=str,
 )
-def test_what_fits_no_window_changes_nothing(budget: Budget) -> None:
+def test_what_fits_no_window_changes_nothing(budget: ReportedQuota) -> None:
     """It is of another bucket: GitHub's search (30 a minute) under its core limit, say."""
     limit = quota("10/s; 300/min")
     log = HitLog(1).joined(limit, 1).book(NOW, 1)
-    assert heard(log, limit, told(budget), NOW) is log
+    assert apply_feedback(log, limit, told(budget), NOW) is log
 
 
 BUDGETS = st.builds(
-    Budget, st.integers(0, 400), st.none() | st.integers(1, 400), st.none() | st.integers(1, 10**14),
+    ReportedQuota, st.integers(0, 400), st.none() | st.integers(1, 400), st.none() | st.integers(1, 10**14),
     st.none() | st.integers(0, 10**17),
 )  # fmt: skip
 
 
 @given(st.lists(BUDGETS, max_size=3), st.sampled_from(["100/60s", "10/s; 300/min", "200/week"]), st.integers(1, 10**10))
-def test_no_budget_stops_a_limit_for_longer_than_the_longest_hold(budgets: list[Budget], rate: str, most: int) -> None:
+def test_no_budget_stops_a_limit_for_longer_than_the_longest_hold(
+    budgets: list[ReportedQuota], rate: str, most: int
+) -> None:
     """Whatever a service says, a slot comes within ``max_hold`` and the margin, or a second and it."""
     limit = quota(rate)
-    log = heard(HitLog(1).joined(limit, 1), limit, told(*budgets, most_us=most), NOW)
+    log = apply_feedback(HitLog(1).joined(limit, 1), limit, told(*budgets, most_us=most), NOW)
     assert log.earliest(limit, 1, NOW) <= NOW + most + limit.margin_us + S
 
 
 @given(st.lists(BUDGETS, max_size=3), st.sampled_from(["100/60s", "10/s; 300/min", "200/week"]), st.integers(0, 20))
-def test_no_window_is_booked_beyond_what_its_budget_leaves(budgets: list[Budget], rate: str, own: int) -> None:
+def test_no_window_is_booked_beyond_what_its_budget_leaves(budgets: list[ReportedQuota], rate: str, own: int) -> None:
     """Of others at most the window's count less what remains; of a budget without a period, its limit less that."""
     limit = quota(rate)
     log = HitLog(1).joined(limit, 1).book(NOW, own) if own else HitLog(1).joined(limit, 1)
-    after = heard(log, limit, told(*budgets), NOW)
+    after = apply_feedback(log, limit, told(*budgets), NOW)
     most = 0
     for budget in budgets:
         fits = {one.count - budget.remaining for one in limit.rates if one.period_us == budget.period_us}
@@ -406,7 +408,7 @@ def test_no_window_is_booked_beyond_what_its_budget_leaves(budgets: list[Budget]
 LATE = 2 * S  # the latest answer
 STEPS = st.lists(
     st.tuples(st.integers(0, 3 * S), st.integers(0, 2), st.integers(0, LATE)), min_size=5, max_size=60
-)  # the wait before a call, calls of others before it, how late its answer is heard
+)  # the wait before a call, calls of others before it, how late its answer is apply_feedback
 TWENTY = quota("20/10s")
 
 
@@ -420,10 +422,10 @@ class Shared:
         self.begins, self.is_fixed, self.grain = begins, is_fixed, grain
         self.log, self.now = HitLog(1).joined(TWENTY, 100 * MS), NOW
         self.own, self.others = list[int](), list[int]()
-        self.booked, self.answers = list[tuple[int, int]](), list[tuple[int, int, Budget]]()
+        self.booked, self.answers = list[tuple[int, int]](), list[tuple[int, int, ReportedQuota]]()
 
     def call(self, wait: int, others: int, late: int) -> None:
-        """Let others call, then the fleet as soon as it may; its answer is heard late, and in no order."""
+        """Let others call, then the fleet as soon as it may; its answer is apply_feedback late, and in no order."""
         self.pass_to(self.now + wait)
         self.others += [self.now] * others
         at = self.log.earliest(TWENTY, 1, self.now)
@@ -432,19 +434,19 @@ class Shared:
         self.own.append(at)
         self.answers.append((at + late, at, self.answer()))
 
-    def answer(self) -> Budget:
+    def answer(self) -> ReportedQuota:
         begin = self.begins(self.now)
         counted = [time for time in self.own + self.others if time >= begin]
         reset = (begin if self.is_fixed else min(counted)) + 10 * S - self.now
         told = -(-reset // self.grain) * self.grain
-        return Budget(max(0, 20 - len(counted)), 20, None, told, is_window=True, grain_us=self.grain)
+        return ReportedQuota(max(0, 20 - len(counted)), 20, None, told, is_window=True, grain_us=self.grain)
 
     def pass_to(self, instant: int) -> None:
         due = sorted((answer for answer in self.answers if answer[0] <= instant), key=lambda answer: answer[:2])
         self.answers = [answer for answer in self.answers if answer[0] > instant]
         for heard_at, sent_at, budget in due:
             before = self.log.total
-            self.log = heard(self.log, TWENTY, told(budget, sent_at=sent_at), heard_at)
+            self.log = apply_feedback(self.log, TWENTY, told(budget, sent_at=sent_at), heard_at)
             self.booked.append((heard_at - 10 * S + (budget.reset_us or 0), self.log.total - before))
         self.now = instant
 
@@ -504,16 +506,19 @@ def test_a_service_that_fills_bit_by_bit_is_no_others(waits: list[int], grain: i
         empty_at = max(empty_at, now) + S // 2
         left = (now + 10 * S - empty_at) * 2 // S
         reset = -(-(empty_at - now) // grain) * grain
-        assert heard(log, TWENTY, told(Budget(left, 20, None, reset, True, grain), sent_at=now), now) is log
+        assert (
+            apply_feedback(log, TWENTY, told(ReportedQuota(left, 20, None, reset, True, grain), sent_at=now), now)
+            is log
+        )
 
 
 def test_hits_before_a_services_window_are_not_set_against_it() -> None:
     """40 of ours lie before the window's beginning: the service has counted 1 of ours, and 20 of others."""
     limit = quota("60/10s")
     log = log_of(limit, (-5 * S, 40), (0, 1))
-    log = heard(log, limit, told(Budget(39, 60, reset_us=9 * S, is_window=True)), NOW)
+    log = apply_feedback(log, limit, told(ReportedQuota(39, 60, reset_us=9 * S, is_window=True)), NOW)
     assert log.since(NOW - 2 * S) == 21
-    assert heard(log, limit, told(Budget(39, 60, reset_us=10 * S, is_window=True)), NOW) is log
+    assert apply_feedback(log, limit, told(ReportedQuota(39, 60, reset_us=10 * S, is_window=True)), NOW) is log
 
 
 def test_a_reset_told_closely_hides_no_others_behind_our_last_window() -> None:
@@ -523,59 +528,59 @@ def test_a_reset_told_closely_hides_no_others_behind_our_last_window() -> None:
     """
     limit = quota("60/3s")
     log = log_of(limit, (-500 * MS, 40), (0, 1))
-    close = Budget(39, 60, reset_us=2_900 * MS, is_window=True, grain_us=MS)
-    assert heard(log, limit, told(close), NOW + MS).since(NOW - 200 * MS) == 21
-    assert heard(log, limit, told(replace(close, reset_us=3 * S, grain_us=S)), NOW + MS) is log
+    close = ReportedQuota(39, 60, reset_us=2_900 * MS, is_window=True, grain_us=MS)
+    assert apply_feedback(log, limit, told(close), NOW + MS).since(NOW - 200 * MS) == 21
+    assert apply_feedback(log, limit, told(replace(close, reset_us=3 * S, grain_us=S)), NOW + MS) is log
 
 
 def test_a_reset_past_the_period_is_no_end_of_a_window_of_this_length() -> None:
     """The 30 that we used 10 s ago still count: none is of others."""
     log = log_of(HUNDRED, (-10 * S, 30), (0, 1))
-    assert heard(log, HUNDRED, told(Budget(69, 100, reset_us=90 * S, is_window=True)), NOW) is log
+    assert apply_feedback(log, HUNDRED, told(ReportedQuota(69, 100, reset_us=90 * S, is_window=True)), NOW) is log
 
 
 def test_a_reset_of_0_in_whole_seconds_may_be_a_second_off() -> None:
     """Some services round down: nobody calls for that second. Told in ms, it is over."""
     log = log_of(HUNDRED, (0, 1))
     for grain in (S, MS):
-        budget = Budget(0, 100, reset_us=0, is_window=True, grain_us=grain)
-        assert heard(log, HUNDRED, told(budget), NOW).hold_until == NOW + grain
+        budget = ReportedQuota(0, 100, reset_us=0, is_window=True, grain_us=grain)
+        assert apply_feedback(log, HUNDRED, told(budget), NOW).hold_until == NOW + grain
 
 
 def test_what_is_booked_for_later_was_not_counted_yet() -> None:
     """Four callers wait for a slot a second off: 20 are foreign, not 16."""
     log = log_of(HUNDRED, (0, 10), (S, 4))
-    assert heard(log, HUNDRED, told(Budget(70)), NOW + MS).since(NOW - 60 * S) == 34
+    assert apply_feedback(log, HUNDRED, told(ReportedQuota(70)), NOW + MS).since(NOW - 60 * S) == 34
 
 
 def test_a_refusal_with_nothing_left_is_believed() -> None:
     """The log may think what it likes: nobody calls until the reset; unless the refusal says how long to wait."""
     log = log_of(HUNDRED, (-30 * S, 100), (0, 5))
-    nothing = Budget(0, 100, reset_us=20 * S, is_window=True)
-    assert heard(log, HUNDRED, told(nothing), NOW) is log
+    nothing = ReportedQuota(0, 100, reset_us=20 * S, is_window=True)
+    assert apply_feedback(log, HUNDRED, told(nothing), NOW) is log
     for pause, hold in ((0, 20 * S), (3 * S, 3 * S), (30 * S, 30 * S)):
-        word = Word(NOW, HOUR, is_refusal=True, pause_us=pause, budgets=(nothing,))
-        assert heard(log, HUNDRED, word, NOW).hold_until == NOW + hold
+        word = Feedback(NOW, HOUR, is_refusal=True, pause_us=pause, budgets=(nothing,))
+        assert apply_feedback(log, HUNDRED, word, NOW).hold_until == NOW + hold
 
 
 def test_a_call_refused_is_none_of_those_that_the_service_counted() -> None:
     """Its 10 did not have room for it: 9 are ours, so one is of others, and a wider margin would not have helped."""
     log = log_of(LIMIT, (-S, 9), (0, 1))
-    nothing = Budget(0, 10, reset_us=S, is_window=True, grain_us=MS)
-    word = Word(NOW, HOUR, is_refusal=True, pause_us=1, budgets=(nothing,))
-    after = heard(log, LIMIT, word, NOW)
+    nothing = ReportedQuota(0, 10, reset_us=S, is_window=True, grain_us=MS)
+    word = Feedback(NOW, HOUR, is_refusal=True, pause_us=1, budgets=(nothing,))
+    after = apply_feedback(log, LIMIT, word, NOW)
     assert after.since(NOW - 2 * S) == 11
     assert after.margin(LIMIT, NOW) == LIMIT.margin_us
     ours = log_of(LIMIT, (-S, 10)).book(NOW, 1)
-    assert heard(ours, LIMIT, word, NOW).since(NOW - 2 * S) == 11
+    assert apply_feedback(ours, LIMIT, word, NOW).since(NOW - 2 * S) == 11
 
 
 def test_a_refusal_of_a_window_that_is_all_ours_still_teaches_the_margin() -> None:
     """Ten before it, all ours, the first of them late on its way: the window ends at once."""
     log = log_of(LIMIT, (-PERIOD - LIMIT.margin_us, 1), (-S, 9), (0, 1))
-    nothing = Budget(0, 10, reset_us=MS, is_window=True, grain_us=MS)
-    word = Word(NOW, HOUR, is_refusal=True, pause_us=1, budgets=(nothing,))
-    after = heard(log, LIMIT, word, NOW)
+    nothing = ReportedQuota(0, 10, reset_us=MS, is_window=True, grain_us=MS)
+    word = Feedback(NOW, HOUR, is_refusal=True, pause_us=1, budgets=(nothing,))
+    after = apply_feedback(log, LIMIT, word, NOW)
     assert after.total == log.total
     assert after.margin(LIMIT, NOW) == 2 * LIMIT.margin_us
 
@@ -583,5 +588,5 @@ def test_a_refusal_of_a_window_that_is_all_ours_still_teaches_the_margin() -> No
 def test_hits_are_kept_for_as_long_as_a_learned_margin_counts_them() -> None:
     """A hit of 23 s ago still holds a window of 20 s back, whose learned margin is 5 s."""
     limit = quota("1/20s")
-    log = replace(log_of(limit, (0, 1)), refusals=Refusals(NOW + 23 * S, 0, 5 * S, NOW))
+    log = replace(log_of(limit, (0, 1)), refusals=Rejections(NOW + 23 * S, 0, 5 * S, NOW))
     assert log.forget(NOW + 23 * S).earliest(limit, 1, NOW + 23 * S) == NOW + 25 * S
