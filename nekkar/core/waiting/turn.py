@@ -83,10 +83,11 @@ class Turn:
     def _ask(self, state: LimitState, now: int) -> Ask:
         mine, ledger = self.assignments, self.ledger
         quota, head = ledger.quota, mine.queue.head
-        lead = 0 if ledger.in_process else ledger.latency.lead_us(state.margin_us)
+        lead = ledger.latency.lead_us(state.margin_us)
+        is_far = lead > 0 and not ledger.in_process
         window = quota.rates[-1].period_us + state.margin_us
-        credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(lead > 0))
-        stands = credit > 0 and len(mine.queue) == 1 and mine.standing.may_stand(now, window, lead > 0)
+        credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(is_far))
+        stands = credit > 0 and len(mine.queue) == 1 and mine.standing.may_stand(now, window, is_far)
         if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
             self._prefetch = self.prefetched.wanted(len(mine.queue), now)
         self._sent = mine.to_return()
