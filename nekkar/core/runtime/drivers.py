@@ -52,14 +52,15 @@ class Signal(threading.Event):
         return False
 
 
-class _Calls(threading.local):
-    """The generators that this thread runs, the outermost first; those that have ended go with the next look."""
-
-    def __init__(self) -> None:
-        self.known: list[ref[Effects[Any]]] = []
+_thread = threading.local()
 
 
-_calls = _Calls()
+def _calls() -> list[ref[Effects[Any]]]:
+    """Return the generators that this thread runs, the outermost first; some may have ended."""
+    known: list[ref[Effects[Any]]] | None = getattr(_thread, "calls", None)
+    if known is None:
+        known = _thread.calls = []
+    return known
 
 
 def is_nested() -> bool:
@@ -67,15 +68,15 @@ def is_nested() -> bool:
 
     Then the call comes from a signal handler, a finaliser, a listener or a logging handler, inside another call.
     """
-    known = _calls.known
-    while known and not is_under_way(known[-1]):
-        known.pop()
-    return bool(known)
+    calls = _calls()
+    while calls and not is_under_way(calls[-1]):
+        calls.pop()
+    return bool(calls)
 
 
 def run(effects: Effects[T], clock: Clock) -> T:
     """Run a line's generator in this thread; blocks."""
-    _calls.known.append(ref(effects))
+    _calls().append(ref(effects))
 
     def perform(effect: Transact | Wait) -> Any:
         if isinstance(effect, Wait):

@@ -7,7 +7,7 @@ Rules:
   one due. Only a process that did not look for long, and so has no slots, waits for one.
 - In between the machine's ticks carry the time on, by the rules of course.py.
 - A reading that fails changes nothing: the ticks go on, and a cache that is away is told where it is missed.
-- One reads at a time, but nobody waits long for another: its thread may stand in a signal handler. Two at once do no harm.
+- One reads at a time, but nobody waits long for another, whose thread may stand in a signal handler: two do no harm.
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ from __future__ import annotations
 from itertools import count
 from typing import cast
 
+from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, copied
 from nekkar.core.shared.ledger import Ledger
-from nekkar.core.waiting.callers import Caller, Order, Queue
+from nekkar.core.waiting.callers import PATIENCE_S, Caller, Order, Queue
 from nekkar.core.waiting.prefetch import Spares
 from nekkar.core.window.booking import Answer, Slot
 
@@ -34,6 +35,8 @@ class Places:
         self.to_wake: dict[Caller, int] = {}
         self._marks = count()
         self.onlookers: list[Caller] = []
+        self._looker: Caller | None = None
+        self._look_overdue = 0.0  # from when others wait for it no longer
         self._furthest = 0
 
     @property
@@ -72,12 +75,22 @@ class Places:
         for caller in [caller for caller in asks if caller in self.queue]:
             self._answer(caller, copied(error))
 
-    def tell_onlookers(self, error: CacheError | None) -> None:
-        """Have all woken, in order, who waited for somebody else's look; an error is each one's."""
-        for caller in sorted(self.onlookers, key=lambda caller: caller.ticket):
-            caller.error = copied(error) if error else None
-            self.wake(caller)
-        self.onlookers = []
+    def begin_look(self, caller: Caller) -> bool:
+        """Return whether a caller is to look for all; else one does already, and this one is woken after it."""
+        if self._looker and monotonic() < self._look_overdue:
+            self.onlookers.append(caller)
+            return False
+        self._looker, self._look_overdue = caller, monotonic() + PATIENCE_S
+        return True
+
+    def end_look(self, caller: Caller, error: CacheError | None) -> None:
+        """Have all woken, in order, who waited for this caller's look; an error is each one's."""
+        if self._looker is not caller:
+            return
+        for other in sorted(self.onlookers, key=lambda caller: caller.ticket):
+            other.error = copied(error) if error else None
+            self.wake(other)
+        self._looker, self.onlookers = None, []
 
     def start(self, caller: Caller, slot: Slot, now: int) -> bool:
         """Return whether a caller may start on its slot; if not, it stands again where it stood before.
@@ -123,6 +136,7 @@ class Places:
         slot, caller.slot = caller.slot, None
         if slot:
             self.pass_on(slot, now)
+        self.end_look(caller, None)
         self.wake_next()
         self.wake_head()
 

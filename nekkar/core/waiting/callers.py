@@ -14,6 +14,8 @@ from nekkar.core.errors import WaitTooLong
 from nekkar.core.runtime.effects import Event, is_under_way
 from nekkar.core.window.booking import Slot
 
+PATIENCE_S = 2.0  # of a booking or a look of another call, before one makes one's own beside it
+
 
 @dataclass(slots=True, eq=False)
 class Caller:
@@ -24,9 +26,9 @@ class Caller:
 
     ticket: int
     cost: int
+    arrived: int
+    deadline: int | None
     max_wait: float | None
-    arrived: int = 0
-    deadline: int | None = None
     call: ref[Generator[Any, Any, Any]] | None = None
     slot: Slot | None = None
     error: Exception | None = None

@@ -12,12 +12,11 @@ Rules:
   decides which runs first. Callers whose slots come together share one look.
 - A caller that leaves passes its slot to the next of equal cost, else it is unbooked. A booking runs to
   its end whatever becomes of the caller that leads it; what it brought for callers gone is passed on.
-- Whoever waits in line decides anew each time it wakes, from the state under the lock; waking somebody
-  for nothing is harmless, so a caller is woken wherever something may have changed for it.
-- Nobody depends on another call's going on. A call may be interrupted at any line, or stand still while its thread
-  runs a signal handler. So it leaves twice (the second time finishes what was cut short the first time), a booking
-  or a look of over PATIENCE_S is waited for no longer, each thread looks again after a second, and so does the head of
-  a line of tasks; whoever then finds nobody booking books. Two bookings at once do no harm: of two slots one goes back.
+- A caller in line decides anew each time it wakes, from the state under the lock; waking one for nothing is harmless.
+- Nobody depends on another call's going on: it may be interrupted at any line, or stand still in a signal handler.
+  So a call leaves twice (the second time finishes what an interrupt cut short), others wait PATIENCE_S for a booking
+  or a look, each thread and the head of a line of tasks check again every second, and a caller that then finds no
+  booking under way books. Two bookings at once do no harm: of two slots one goes back.
 
 Like the ledger, one generator over a few effects; drive.py runs it for threads and for tasks.
 tests/waiting/test_wait_queue.py runs it through random schedules of kills, freezes, losses and cancellations.
@@ -35,12 +34,10 @@ from nekkar.core.errors import CacheError
 from nekkar.core.runtime.effects import Effects, Event, Steps, Transact, Wait
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.waiting.assignments import Places
-from nekkar.core.waiting.callers import Booking, Caller
+from nekkar.core.waiting.callers import PATIENCE_S, Booking, Caller
 from nekkar.core.waiting.glance import LONG_WAIT_US, glance, glance_at
 from nekkar.core.waiting.reporter import Voice
 from nekkar.core.window.booking import Slot
-
-PATIENCE_S = 2.0  # of a booking or a look of another call, before one makes one's own beside it
 
 Wake = Callable[[list[Event]], None]
 
@@ -65,7 +62,6 @@ class Line:
         self.callers = self._places.callers
         self.spares = self._places.spares
         self._booking: Booking | None = None
-        self._looker: tuple[Caller | None, float] = (None, 0.0)  # and when others wait for its look no longer
 
     @property
     def waiting(self) -> int:
@@ -77,7 +73,7 @@ class Line:
 
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
-        caller = Caller(next(_tickets), cost, max_wait)
+        caller = Caller(next(_tickets), cost, 0, None, max_wait)
         effects = self._call(caller)
         caller.call = ref(effects)
         return effects
@@ -101,9 +97,8 @@ class Line:
             except BaseException as error:
                 self._leave(caller)
                 self._voice.ended(caller, error, clock.now_us())
-                # One that its driver dropped can ask nothing more of the cache.
                 if not isinstance(error, GeneratorExit) and (booking := self._unbooking(caller)):
-                    yield from self._lead(booking, shielded=True)
+                    yield from self._lead(booking, shielded=True)  # a dropped generator can ask for nothing more
                 raise
         finally:
             if not is_admitted:
@@ -116,10 +111,10 @@ class Line:
                 raise caller.error
             if caller.slot is None:
                 turn = self._line_up(caller)
-                if isinstance(turn, Wait):
-                    yield turn
-                elif turn:
+                if isinstance(turn, Booking):
                     yield from self._lead(turn)
+                elif turn:
+                    yield turn
             elif (yield from self._arrives(caller, caller.slot)):
                 return caller.slot
 
@@ -142,11 +137,10 @@ class Line:
             if caller not in self._places.queue:  # an interrupt of another call has dropped it
                 self._places.queue.rejoin([caller])
             if not self._is_booking and (self._places.returned or self._may_book(now)):
-                self._booking = Booking(caller, monotonic() + PATIENCE_S)
-                return self._booking
+                return self._begin_booking(caller)
             until, is_head = self._patience(caller, now), self._places.queue.head is caller
             if is_head and not self._is_booking:
-                until = min(self._places.resume_at, self._places.resume_at if until is None else until)
+                until = self._places.resume_at if until is None else min(self._places.resume_at, until)
             return Wait(until, self._event_of(caller), watchful=is_head)
 
     def _lead(self, booking: Booking, shielded: bool = False) -> Effects[None]:
@@ -159,16 +153,12 @@ class Line:
 
     def _arrives(self, caller: Caller, slot: Slot) -> Effects[bool]:
         """Sleep until the slot and look whether it is still good; if not, go back to the front of the line."""
-        ledger = self.ledger
-        now = ledger.clock.now_us()
+        ledger, now = self.ledger, self.ledger.clock.now_us()
         self._voice.waits(caller, slot.at, now)
         yield from self._give_way(caller, slot)
         if slot.at - now >= LONG_WAIT_US and (at := glance_at(ledger, slot, ledger.clock.now_us())):
             yield from self._glance(caller, slot, at)
-        good_until = ledger.good_until(slot)
         while ledger.is_stale(slot) and self._counts(caller, slot) and not caller.error:
-            if ledger.clock.now_us() > good_until:
-                break
             yield Wait(ledger.wake_at(slot), self._event_of(caller))
             if ledger.is_stale(slot) and self._counts(caller, slot):
                 yield from self._look(caller, slot)
@@ -188,19 +178,15 @@ class Line:
             yield Transact(glance(self.ledger))
 
     def _counts(self, caller: Caller, slot: Slot) -> bool:
-        """Return whether the caller still has this slot, in the log's epoch and under no hold."""
-        return caller.slot is slot and self.ledger.vouches(slot)
+        """Return whether the caller still has this slot, in the log's epoch, under no hold, and in time for it."""
+        ledger = self.ledger
+        return caller.slot is slot and ledger.vouches(slot) and ledger.clock.now_us() <= ledger.good_until(slot)
 
     def _look(self, caller: Caller, slot: Slot) -> Effects[None]:
         """Look for all whose slots come, or wait for who does; an error is all theirs."""
         with self._lock:
-            is_looked = self._looker[0] is not None and monotonic() < self._looker[1]
-            if is_looked:
-                self._places.onlookers.append(caller)
-                event = self._event_of(caller)
-            else:
-                self._looker = (caller, monotonic() + PATIENCE_S)
-        if is_looked:
+            event = None if self._places.begin_look(caller) else self._event_of(caller)
+        if event:
             yield Wait(self.ledger.good_until(slot), event)
             return
         error = None
@@ -210,14 +196,9 @@ class Line:
             error = raised
             raise
         finally:
-            self._end_look(caller, error)
+            with self._lock:
+                self._places.end_look(caller, error)
             self._wake_all()
-
-    def _end_look(self, caller: Caller, error: CacheError | None) -> None:
-        with self._lock:
-            if self._looker[0] is caller:
-                self._places.tell_onlookers(error)
-                self._looker = (None, 0.0)
 
     def _give_way(self, caller: Caller, slot: Slot) -> Effects[None]:
         """Let those start before who come before, whichever timer or look took longer."""
@@ -236,10 +217,8 @@ class Line:
         """Step out of the line, and give up what this caller had to do for the others; twice does no harm."""
         with self._lock:
             self._places.leave(caller, self.ledger.clock.now_us())
-            booking = self._booking
-        if booking and booking.leader is caller:
+        if (booking := self._booking) and booking.leader is caller:
             self._call_off(booking)
-        self._end_look(caller, None)
         self._wake_all()
 
     def _call_off(self, booking: Booking) -> None:
@@ -256,8 +235,7 @@ class Line:
         with self._lock:
             if not self._places.returned or self._is_booking:
                 return None
-            self._booking = Booking(caller, monotonic() + PATIENCE_S)
-            return self._booking
+            return self._begin_booking(caller)
 
     # A booking: steps that run to their end, by whomever they were started.
 
@@ -291,6 +269,10 @@ class Line:
     def _is_booking(self) -> bool:
         return self._booking is not None and monotonic() < self._booking.overdue
 
+    def _begin_booking(self, leader: Caller) -> Booking:
+        self._booking = Booking(leader, monotonic() + PATIENCE_S)
+        return self._booking
+
     def _may_book(self, now: int) -> bool:
         return not self._is_booking and now >= self._places.resume_at
 
@@ -306,10 +288,7 @@ class Line:
         return until
 
     def _wake_all(self) -> None:
-        """Wake who is to be woken, with the lock let go: a wake may have to wait for an event loop.
-
-        A wake is forgotten once it is given: one that an interrupt comes before is the next call's to give.
-        """
+        """Wake the callers that are to be woken, without the lock: a wake may have to wait for an event loop."""
         if not self._places.to_wake:
             return
         with self._lock:
@@ -317,5 +296,5 @@ class Line:
             events = [caller.event for caller in callers if caller.event]
         if events:
             self._wake(events)
-        with self._lock:
+        with self._lock:  # only now: a wake that an interrupt comes before is the next call's to give
             self._places.woken(callers)
