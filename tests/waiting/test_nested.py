@@ -1,4 +1,4 @@
-"""A limited call inside a call of the same thread works: in signal handlers, listeners, finalisers, logging handlers."""
+"""A limited call inside a call of the same thread works: in handlers of signals and logs, listeners, finalisers."""
 
 from __future__ import annotations
 
@@ -117,10 +117,10 @@ def test_a_call_in_a_logging_handler(cache: WatchedCache, limit: Limit) -> None:
             nested()
 
     handler = Sender()
+    limit.acquire()
+    Nekkar(cache.memory, clock=FakeClock())("calls", 2, period=10.0).hold(5)
     logging.getLogger("nekkar").addHandler(handler)
     try:
-        limit.acquire()
-        Nekkar(cache.memory, clock=FakeClock())("calls", 2, period=10.0).hold(5)
         for _ in range(3):
             in_thread(limit.acquire)
     finally:
@@ -154,15 +154,14 @@ def test_others_go_on_while_a_booking_stands_still(in_process: bool) -> None:
 
 
 @pytest.fixture
-def eager_collector() -> Iterator[None]:
-    """A garbage collector that runs at nearly every allocation."""
+def collector() -> Iterator[None]:
+    """Put the garbage collector back to how often it ran."""
     threshold = gc.get_threshold()
-    gc.set_threshold(1)
     yield
     gc.set_threshold(*threshold)
 
 
-@pytest.mark.usefixtures("eager_collector")
+@pytest.mark.usefixtures("collector")
 @pytest.mark.parametrize("policy", ["raise", "local"])
 def test_calls_in_finalisers_that_run_at_any_allocation(policy: Any) -> None:
     """Objects in cycles whose ``__del__`` logs out, of several limits, in several threads, while limits are made."""
@@ -184,14 +183,15 @@ def test_calls_in_finalisers_that_run_at_any_allocation(policy: Any) -> None:
         def __del__(self) -> None:
             if not getattr(inside, "now", False):  # one deep, or it goes on while there is garbage
                 inside.now = True
-                limiter(f"log out {len(logged_out) % 3}", 10**6, period=1.0).acquire()
+                limiter(f"log out {len(logged_out)}", 10**6, period=1.0).acquire()
                 logged_out.append(1)
                 inside.now = False
 
     def work(thread: int) -> None:
-        for number in range(25):
+        for number in range(60):
+            gc.set_threshold(1 + number % 30)
             Session()
-            limiter(f"tenant {(number + thread) % 10}", 10**6, period=1.0).acquire()
+            limiter(f"tenant {thread} {number}", 10**6, period=1.0).acquire()
             Session()
             limiter("all", 10**6, period=1.0).acquire()
 

@@ -141,8 +141,9 @@ class Places:
         self.wake_head()
 
     def wake(self, caller: Caller) -> None:
-        """Have a caller woken."""
-        self.to_wake[caller] = next(self._marks)
+        """Have a caller woken; one that never waited looks at its state anyway before it does."""
+        if caller.event:
+            self.to_wake[caller] = next(self._marks)
 
     def woken(self, callers: dict[Caller, int]) -> None:
         """Forget who was to be woken; but not for what changed since."""
