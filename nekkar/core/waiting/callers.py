@@ -55,8 +55,6 @@ class State(Enum):
     STARTED = "started"
     LEFT = "left"
 
-PATIENCE_S = 2.0  # of a booking or a look of another call, before one makes one's own beside it
-
 
 @dataclass(slots=True, eq=False)
 class Caller:
