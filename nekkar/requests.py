@@ -131,7 +131,7 @@ class NekkarAdapter(HTTPAdapter):
     raises.
     """
 
-    __attrs__ = [*HTTPAdapter.__attrs__, *_OWN]
+    __attrs__ = [*HTTPAdapter.__attrs__, *_OWN]  # noqa: RUF012  requests' own
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ def decorated(limit: Admitting, function: Any) -> Any:
             " put the limit below @property, next to the function"
         )
     for is_kind, limited in _KINDS:
-        if is_kind(function) or is_kind(getattr(type(function), "__call__", None)):
+        if is_kind(function) or is_kind(getattr(type(function), "__call__", None)):  # noqa: B004
             return functools.wraps(function)(limited(limit, function))
     return functools.wraps(function)(_call(limit, function))
 

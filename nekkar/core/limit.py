@@ -155,7 +155,7 @@ class Limit:
             await self._run_async(self._core.hold(us))
 
     def release(self) -> None:
-        """End a hold: callers that wait for its end start within about a second. Blocks for a swap; raises CacheError."""
+        """End a hold; callers that wait start within about a second. Blocks for a swap; raises CacheError."""
         self._run(self._core.release())
 
     async def release_async(self) -> None:

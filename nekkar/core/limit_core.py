@@ -108,7 +108,7 @@ class LimitCore:
         return known is not None and known.rejections.row > 0 and known.rejections.at != self._row_ended_at
 
     def is_news(self, feedback: Feedback) -> bool:
-        """Whether what a service said changes the state, as far as this process knows it; of many successes, one does."""
+        """Whether what a service said changes the state, as far as is known here; of many successes, one does."""
         known = self.accounts.state
         if known is None:
             return True

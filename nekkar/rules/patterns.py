@@ -44,7 +44,7 @@ NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 _CAPTURE = re.compile(rf"\{{({NAME})\}}")
 _REFUSED = re.compile(r"[\s\x00-\x1f\x7f\\\ud800-\udfff]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.\-]*", re.IGNORECASE)
-_DOTS = re.compile("[.。．｡]")
+_DOTS = re.compile("[.。．｡]")  # noqa: RUF001 (the dots that IDNA reads as a dot)
 _ANY = ("", "")
 _STAND_IN = "\ud800"  # for a star inside a text; no pattern has it in it
 

@@ -214,7 +214,7 @@ def test_memcached_tells_its_clock_through_a_unix_socket(server: Memcached) -> N
         check_told(cache)
 
 
-def test_a_memcached_started_with_W_can_not_tell() -> None:
+def test_a_memcached_started_with_W_can_not_tell() -> None:  # noqa: N802 -- the option's name
     """Its refusal is no error: the cache is there, its clock is not."""
     with memcached("-W") as server:
         assert MemcachedCache(HOST, server.port).tell_time(wall_us) is None

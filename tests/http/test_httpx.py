@@ -460,7 +460,7 @@ def test_errors_pickle(module: Any, protocol: int) -> None:
         broken = pickle.loads(pickle.dumps(kind("gone", request=request), protocol))
         assert (type(broken), str(broken), broken.request.url) == (kind, "gone", URL)
     with pytest.raises(RuntimeError, match="request"):
-        pickle.loads(pickle.dumps(module.RequestWaitTooLong("all", 1.5, 0.5), protocol)).request
+        pickle.loads(pickle.dumps(module.RequestWaitTooLong("all", 1.5, 0.5), protocol)).request  # noqa: B018
 
 
 # The transport itself.

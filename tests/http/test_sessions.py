@@ -49,7 +49,7 @@ class Canned(BaseAdapter):
 class Tuned(HTTPAdapter):
     """An adapter with something of its own, which it pickles as requests asks."""
 
-    __attrs__ = [*HTTPAdapter.__attrs__, "token"]
+    __attrs__ = [*HTTPAdapter.__attrs__, "token"]  # noqa: RUF012  requests' own
     token = "none"
 
     def add_headers(self, request: requests.PreparedRequest, **kwargs: Any) -> None:

@@ -65,8 +65,8 @@ HOSTILE = [
     ("bücher.example", "https://xn--bcher-kva.example/", True),
     ("xn--bcher-kva.example", "https://BÜCHER.example/", True),
     ("*.bücher.example", "https://a.xn--bcher-kva.example/", True),
-    ("api.example.com", "https://api。example．com/", True),
-    ("api.example.com", "https://ａｐｉ.example.com/", True),
+    ("api.example.com", "https://api。example．com/", True),  # noqa: RUF001
+    ("api.example.com", "https://ａｐｉ.example.com/", True),  # noqa: RUF001
     ("api.example.com", "https://a\u00adpi.example.com/", True),
     ("faß.de", "https://xn--fa-hia.de/", True),
     ("faß.de", "https://fass.de/", False),

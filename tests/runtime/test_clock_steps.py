@@ -132,7 +132,7 @@ def test_no_step_of_the_wall_clock_moves_a_limit_of_one_machine(
 ) -> None:
     """Forward it admits none too many and drops no log, backward nobody waits for an hour; two limiters agree."""
     memory = MemoryCache()
-    make: Callable[[], Any] = lambda: memory if kind == "memory" else SqliteCache(tmp_path / "limits.db", timeout=30)
+    make: Callable[[], Any] = lambda: memory if kind == "memory" else SqliteCache(tmp_path / "limits.db", timeout=30)  # noqa: E731
     first = Nekkar(make())("calls", "5/minute")
     assert most_admitted(first) == 5
     wall.set_by = by

@@ -435,7 +435,7 @@ def test_a_long_sleep_reads_the_clock_shortly_before_its_end() -> None:
     class Sleeper(threading.Event):
         """Lets an hour's sleep pass in no time, and notes how long each of its parts was to be."""
 
-        naps: list[float] = []
+        naps: list[float] = []  # noqa: RUF012 -- one test's own
 
         def wait(self, timeout: float | None = None) -> bool:
             assert timeout is not None
@@ -576,7 +576,7 @@ def test_memcached_is_the_clock_of_its_limits(server: Memcached) -> None:
         assert clock._course is not None
 
 
-def test_memcached_with_W_leaves_the_machines_clock_or_an_error() -> None:
+def test_memcached_with_W_leaves_the_machines_clock_or_an_error() -> None:  # noqa: N802 -- the option's name
     """Auto goes on; server says what is wrong."""
     with memcached("-W") as server:
         assert abs(Nekkar(server.url)("calls", 100).acquire().at - time.time()) < 20

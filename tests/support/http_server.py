@@ -32,9 +32,9 @@ class Handler(Answering):
         kind, _, self.rest = url.path.strip("/").partition("/")
         getattr(self, f"answer_{kind}", self.answer_echo)()
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_QUERY = handle_request
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_QUERY = handle_request  # noqa: N815
 
-    def do_CONNECT(self) -> None:
+    def do_CONNECT(self) -> None:  # noqa: N802  as http.server asks
         self.server.tunnels += 1
         self.tunnel()
 

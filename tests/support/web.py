@@ -87,7 +87,7 @@ class Answering(BaseHTTPRequestHandler):
                 pass
         self.close_connection = True
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
         """Say nothing."""
 
 
@@ -114,7 +114,7 @@ class SiteHandler(Answering):
         kind, _, rest = urlsplit(self.path).path.strip("/").partition("/")
         getattr(self, f"answer_{kind}", self.answer_any)(rest)
 
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = do_GET
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = do_GET  # noqa: N815  as http.server asks
 
     def answer_any(self, rest: str) -> None:
         self.answer(200, {"Content-Type": "text/plain"}, b"hello")
@@ -257,7 +257,7 @@ class ProxyHandler(Answering):
         finally:
             there.close()
 
-    do_POST = do_GET
+    do_POST = do_GET  # noqa: N815  as http.server asks
 
     def do_CONNECT(self) -> None:
         self.server.passed.append(f"CONNECT {self.path}")

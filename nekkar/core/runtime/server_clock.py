@@ -12,7 +12,7 @@ Rules:
   again, as often as one that tells. Meanwhile the machine's time is told.
 - Where another server tells the time while the first is away (``elsewhere``), only a process that does not know the
   time well enough turns to it. All others keep the first one's time by their ticks.
-- One reads at a time, but nobody waits long for another: its thread may stand in a signal handler. Two at once do no harm.
+- One reads at a time, but nobody waits long for another, whose thread may stand in a signal handler: two do no harm.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Account(Protocol):
         """Whether the newest state is still of this epoch, and holds no calls back at this slot (rule 9)."""
 
     def good_until(self, slot: int) -> int:
-        """Return until when a call may start on its slot; the other half of the margin is for the way to the service."""
+        """Return until when a call may start on its slot; the other half of the margin is for the way there."""
 
     def started(self, at: int, cost: int) -> None:
         """Take note of a call of this process that starts at its slot."""

@@ -49,7 +49,7 @@ class Fallback:
     """One limit of one process: its ledger while the cache answers, a private one while the cache is away.
 
     The private ledger is one over a memory cache, with this process's share as its quota. Its epochs are its own, so no
-    slot is valid across the switch, in either direction. It stands in for the ledger in a wait queue. Safe between threads.
+    slot is valid across the switch, in either direction. Safe between threads.
     """
 
     in_process = False

@@ -77,7 +77,7 @@ class Ledger:
         return self.replica.confirms(epoch, slot)
 
     def good_until(self, slot: int) -> int:
-        """Return until when a call may start on its slot; the other half of the margin covers the way to the service."""
+        """Return until when a call may start on its slot; the other half of the margin is for the way there."""
         return slot + self.quota.margin_us // 2
 
     def started(self, at: int, cost: int) -> None:
@@ -158,11 +158,11 @@ class Ledger:
         return state, now
 
     def edit(self, edit: Edit) -> CacheSteps[None]:
-        """Change the state by a pure function of the state and the time; nothing is written where it returns the state."""
+        """Change the state by a pure function; nothing is written where it returns the state itself."""
         yield from self.update(Edited(edit))
 
     def reset(self) -> CacheSteps[None]:
-        """Start afresh, over a corrupt value too: what was booked before counts no more. Those who wait stay in line."""
+        """Start afresh, over a corrupt value too: what was booked before counts no more. Lines keep their places."""
 
         def afresh(state: LimitState, now: int) -> LimitState:
             return LimitState(randbits(63), places=state.places, horizon_us=state.horizon_us)

@@ -127,7 +127,7 @@ class Replica:
         return found.with_quota(quota, horizon_us), False
 
     def _announce_hold(self, until: int, now: int) -> None:
-        """Tell of a hold that is new, or twice as long as the one told of: each refusal of many may move it a little."""
+        """Tell of a hold that is new, or twice as long as the one told of: of many refusals each moves it a little."""
         self._announced_hold = min(self._announced_hold, until)  # less: it was released
         if self.on_hold and until > now + 2 * max(0, self._announced_hold - now):
             self._announced_hold = until

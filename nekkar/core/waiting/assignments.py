@@ -138,7 +138,7 @@ class Assignments:
     def starts(self, caller: Caller, now: int) -> bool:
         """Return whether a booked caller may start now. If not, it stands again where it stood before.
 
-        So do all callers next in order whose slots are void or late. Woken one by one, many callers on a starved machine
+        So do all callers next in order whose slots are void or late. Woken one by one, many callers on a busy machine
         would book new slots one by one too, and be late for each.
         """
         if caller.state is not State.BOOKED or caller.slot is None:

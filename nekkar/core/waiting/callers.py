@@ -4,8 +4,8 @@
 |---|---|---|
 | QUEUED | stands in line without a slot | BOOKED when a slot is given to it; LEFT when it is refused or goes away |
 | BOOKED | has a slot, and sleeps until it | STARTED at its slot; QUEUED where the slot is void or late; LEFT |
-| STARTED | has been admitted | – |
-| LEFT | was refused, cancelled or interrupted | – |
+| STARTED | has been admitted | |
+| LEFT | was refused, cancelled or interrupted | |
 """
 
 from __future__ import annotations

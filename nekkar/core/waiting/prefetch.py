@@ -1,4 +1,4 @@
-"""Prefetched slots: a process that calls often books some more than it was asked for, so that one swap serves many calls.
+"""Prefetched slots: a process that calls often books more slots than its callers need, so one swap serves many calls.
 
 Rules:
 

@@ -11,7 +11,7 @@ Rules (numbered as in docs/concepts/line.md; rules 1 to 6 are in ``window/plan.p
 The caller at the head leads: it runs the turns of the line, one at a time, and each turn books for all callers. A turn
 that has begun runs to its end, whatever becomes of the caller that leads it. Each caller decides anew whenever it wakes,
 from the state under the lock. To wake a caller for nothing is harmless, so all are woken for whom something may have
-changed; and a thread that waits wakes once a second by itself, so that nothing that an interrupt cut short stops others.
+changed. A thread that waits also wakes once a second by itself, so that an interrupt of one call never stops others.
 
 Tasks start in the order of their slots and of their arrival, whichever timer ends first.
 
@@ -337,7 +337,7 @@ class WaitQueue:
         return until
 
     def _wake_all(self) -> None:
-        """Wake the callers that are to be woken; not under the lock, since a wake may have to wait for an event loop."""
+        """Wake the callers that are to be woken; not under the lock: a wake may have to wait for an event loop."""
         mine, woken = self._assignments, list[Caller]()
         try:
             with self._lock:

@@ -46,9 +46,9 @@ class Returned(NamedTuple):
 class Ask:
     """What the writing line asks for; times and durations are microseconds.
 
-    ``callers``: the ``waiting`` ones without a slot, in order. ``lead_us``: the time of a swap, where it matters. ``credit`` and
-    ``back_us``: of its place, if it ``stands`` again after its only caller has a slot. ``returned``: what it gives
-    back. ``prefetch``: how many hits more it could use, where the limit is far from binding.
+    ``callers``: the ``waiting`` ones without a slot, in order. ``lead_us``: the time of a swap, where it matters.
+    ``credit`` and ``back_us``: of its place, if it ``stands`` again after its only caller has a slot. ``returned``:
+    what it gives back. ``prefetch``: how many hits more it could use, where the limit is far from binding.
     """
 
     owner: int
@@ -123,7 +123,7 @@ def tidied(state: LimitState, ask: Ask) -> LimitState:
 def taken_back(
     hits: HitLog, grants: tuple[Grant, ...], returned: Sequence[Returned]
 ) -> tuple[HitLog, tuple[Grant, ...]]:
-    """Take out what is returned, where its name still stands: so it happens once, whatever answers were lost (rule 10)."""
+    """Take out what is returned, where its name still stands: so once, whatever answers were lost (rule 10)."""
     named = {grant.serial: grant for grant in grants}
     for back in returned:
         found = named.get(back.grant.serial)

@@ -1,9 +1,9 @@
 """The state of a limit as bytes: versioned, length-checked, checksummed; no pickle, no eval.
 
-Layout, little-endian: magic, version, header length, CRC-32 of all that follows; a header of fixed fields; then sections.
-A section is a tag, a format (wide or not), its length in bytes, and its rows. A reader skips what a longer header of its
-own version adds behind the fields that it knows, and sections with a tag that it does not know. The values that release
-0.1 wrote (version 1) are read too (``codec_v1.py``).
+Layout, little-endian: magic, version, header length, CRC-32 of all that follows; a header of fixed fields; sections.
+A section is a tag, a format (wide or not), its length in bytes, and its rows. A reader skips what a longer header of
+its own version adds behind the fields that it knows, and sections with a tag that it does not know. The values that
+release 0.1 wrote (version 1) are read too (``codec_v1.py``).
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ Rules (numbered as in docs/concepts/line.md):
    the largest margin in use. Hits are only appended.
 2. Turns. The next slot goes to the first place, in order, that is ready by the slot that it would have. Where no place
    is ready by then, it goes to the place that is ready first. Each planned slot counts for the places behind it.
-3. Backfill. Where the next turn is later than now, the first place behind it of a smaller cost may go before it, if that
-   leaves this one turn where it was. Only the next turn is protected, so no place starves.
+3. Backfill. Where the next turn is later than now, the first place behind it of a smaller cost may go before it, if
+   that leaves this one turn where it was. Only the next turn is protected, so no place starves.
 4. Grants. The writer books all turns up to now + horizon: those of its own callers (after each its place goes to the
    tail, for its next caller), and those of each place with credit. The turn of a place without credit is kept free.
 5. Credit. A granted place loses one credit, and is gone at none. Else it goes to the tail, ready when its owner is back

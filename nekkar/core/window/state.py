@@ -19,6 +19,7 @@ from nekkar.core.window.rejections import MARGIN_PART, NONE, Rejections
 LEAST_HORIZON_US, MOST_HORIZON_US = SECOND // 10, SECOND
 EXACT_ENTRIES, GRID = 1024, 512
 MAX_RATES, MAX_TERMS = 16, 64
+NO_HITS = HitLog()
 LINGER_US, LINGER_PERIODS, MOST_LINGER_US = 60 * SECOND, 10, 600 * SECOND
 
 Terms = tuple[tuple[Rate, ...], int]  # the rates and the spacing (µs) of one limit
@@ -53,8 +54,8 @@ class Grant(NamedTuple):
 class LimitState:
     """All that the users of one limit share.
 
-    ``epoch``: random; new after a loss and after a reset, and slots of an older epoch are void. ``is_fresh``: begun from
-    nothing by a process that had seen no state. ``serial``: of the newest grant of this epoch. ``hold_until``: no slot
+    ``epoch``: random; new after a loss and after a reset, and slots of an older epoch are void. ``is_fresh``: begun
+    from nothing by a process that had seen no state. ``serial``: of the newest grant of this epoch. ``hold_until``: no slot
     before this instant. ``margin_us``, ``horizon_us``, ``spacing_us``: the largest in use; ``rates``: all in use, by
     period. ``written_at``: when the newest write was sent, by its writer's clock (0: never written).
     ``assumed_until``: hits up to this time may be guesses made after a loss. ``rejections``: what its service's
@@ -63,7 +64,7 @@ class LimitState:
 
     epoch: int
     is_fresh: bool = False
-    hits: HitLog = HitLog()
+    hits: HitLog = NO_HITS
     grants: tuple[Grant, ...] = ()
     serial: int = 0
     places: tuple[Place, ...] = ()
@@ -94,7 +95,8 @@ class LimitState:
         Until then a process that finds no state, and remembers one, knows that it was lost.
         """
         longest = self.rates[-1].period_us if self.rates else 0
-        return self._latest + self.retention_us + min(max(LINGER_US, LINGER_PERIODS * longest), MOST_LINGER_US)
+        return self._latest + self.retention_us + min(max(NO_HITS = HitLog()
+LINGER_US, LINGER_PERIODS * longest), MOST_LINGER_US)
 
     @property
     def _latest(self) -> int:
