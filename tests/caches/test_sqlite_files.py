@@ -134,7 +134,7 @@ def test_a_damaged_file_is_an_error_with_a_remedy_of_its_own(tmp_path: Path) -> 
     """Time and rights are not what it lacks."""
     file = tmp_path / "cache.db"
     file.write_bytes(b"neither a database nor empty" * 100)
-    with pytest.raises(CacheError, match=r"not a database.*name another file, or .*delete it together with cache\.db-wal"):
+    with pytest.raises(CacheError, match=r"not a database.*name another file, or .*delete it .*cache\.db-wal"):
         SqliteCache(file).get("key")
 
 
