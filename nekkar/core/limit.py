@@ -278,7 +278,7 @@ class Limit:
         return cost, self._max_wait if max_wait is None else patience(max_wait, self.name)
 
     def _admission(self, slot: Slot, waited_us: int) -> Admission:
-        self._limiter.forget_idle(slot.at)
+        self._limiter._forget_idle(slot.at)
         return Admission(self.name, slot.cost, slot.at / SECOND, waited_us / SECOND)
 
 

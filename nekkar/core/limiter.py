@@ -120,7 +120,7 @@ class Nekkar:
         """Return the time, in microseconds, on the clock that its limits keep."""
         return self._clock.now_us()
 
-    def forget_idle(self, now: int) -> None:
+    def _forget_idle(self, now: int) -> None:
         """Let go of some limits that nobody waits for and that remember nothing that matters, if it is time to.
 
         Each call of a limit comes here, so what it does takes little time however many limits there are.

@@ -41,16 +41,18 @@ def renew_folder(file: Path) -> None:
     file.parent.mkdir()
 
 
+def rename_folder(file: Path) -> None:
+    os.rename(file.parent, file.parent.with_name("aside"))
+    file.parent.mkdir()
+
+
 LOSSES: dict[str, Callable[[Path], object]] = {
     "the file and those beside it are removed": remove,
     "another file is moved over it": replace,
     "the log alone is removed": lambda file: file.with_name(file.name + "-wal").unlink(),
     "the index alone is removed": lambda file: file.with_name(file.name + "-shm").unlink(),
     "the folder is removed and made again": renew_folder,
-    "the folder is renamed, and another takes its place": lambda file: (
-        os.rename(file.parent, file.parent.with_name("aside")),
-        file.parent.mkdir(),
-    ),
+    "the folder is renamed, and another takes its place": rename_folder,
 }
 
 
