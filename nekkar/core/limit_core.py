@@ -24,7 +24,7 @@ from nekkar.core.shared.store import store_of
 from nekkar.core.waiting.callers import Slot
 from nekkar.core.waiting.reporter import CallReporter
 from nekkar.core.waiting.wait_queue import WaitQueue
-from nekkar.core.window.booking import earliest_slot
+from nekkar.core.window.booking import earliest_slot, earliest_slot_behind
 from nekkar.core.window.feedback import Feedback, apply_feedback, with_hold
 from nekkar.core.window.state import LimitState
 
@@ -81,7 +81,8 @@ class LimitCore:
         ]
         held = state.hold_until / SECOND if state.hold_until > now else None
         soonest = max(now, state.hold_until)
-        next_at = earliest_slot(hits, self.quota, state.margin(self.quota, now), 1, soonest) / SECOND
+        ahead = sum(place.cost for place in state.places)
+        next_at = earliest_slot_behind(hits, ahead, self.quota, state.margin(self.quota, now), soonest) / SECOND
         last = next((time / SECOND for time, _ in reversed(hits.entries()) if time <= now), None)
         return Status(self.name, tuple(windows), next_at, held, self.waiting, now / SECOND, last)
 

@@ -52,8 +52,8 @@ class Transport(Generic[Inner]):
 
     def _permit(self, request: Any) -> Permit | None:
         """Return what a request needs to be sent; None where it is unlimited."""
-        options = Options.read(request.extensions.get(KEY))
         try:
+            options = Options.read(request.extensions.get(KEY))
             passage = self._gate.passage(request.method, request.url, request.headers)
         except ConfigurationError as error:
             raise self._errors.configuration_error(str(error), request=request) from error

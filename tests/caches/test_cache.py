@@ -328,7 +328,7 @@ def test_a_file_that_cannot_be_is_an_error_that_names_it(tmp_path: Path) -> None
     """No folder, a file for a folder, a folder for a file, another program's file: CacheError, cause chained."""
     tmp_path.joinpath("file").write_bytes(b"no database at all, but long enough to be read as one" * 100)
     for path in (tmp_path / "missing" / "a.db", tmp_path / "file" / "a.db", tmp_path, tmp_path / "file"):
-        with pytest.raises(CacheError, match="see that its folder exists|name another file") as caught:
+        with pytest.raises(CacheError, match=r"see that its folder exists|name another file") as caught:
             SqliteCache(path).get("key")
         assert str(path) in str(caught.value)
         assert isinstance(caught.value.__cause__, sqlite3.Error)

@@ -36,6 +36,7 @@ LAYERS = [
     "nekkar.core.shared",
     "nekkar.core.waiting",
     "nekkar.core.decorator",
+    "nekkar.core.limit_core",
     "nekkar.core.limit",
     "nekkar.core.limiter",
     "nekkar.rules",

@@ -120,11 +120,11 @@ def test_nothing_of_a_loop_that_was_dropped_with_callers_in_line_is_left() -> No
     def drop() -> weakref.ref[Any]:
         loop = asyncio.new_event_loop()
         loop.set_exception_handler(lambda loop, context: None)  # "Task was destroyed but it is pending"
-        for _ in range(3):
-            loop.create_task(limit.acquire_async())
+        tasks = [loop.create_task(limit.acquire_async()) for _ in range(3)]
         while limit.status().waiting < 3 or cache.calls < 4:
             loop.run_until_complete(asyncio.sleep(0.001))
         loop.close()
+        assert not any(task.done() for task in tasks)
         return weakref.ref(loop)
 
     left = [drop() for _ in range(3)]

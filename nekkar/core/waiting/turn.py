@@ -11,10 +11,8 @@ Rules (numbered as in docs/concepts/line.md):
 from __future__ import annotations
 
 import threading
-from weakref import ref
 
 from nekkar.core.errors import CacheError
-from nekkar.core.runtime.effects import CacheSteps, is_under_way
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.prefetch import PrefetchedSlots
@@ -87,7 +85,12 @@ class Turn:
         is_far = lead > 0 and not ledger.in_process
         window = quota.rates[-1].period_us + state.margin_us
         credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(is_far))
-        stands = credit > 0 and len(mine.queue) == 1 and mine.standing.may_stand(now, window, is_far)
+        stands = (
+            credit > 0
+            and len(mine.queue) == 1
+            and not ledger.in_process
+            and mine.standing.may_stand(now, window, is_far)
+        )
         if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
             self._prefetch = self.prefetched.wanted(len(mine.queue), now)
         self._sent = mine.to_return()
@@ -149,24 +152,3 @@ class Turn:
         for caller in [caller for caller in mine.queue if caller.cost > quota.max_cost]:
             error = f"cost {caller.cost} is above this process's share while the cache is away: {quota}"
             mine.fail([caller], CacheError(error))
-
-
-class TurnUnderWay:
-    """The turn that a line takes now.
-
-    ``last_ticket``: of the callers it books for. ``begun_at``: µs of ``ticks``. ``steps``: the generator that takes it.
-    ``is_started``: a driver has begun it, so it runs to its end. ``is_left``: its leader has gone, so it must wake the
-    others itself.
-    """
-
-    def __init__(self, turn: Turn, last_ticket: int, begun_at: int) -> None:
-        self.turn, self.last_ticket, self.begun_at = turn, last_ticket, begun_at
-        self.steps: ref[CacheSteps[None]] | None = None
-        self.is_started = self.is_left = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing comes of it any more: it ended without a word, or never began and never will."""
-        if self.is_started:
-            return self.steps is None or not is_under_way(self.steps)
-        return self.is_left

@@ -9,7 +9,7 @@ Rules (numbered as in docs/concepts/line.md; rules 1 to 6 are in ``window/plan.p
     leaves, the place of the line is written anew, or taken out.
 
 The caller at the head leads: it runs the turns of the line, one at a time, and each turn books for all callers. A turn
-that has begun runs to its end, whatever becomes of the caller that leads it. Each caller decides anew whenever it wakes,
+that has begun runs to its end, whatever becomes of the caller that leads it. Each caller decides anew when it wakes,
 from the state under the lock. To wake a caller for nothing is harmless, so all are woken for whom something may have
 changed. A thread that waits also wakes once a second by itself, so that an interrupt of one call never stops others.
 
@@ -21,28 +21,26 @@ through random schedules of kills, freezes, losses and cancellations.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
-from weakref import WeakValueDictionary, ref
+from weakref import ref
 
-from nekkar.core.clock import STEP_US, ticks
-from nekkar.core.errors import CacheError, ConfigurationError
-from nekkar.core.quota import SECOND
-from nekkar.core.runtime.effects import CacheSteps, Checkpoint, Event, QueueSteps, RunSteps, WaitUntil
+from nekkar.core.clock import ticks
+from nekkar.core.errors import ConfigurationError
+from nekkar.core.runtime.effects import Checkpoint, Event, QueueSteps, WaitUntil
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import Caller, Slot, State
+from nekkar.core.waiting.forks import abandon_in_children
 from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.waiting.reporter import CallReporter
-from nekkar.core.waiting.turn import LOOK_EVERY_US, Turn, TurnUnderWay
+from nekkar.core.waiting.turn import LOOK_EVERY_US
+from nekkar.core.waiting.turns import ABANDONED_US, Turns, TurnUnderWay
 from nekkar.core.window.booking import earliest_slot_behind
 
 Wake = Callable[[list[Event]], None]
-
-ABANDONED_US = 2 * SECOND  # a turn that takes longer may have lost its thread: another may begin beside it
 
 _tickets, _front_tickets = count(1), count(-(1 << 40))
 
@@ -72,15 +70,19 @@ class WaitQueue:
         self.callers: set[Caller] = set()
         ahead = self.callers if in_order else self._assignments.queue
         self.prefetched = PrefetchedSlots(ledger, self._assignments, ahead, self._lock)
-        self._under_way: TurnUnderWay | None = None
-        self._look_at = 0
+        self._turns = Turns(ledger, self._assignments, self.prefetched, self._lock, self._wake_all, self.ticks)
+        self._turns.on_shift = self._shift
         self._moved_us = ledger.keep_time()
-        _queues[id(self)] = self
+        abandon_in_children(self)
 
     @property
     def here(self) -> int:
         """How many callers wait, in line or for their slot."""
         return sum(not caller.is_gone for caller in list(self.callers))
+
+    @property
+    def _under_way(self) -> TurnUnderWay | None:
+        return self._turns.under_way
 
     @property
     def waiting(self) -> int:
@@ -116,8 +118,8 @@ class WaitQueue:
             raise
         except BaseException as error:
             self._leave(caller, error)
-            if self._assignments.must_write and not self.waiting and (turn := self._begin_turn(caller)):
-                yield from self._lead(turn, shielded=True)
+            if self._assignments.must_write and not self.waiting and (turn := self._turns.begin(caller)):
+                yield from self._turns.lead(turn, shielded=True)
             raise
         finally:
             if caller.state in (State.QUEUED, State.BOOKED):  # an interrupt cut the leaving short
@@ -127,7 +129,7 @@ class WaitQueue:
     def look_soon(self) -> None:
         """Have the line look at once: the state was changed in this process."""
         with self._lock:
-            self._look_at = 0
+            self._turns.look_at = 0
             self._assignments.match(self.ledger.clock.now_us())
             self._assignments.wake_head()
         self._wake_all()
@@ -160,9 +162,9 @@ class WaitQueue:
         if place and place.credit and now > ledger.good_until(place.ready):
             mine.standing.was_absent()
         mine.standing.arrives(now)
-        self._look_at = now
+        self._turns.look_at = now
         if place and ledger.state:
-            self._look_at = min(place.ready - ledger.state.horizon_us // 4, ledger.read_at + LOOK_EVERY_US)
+            self._turns.look_at = min(place.ready - ledger.state.horizon_us // 4, ledger.read_at + LOOK_EVERY_US)
 
     def _until_booked(self, caller: Caller) -> QueueSteps[None]:
         while caller.state is State.QUEUED:
@@ -175,7 +177,7 @@ class WaitQueue:
             if isinstance(step, WaitUntil):
                 yield step
             elif step:
-                yield from self._lead(step)
+                yield from self._turns.lead(step)
                 self._reporter.waits(caller, step.turn.expected_at, self.ledger.clock.now_us(), len(self.callers))
         if caller.error:
             raise caller.error
@@ -189,25 +191,14 @@ class WaitQueue:
                 return None
             if caller not in mine.queue:  # others took it for gone
                 mine.queue.rejoin([caller])
-            leads, is_due = mine.queue.head is caller, mine.must_write or now >= self._look_at
+            leads, is_due = mine.queue.head is caller, mine.must_write or now >= self._turns.look_at
             # The head may be gone without a word, where an interrupt cut its leaving short.
-            if is_due and (leads or now >= self._look_at + ABANDONED_US) and (turn := self._begin_turn(caller)):
+            if is_due and (leads or now >= self._turns.look_at + ABANDONED_US) and (turn := self._turns.begin(caller)):
                 return turn
             until = self._deadline(caller, now, is_due)
             if leads and not is_due:
-                until = self._look_at if until is None else min(until, self._look_at)
+                until = self._turns.look_at if until is None else min(until, self._turns.look_at)
             return WaitUntil(until, self._event_of(caller), is_watchful=leads)
-
-    def _lead(self, under_way: TurnUnderWay, shielded: bool = False) -> QueueSteps[None]:
-        steps = self._take_turn(under_way)
-        under_way.steps = ref(steps)
-        try:
-            yield RunSteps(steps, shielded)
-        finally:
-            under_way.is_left = True
-            if under_way.is_over:
-                self._end_turn(under_way)
-            self._wake_all()
 
     def _until_slot(self, caller: Caller) -> QueueSteps[None]:
         """Sleep until the slot; tasks let those start before them that come before them."""
@@ -245,49 +236,7 @@ class WaitQueue:
             self._assignments.leaves(caller, self.ledger.clock.now_us())
         self._wake_all()
 
-    # A turn.
-
-    def _begin_turn(self, leader: Caller) -> TurnUnderWay | None:
-        """Return a turn to lead; None while one is under way."""
-        other = self._under_way
-        # Two turns at once do no harm: so nobody waits for one of which nothing comes, or that takes too long.
-        if other and not other.is_over and self.ticks() < other.begun_at + ABANDONED_US:
-            return None
-        turn = Turn(self.ledger, self._assignments, self.prefetched, self._lock)
-        self._under_way = TurnUnderWay(turn, max(leader.ticket, self._assignments.queue.last_ticket), self.ticks())
-        return self._under_way
-
-    def _take_turn(self, under_way: TurnUnderWay) -> CacheSteps[None]:
-        """Update the state: steps that run to their end, in whichever thread they were started."""
-        turn, mine = under_way.turn, self._assignments
-        under_way.is_started = True
-        try:
-            while True:
-                try:
-                    yield from self._sync_clock()
-                    yield from self.ledger.update(turn)
-                except CacheError as error:
-                    with self._lock:
-                        mine.fail([caller for caller in mine.queue if caller.ticket <= under_way.last_ticket], error)
-                    return
-                finally:
-                    turn.ended()
-                if not mine.must_write:
-                    return
-                self._wake_all()
-        finally:
-            self._end_turn(under_way)
-
-    def _sync_clock(self) -> CacheSteps[None]:
-        """Read the clock where that is due. Those that came before its first reading had their times by another."""
-        if not self.ledger.clock_is_due():
-            return
-        before, begun = self.ledger.clock.now_us(), self.ticks()
-        yield from self.ledger.sync_clock()
-        shift = self.ledger.clock.now_us() - before - (self.ticks() - begun)
-        if SECOND // 1000 <= abs(shift) < STEP_US:  # a larger one is a step of the clock
-            with self._lock:
-                self._shift(shift)
+    # Parts of the above.
 
     def _keep_time(self) -> None:
         """Follow a clock that was set: waits are as long as before, and slots are booked again."""
@@ -295,7 +244,7 @@ class WaitQueue:
         if moved_us != self._moved_us:
             with self._lock:
                 by, self._moved_us = moved_us - self._moved_us, moved_us
-                self._look_at = self.ledger.clock.now_us()
+                self._turns.look_at = self.ledger.clock.now_us()
                 self._shift(by)
                 self._assignments.requeue_all(list(self.callers))
 
@@ -303,17 +252,6 @@ class WaitQueue:
         for caller in self.callers:
             caller.arrived += by
             caller.deadline = None if caller.deadline is None else caller.deadline + by
-
-    def _end_turn(self, under_way: TurnUnderWay) -> None:
-        with self._lock:
-            self._look_at = under_way.turn.look_at or self.ledger.clock.now_us()
-            if self._under_way is under_way:
-                self._under_way = None
-            self._assignments.wake_head()
-        if under_way.is_left:  # else the leader wakes the others, behind itself
-            self._wake_all()
-
-    # Parts of the above.
 
     def _earliest_slot_of(self, caller: Caller) -> int:
         """Return a lower bound of the slot of a caller behind all in line; 0 where no state was read lately."""
@@ -330,7 +268,7 @@ class WaitQueue:
         if caller.deadline is None or now < caller.deadline:
             return caller.deadline
         until = caller.deadline
-        if self._under_way or is_due:
+        if self._turns.under_way or is_due:
             until += self.ledger.latency.horizon_us
         if now >= until:
             raise caller.too_long(self.name, self._earliest_slot_of(caller), now)
@@ -351,7 +289,9 @@ class WaitQueue:
 
     def abandon(self) -> None:
         """In a forked child: have the copies of the parent's callers raise an error. The parent's own go on."""
-        self._lock, self._under_way = threading.RLock(), None  # a thread that is not here may hold the lock
+        if not self.callers:
+            return
+        self._lock, self._turns.under_way = threading.RLock(), None  # a thread that is not here may hold the lock
         remedy = "a forked process can't go on with a call that waits; make a new call there"
         for caller in list(self.callers):
             caller.slot, caller.state = None, State.QUEUED
@@ -360,17 +300,3 @@ class WaitQueue:
         if self._is_of_tasks:  # no thread of the parent's is here to be woken
             with suppress(RuntimeError):
                 self._wake([caller.event for caller in list(self.callers) if caller.event])
-
-
-_queues: WeakValueDictionary[int, WaitQueue] = WeakValueDictionary()
-
-
-def _abandon_queues() -> None:
-    for known in _queues.valuerefs():
-        queue = known()
-        if queue and queue.callers:
-            queue.abandon()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_queues)

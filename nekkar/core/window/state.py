@@ -55,9 +55,9 @@ class LimitState:
     """All that the users of one limit share.
 
     ``epoch``: random; new after a loss and after a reset, and slots of an older epoch are void. ``is_fresh``: begun
-    from nothing by a process that had seen no state. ``serial``: of the newest grant of this epoch. ``hold_until``: no slot
-    before this instant. ``margin_us``, ``horizon_us``, ``spacing_us``: the largest in use; ``rates``: all in use, by
-    period. ``written_at``: when the newest write was sent, by its writer's clock (0: never written).
+    from nothing by a process that had seen no state. ``serial``: of the newest grant of this epoch. ``hold_until``: no
+    slot before this instant. ``margin_us``, ``horizon_us``, ``spacing_us``: the largest in use; ``rates``: all in use,
+    by period. ``written_at``: when the newest write was sent, by its writer's clock (0: never written).
     ``assumed_until``: hits up to this time may be guesses made after a loss. ``rejections``: what its service's
     refusals taught.
     """
@@ -95,8 +95,7 @@ class LimitState:
         Until then a process that finds no state, and remembers one, knows that it was lost.
         """
         longest = self.rates[-1].period_us if self.rates else 0
-        return self._latest + self.retention_us + min(max(NO_HITS = HitLog()
-LINGER_US, LINGER_PERIODS * longest), MOST_LINGER_US)
+        return self._latest + self.retention_us + min(max(LINGER_US, LINGER_PERIODS * longest), MOST_LINGER_US)
 
     @property
     def _latest(self) -> int:

@@ -1,0 +1,123 @@
+"""The turns of a line, one at a time: begun by the caller at its head, and taken to their end by steps of their own.
+
+Two turns at once do no harm: each swaps, and what one books too many goes back. So no caller waits for a turn of which
+nothing comes any more, or that takes too long; it begins another beside it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from weakref import ref
+
+from nekkar.core.clock import STEP_US
+from nekkar.core.errors import CacheError
+from nekkar.core.quota import SECOND
+from nekkar.core.runtime.effects import CacheSteps, QueueSteps, RunSteps, is_under_way
+from nekkar.core.shared.account import Account
+from nekkar.core.waiting.assignments import Assignments
+from nekkar.core.waiting.callers import Caller
+from nekkar.core.waiting.prefetch import PrefetchedSlots
+from nekkar.core.waiting.turn import Turn
+
+ABANDONED_US = 2 * SECOND  # a turn that takes longer may have lost its thread
+
+
+class TurnUnderWay:
+    """The turn that a line takes now.
+
+    ``last_ticket``: of the callers it books for. ``begun_at``: µs of ``ticks``. ``steps``: the generator that takes it.
+    ``is_started``: a driver has begun it, so it runs to its end. ``is_left``: its leader has gone, so it must wake the
+    others itself.
+    """
+
+    def __init__(self, turn: Turn, last_ticket: int, begun_at: int) -> None:
+        self.turn, self.last_ticket, self.begun_at = turn, last_ticket, begun_at
+        self.steps: ref[CacheSteps[None]] | None = None
+        self.is_started = self.is_left = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing comes of it any more: it ended without a word, or never began and never will."""
+        if self.is_started:
+            return self.steps is None or not is_under_way(self.steps)
+        return self.is_left
+
+
+class Turns:
+    """Begins and leads turns. ``look_at``: when the line is to look next. ``under_way``: the turn taken now.
+
+    ``wake_all`` wakes the callers for whom something changed; ``on_shift`` moves their times with a clock just read.
+    """
+
+    def __init__(
+        self, ledger: Account, assignments: Assignments, prefetched: PrefetchedSlots, lock: threading.RLock,
+        wake_all: Callable[[], None], ticks: Callable[[], int],
+    ) -> None:  # fmt: skip
+        self.ledger, self._assignments, self._prefetched = ledger, assignments, prefetched
+        self._lock, self._wake_all, self._ticks = lock, wake_all, ticks
+        self.on_shift: Callable[[int], None] = lambda by: None
+        self.under_way: TurnUnderWay | None = None
+        self.look_at = 0
+
+    def begin(self, leader: Caller) -> TurnUnderWay | None:
+        """Return a turn for ``leader`` to lead; None while one is under way. Called under the lock."""
+        other = self.under_way
+        if other and not other.is_over and self._ticks() < other.begun_at + ABANDONED_US:
+            return None
+        turn = Turn(self.ledger, self._assignments, self._prefetched, self._lock)
+        self.under_way = TurnUnderWay(turn, max(leader.ticket, self._assignments.queue.last_ticket), self._ticks())
+        return self.under_way
+
+    def lead(self, under_way: TurnUnderWay, shielded: bool = False) -> QueueSteps[None]:
+        """Have a turn taken, and wake the others behind its leader."""
+        steps = self._take(under_way)
+        under_way.steps = ref(steps)
+        try:
+            yield RunSteps(steps, shielded)
+        finally:
+            under_way.is_left = True
+            if under_way.is_over:
+                self._end(under_way)
+            self._wake_all()
+
+    def _take(self, under_way: TurnUnderWay) -> CacheSteps[None]:
+        """Update the state: steps that run to their end, in whichever thread they were started."""
+        turn, mine = under_way.turn, self._assignments
+        under_way.is_started = True
+        try:
+            while True:
+                try:
+                    yield from self._sync_clock()
+                    yield from self.ledger.update(turn)
+                except CacheError as error:
+                    with self._lock:
+                        mine.fail([caller for caller in mine.queue if caller.ticket <= under_way.last_ticket], error)
+                    return
+                finally:
+                    turn.ended()
+                if not mine.must_write:
+                    return
+                self._wake_all()
+        finally:
+            self._end(under_way)
+
+    def _sync_clock(self) -> CacheSteps[None]:
+        """Read the clock where that is due. Those that came before its first reading had their times by another."""
+        if not self.ledger.clock_is_due():
+            return
+        before, begun = self.ledger.clock.now_us(), self._ticks()
+        yield from self.ledger.sync_clock()
+        shift = self.ledger.clock.now_us() - before - (self._ticks() - begun)
+        if SECOND // 1000 <= abs(shift) < STEP_US:  # a larger one is a step of the clock
+            with self._lock:
+                self.on_shift(shift)
+
+    def _end(self, under_way: TurnUnderWay) -> None:
+        with self._lock:
+            if self.under_way is under_way:
+                self.under_way = None
+                self.look_at = under_way.turn.look_at or self.ledger.clock.now_us()
+            self._assignments.wake_head()
+        if under_way.is_left:  # else the leader wakes the others, behind itself
+            self._wake_all()
