@@ -151,7 +151,7 @@ def test_what_can_not_be_limited_is_not_mounted(session: requests.Session, limit
     """It is refused in words; an emptied session is limited still, and once."""
     limit(session, limiter, RULES)
     before = dict(session.adapters)
-    with pytest.raises(ConfigurationError, match="adapter 'no adapter'"):
+    with pytest.raises(ConfigurationError, match="adapter str"):
         session.mount("https://example.com/", "no adapter")  # type: ignore[arg-type]
     assert dict(session.adapters) == before
     session.adapters.clear()

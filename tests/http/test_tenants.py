@@ -108,7 +108,7 @@ def test_idle_tenants_are_forgotten() -> None:
             passage = gate.passage("GET", URL, {"Authorization": f"{batch}-{number}"})
             assert passage is not None
             passage.limit.acquire()
-            first = first or ref(passage.limit._shared)
+            first = first or ref(passage.limit._core)
         most = max(most, len(limiter._kept))
         clock.advance(200)
     gc.collect()

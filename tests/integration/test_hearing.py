@@ -57,7 +57,7 @@ def _log(url: str, rate: str, **terms: Any) -> HitLog:
     """Return the log that the fleet has left."""
     limit = Nekkar(url)("all", rate, **terms)
     limit.status()
-    log = limit._shared.ledger.view.log
+    log = limit._core.ledger.state
     assert log is not None
     return log
 

@@ -209,7 +209,7 @@ def test_event_loops_that_come_and_go_leave_nothing_behind(urls: dict[str, str],
     after = resources(before[0])
     assert after[0] <= before[0]
     assert after[1] <= before[1] + 8, "connections: as many as commands ran at once, and no more"
-    assert len(limit._shared._lines) <= 2
+    assert len(limit._core._lines) <= 2
     assert limit.status().waiting == 0
 
 

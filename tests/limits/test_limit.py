@@ -218,8 +218,8 @@ class TestForgetting:
         self.use(limiter, "tenant-{}".format, 2 * NAMES)
         clock.advance(100)
         self.use(limiter, "others-{}".format, 2 * NAMES)
-        assert limiter("mine", "10/second")._shared is limit._shared
-        assert limiter("another", "10/hour")._shared.ledger.view.mirror is not None
+        assert limiter("mine", "10/second")._core is limit._core
+        assert limiter("another", "10/hour")._core.ledger.state is not None
 
     def test_limits_used_in_an_event_loop_are_forgotten_too(self, clock: FakeClock) -> None:
         """A loop that lives long does not keep a line for each name it has seen."""

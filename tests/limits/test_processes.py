@@ -48,7 +48,7 @@ def test_limits_pickled_together_stay_together(tmp_path: Path) -> None:
     limiter = Nekkar(f"sqlite:///{tmp_path}/limits.db")
     one, two, made = pickle.loads(pickle.dumps((limiter("calls", 5), limiter("calls", 5, max_wait=1), limiter)))
     assert one._limiter is two._limiter is made
-    assert one._shared is two._shared is made("calls", 5)._shared
+    assert one._core is two._core is made("calls", 5)._core
 
 
 def acquire_elsewhere(limit: Limit, times: int) -> list[str]:

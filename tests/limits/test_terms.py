@@ -25,7 +25,7 @@ def test_one_name_is_one_limit_however_often_it_is_written() -> None:
     limiter = Nekkar(clock=FakeClock())
     first = limiter("calls", 2, max_wait=0)
     second = limiter("calls", "2 per minute", max_wait=100)
-    assert first._shared is second._shared
+    assert first._core is second._core
     first.acquire()
     second.acquire()
     with pytest.raises(WaitTooLong):
@@ -56,7 +56,7 @@ def test_one_name_with_other_terms_is_an_error_that_names_both(terms: dict[str, 
     assert words in text
     assert "give both the same terms, or another name" in text
     limit.acquire()
-    assert limiter("calls", 100)._shared is limit._shared
+    assert limiter("calls", 100)._core is limit._core
 
 
 def test_two_limiters_share_nothing() -> None:

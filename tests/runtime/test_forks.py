@@ -197,7 +197,7 @@ def test_a_child_counts_none_of_its_parents_callers() -> None:
         own = asyncio.new_event_loop()
         task = own.create_task(limit.acquire_async())
         own.run_until_complete(asyncio.sleep(0.02))
-        limit._shared.thread_line()
+        limit._core.thread_line()
         counts.append(limit.status().waiting)
         task.cancel()
         own.run_until_complete(asyncio.gather(task, return_exceptions=True))

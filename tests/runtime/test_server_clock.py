@@ -490,7 +490,7 @@ def test_a_cache_away_at_the_first_call_is_a_cache_error_and_later_calls_go_on()
             limit.acquire()
     cache.away = False
     assert abs(limit.acquire().at - time.time() - AHEAD / SECOND) < 20
-    assert limit._shared.waiting == 0
+    assert limit._core.waiting == 0
 
 
 def test_auto_goes_by_the_machine_where_the_server_can_not_tell() -> None:

@@ -248,7 +248,7 @@ def test_a_limit_made_inside_the_making_of_a_limit_is_made_once() -> None:
 
         tracer = traced(call, at, call)
         made = scene.limiter("another", 100, period=10.0)
-        assert made._shared is scene.limiter("another", 100, period=10.0)._shared
+        assert made._core is scene.limiter("another", 100, period=10.0)._core
         assert hits(scene.cache, "another") >= scene.admitted, tracer.where
         return tracer.lines
 

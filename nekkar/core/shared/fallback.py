@@ -52,8 +52,6 @@ class Fallback:
     slot is valid across the switch, in either direction. Safe between threads.
     """
 
-    in_process = False
-
     def __init__(self, shared: Ledger, outage: Outage) -> None:
         self.shared, self.outage = shared, outage
         self.clock = shared.clock
@@ -65,6 +63,11 @@ class Fallback:
         self._failed_at = self._retry_us = self._retry_at = 0
         self._steady_us = steady_us(self.clock)
         self.keep_time = ClockWatch(self.clock, shared.replica.moved, self._moved).keep
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the cache answers at once, without I/O."""
+        return self.shared.in_process
 
     @property
     def is_on(self) -> bool:

@@ -15,8 +15,7 @@ changed. A thread that waits also wakes once a second by itself, so that an inte
 
 Tasks start in the order of their slots and of their arrival, whichever timer ends first.
 
-One generator over two effects; ``runtime/drivers.py`` runs it for threads and for tasks. test_wait_queue.py runs it
-through random schedules of kills, freezes, losses and cancellations.
+One generator, run by ``runtime/drivers.py`` for threads and for tasks; test_wait_queue.py runs it in random schedules.
 """
 
 from __future__ import annotations
