@@ -36,6 +36,7 @@ from nekkar.core.window.state import LINGER_US, HitLog
 
 LINGER_PERIODS, MOST_LINGER_US = 10, 600 * SECOND
 MOST_WAY_US = SECOND // 2
+NOT_CREATED = (-1, 0, 0)
 YEAR_US = 366 * 86_400 * SECOND
 QUEUE = 1000  # lines that each hold the one slot of a period beyond the horizon
 
@@ -75,7 +76,7 @@ class View:
         self._orders = count(1)
         self._newest: tuple[bytes | None, HitLog] = (None, NOTHING)
         self._own: tuple[HitLog, Any] | None = None
-        self._created: tuple[int, int, int] = (0, 0, 0)
+        self._created = NOT_CREATED  # the epoch, since when another log may have come, until when it is to be met
         self._undisturbed = False
 
     @property
@@ -122,7 +123,7 @@ class View:
     def meets(self, epoch: int, now: int) -> None:
         """Trust a log of one's own that the cache is known to hold now, if that is soon after it was written."""
         if epoch == self._created[0] and now <= self._created[2]:
-            self._created = (0, 0, 0)
+            self._created = NOT_CREATED
 
     def doubts(self, found: HitLog | None) -> bool:
         """Whether this process created the log, and another may have come and gone before its write landed."""
