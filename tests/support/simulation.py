@@ -47,9 +47,9 @@ class Story:
     which it is away for all, and each process goes on with its share. ``flaps``: times at which it is away for all for
     less than a period; ``cuts``: times at which one process alone can't reach it. ``refusals``: the chance that the
     service refuses a call, with a pause or without a word of one. ``margins_us``: each process draws its margin.
-    ``joins``: processes that come shortly before the first flush. ``stalls``: the chance that a command of a
-    process that knows the log takes effect up to two periods late. ``idle``: the chance that a caller rests, for
-    ``rest`` periods. ``periods``: how long a schedule lasts.
+    ``joins``: processes that come shortly before the first flush. ``stalls``: the chance that a write which
+    creates the log anew is on its way for up to two periods. ``idle``: the chance that a caller rests, for ``rest``
+    periods. ``periods``: how long a schedule lasts.
     """
 
     rate: str = "6/0"
@@ -354,7 +354,8 @@ class World:
     def call(self, actor: Actor, effect: Call) -> None:
         """Send a call: it takes effect later, its answer comes later still, or never."""
         sent, turn = self.latency(), actor.turn
-        if self.story.stalls and actor.process.ledger.view.mirror and self.random.random() < self.story.stalls:
+        creates = effect.function == getattr(self.store, "cas", None) and effect.args[2] is None
+        if creates and actor.process.ledger.view.mirror and self.random.random() < self.story.stalls:
             sent += self.random.randint(50 * MS, 2 * self.period_us)
 
         def take_effect() -> None:

@@ -37,7 +37,7 @@ MARGINS = Story(
 IDLE = Story(rate="5/10s", flushes=3, idle=0.1, rest=(7, 10), periods=24, latency_us=FAST)
 FLAPS = Story(rate="12/s", processes=4, flaps=8, busy=True, tasks=True, latency_us=FAST)
 CUTS = Story(rate="12/s", processes=4, cuts=3, busy=True, tasks=True, latency_us=FAST)
-TWICE = Story(flushes=8, stalls=0.2, latency_us=FAST, periods=8)
+TWICE = Story(processes=4, flushes=8, stalls=0.5, latency_us=FAST, periods=8)
 
 
 def over(story: Story, schedules: int = SCHEDULES) -> list[int]:
