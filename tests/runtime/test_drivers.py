@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,7 @@ import anyio.to_thread
 import pytest
 
 from nekkar.core.clock import SystemClock
-from nekkar.core.runtime.drivers import run, run_async, run_steps, wake_threads
+from nekkar.core.runtime.drivers import LOOK_AGAIN_S, Signal, is_nested, run, run_async, run_steps, wake_threads
 from nekkar.core.runtime.effects import Call, Effects, Event, Pause, Steps, Transact, Wait
 from nekkar.core.runtime.loops import THREADS_PER_LOOP, this_loop
 from nekkar.testing import FakeClock
@@ -411,3 +412,63 @@ def test_a_loops_events_are_set_from_its_own_thread_and_from_its_workers(backend
             await loop.until(event)
 
     run_in(backend, main)
+
+
+# What threads wait on.
+
+
+def test_a_signal_is_set_once_and_for_all() -> None:
+    """However often, and before the wait too."""
+    signal = Signal()
+    assert not signal.is_set()
+    assert not signal.wait(0)
+    for _ in range(2):
+        signal.set()
+        assert signal.is_set()
+        assert signal.wait(0)
+        assert signal.wait(None)
+
+
+def test_a_signal_wakes_a_thread() -> None:
+    """At once, not when it looks again."""
+    signal = Signal()
+    woken: list[float] = []
+
+    def wait() -> None:
+        before = time.monotonic()
+        signal.wait(None)
+        woken.append(time.monotonic() - before)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    signal.set()
+    thread.join(PATIENCE)
+    assert woken
+    assert woken[0] < LOOK_AGAIN_S
+
+
+def test_a_thread_that_waits_looks_again_after_a_second() -> None:
+    """However long it may wait: a wake that was lost costs no more. The wait goes on, since nothing was set."""
+    signal = Signal()
+    before = time.monotonic()
+    assert signal.wait(3600)
+    assert time.monotonic() - before < 3600
+    assert not signal.is_set()
+
+
+def test_a_call_knows_whether_its_thread_is_in_another_one() -> None:
+    """In the generator of another, and no longer once that has ended, with an error too, or was dropped."""
+    seen: list[bool] = []
+
+    def effects(error: BaseException | None) -> Effects[None]:
+        seen.append(is_nested())
+        if error:
+            raise error
+        yield Transact(steps(lambda: seen.append(is_nested())))
+
+    for error in (None, ValueError(), KeyboardInterrupt()):
+        assert not is_nested()
+        with suppress(ValueError, KeyboardInterrupt):
+            run(effects(error), FakeClock())
+    assert not is_nested()
+    assert seen == [True] * 4

@@ -1,13 +1,13 @@
 """The places of a line: who waits for a slot, what slots there are to give, what goes back, who is to be woken.
 
 Plain state, changed under the line's lock; nothing here blocks or calls the cache. An interrupt may come between any
-two lines: so a slot is taken from one caller before it is given to another (the worst is a slot unused, never one used
-twice), and a caller is counted among those who wait until it has what it waits for.
+two lines. So a slot is taken from one caller before it is given to another: the worst is a slot unused, never one used
+twice. And a caller enters its new place before it leaves the old one, and is marked to be woken before that.
 """
 
 from __future__ import annotations
 
-from itertools import count
+from itertools import count, takewhile
 from typing import cast
 
 from nekkar.core.clock import monotonic
@@ -101,15 +101,11 @@ class Places:
         has_slot = caller.slot is slot
         caller.has_started = has_slot and self._is_good(slot, now)
         if has_slot and not caller.has_started:
-            late = [caller]
-            self._take_back(caller)
-            while self.order and (first := self.order.first()) and not self._is_good(cast(Slot, first.slot), now):
-                late.append(first)
-                self._take_back(first)
+            first = takewhile(lambda other: not self._is_good(cast(Slot, other.slot), now), self.order or ())
+            late = list(dict.fromkeys([caller, *first]))
             self.queue.rejoin(late)
-            for caller in late:
-                if caller.deadline is not None:
-                    self.wake(caller)  # to look to it
+            for other in late:
+                self._take_back(other)
             self.wake_head()
         self.wake_next()
         return caller.has_started
@@ -167,23 +163,26 @@ class Places:
 
     def _take_back(self, caller: Caller) -> None:
         slot, caller.slot = caller.slot, None
+        if caller.deadline is not None:
+            self.wake(caller)  # to look to it
         self.give_back(cast(Slot, slot))
 
     def _give(self, caller: Caller, slot: Slot) -> None:
         """Give a slot. Of those who start in order only the first is woken: each wakes the next as it starts."""
-        caller.slot, caller.error = slot, None
-        self._furthest = max(self._furthest, slot.at)
-        self.queue.leave(caller)
         if self.order:
             self.order.add(caller, slot)
+        caller.slot, caller.error = slot, None
+        self._furthest = max(self._furthest, slot.at)
+        if self.order:
             self.wake_next()
         else:
             self.wake(caller)
+        self.queue.leave(caller)
 
     def _refuse(self, caller: Caller, at: int, now: int) -> None:
         self._answer(caller, caller.too_long(self.name, at, now))
 
     def _answer(self, caller: Caller, error: Exception | None) -> None:
         caller.error = error
-        self.queue.leave(caller)
         self.wake(caller)
+        self.queue.leave(caller)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import takewhile
+from operator import itemgetter
 from typing import Any
 from weakref import ref
 
@@ -81,14 +82,21 @@ class Order:
         """Take in a caller with its slot; it may leave, or come again with another."""
         heappush(self._heap, (slot.at, caller.ticket, caller))
 
+    def __iter__(self) -> Iterator[Caller]:
+        return (entry[2] for entry in sorted(self._heap, key=itemgetter(0, 1)) if _counts(*entry))
+
     def first(self) -> Caller | None:
         """Return who is to start next."""
         while self._heap:
-            at, _, caller = self._heap[0]
-            if caller.slot and caller.slot.at == at and not caller.has_started and not caller.is_gone:
-                return caller
+            if _counts(*self._heap[0]):
+                return self._heap[0][2]
             heappop(self._heap)
         return None
+
+
+def _counts(at: int, ticket: int, caller: Caller) -> bool:
+    """Return whether a caller in order still has the slot that it was added with."""
+    return caller.slot is not None and caller.slot.at == at and not caller.has_started and not caller.is_gone
 
 
 class Queue:

@@ -78,8 +78,6 @@ class Line:
         caller.call = ref(effects)
         return effects
 
-    # A caller's way: in line, leading, at its slot, leaving.
-
     def _call(self, caller: Caller) -> Effects[tuple[Slot, int]]:
         clock, is_admitted = self.ledger.clock, False
         try:
@@ -140,7 +138,7 @@ class Line:
                 return self._begin_booking(caller)
             until, is_head = self._patience(caller, now), self._places.queue.head is caller
             if is_head and not self._is_booking:
-                until = self._places.resume_at if until is None else min(self._places.resume_at, until)
+                until = min(self._places.resume_at, until or self._places.resume_at)
             return Wait(until, self._event_of(caller), watchful=is_head)
 
     def _lead(self, booking: Booking, shielded: bool = False) -> Effects[None]:
@@ -159,8 +157,9 @@ class Line:
         if slot.at - now >= LONG_WAIT_US and (at := glance_at(ledger, slot, ledger.clock.now_us())):
             yield from self._glance(caller, slot, at)
         while ledger.is_stale(slot) and self._counts(caller, slot) and not caller.error:
-            yield Wait(ledger.wake_at(slot), self._event_of(caller))
-            if ledger.is_stale(slot) and self._counts(caller, slot):
+            if (at := ledger.wake_at(slot)) > ledger.clock.now_us():
+                yield Wait(at, self._event_of(caller))
+            else:
                 yield from self._look(caller, slot)
         while self._counts(caller, slot) and ledger.clock.now_us() < slot.at:
             yield Wait(slot.at, self._event_of(caller))
