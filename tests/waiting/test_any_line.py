@@ -15,7 +15,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from types import FrameType
 from typing import Any
 
@@ -105,7 +105,10 @@ class Scene:
         """Have so many threads wait."""
         for number in range(count):
             self.others.add(self.limit.acquire)
-            eventually(lambda number=number: self.limit.status().waiting > number or self.others.done > 0)
+            eventually(partial(self._has_joined, number))
+
+    def _has_joined(self, number: int) -> bool:
+        return self.limit.status().waiting > number or self.others.done > 0
 
 
 def uncontended() -> Scene:
@@ -184,13 +187,17 @@ def traced(call: Callable[[], object], at: int, act: Callable[[], object], again
     return tracer
 
 
+def is_done(crowd: Crowd) -> bool:
+    return crowd.done == len(crowd.futures)
+
+
 def check_others_go_on(scene: Scene, where: str) -> None:
     """All who wait are admitted, then new callers of which some must wait, and nobody is counted any more."""
     newcomers = Crowd()
     for _ in range(2):
         newcomers.add(scene.limit.acquire)
     for crowd in (newcomers, scene.others):
-        eventually(lambda crowd=crowd: crowd.done == len(crowd.futures), f"the admission of others, after {where}")
+        eventually(partial(is_done, crowd), f"the admission of others, after {where}")
         assert not [future.exception() for future in crowd.futures if future.exception()], where
     scene.cache.before = lambda number: None
     assert scene.limit.status().waiting == 0, where

@@ -272,3 +272,22 @@ def test_real_threads_are_never_over_and_use_all_of_the_limit() -> None:
             future.result(PATIENCE)
     assert len(starts) == 60
     assert not spans_broken(starts, 10, 100_000)
+
+
+class RestlessClock(FakeClock):
+    """A clock whose sleeps end early, as a clock's may: after 100 ms at most."""
+
+    def sleep_until(self, at_us: int | None, wake: threading.Event) -> None:
+        super().sleep_until(None if at_us is None else min(at_us, self.now_us() + 100_000), wake)
+
+
+def test_a_sleep_that_ends_early_costs_the_cache_nothing() -> None:
+    """A thread looks at the state of the line again every second, and goes on sleeping: it never polls the cache."""
+    calls = {}
+    for kind in (FakeClock, RestlessClock):
+        cache = WatchedCache(in_process=False)
+        limit = Nekkar(cache, clock=kind())("calls", 1, period=10.0)
+        slots = [since_start(limit.acquire()) for _ in range(3)]
+        assert slots == [0, 10_050_000, 20_100_000]
+        calls[kind] = cache.calls
+    assert calls[RestlessClock] == calls[FakeClock]

@@ -49,9 +49,9 @@ class Signal(threading.Event):
 
         It is after LOOK_AGAIN_S too, set or not: so a wake that was lost costs no more than that.
         """
-        again = timeout is None or timeout > LOOK_AGAIN_S
-        if not self._lock.acquire(timeout=LOOK_AGAIN_S if again else timeout):
-            return again
+        longest = LOOK_AGAIN_S if timeout is None else min(timeout, LOOK_AGAIN_S)
+        if not self._lock.acquire(timeout=longest):
+            return longest == LOOK_AGAIN_S
         self.set()
         return True
 
