@@ -452,6 +452,46 @@ def test_a_long_sleep_reads_the_clock_shortly_before_its_end() -> None:
     assert clock.now_us() == server.ticks + server.ahead
 
 
+def test_a_clock_is_read_inside_a_reading() -> None:
+    """A signal handler makes a limited call while its thread reads the clock for the first time: both are told."""
+    server, told = Server(), list[int]()
+    tell_time = server.tell_time
+
+    def interrupted(now: Callable[[], int]) -> tuple[int, int, int] | None:
+        server.tell_time = tell_time  # type: ignore[method-assign]
+        clock.read()
+        told.append(clock.now_us())
+        return tell_time(now)
+
+    clock = ServerClock(lambda now: server.tell_time(now), tick=server.tick)
+    server.tell_time = interrupted  # type: ignore[method-assign]
+    thread = threading.Thread(target=clock.read, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert told
+    assert clock.now_us() == server.ticks + server.ahead
+
+
+def test_nobody_waits_long_for_another_thread_that_reads() -> None:
+    """Its signal handler may take its time; a second reading does no harm."""
+    server = Server()
+    clock = server.clock()
+    server.gate.clear()
+    stuck = threading.Thread(target=clock.read, daemon=True)
+    stuck.start()
+    while not server.readings:
+        time.sleep(0.001)
+    other = threading.Thread(target=clock.read, daemon=True)
+    other.start()
+    while server.readings < 2:
+        time.sleep(0.01)
+    assert stuck.is_alive()
+    server.gate.set()
+    for thread in (stuck, other):
+        thread.join(PATIENCE)
+    assert clock.now_us() == server.ticks + server.ahead
+
+
 # Under a limiter.
 
 

@@ -15,7 +15,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from types import FrameType
 from typing import Any
 
@@ -40,10 +40,15 @@ def is_reachable(name: str, number: int) -> bool:
 
 
 class AtLine:
-    """Does something at the ``at``-th line of the core that this thread runs within; counts the lines."""
+    """Does something at the ``at``-th line of the core that this thread runs within; counts the lines.
 
-    def __init__(self, at: int, act: Callable[[], object], applies: Callable[[], bool] = lambda: True) -> None:
-        self.at, self.act, self.applies = at, act, applies
+    ``again``: so many lines later it does it once more.
+    """
+
+    def __init__(
+        self, at: int, act: Callable[[], object], applies: Callable[[], bool] = lambda: True, again: int = 0
+    ) -> None:
+        self.when, self.act, self.applies = (at, at + again), act, applies
         self.lines = 0
         self.where = "nowhere"
         self._seen = Counter[tuple[str, int]]()
@@ -64,7 +69,7 @@ class AtLine:
         if event == "line" and self._seen[place] < MOST and is_reachable(*place) and self.applies():
             self._seen[place] += 1
             self.lines += 1
-            if self.lines == self.at:
+            if self.lines in self.when:
                 self.where = f"{place[0]}:{place[1]}: {linecache.getline(*place).strip()}"
                 self.act()
         return self._step
@@ -100,7 +105,10 @@ class Scene:
         """Have so many threads wait."""
         for number in range(count):
             self.others.add(self.limit.acquire)
-            eventually(lambda number=number: self.limit.status().waiting > number or self.others.done > 0)
+            eventually(partial(self._has_joined, number))
+
+    def _has_joined(self, number: int) -> bool:
+        return self.limit.status().waiting > number or self.others.done > 0
 
 
 def uncontended() -> Scene:
@@ -171,12 +179,16 @@ def prefetched() -> Scene:
 SCENES = [uncontended, in_process, waiting_for_its_slot, looking_before_its_slot, in_line, leading, prefetched, alone]
 
 
-def traced(call: Callable[[], object], at: int, act: Callable[[], object]) -> AtLine:
+def traced(call: Callable[[], object], at: int, act: Callable[[], object], again: int = 0) -> AtLine:
     """Make a call, and act at its ``at``-th line."""
-    tracer = AtLine(at, act)
+    tracer = AtLine(at, act, again=again)
     with suppress(Stop), tracer:
         call()
     return tracer
+
+
+def is_done(crowd: Crowd) -> bool:
+    return crowd.done == len(crowd.futures)
 
 
 def check_others_go_on(scene: Scene, where: str) -> None:
@@ -185,7 +197,7 @@ def check_others_go_on(scene: Scene, where: str) -> None:
     for _ in range(2):
         newcomers.add(scene.limit.acquire)
     for crowd in (newcomers, scene.others):
-        eventually(lambda crowd=crowd: crowd.done == len(crowd.futures), f"the admission of others, after {where}")
+        eventually(partial(is_done, crowd), f"the admission of others, after {where}")
         assert not [future.exception() for future in crowd.futures if future.exception()], where
     scene.cache.before = lambda number: None
     assert scene.limit.status().waiting == 0, where
@@ -218,6 +230,20 @@ def test_an_interrupt_at_any_line_stops_nobody_else(scene_of: Callable[[], Scene
         return tracer.lines
 
     try_each_line(try_line(0), try_line)
+
+
+@pytest.mark.parametrize("again", [2, 7])
+@pytest.mark.parametrize("scene_of", [in_process, leading])
+def test_two_interrupts_in_quick_succession_stop_nobody_else(scene_of: Callable[[], Scene], again: int) -> None:
+    """The second comes as the call still cleans up after the first: what it leaves, the others put right."""
+
+    def try_line(at: int) -> int:
+        scene = scene_of()
+        tracer = traced(scene.acquire, at, stop, again)
+        check_others_go_on(scene, tracer.where)
+        return tracer.lines
+
+    try_each_line(try_line(-again - 1), try_line)
 
 
 @pytest.mark.parametrize("scene_of", SCENES)

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -197,7 +198,7 @@ def test_calls_in_finalisers_that_run_at_any_allocation(policy: Any) -> None:
 
     crowd = Crowd()
     for thread in range(3):
-        crowd.add(lambda thread=thread: work(thread))
+        crowd.add(partial(work, thread))
     assert crowd.outcomes() == [None] * 3
     assert len(logged_out) > 10
 
@@ -228,7 +229,7 @@ def test_calls_in_a_signal_handler_at_random(request: pytest.FixtureRequest) -> 
     crowd = Crowd()
     try:
         for thread in range(2):
-            crowd.add(lambda thread=thread: work(thread))
+            crowd.add(partial(work, thread))
         signal.setitimer(signal.ITIMER_REAL, 0.003)
         deadline = time.monotonic() + PATIENCE
         while len(handled) < 50 and time.monotonic() < deadline:

@@ -60,7 +60,7 @@ class MemoryCache(BaseCache):
 
     def add(self, key: str, value: str) -> bool:
         """Set ``key`` only if it is not set already; return whether it was set now."""
-        return self.cas(key, value.encode(), None, FOR_EVER) is not None
+        return self._swap(key, value.encode(), None, FOR_EVER) is not None
 
     def get(self, key: str) -> str | None:
         """Return the value of ``key``, or None where there is none."""
@@ -81,17 +81,20 @@ class MemoryCache(BaseCache):
         item = self._items.get(key)
         return (item.value, item.version) if item and item.dies_at > monotonic() else (None, None)
 
-    def cas(self, key: str, value: bytes, token: Any, ttl: float) -> int | None:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> int | None:
         """Write ``value`` for ``ttl`` seconds if the version of ``key`` is still ``token``; return the new version."""
-        now, items, old = monotonic(), self._items, self._items.get(key)
-        if (old.version if old and old.dies_at > now else None) != token:
+        return self._swap(key, value, token, monotonic() + ttl)
+
+    def _swap(self, key: str, value: bytes, token: Any, dies_at: float) -> int | None:
+        items, old = self._items, self._items.get(key)
+        if (old.version if old and old.dies_at > monotonic() else None) != token:
             return None
-        new = _Item(value, next(self._versions), now + ttl)
+        new = _Item(value, next(self._versions), dies_at)
         try:
             if old is None:
                 kept = items.setdefault(key, new)
             else:
-                items[key] = kept = new if items[key] is old else items[key]  # one step: no call is in it
+                items[key] = kept = new if items[key] is old else items[key]  # no call is in this
         except KeyError:  # deleted meanwhile
             return None
         self._sweep(key, now)

@@ -56,11 +56,15 @@ class Signal(threading.Event):
             self._lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until it is set, for ``timeout`` seconds or LOOK_AGAIN_S at most; return whether it is set."""
-        if self._lock.acquire(timeout=LOOK_AGAIN_S if timeout is None else min(timeout, LOOK_AGAIN_S)):
-            self.set()
-            return True
-        return False
+        """Block until it is set, ``timeout`` seconds at most; return whether the thread is to go on before that.
+
+        It is after LOOK_AGAIN_S too, set or not: so a wake that was lost costs no more than that.
+        """
+        longest = LOOK_AGAIN_S if timeout is None else min(timeout, LOOK_AGAIN_S)
+        if not self._lock.acquire(timeout=longest):
+            return longest == LOOK_AGAIN_S
+        self.set()
+        return True
 
 
 _thread = threading.local()
