@@ -35,7 +35,7 @@ class NearMiss:
     why_not: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"rules[{self.number}], {shown(self.rule.url)}: {'; '.join(self.why_not)}"
+        return f"rules[{self.number}], {self.rule.url!r}: {'; '.join(self.why_not)}"
 
 
 @dataclass(frozen=True, slots=True)

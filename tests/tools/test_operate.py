@@ -537,7 +537,7 @@ class TestWrongRates:
         for worker in (known, new):
             worker.acquire()
         log = decode(SqliteCache("limits.db").gets("nekkar:search")[0] or b"")
-        assert log.windows == parse("10/second; 300/minute").rates
+        assert log.rates == parse("10/second; 300/minute").rates
         assert log.margin_us == parse("10/second; 300/minute").margin_us
         assert not [record for record in caplog.records if "other limits" in record.getMessage()]
         assert [window["limit"] for window in as_json(capsys, "status", "search")[0]["windows"]] == [10, 300]

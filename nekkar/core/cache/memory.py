@@ -97,7 +97,7 @@ class MemoryCache(BaseCache):
                 items[key] = kept = new if items[key] is old else items[key]  # no call is in this
         except KeyError:  # deleted meanwhile
             return None
-        self._sweep(key, now)
+        self._sweep(key, monotonic())
         return new.version if kept is new else None
 
     def _sweep(self, key: str, now: float) -> None:
