@@ -50,6 +50,10 @@ def hit_logs(draw: st.DrawFn) -> HitLog:
     )
 
 
+def most_cost(place: Place) -> int:
+    return min(rate.count for rate in place.terms[0])
+
+
 @st.composite
 def states(draw: st.DrawFn) -> LimitState:
     """Draw any legal state: near and far times, small and large costs, many lines or none."""
@@ -64,7 +68,8 @@ def states(draw: st.DrawFn) -> LimitState:
         grants.append(Grant(first, owner, slot, cost))
     listed = draw(st.lists(TERMS, min_size=1, max_size=3))
     backs = st.integers(0, MOST_BACK_US // 1000).map(lambda ms: ms * 1000)
-    places = st.builds(Place, WORD, costs, slots, st.integers(0, MOST_CREDIT), backs, st.sampled_from(listed))
+    drawn = st.builds(Place, WORD, costs, slots, st.integers(0, MOST_CREDIT), backs, st.sampled_from(listed))
+    places = drawn.map(lambda place: place._replace(cost=min(place.cost, most_cost(place))))
     return LimitState(
         draw(WORD),
         draw(st.booleans()),
@@ -79,7 +84,7 @@ def states(draw: st.DrawFn) -> LimitState:
         draw(RATES),
         draw(TIME),
         draw(TIME),
-        Rejections(draw(TIME), draw(st.integers(0, MOST_DOUBLINGS)), draw(st.integers(0, MAX_MARGIN)), draw(TIME)),
+        Rejections(draw(TIME), draw(st.integers(0, MOST_DOUBLINGS)), draw(SPAN), draw(TIME)),
     )
 
 
@@ -110,7 +115,7 @@ def is_legal(state: LimitState) -> bool:
         and 0 <= state.spacing_us <= MAX_PERIOD
         and serials == sorted(set(serials))
         and all(0 < serial <= state.serial for serial in serials)
-        and all(1 <= place.cost <= MAX_COUNT and 0 <= place.credit <= MOST_CREDIT for place in state.places)
+        and all(1 <= place.cost <= most_cost(place) and 0 <= place.credit <= MOST_CREDIT for place in state.places)
         and all(place.terms[0] and 0 <= place.terms[1] <= MAX_PERIOD for place in state.places)
         and decode(encode(state)) == state
     )
@@ -171,7 +176,7 @@ def test_no_field_is_left_out() -> None:
 
 def test_sixteen_rates_come_back_and_seventeen_are_refused() -> None:
     """The most rates that a state names is the most that one is read with; of a place too."""
-    rates = tuple(Rate(MIN_PERIOD + index, 1 + index) for index in range(17))
+    rates = tuple(Rate(MIN_PERIOD + index, 2 + index) for index in range(17))
     assert decode(encode(LimitState(1, rates=rates[:16]))).rates == rates[:16]
     with pytest.raises(CorruptLog):
         decode(encode(LimitState(1, rates=rates)))
@@ -182,7 +187,7 @@ def test_sixteen_rates_come_back_and_seventeen_are_refused() -> None:
 @pytest.mark.parametrize(("count", "is_read"), [(MAX_TERMS, True), (MAX_TERMS + 1, False)])
 def test_places_have_at_most_64_different_terms(count: int, is_read: bool) -> None:
     """That many quotas of one name at once are no fleet's."""
-    places = tuple(PLACE._replace(owner=index, terms=((Rate(S, 1 + index),), 0)) for index in range(count))
+    places = tuple(PLACE._replace(owner=index, terms=((Rate(S, 2 + index),), 0)) for index in range(count))
     raw = encode(LimitState(1, places=places))
     assert check_refused_or_legal(raw) == is_read
 
@@ -264,7 +269,7 @@ SAMPLES = [
         6,
         grants=(Grant(1, 2, NOW, 1), Grant(2**33, 3, NOW + 2**33, 2)),
         serial=2**33,
-        places=(PLACE, PLACE._replace(owner=3, cost=70_000, terms=((Rate(S, 5), Rate(60 * S, 100_000)), 7))),
+        places=(PLACE, PLACE._replace(owner=3, cost=70_000, terms=((Rate(S, 80_000), Rate(60 * S, 100_000)), 7))),
         rates=tuple(Rate(S + index, 1 + index) for index in range(16)),
     ),
     LimitState(7, grants=(Grant(1, 2, NOW, 1),), serial=1, places=(PLACE, PLACE._replace(owner=3))),
@@ -432,7 +437,7 @@ def waiting(place: Place) -> LimitState:
         LimitState(1, rejections=Rejections(-1)),
         LimitState(1, rejections=Rejections(1, MOST_DOUBLINGS + 1)),
         LimitState(1, rejections=Rejections(1, 0, -1)),
-        LimitState(1, rejections=Rejections(1, 0, MAX_MARGIN + 1)),
+        LimitState(1, rejections=Rejections(1, 0, MAX_PERIOD + 1)),
         LimitState(1, rejections=Rejections(1, 0, 0, -1)),
         granted(Grant(3, 1, NOW, 1), Grant(3, 2, NOW, 1)),
         granted(Grant(4, 1, NOW, 1), Grant(3, 2, NOW, 1)),
@@ -440,6 +445,7 @@ def waiting(place: Place) -> LimitState:
         granted(Grant(1, 1, LATEST_US + 1, 1)),
         waiting(PLACE._replace(cost=0)),
         waiting(PLACE._replace(cost=MAX_COUNT + 1)),
+        waiting(PLACE._replace(cost=11)),  # of 10
         waiting(PLACE._replace(credit=MOST_CREDIT + 1)),
         waiting(PLACE._replace(ready=LATEST_US + 1)),
         waiting(PLACE._replace(terms=((), 0))),

@@ -198,8 +198,11 @@ def _places_as_bytes(places: tuple[Place, ...], earliest: int) -> tuple[bytes, .
 
 
 def _places(is_wide: int, raw: memoryview, terms: tuple[Terms, ...], earliest: int) -> tuple[Place, ...]:
-    rows = _PLACE[is_wide].iter_unpack(raw)
+    rows = list(_PLACE[is_wide].iter_unpack(raw))
+    most = [min(rate.count for rate in rates) for rates, _ in terms]
     try:
+        if any(cost > most[index] for _, cost, *_, index in rows):
+            raise CorruptLog("the cost of a place is over its rates")
         return tuple(
             [
                 Place(owner, cost, earliest + ready, credit, back_ms * 1000, terms[index])
@@ -267,7 +270,7 @@ def _check(state: LimitState, known: LimitState) -> None:
         if not all(map(lt, serials, serials[1:])):
             raise CorruptLog("its grants are not in order")
     rejections = state.rejections
-    if min(rejections.at, rejections.widened_at) < 0 or not 0 <= rejections.margin_us <= MAX_MARGIN:
+    if min(rejections.at, rejections.widened_at) < 0 or not 0 <= rejections.margin_us <= MAX_PERIOD:
         raise CorruptLog("its rejections are out of bounds")
     if rejections.row > MOST_DOUBLINGS:
         raise CorruptLog("its rejections are out of bounds")
