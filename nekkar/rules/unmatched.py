@@ -101,4 +101,4 @@ def _nearest(request: Pattern, rules: Sequence[Rule]) -> str:
         return "the table has no rules"
     number, parts = found
     verb = "differs" if len(parts) == 1 else "differ"
-    return f"the nearest is rules[{number}], {shown(rules[number].url)}, whose {' and '.join(parts)} {verb}"
+    return f"the nearest is rules[{number}], {rules[number].url!r}, whose {' and '.join(parts)} {verb}"

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from secrets import randbits
 
 from nekkar.core.cache import MemcachedCache
 from nekkar.core.limiter import Nekkar
 from nekkar.core.quota import quota
 from nekkar.core.window.codec import encode
-from nekkar.core.window.state import HitLog
+from nekkar.core.window.state import LEAST_HORIZON_US, LimitState
 from tests.benchmarks.cost import shuffled
 from tests.benchmarks.figures import Figure, Stage, medians
 from tests.benchmarks.limiters import ASYNC, NEKKAR, SHARED, fresh
@@ -26,7 +27,7 @@ MOST_OF_PEERS = 10_000
 
 
 def logs(stage: Stage) -> Iterator[Figure]:
-    """nekkar's logs of full windows, and admissions behind them; the windows of the peers on Redis, filled."""
+    """nekkar's states of full windows, and admissions behind them; the windows of the peers on Redis, filled."""
     if not stage.only(NEKKAR):
         return
     acquires = {}
@@ -48,14 +49,14 @@ def logs(stage: Stage) -> Iterator[Figure]:
     yield from _peers(stage)
 
 
-def behind(calls: int) -> HitLog:
-    """Return a log of so many calls spread evenly over the last minute, thinned as it went."""
+def behind(calls: int) -> LimitState:
+    """Return a state of so many calls spread evenly over the last minute, thinned as it went."""
     now, terms = time.time_ns() // 1000, quota(2 * calls, None, 0.0, None)
-    log, step = HitLog(randbits(63)).joined(terms, 100_000), 60_000_000 // calls
+    state, step = LimitState(randbits(63)).with_quota(terms, LEAST_HORIZON_US), 60_000_000 // calls
     for number in range(calls, 0, -1):
         at = now - number * step
-        log = log.book(at, 1).forget(at)
-    return log
+        state = replace(state, hits=state.hits.book([(at, 1)])).forget(at)
+    return state
 
 
 def _peers(stage: Stage) -> Iterator[Figure]:

@@ -1,4 +1,4 @@
-"""Bytes from anywhere: a rule file or a log is what it says, or refused by name; odd ones are kept in corpus/."""
+"""Bytes from anywhere: a rule file or a state is what it says, or refused by name; odd ones are kept in corpus/."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from tests.rules.test_rule_files import LIMITS
 from tests.window.test_codec import check_refused_or_legal
 
 CORPUS = Path(__file__).parents[1] / "corpus"
-LOGS, RULES = sorted(CORPUS.glob("logs/*.bin")), sorted(CORPUS.glob("rules/*.toml"))
+STATES = sorted([*CORPUS.glob("logs/*.bin"), *CORPUS.glob("states/*.bin")])  # of version 1, of version 2
+RULES = sorted(CORPUS.glob("rules/*.toml"))
+READ = {"empty", "full", "two-windows", "wide-times", "wide-places", "waiting", "later-release"}
+READ |= {f"release-0.1-{name}" for name in ("empty", "full", "wide", "forgotten")}
 URLS = [
     "https://api.github.com/search/x",
     "http://a.example.com/users/1/2?a=1",
@@ -52,10 +55,10 @@ def damaged(raw: bytes, rng: random.Random) -> bytes:
     return raw
 
 
-@pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
-def test_each_log_of_the_corpus_is_refused_or_legal(path: Path) -> None:
-    """What a decoder met once, it meets again in each build."""
-    check_refused_or_legal(path.read_bytes())
+@pytest.mark.parametrize("path", STATES, ids=lambda path: path.stem)
+def test_each_state_of_the_corpus_is_read_or_refused_as_ever(path: Path) -> None:
+    """What a decoder met once, it meets again in each build; the other values are of no release, or of no limit."""
+    assert check_refused_or_legal(path.read_bytes()) == (path.stem in READ)
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
@@ -66,8 +69,9 @@ def test_each_rule_file_of_the_corpus_is_refused_or_a_table(path: Path) -> None:
 
 def test_the_corpus_is_there_and_small() -> None:
     """Were the folders moved, the tests above would be none."""
-    assert min(len(LOGS), len(RULES)) >= 15
-    assert sum(path.stat().st_size for path in [*LOGS, *RULES]) < 64_000
+    assert min(len(STATES), len(RULES)) >= 15
+    assert {path.stem for path in STATES} > READ
+    assert sum(path.stat().st_size for path in [*STATES, *RULES]) < 64_000
 
 
 @settings(deadline=None, max_examples=300)
@@ -91,7 +95,7 @@ def test_random_bytes_are_refused_or_a_table(tmp_path_factory: pytest.TempPathFa
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.sampled_from([path.read_bytes() for path in LOGS]), st.randoms(use_true_random=False))
-def test_a_damaged_log_is_refused_or_legal(raw: bytes, rng: random.Random) -> None:
-    """Pieces of one log in another, with no checksum that fits but by chance."""
+@given(st.sampled_from([path.read_bytes() for path in STATES]), st.randoms(use_true_random=False))
+def test_a_damaged_state_is_refused_or_legal(raw: bytes, rng: random.Random) -> None:
+    """Pieces of one state in another, with no checksum that fits but by chance."""
     check_refused_or_legal(damaged(raw, rng))

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from nekkar.core.quota import Quota, Rate, quota
 from nekkar.core.window.feedback import Feedback, ReportedQuota, apply_feedback
 from nekkar.core.window.rejections import EASES_US, MARGIN_PART, Rejections
-from nekkar.core.window.state import HitLog
+from nekkar.core.window.state import Grant, LimitState, Place
 from tests.support.checks import spans_broken
+from tests.window.drawing import new_state, slot_of
 
 MS, S = 1000, 1_000_000
 HOUR = 3600 * S
@@ -22,12 +23,14 @@ LIMIT = quota("10/2s")
 PERIOD = 2 * S
 
 
-def log_of(limit: Quota, *hits: tuple[int, int]) -> HitLog:
-    """A log of hits at offsets from now."""
-    log = HitLog(1).joined(limit, 100 * MS)
-    for offset, count in hits:
-        log = log.book(NOW + offset, count)
-    return log
+def log_of(limit: Quota, *hits: tuple[int, int]) -> LimitState:
+    """Return a state with hits at offsets from now."""
+    return new_state(limit, *((NOW + offset, count) for offset, count in hits))
+
+
+def booked(state: LimitState, at: int, hits: int) -> LimitState:
+    """Return the state with hits at its end."""
+    return replace(state, hits=state.hits.book([(at, hits)]))
 
 
 def refusal(sent_at: int, pause_us: int | None = None, most_us: int = HOUR) -> Feedback:
@@ -38,7 +41,7 @@ def refusal(sent_at: int, pause_us: int | None = None, most_us: int = HOUR) -> F
 
 
 def test_a_pause_holds_from_the_answer() -> None:
-    """Refused or away: as long as the service says, from when it was apply_feedback."""
+    """Refused or away: as long as the service says, from when it was heard."""
     for word in (refusal(NOW, 3 * S), Feedback(NOW, HOUR, pause_us=3 * S)):
         assert apply_feedback(log_of(LIMIT, (0, 1)), LIMIT, word, NOW + 5).hold_until == NOW + 5 + 3 * S
 
@@ -46,7 +49,7 @@ def test_a_pause_holds_from_the_answer() -> None:
 @given(st.integers(0, 10**18), st.integers(1, HOUR), st.booleans())
 def test_no_pause_is_over_the_longest(asked: int, most: int, is_refusal: bool) -> None:
     """``most_us`` caps whatever a service asks for."""
-    log = apply_feedback(HitLog(1), LIMIT, Feedback(NOW, most, is_refusal, asked), NOW)
+    log = apply_feedback(LimitState(1), LIMIT, Feedback(NOW, most, is_refusal, asked), NOW)
     assert log.hold_until <= NOW + most
 
 
@@ -82,7 +85,7 @@ def success(sent_at: int) -> Feedback:
     return Feedback(sent_at, HOUR, is_success=True)
 
 
-def in_a_row(refusals: int) -> HitLog:
+def in_a_row(refusals: int) -> LimitState:
     """A log after so many refusals, each of a call that went as a pause ended, the last of them at NOW."""
     log = log_of(LIMIT)
     for _ in range(refusals - 1):
@@ -101,11 +104,11 @@ def test_a_success_after_the_pause_ends_the_row() -> None:
 
 @pytest.mark.parametrize("offset", [-100 * MS, 0, 20 * MS, S])
 def test_a_success_among_the_calls_of_which_one_was_refused_ends_the_row(offset: int) -> None:
-    """A refusal is often apply_feedback before the successes of the same burst: at a service that counts calls at once, always.
+    """A refusal is often heard before the successes of the same burst: at a service that counts calls at once, always.
 
     Else the row would go on though most of each burst is served.
     """
-    assert apply_feedback(in_a_row(5), LIMIT, success(NOW + offset), NOW + S).refusals.row == 0
+    assert apply_feedback(in_a_row(5), LIMIT, success(NOW + offset), NOW + S).rejections.row == 0
 
 
 def test_a_success_of_a_call_from_before_the_pause_does_not_end_the_row() -> None:
@@ -138,13 +141,13 @@ def test_a_wait_of_no_time_holds_nothing() -> None:
 
 @given(st.lists(st.integers(0, 99), min_size=300, max_size=300))
 def test_one_refusal_in_a_hundred_costs_a_period_each(draws: list[int]) -> None:
-    """Bursts of 100 a second whose refusals are apply_feedback first: each pauses for a period or two, however many come."""
+    """Bursts of 100 a second whose refusals are heard first: each pauses for a period or two, however many come."""
     limit = quota("100/s")
-    log, now = HitLog(1), NOW
+    log, now = LimitState(1), NOW
     refused = 0
     for draw in draws[::10]:
-        at = log.earliest(limit, 100, now)
-        log = log.book(at, 100)
+        at = slot_of(log, limit, 100, now)
+        log = booked(log, at, 100)
         now = at + 100 * MS
         if draw < 63:  # some call of a hundred
             refused += 1
@@ -163,7 +166,7 @@ def test_a_refusal_later_than_a_period_after_a_pause_starts_a_new_row() -> None:
 
 @given(st.lists(st.integers(0, 200 * MS), min_size=1, max_size=30))
 def test_a_burst_of_refusals_counts_once(delays: list[int]) -> None:
-    """Calls that were let go before the pause tell nothing new, in whatever order they are apply_feedback."""
+    """Calls that were let go before the pause tell nothing new, in whatever order they are heard."""
     once = apply_feedback(log_of(LIMIT, (0, 10)), LIMIT, refusal(NOW), NOW)
     for delay in delays:
         assert apply_feedback(once, LIMIT, refusal(NOW + delay), NOW + delay + 1) is once
@@ -172,11 +175,11 @@ def test_a_burst_of_refusals_counts_once(delays: list[int]) -> None:
 # The margin.
 
 
-def refused_fully_used(log: HitLog, now: int) -> tuple[HitLog, int]:
+def refused_fully_used(log: LimitState, now: int) -> tuple[LimitState, int]:
     """Use the window as soon as may be, and have its last call refused; return the log, and when that was."""
     for _ in range(10):
-        now = log.earliest(LIMIT, 1, now)
-        log = log.book(now, 1)
+        now = slot_of(log, LIMIT, 1, now)
+        log = booked(log, now, 1)
     return apply_feedback(log, LIMIT, refusal(now, 1), now), now
 
 
@@ -195,8 +198,8 @@ def test_the_margin_doubles_once_within_a_period() -> None:
     log, now = refused_fully_used(log_of(LIMIT), NOW)
     for offset in (2, PERIOD // 2, PERIOD - 1):
         log = apply_feedback(log, LIMIT, refusal(now + offset, 1), now + offset)
-        assert log.refusals.margin_us <= 100 * MS
-    assert apply_feedback(log, LIMIT, refusal(now + PERIOD, 1), now + PERIOD).refusals.margin_us > 190 * MS
+        assert log.rejections.margin_us <= 100 * MS
+    assert apply_feedback(log, LIMIT, refusal(now + PERIOD, 1), now + PERIOD).rejections.margin_us > 190 * MS
 
 
 def test_a_refusal_far_below_the_limit_teaches_no_margin() -> None:
@@ -215,7 +218,7 @@ def test_a_refusal_of_a_limit_not_kept_teaches_no_margin() -> None:
 def test_a_learned_margin_eases_within_an_hour() -> None:
     """All of it at first, half of it after half an hour, none after an hour; never less than the limit's own."""
     log, now = refused_fully_used(log_of(LIMIT), NOW)
-    log = replace(log, refusals=replace(log.refusals, margin_us=400 * MS))
+    log = replace(log, rejections=replace(log.rejections, margin_us=400 * MS))
     eased = [log.margin(LIMIT, now + part * EASES_US // 4) // MS for part in (-1, 0, 1, 2, 3, 4, 5)]
     assert eased == [400, 400, 300, 200, 100, 50, 50]
 
@@ -234,27 +237,19 @@ def test_whatever_is_refused_the_limit_is_kept_and_the_margin_bounded(
 ) -> None:
     """Every window is booked with at least its own margin; what is learned is at most a quarter of the period."""
     limit, steps = story
-    rate, log, now, slots = limit.rates[0], HitLog(1).joined(story[0], 1), NOW, []
+    rate, log, now, slots = limit.rates[0], new_state(story[0]), NOW, []
     for wait, refused, pause in steps:
         before, now = log, now + wait
-        at = log.earliest(limit, 1, now)
-        log = log.book(at, 1)
+        at = slot_of(log, limit, 1, now)
+        log = booked(log, at, 1)
         slots.append(at)
         if refused:
             log = apply_feedback(log, limit, refusal(at, pause if refused == 2 else None), at)
             now = max(now, at)
-        assert log.refusals.margin_us <= max(limit.margin_us, rate.period_us // MARGIN_PART)
+        assert log.rejections.margin_us <= max(limit.margin_us, rate.period_us // MARGIN_PART)
         assert log.margin(limit, now) >= limit.margin_us
-        assert at >= replace(before, refusals=Rejections(), hold_until=0).earliest(limit, 1, now - wait)
+        assert at >= slot_of(replace(before, rejections=Rejections(), hold_until=0), limit, 1, now - wait)
     assert not spans_broken(slots, rate.count, rate.period_us + limit.margin_us)
-
-
-def test_a_merge_keeps_what_was_learned_last_but_for_a_reset() -> None:
-    """After a loss the survivors still know; a limit that was reset starts afresh."""
-    early, late = Rejections(NOW, 1, 100 * MS, NOW), Rejections(NOW + S, 0, 50 * MS, NOW)
-    one, other = replace(HitLog(1), refusals=early), replace(HitLog(2), refusals=late)
-    assert one.merge(other).refusals == other.merge(one).refusals == late
-    assert replace(HitLog(3), reset_at=NOW).merge(other).refusals == Rejections()
 
 
 # Foreign hits.
@@ -270,8 +265,8 @@ HUNDRED = quota("100/60s")
 def test_what_others_used_is_booked() -> None:
     """The log has 10, the service 30: 20 are foreign, and count until the reset."""
     log = apply_feedback(log_of(HUNDRED, (0, 10)), HUNDRED, told(ReportedQuota(70, 100, reset_us=20 * S)), NOW + MS)
-    assert log.since(NOW - 60 * S) == 30
-    assert log.since(NOW + 20 * S + 2 * MS - 60 * S) == 10
+    assert log.hits.count_since(NOW - 60 * S) == 30
+    assert log.hits.count_since(NOW + 20 * S + 2 * MS - 60 * S) == 10
     assert log.hold_until == 0
 
 
@@ -287,10 +282,10 @@ def test_calls_on_the_wire_are_not_booked_twice(counted: int, flying: int, forei
     """Before the service has counted them fewer are seen as foreign; afterwards all, and each once."""
     log = log_of(HUNDRED, (-S, counted), (0, flying)) if flying else log_of(HUNDRED, (-S, counted))
     soon = apply_feedback(log, HUNDRED, told(ReportedQuota(max(0, 100 - counted - foreign))), NOW)
-    assert soon.since(NOW - 60 * S) <= max(counted + flying, counted + foreign)
+    assert soon.hits.count_since(NOW - 60 * S) <= max(counted + flying, counted + foreign)
     left = max(0, 100 - counted - flying - foreign)
     late = apply_feedback(soon, HUNDRED, told(ReportedQuota(left)), NOW + MS)
-    assert left // 64 >= 100 - late.since(NOW - 60 * S) - left or late.since(NOW - 60 * S) == 100
+    assert left // 64 >= 100 - late.hits.count_since(NOW - 60 * S) - left or late.hits.count_since(NOW - 60 * S) == 100
 
 
 def test_hits_older_than_the_window_at_the_service_are_not_foreign() -> None:
@@ -305,7 +300,7 @@ def test_a_small_difference_waits_until_it_matters() -> None:
     log = log_of(large, (0, 1))
     assert apply_feedback(log, large, told(ReportedQuota(4998)), NOW) is log
     log = log_of(large, (0, 4950))
-    assert apply_feedback(log, large, told(ReportedQuota(49)), NOW).since(NOW - S) == 4951
+    assert apply_feedback(log, large, told(ReportedQuota(49)), NOW).hits.count_since(NOW - S) == 4951
 
 
 def test_nothing_left_holds_until_the_reset() -> None:
@@ -314,7 +309,7 @@ def test_nothing_left_holds_until_the_reset() -> None:
     assert log.hold_until == NOW + 30 * S
     log = apply_feedback(log_of(HUNDRED, (0, 1)), HUNDRED, told(ReportedQuota(0)), NOW)
     assert log.hold_until == 0
-    assert log.earliest(HUNDRED, 1, NOW) == NOW + 60 * S + HUNDRED.margin_us
+    assert slot_of(log, HUNDRED, 1, NOW) == NOW + 60 * S + HUNDRED.margin_us
 
 
 def test_a_window_that_is_all_ours_is_no_reason_to_hold() -> None:
@@ -343,14 +338,14 @@ def test_a_window_that_is_all_ours_is_no_reason_to_hold() -> None:
 def test_a_budget_is_of_the_window_that_it_fits(budget: ReportedQuota, period: int) -> None:
     """By its length, else by its calls, else the shortest that it can fit."""
     limit = quota("10/s; 300/min")
-    log = apply_feedback(HitLog(1).joined(limit, 1), limit, told(budget), NOW)
-    assert log.total == (10 if period == S else 300)
+    log = apply_feedback(new_state(limit), limit, told(budget), NOW)
+    assert log.hits.total == (10 if period == S else 300)
 
 
 def test_a_budget_without_a_limit_is_of_the_shortest_window_with_room_for_it() -> None:
     """11 that remain are not of 10."""
     limit = quota("10/s; 300/min")
-    assert apply_feedback(HitLog(1).joined(limit, 1), limit, told(ReportedQuota(11)), NOW).total == 289
+    assert apply_feedback(new_state(limit), limit, told(ReportedQuota(11)), NOW).hits.total == 289
 
 
 @pytest.mark.parametrize(
@@ -367,7 +362,7 @@ def test_a_budget_without_a_limit_is_of_the_shortest_window_with_room_for_it() -
 def test_what_fits_no_window_changes_nothing(budget: ReportedQuota) -> None:
     """It is of another bucket: GitHub's search (30 a minute) under its core limit, say."""
     limit = quota("10/s; 300/min")
-    log = HitLog(1).joined(limit, 1).book(NOW, 1)
+    log = new_state(limit, (NOW, 1))
     assert apply_feedback(log, limit, told(budget), NOW) is log
 
 
@@ -383,15 +378,15 @@ def test_no_budget_stops_a_limit_for_longer_than_the_longest_hold(
 ) -> None:
     """Whatever a service says, a slot comes within ``max_hold`` and the margin, or a second and it."""
     limit = quota(rate)
-    log = apply_feedback(HitLog(1).joined(limit, 1), limit, told(*budgets, most_us=most), NOW)
-    assert log.earliest(limit, 1, NOW) <= NOW + most + limit.margin_us + S
+    log = apply_feedback(new_state(limit), limit, told(*budgets, most_us=most), NOW)
+    assert slot_of(log, limit, 1, NOW) <= NOW + most + limit.margin_us + S
 
 
 @given(st.lists(BUDGETS, max_size=3), st.sampled_from(["100/60s", "10/s; 300/min", "200/week"]), st.integers(0, 20))
 def test_no_window_is_booked_beyond_what_its_budget_leaves(budgets: list[ReportedQuota], rate: str, own: int) -> None:
     """Of others at most the window's count less what remains; of a budget without a period, its limit less that."""
     limit = quota(rate)
-    log = HitLog(1).joined(limit, 1).book(NOW, own) if own else HitLog(1).joined(limit, 1)
+    log = new_state(limit, (NOW, own)) if own else new_state(limit)
     after = apply_feedback(log, limit, told(*budgets), NOW)
     most = 0
     for budget in budgets:
@@ -401,14 +396,14 @@ def test_no_window_is_booked_beyond_what_its_budget_leaves(budgets: list[Reporte
         elif not fits and budget.limit is budget.period_us is None:
             fits = {one.count - budget.remaining for one in limit.rates}
         most = max([most, *fits])
-    assert after.total - log.total <= max(0, most - own)
+    assert after.hits.total - log.hits.total <= max(0, most - own)
     assert most or (after is log)
 
 
 LATE = 2 * S  # the latest answer
 STEPS = st.lists(
     st.tuples(st.integers(0, 3 * S), st.integers(0, 2), st.integers(0, LATE)), min_size=5, max_size=60
-)  # the wait before a call, calls of others before it, how late its answer is apply_feedback
+)  # the wait before a call, calls of others before it, how late its answer is heard
 TWENTY = quota("20/10s")
 
 
@@ -420,16 +415,16 @@ class Shared:
 
     def __init__(self, begins: Callable[[int], int], is_fixed: bool, grain: int) -> None:
         self.begins, self.is_fixed, self.grain = begins, is_fixed, grain
-        self.log, self.now = HitLog(1).joined(TWENTY, 100 * MS), NOW
+        self.log, self.now = new_state(TWENTY), NOW
         self.own, self.others = list[int](), list[int]()
         self.booked, self.answers = list[tuple[int, int]](), list[tuple[int, int, ReportedQuota]]()
 
     def call(self, wait: int, others: int, late: int) -> None:
-        """Let others call, then the fleet as soon as it may; its answer is apply_feedback late, and in no order."""
+        """Let others call, then the fleet as soon as it may; its answer is heard late, and in no order."""
         self.pass_to(self.now + wait)
         self.others += [self.now] * others
-        at = self.log.earliest(TWENTY, 1, self.now)
-        self.log = self.log.book(at, 1)
+        at = slot_of(self.log, TWENTY, 1, self.now)
+        self.log = booked(self.log, at, 1)
         self.pass_to(at)
         self.own.append(at)
         self.answers.append((at + late, at, self.answer()))
@@ -445,9 +440,9 @@ class Shared:
         due = sorted((answer for answer in self.answers if answer[0] <= instant), key=lambda answer: answer[:2])
         self.answers = [answer for answer in self.answers if answer[0] > instant]
         for heard_at, sent_at, budget in due:
-            before = self.log.total
+            before = self.log.hits.total
             self.log = apply_feedback(self.log, TWENTY, told(budget, sent_at=sent_at), heard_at)
-            self.booked.append((heard_at - 10 * S + (budget.reset_us or 0), self.log.total - before))
+            self.booked.append((heard_at - 10 * S + (budget.reset_us or 0), self.log.hits.total - before))
         self.now = instant
 
     def count(self, start: int) -> int:
@@ -499,10 +494,10 @@ def test_a_service_that_fills_bit_by_bit_is_no_others(waits: list[int], grain: i
     Under a sliding log it is full once in each period at least; so what it has left to fill tells of no call that
     lies before its last moment full, and a reset read as a window's end leaves none of ours out.
     """
-    log, now, empty_at = HitLog(1).joined(TWENTY, 100 * MS), NOW, NOW
+    log, now, empty_at = new_state(TWENTY), NOW, NOW
     for wait in waits:
-        now = log.earliest(TWENTY, 1, now + wait)
-        log = log.book(now, 1)
+        now = slot_of(log, TWENTY, 1, now + wait)
+        log = booked(log, now, 1)
         empty_at = max(empty_at, now) + S // 2
         left = (now + 10 * S - empty_at) * 2 // S
         reset = -(-(empty_at - now) // grain) * grain
@@ -517,7 +512,7 @@ def test_hits_before_a_services_window_are_not_set_against_it() -> None:
     limit = quota("60/10s")
     log = log_of(limit, (-5 * S, 40), (0, 1))
     log = apply_feedback(log, limit, told(ReportedQuota(39, 60, reset_us=9 * S, is_window=True)), NOW)
-    assert log.since(NOW - 2 * S) == 21
+    assert log.hits.count_since(NOW - 2 * S) == 21
     assert apply_feedback(log, limit, told(ReportedQuota(39, 60, reset_us=10 * S, is_window=True)), NOW) is log
 
 
@@ -529,7 +524,7 @@ def test_a_reset_told_closely_hides_no_others_behind_our_last_window() -> None:
     limit = quota("60/3s")
     log = log_of(limit, (-500 * MS, 40), (0, 1))
     close = ReportedQuota(39, 60, reset_us=2_900 * MS, is_window=True, grain_us=MS)
-    assert apply_feedback(log, limit, told(close), NOW + MS).since(NOW - 200 * MS) == 21
+    assert apply_feedback(log, limit, told(close), NOW + MS).hits.count_since(NOW - 200 * MS) == 21
     assert apply_feedback(log, limit, told(replace(close, reset_us=3 * S, grain_us=S)), NOW + MS) is log
 
 
@@ -550,7 +545,7 @@ def test_a_reset_of_0_in_whole_seconds_may_be_a_second_off() -> None:
 def test_what_is_booked_for_later_was_not_counted_yet() -> None:
     """Four callers wait for a slot a second off: 20 are foreign, not 16."""
     log = log_of(HUNDRED, (0, 10), (S, 4))
-    assert apply_feedback(log, HUNDRED, told(ReportedQuota(70)), NOW + MS).since(NOW - 60 * S) == 34
+    assert apply_feedback(log, HUNDRED, told(ReportedQuota(70)), NOW + MS).hits.count_since(NOW - 60 * S) == 34
 
 
 def test_a_refusal_with_nothing_left_is_believed() -> None:
@@ -569,10 +564,10 @@ def test_a_call_refused_is_none_of_those_that_the_service_counted() -> None:
     nothing = ReportedQuota(0, 10, reset_us=S, is_window=True, grain_us=MS)
     word = Feedback(NOW, HOUR, is_refusal=True, pause_us=1, budgets=(nothing,))
     after = apply_feedback(log, LIMIT, word, NOW)
-    assert after.since(NOW - 2 * S) == 11
+    assert after.hits.count_since(NOW - 2 * S) == 11
     assert after.margin(LIMIT, NOW) == LIMIT.margin_us
-    ours = log_of(LIMIT, (-S, 10)).book(NOW, 1)
-    assert apply_feedback(ours, LIMIT, word, NOW).since(NOW - 2 * S) == 11
+    ours = log_of(LIMIT, (-S, 10), (0, 1))
+    assert apply_feedback(ours, LIMIT, word, NOW).hits.count_since(NOW - 2 * S) == 11
 
 
 def test_a_refusal_of_a_window_that_is_all_ours_still_teaches_the_margin() -> None:
@@ -581,12 +576,18 @@ def test_a_refusal_of_a_window_that_is_all_ours_still_teaches_the_margin() -> No
     nothing = ReportedQuota(0, 10, reset_us=MS, is_window=True, grain_us=MS)
     word = Feedback(NOW, HOUR, is_refusal=True, pause_us=1, budgets=(nothing,))
     after = apply_feedback(log, LIMIT, word, NOW)
-    assert after.total == log.total
+    assert after.hits.total == log.hits.total
     assert after.margin(LIMIT, NOW) == 2 * LIMIT.margin_us
 
 
-def test_hits_are_kept_for_as_long_as_a_learned_margin_counts_them() -> None:
-    """A hit of 23 s ago still holds a window of 20 s back, whose learned margin is 5 s."""
-    limit = quota("1/20s")
-    log = replace(log_of(limit, (0, 1)), refusals=Rejections(NOW + 23 * S, 0, 5 * S, NOW))
-    assert log.forget(NOW + 23 * S).earliest(limit, 1, NOW + 23 * S) == NOW + 25 * S
+def test_what_is_heard_leaves_those_who_wait_and_their_slots_alone() -> None:
+    """Hits of others are booked among them, and a pause holds; grants still name their hits, places their order."""
+    grant = Grant(1, 7, NOW + 5, 2)
+    places = (Place(8, 1, NOW + S, 1, 0, (HUNDRED.rates, 0)),)
+    state = replace(log_of(HUNDRED, (0, 10), (5, 2)), serial=1, grants=(grant,), places=places)
+    after = apply_feedback(state, HUNDRED, told(ReportedQuota(40, 100, reset_us=60 * S)), NOW + MS)
+    assert after.hits.total == 60
+    assert (after.serial, after.grants, after.places, after.epoch) == (1, (grant,), places, state.epoch)
+    assert after.hits.remove(grant.slot, grant.cost).total == 58
+    held = apply_feedback(state, HUNDRED, refusal(NOW, 3 * S), NOW)
+    assert (held.grants, held.places) == ((grant,), places)

@@ -24,7 +24,7 @@ from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps
 from nekkar.core.shared.account import Change, Edit
 from nekkar.core.shared.latency import CacheLatency
 from nekkar.core.shared.notices import Notices
-from nekkar.core.shared.replica import Replica
+from nekkar.core.shared.replica import YEAR_US, Replica
 from nekkar.core.shared.store import Store
 from nekkar.core.window.codec import encode
 from nekkar.core.window.recovery import rebuild_after_loss
@@ -162,10 +162,14 @@ class Ledger:
         yield from self.update(Edited(edit))
 
     def reset(self) -> CacheSteps[None]:
-        """Start afresh, over a corrupt value too: what was booked before counts no more. Lines keep their places."""
+        """Start afresh, over a corrupt value too: what was booked before counts no more. Lines keep their places.
+
+        A place whose turn is far ahead goes: without its long period it would look corrupt. Its line asks anew.
+        """
 
         def afresh(state: LimitState, now: int) -> LimitState:
-            return LimitState(randbits(63), places=state.places, horizon_us=state.horizon_us)
+            places = tuple(place for place in state.places if place.ready <= now + YEAR_US // 2)
+            return LimitState(randbits(63), places=places, horizon_us=state.horizon_us)
 
         try:
             yield from self.edit(afresh)

@@ -1,9 +1,9 @@
 """The state of a limit as bytes: versioned, length-checked, checksummed; no pickle, no eval.
 
-Layout, little-endian: magic, version, header length, CRC-32 of all that follows; a header of fixed fields; sections.
-A section is a tag, a format (wide or not), its length in bytes, and its rows. A reader skips what a longer header of
-its own version adds behind the fields that it knows, and sections with a tag that it does not know. The values that
-release 0.1 wrote (version 1) are read too (``codec_v1.py``).
+Layout, little-endian: magic, version, header length, CRC-32 of all that follows, which starts from the header length;
+a header of fixed fields; then sections. A section is a tag, a format (wide or not), its length in bytes, and its rows.
+A reader skips what a longer header of its own version adds behind the fields that it knows, and sections with a tag
+that it does not know. The values that release 0.1 wrote (version 1) are read too (``codec_v1.py``).
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ def encode(state: LimitState) -> bytes:
     body = b"".join(parts)
     if _PREFIX.size + len(body) > LONGEST_STATE:
         raise CacheError(
-            f"the state of {counted(len(hits.times), 'entry')} and {counted(len(places), 'place')} has over"
-            f" {LONGEST_STATE:,} bytes; use several names"
+            f"a state of {len(hits.times):,} entries and {len(places):,} places has over {LONGEST_STATE:,} bytes; use"
+            " several names"
         )
-    return _PREFIX.pack(MAGIC, VERSION, _HEADER.size, crc32(body)) + body
+    return _PREFIX.pack(MAGIC, VERSION, _HEADER.size, crc32(body, _HEADER.size)) + body
 
 
 def decode(raw: bytes, known: LimitState = NOTHING) -> LimitState:
@@ -105,6 +105,7 @@ def decode(raw: bytes, known: LimitState = NOTHING) -> LimitState:
             raise CorruptLog("its bytes are not those of a limit")
         if version == codec_v1.VERSION:
             state = codec_v1.decode(raw)
+            _checked(state.rates)
         elif version == VERSION:
             state = _decode(memoryview(raw)[_PREFIX.size :], header_size, checksum)
         else:
@@ -116,7 +117,7 @@ def decode(raw: bytes, known: LimitState = NOTHING) -> LimitState:
 
 
 def _decode(body: memoryview, header_size: int, checksum: int) -> LimitState:
-    if header_size < _HEADER.size or checksum != crc32(body):
+    if header_size < _HEADER.size or checksum != crc32(body, header_size):
         raise CorruptLog("altered or cut short: its checksum does not fit")
     *values, earliest = _HEADER.unpack_from(body)
     sections = {tag: (is_wide, rows) for tag, is_wide, rows in _sections(body[header_size:])}
@@ -148,7 +149,7 @@ def _sections(body: memoryview) -> Iterator[tuple[int, int, memoryview]]:
 
 
 def _hits(sections: dict[int, tuple[int, memoryview]], of_hits: list[Any]) -> HitLog:
-    if HIT_TIMES not in sections:
+    if HIT_TIMES not in sections and HIT_NUMBERS not in sections:
         return HitLog(*of_hits)
     forgotten, time_offset, number_offset = of_hits
     times, numbers = _column(*sections[HIT_TIMES]), _column(*sections[HIT_NUMBERS])
@@ -197,8 +198,11 @@ def _places_as_bytes(places: tuple[Place, ...], earliest: int) -> tuple[bytes, .
 
 
 def _places(is_wide: int, raw: memoryview, terms: tuple[Terms, ...], earliest: int) -> tuple[Place, ...]:
-    rows = _PLACE[is_wide].iter_unpack(raw)
+    rows = list(_PLACE[is_wide].iter_unpack(raw))
+    most = [min(rate.count for rate in rates) for rates, _ in terms]
     try:
+        if any(cost > most[index] for _, cost, *_, index in rows):
+            raise CorruptLog("the cost of a place is over its rates")
         return tuple(
             [
                 Place(owner, cost, earliest + ready, credit, back_ms * 1000, terms[index])
@@ -266,7 +270,7 @@ def _check(state: LimitState, known: LimitState) -> None:
         if not all(map(lt, serials, serials[1:])):
             raise CorruptLog("its grants are not in order")
     rejections = state.rejections
-    if min(rejections.at, rejections.widened_at) < 0 or not 0 <= rejections.margin_us <= MAX_MARGIN:
+    if min(rejections.at, rejections.widened_at) < 0 or not 0 <= rejections.margin_us <= MAX_PERIOD:
         raise CorruptLog("its rejections are out of bounds")
     if rejections.row > MOST_DOUBLINGS:
         raise CorruptLog("its rejections are out of bounds")

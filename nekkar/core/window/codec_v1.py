@@ -12,7 +12,7 @@ from array import array
 from zlib import crc32
 
 from nekkar.core.errors import CorruptLog
-from nekkar.core.quota import MAX_COUNT, MAX_PERIOD, MIN_PERIOD, Rate
+from nekkar.core.quota import Rate
 from nekkar.core.window.hits import Column, HitLog
 from nekkar.core.window.rejections import NONE, Rejections
 from nekkar.core.window.state import MOST_HORIZON_US, LimitState
@@ -42,8 +42,8 @@ def decode(raw: bytes) -> LimitState:
         Rate(period, count)
         for period, count in _RATE.iter_unpack(body[header_size : header_size + n_rates * _RATE.size])
     )
-    if any(not (MIN_PERIOD <= each.period_us <= MAX_PERIOD and 1 <= each.count <= MAX_COUNT) for each in rates):
-        raise CorruptLog("its rates are out of bounds")
+    if len(rates) != n_rates:
+        raise CorruptLog("its lengths do not fit")
     return LimitState(
         epoch,
         hits=HitLog(forgotten, time_offset, number_offset, times, numbers),

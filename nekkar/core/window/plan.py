@@ -231,7 +231,7 @@ class _Planner:
     def _prefetch(self) -> None:
         """Book some hits more for the writer, where all callers start now, and the limit is far from binding."""
         at = self.booked.last_at
-        if not self.ask.prefetch or at is None or at != self.soonest or self.quota.spacing_us:
+        if not (self.ask.prefetch and self.own_grants) or at is None or at != self.soonest or self.quota.spacing_us:
             return
         if self.too_late or not all(entry.is_granted for entry in self.entries):
             return

@@ -1,0 +1,526 @@
+"""The plan: slots never break a window, turns go in order, and places cost others nothing that the rules do not give.
+
+Numbers of rules are those of plan.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nekkar.core.quota import Quota, Rate, quota
+from nekkar.core.window.booking import MOST_CREDIT, Ask, Returned, earliest_slot, earliest_slot_behind, most_credit
+from nekkar.core.window.codec import decode, encode
+from nekkar.core.window.plan import CLOCKS_APART_US, PLANNED_AHEAD, PREFETCH_PART, Plan, planned
+from nekkar.core.window.state import Grant, LimitState, Place, Terms
+from tests.support.checks import each_hit
+from tests.window.drawing import (
+    HORIZON,
+    MS,
+    NOW,
+    Caller,
+    S,
+    check_kept,
+    new_state,
+    next_slots,
+    quotas,
+    sequences,
+)
+
+ME, A, B, C = 1, 7, 8, 9
+TEN = quota(10, 1.0)
+FULL = TEN.rates[0].period_us + TEN.margin_us  # from the first hit of a full window to the next
+
+
+def terms_of(limit: Quota) -> Terms:
+    return limit.rates, limit.spacing_us
+
+
+def place(owner: int, cost: int = 1, ready: int = NOW, credit: int = 0, back: int = 0, limit: Quota = TEN) -> Place:
+    return Place(owner, cost, ready, credit, back, terms_of(limit))
+
+
+def asks(*callers: Caller | int, limit: Quota = TEN, now: int = NOW, **more: Any) -> Ask:
+    """Return what a line asks for its callers, given by cost or whole."""
+    line = [caller if isinstance(caller, Caller) else Caller(caller) for caller in callers]
+    return Ask(ME, limit, line, now, waiting=len(line), **more)
+
+
+def with_places(limit: Quota, hits: Sequence[tuple[int, int]], *places: Place) -> LimitState:
+    return replace(new_state(limit, *hits), places=places)
+
+
+def new_grants(plan: Plan, before: LimitState) -> list[tuple[int, int, int]]:
+    """Return (owner, slot, cost) of each grant of this write."""
+    return [grant[1:] for grant in plan.state.grants if grant.serial > before.serial]
+
+
+def owners(state: LimitState) -> list[int]:
+    return [each.owner for each in state.places]
+
+
+# Any plan.
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> tuple[list[Quota], LimitState, list[tuple[Ask, int]]]:
+    """Draw quotas that share a state, some hits, and asks of lines one after another."""
+    scale = draw(st.sampled_from([10 * MS, 100 * MS]))
+    limits = draw(st.lists(quotas(scale), min_size=1, max_size=2))
+    state = LimitState(1)
+    for limit in limits:
+        state = state.with_quota(limit, HORIZON)
+    now, steps = NOW, []
+    for gap, owner, costs, credit, back, stands, prefetch, wait in draw(
+        sequences(
+            st.tuples(
+                st.integers(0, 12),
+                st.integers(1, 5),
+                st.lists(st.integers(1, 5), max_size=5),
+                st.integers(0, MOST_CREDIT),
+                st.integers(0, 400),
+                st.booleans(),
+                st.integers(0, 40),
+                st.none() | st.integers(0, 400),
+            ),
+            14,
+        )
+    ):
+        now += gap * scale // 4
+        limit = limits[owner % len(limits)]
+        deadline = None if wait is None else now + wait * MS
+        callers = [Caller(min(cost, limit.max_cost), deadline) for cost in costs]
+        # As the line does: it stands with the credit that its cost allows, and only for a single caller.
+        most = most_credit(limit, callers[0].cost if callers else 1)
+        may_stand = stands and len(callers) == 1 and bool(most)
+        ask = Ask(
+            owner, limit, callers, now, len(callers), credit=min(credit, most), back_us=back * MS, stands=may_stand,
+            prefetch=prefetch,
+        )  # fmt: skip
+        steps.append((ask, draw(st.integers(0, 2))))
+    return limits, state, steps
+
+
+@settings(deadline=None, max_examples=200)
+@given(fleets())
+def test_no_plan_breaks_a_window_books_past_the_horizon_or_grants_out_of_order(
+    fleet: tuple[list[Quota], LimitState, list[tuple[Ask, int]]],
+) -> None:
+    """Whatever a state holds: rule 1 for each grant, by the terms of its own place, and hits are only appended."""
+    _, state, steps = fleet
+    margin, slots = state.margin_us, list[tuple[int, int]]()
+    for ask, _ in steps:
+        plan = planned(state, ask)
+        made = new_grants(plan, state)
+        for _, slot, cost in made:
+            assert max(ask.now, slots[-1][0] if slots else 0) <= slot <= ask.now + state.horizon_us
+            slots.append((slot, cost))
+            before = each_hit(slots[:-1])
+            for rate in ask.quota.rates:  # nobody grants under other terms (13)
+                assert sum(hit > slot - rate.period_us - margin for hit in before) + cost <= rate.count
+        check_plan(state, ask, plan, made)
+        state = decode(encode(plan.state))
+        assert state == plan.state
+    assert each_hit(state.hits.entries()) == each_hit(slots)[state.hits.forgotten :]
+
+
+def check_plan(before: LimitState, ask: Ask, plan: Plan, made: list[tuple[int, int, int]]) -> None:
+    """Check what holds of each plan by itself."""
+    state, callers = plan.state, list(ask.callers)
+    # Own callers are served in order; those whose deadline is sooner than their slot are left out.
+    late = [caller for caller, _ in plan.too_late]
+    served = [cost for owner, _, cost in made if owner == ask.owner]
+    left = list(callers)
+    for caller in late:
+        left.remove(caller)
+    assert sum(served) >= sum(caller.cost for caller in left[: plan.own_grants])
+    assert all(slot > (caller.deadline or 0) for caller, slot in plan.too_late)
+    # The place: one for who has callers left, by the cost of the first of them, at a turn behind the horizon.
+    own = state.place_of(ask.owner)
+    rest = left[plan.own_grants :]
+    if rest:
+        assert own is not None
+        assert (own.cost, own.terms) == (rest[0].cost, ask.terms)
+        assert plan.turn == own.ready > ask.now + state.horizon_us
+    else:
+        assert plan.turn is None
+        assert own is None or ask.stands
+    assert len(set(owners(state))) == len(state.places)
+    # Others: at most their credit, and of those under other terms nothing changes.
+    for each in before.places:
+        grants = [grant for grant in made if grant[0] == each.owner]
+        if each.owner != ask.owner:
+            assert len(grants) <= each.credit
+            assert not grants or each.terms == ask.terms
+    assert {each for each in state.places if each.terms != ask.terms and each.owner != ask.owner} <= set(before.places)
+    assert state.hits.total - before.hits.total == sum(cost for _, _, cost in made)
+
+
+# Own callers.
+
+
+def test_callers_are_granted_in_order_up_to_the_horizon_and_the_next_has_a_turn() -> None:
+    """Twelve callers of ten: two are left, with a place at their turn, and credit for both."""
+    state = new_state(TEN)
+    plan = planned(state, asks(*[1] * 12))
+    assert new_grants(plan, state) == [(ME, NOW, 10)]
+    assert (plan.own_grants, plan.turn, plan.is_bound) == (10, NOW + FULL, True)
+    (own,) = plan.state.places
+    assert (own.owner, own.cost, own.ready) == (ME, 1, NOW + FULL)
+    assert own.credit >= 2
+
+
+def test_a_dear_caller_is_not_overtaken_by_those_behind_it_in_its_line() -> None:
+    """First come, first served inside a process, whatever the costs."""
+    state = new_state(TEN, (NOW - S // 2, 8))
+    plan = planned(state, asks(5, 1, 1))
+    assert plan.own_grants == 0
+    assert plan.turn == NOW - S // 2 + FULL
+
+
+def test_room_for_the_next_call_is_no_bound_limit() -> None:
+    """``is_bound`` tells whether the next call waits: so a line knows whether to stand."""
+    assert not planned(new_state(TEN), asks(1)).is_bound
+    assert planned(new_state(TEN, (NOW, 9)), asks(1)).is_bound
+
+
+def test_no_slot_before_the_hold_ends_or_the_swap_is_answered() -> None:
+    """The lead of a far cache, and a hold."""
+    state = new_state(TEN)
+    assert new_grants(planned(state, asks(1, lead_us=20 * MS)), state) == [(ME, NOW + 20 * MS, 1)]
+    held = replace(state, hold_until=NOW + HORIZON)
+    assert new_grants(planned(held, asks(1)), held) == [(ME, NOW + HORIZON, 1)]
+    held = replace(state, hold_until=NOW + S)
+    plan = planned(held, asks(1))
+    assert (plan.turn, new_grants(plan, held)) == (NOW + S, [])
+
+
+# Deadlines.
+
+
+def test_who_is_too_late_is_left_out_and_the_next_one_served() -> None:
+    """A caller of five that won't wait is refused, with the slot that it would have; the one behind it starts now."""
+    state = new_state(TEN, (NOW - S // 2, 8))
+    dear = Caller(5, NOW + 10 * MS)
+    plan = planned(state, asks(dear, 1))
+    assert plan.too_late == [(dear, NOW - S // 2 + FULL)]
+    assert new_grants(plan, state) == [(ME, NOW, 1)]
+    assert plan.state.places == ()
+
+
+def test_if_all_are_too_late_no_place_is_left() -> None:
+    """Nobody waits for what nobody wants any more."""
+    state = with_places(TEN, [(NOW, 10)], place(ME, ready=NOW + FULL), place(A, ready=NOW + FULL))
+    callers = [Caller(1, NOW + index) for index in range(3)]
+    plan = planned(state, asks(*callers))
+    assert [caller for caller, _ in plan.too_late] == callers
+    assert (plan.turn, owners(plan.state)) == (None, [A])
+
+
+def test_a_deadline_at_the_slot_is_met() -> None:
+    """Only a slot later than the deadline is too late."""
+    state = new_state(TEN, (NOW, 10))
+    assert planned(state, asks(Caller(1, NOW + FULL))).too_late == []
+    late = Caller(1, NOW + FULL - 1)
+    assert planned(state, asks(late)).too_late == [(late, NOW + FULL)]
+
+
+def test_the_expected_time_of_a_swap_is_no_wait() -> None:
+    """``max_wait=0`` works though the cache is far."""
+    state = new_state(TEN)
+    plan = planned(state, asks(Caller(1, NOW), lead_us=80 * MS))
+    assert (plan.own_grants, plan.too_late) == (1, [])
+
+
+def test_a_hit_by_a_clock_a_little_ahead_is_none_to_wait_for() -> None:
+    """Who won't wait at all is admitted beside the newest hit, though that lies some ms ahead of its own clock."""
+    state = new_state(TEN, (NOW + CLOCKS_APART_US, 1))
+    assert new_grants(planned(state, asks(Caller(1, NOW))), state) == [(ME, NOW + CLOCKS_APART_US, 1)]
+
+
+def test_a_hit_well_ahead_is_one_to_wait_for() -> None:
+    """A slot that another booked for later is not now."""
+    state, caller = new_state(TEN, (NOW + CLOCKS_APART_US + 1, 1)), Caller(1, NOW)
+    assert planned(state, asks(caller)).too_late == [(caller, NOW + CLOCKS_APART_US + 1)]
+
+
+# Turns and backfilling.
+
+
+def test_places_are_served_in_order_and_who_writes_waits_for_those_before_it() -> None:
+    """Room for three: two places with credit get theirs, then the writer; its second caller waits (2, 4)."""
+    state = with_places(TEN, [(NOW - S // 2, 7)], place(A, credit=1), place(B, credit=1))
+    plan = planned(state, asks(1, 1))
+    assert new_grants(plan, state) == [(A, NOW, 1), (B, NOW, 1), (ME, NOW, 1)]
+    assert plan.turn == NOW - S // 2 + FULL
+    assert owners(plan.state) == [ME]
+
+
+def test_the_turn_of_a_place_without_credit_is_kept_free_and_not_booked() -> None:
+    """Its owner is awake, and books it itself; the writer comes behind (4)."""
+    state = with_places(TEN, [(NOW - S // 2, 8)], place(A), place(B))
+    plan = planned(state, asks(1))
+    assert new_grants(plan, state) == []
+    assert plan.turn == NOW - S // 2 + FULL
+    assert owners(plan.state) == [A, B, ME]
+    room = with_places(TEN, [(NOW - S // 2, 8)], place(A))
+    assert new_grants(planned(room, asks(1)), room) == [(ME, NOW, 1)]
+
+
+def test_a_place_that_is_not_ready_yet_is_passed_over() -> None:
+    """Its owner is not back before: who is ready by now goes first, and the place stays where it stood (2)."""
+    state = with_places(TEN, [(NOW - S // 2, 9)], place(A, ready=NOW + 1, credit=1))
+    plan = planned(state, asks(1))
+    assert new_grants(plan, state) == [(ME, NOW, 1)]
+    assert owners(plan.state) == [A]
+
+
+def test_one_that_will_be_ready_soon_is_granted_at_that_time() -> None:
+    """Within the horizon, where there is room: no slot before ``ready``."""
+    state = with_places(TEN, [], place(A, ready=NOW + 50 * MS, credit=1))
+    assert new_grants(planned(state, asks()), state) == [(A, NOW + 50 * MS, 1)]
+    far = with_places(TEN, [], place(A, ready=NOW + HORIZON + 1, credit=1))
+    assert new_grants(planned(far, asks()), far) == []
+
+
+def test_a_cheap_call_goes_before_a_dear_one_that_it_does_not_delay() -> None:
+    """Of ten, eight are used now and leave together: five wait, two are free. One of them may go (3)."""
+    state = with_places(TEN, [(NOW - S // 2, 8)], place(A, cost=5))
+    assert new_grants(planned(state, asks(1)), state) == [(ME, NOW, 1)]
+
+
+def test_no_call_goes_before_one_that_it_would_delay() -> None:
+    """Of ten, eight are used: three leave soon, five much later. Five need those three and both that are free (3)."""
+    state = with_places(TEN, [(NOW - 900 * MS, 3), (NOW - 100 * MS, 5)], place(A, cost=5))
+    plan = planned(state, asks(1))
+    assert new_grants(plan, state) == []
+    assert plan.turn == NOW - 100 * MS + FULL
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    sequences(st.tuples(st.integers(0, 300), st.integers(1, 4)), 8),
+    st.integers(2, 10),
+    st.lists(st.integers(1, 4), min_size=1, max_size=8),
+    st.integers(0, 8),
+)
+def test_backfilling_never_moves_the_next_turn(
+    before: list[tuple[int, int]], dear: int, costs: list[int], credit: int
+) -> None:
+    """However many cheap calls go first, the slot of the first place in order stays what it was."""
+    at, hits = NOW - S, new_state(TEN).hits
+    for gap, cost in before:
+        at = earliest_slot(hits, TEN, TEN.margin_us, cost, max(at, NOW - S) + gap * MS)
+        hits = hits.book([(at, cost)])
+    now = max(NOW, at)
+    turn = earliest_slot(hits, TEN, TEN.margin_us, dear, now)
+    first = place(A, cost=dear, ready=now)
+    state = replace(with_places(TEN, [], first, place(B, ready=now, credit=credit)), hits=hits)
+    plan = planned(state, asks(*costs, now=now))
+    after = earliest_slot(plan.state.hits, TEN, TEN.margin_us, dear, now)
+    assert after == turn or turn <= now + HORIZON  # a turn within the horizon is planned, and others come behind it
+
+
+# Places.
+
+
+def test_a_granted_place_goes_to_the_tail_and_loses_a_credit() -> None:
+    """With credit left it stands behind all others, ready when the tail has its turn; with none it is gone (5)."""
+    state = with_places(TEN, [(NOW - S // 2, 8)], place(A, credit=2), place(B, ready=NOW + 5, credit=1))
+    plan = planned(state, asks())
+    assert new_grants(plan, state) == [(A, NOW, 1), (B, NOW + 5, 1)]
+    (tail,) = plan.state.places
+    assert (tail.owner, tail.credit) == (A, 1)
+    assert tail.ready > NOW + 5
+
+
+def test_a_granted_place_is_ready_when_its_owner_is_back() -> None:
+    """No slot is granted to it while its owner is known to be away."""
+    state = with_places(TEN, [], place(A, credit=3, back=70 * MS))
+    plan = planned(state, asks())
+    assert new_grants(plan, state) == [(A, NOW, 1), (A, NOW + 70 * MS, 1)]
+    (tail,) = plan.state.places
+    assert (tail.ready, tail.credit) == (NOW + 140 * MS, 1)
+
+
+def test_a_place_that_would_be_back_after_its_turn_is_gone() -> None:
+    """It would be passed over; its owner asks again when it comes (5)."""
+    soon = with_places(TEN, [(NOW - S // 2, 9)], place(A, credit=3, back=300 * MS))
+    assert owners(planned(soon, asks()).state) == [A]
+    late = with_places(TEN, [(NOW - S // 2, 9)], place(A, credit=3, back=900 * MS))
+    assert owners(planned(late, asks()).state) == []
+
+
+def test_a_dead_owner_is_granted_no_more_than_its_credit() -> None:
+    """Others write on and on: it gets its credit in all, and lapses."""
+    state, now, hits = with_places(TEN, [], place(A, credit=3)), NOW, 0
+    for _ in range(40):
+        plan = planned(state, asks(1, now=now))
+        hits += sum(cost for owner, _, cost in new_grants(plan, state) if owner == A)
+        state, now = plan.state, now + 100 * MS
+    assert hits == 3
+    assert A not in owners(state)
+
+
+def test_the_place_of_callers_left_stays_where_it_stood() -> None:
+    """Renewed, it keeps its rank before those who came later (6)."""
+    limit = [(NOW, 10)]
+    state = with_places(TEN, limit, place(A, ready=NOW + FULL), place(ME, ready=NOW + FULL), place(B, ready=NOW + FULL))
+    plan = planned(state, asks(1, 1))
+    assert owners(plan.state) == [A, ME, B]
+    assert plan.turn == NOW + FULL
+
+
+def test_after_a_grant_the_own_place_goes_behind_those_who_wait() -> None:
+    """Two of two lines each: they take turns, whoever writes (4)."""
+    state = with_places(TEN, [(NOW - S // 2, 8)], place(ME), place(A, credit=8))
+    plan = planned(state, asks(1, 1))
+    assert new_grants(plan, state) == [(ME, NOW, 1), (A, NOW, 1)]
+    assert owners(plan.state) == [ME, A]
+
+
+def test_a_line_whose_only_caller_is_served_stands_with_its_credit() -> None:
+    """So others grant its next slot, and it need not write; without ``stands`` it leaves nothing."""
+    state = new_state(TEN, (NOW - S // 2, 9))
+    plan = planned(state, asks(1, stands=True, credit=4, back_us=20 * MS))
+    (own,) = plan.state.places
+    assert (own.owner, own.credit, own.back_us) == (ME, 4, 20 * MS)
+    assert own.ready == NOW - S // 2 + FULL
+    assert plan.turn is None
+    assert planned(state, asks(1)).state.places == ()
+
+
+def test_a_line_with_no_callers_gives_up_its_place() -> None:
+    """The last one was cancelled."""
+    state = with_places(TEN, [(NOW, 10)], place(A, ready=NOW + FULL), place(ME, ready=NOW + FULL))
+    plan = planned(state, asks())
+    assert (owners(plan.state), plan.turn) == ([A], None)
+
+
+def test_the_place_of_a_dead_owner_lapses_and_holds_nobody_up() -> None:
+    """A dear place that was ready over a horizon ago no longer keeps its turn free (12)."""
+    state = with_places(TEN, [(NOW - S // 2, 5)], place(A, cost=5, ready=NOW - HORIZON - 1))
+    plan = planned(state, asks(*[1] * 5))
+    assert (plan.own_grants, owners(plan.state)) == (5, [])
+    alive = with_places(TEN, [(NOW - S // 2, 5)], place(A, cost=5, ready=NOW - HORIZON))
+    assert planned(alive, asks(*[1] * 5)).own_grants == 0
+
+
+def test_places_under_other_terms_are_left_alone() -> None:
+    """Neither planned, nor granted, nor waited for; the shared hits keep all of them (13)."""
+    other = quota(5, 1.0)
+    spaced = quota(10, 1.0, spacing=0.01)
+    strangers = (place(A, credit=8, limit=other), place(B, cost=4, limit=spaced))
+    state = with_places(TEN, [(NOW - S // 2, 9)], *strangers)
+    plan = planned(state, asks(1))
+    assert new_grants(plan, state) == [(ME, NOW, 1)]
+    assert plan.state.places == strangers
+    lapsed = replace(state, places=(place(A, ready=NOW - HORIZON - 1, limit=other),))
+    assert planned(lapsed, asks(1)).state.places == ()
+
+
+def test_what_is_given_back_makes_room_in_the_same_write() -> None:
+    """A hit that its owner does not use goes to the next who waits."""
+    grant = Grant(3, ME, NOW, 10)
+    state = replace(new_state(TEN, (NOW, 10)), serial=3, grants=(grant,), places=(place(A, credit=1),))
+    plan = planned(state, asks(returned=[Returned(grant, 8)]))
+    assert new_grants(plan, state) == [(A, NOW, 1)]
+    assert plan.state.hits.entries() == [(NOW, 9)]
+
+
+# Prefetching.
+
+MANY = quota(6400, 1.0)
+
+
+def test_prefetched_hits_are_at_most_a_64th_of_what_is_free() -> None:
+    """They are part of the writer's grant, and no caller of its own."""
+    state = new_state(MANY)
+    plan = planned(state, asks(1, limit=MANY, prefetch=20))
+    assert (new_grants(plan, state), plan.own_grants) == ([(ME, NOW, 21)], 1)
+    plan = planned(state, asks(1, limit=MANY, prefetch=1000))
+    assert new_grants(plan, state) == [(ME, NOW, 1 + 6399 // PREFETCH_PART)]
+    used = new_state(MANY, (NOW - 1, 6400 - 65))
+    assert new_grants(planned(used, asks(1, limit=MANY, prefetch=1000)), used) == [(ME, NOW, 2)]
+
+
+@pytest.mark.parametrize(
+    ("state", "ask"),
+    [
+        (new_state(TEN), asks(1, prefetch=20)),
+        (new_state(MANY, (NOW - 1, 6400 - 64)), asks(1, limit=MANY, prefetch=20)),
+        (new_state(MANY, (NOW + 1, 1)), asks(1, limit=MANY, prefetch=20)),
+        (with_places(MANY, [], place(A, ready=NOW + S, limit=MANY)), asks(1, limit=MANY, prefetch=20)),
+        (with_places(MANY, [], place(A, limit=MANY)), asks(1, limit=MANY, prefetch=20)),
+        (new_state(replace(MANY, spacing_us=1)), asks(1, limit=replace(MANY, spacing_us=1), prefetch=20)),
+        (new_state(MANY, (NOW, 1)), asks(limit=MANY, prefetch=20)),
+    ],
+    ids=["a small limit", "nearly full", "not now", "somebody waits", "somebody's turn", "spaced", "nobody asks"],
+)
+def test_nothing_is_prefetched_where_it_could_bind(state: LimitState, ask: Ask) -> None:
+    """Far from binding only, and only for calls that start now."""
+    plan = planned(state, ask)
+    assert sum(cost for _, _, cost in new_grants(plan, state)) == len(list(ask.callers))
+
+
+def test_who_has_no_callers_books_nothing_under_a_smaller_limit_than_others_used() -> None:
+    """Three hits now under a limit of 1: room of less than nothing takes no hit out."""
+    small = quota(1, 1.0)
+    state = new_state(quota(3, 1.0), (NOW, 3)).with_quota(small, HORIZON)
+    assert planned(state, asks(limit=small, prefetch=9)).state.hits == state.hits
+
+
+# Size.
+
+
+def crowd(count: int) -> LimitState:
+    """Return a full limit of 100 for which so many lines wait, each of them with credit."""
+    limit = quota(100, 1.0)
+    turns = next_slots(new_state(limit, (NOW, 100)).hits, limit, NOW, count)
+    waiting = tuple(Place(1 << 60 | index, 1, turn, 1, 5 * MS, terms_of(limit)) for index, turn in enumerate(turns))
+    return with_places(limit, [(NOW, 100)], *waiting)
+
+
+def test_a_plan_over_a_thousand_places_takes_no_longer_than_in_proportion() -> None:
+    """1,000 places in less than 20 times the time of 50, and in under 20 kB: planning never looks at all pairs."""
+
+    def fastest(count: int) -> float:
+        state, best = crowd(count), 1e9
+        for _ in range(7):
+            began = time.process_time()
+            for _ in range(5):
+                planned(state, asks(1, 1, limit=quota(100, 1.0), now=NOW + FULL - HORIZON // 2))
+            best = min(best, time.process_time() - began)
+        return best
+
+    small = fastest(50)
+    assert fastest(1000) < 20 * small
+    plan = planned(crowd(1000), asks(1, limit=quota(100, 1.0)))
+    assert len(plan.state.places) == 1001
+    assert len(encode(plan.state)) < 20_000
+
+
+@pytest.mark.parametrize("count", [PLANNED_AHEAD, PLANNED_AHEAD + 1, 60, 250])
+def test_behind_many_places_the_turn_is_a_bound(count: int) -> None:
+    """Not later than the slot that planning all of them would give, and that very slot where all cost one hit."""
+    state = crowd(count)
+    limit = quota(100, 1.0)
+    plan = planned(state, asks(1, limit=limit))
+    exact = earliest_slot_behind(state.hits, count, limit, limit.margin_us, NOW)
+    assert plan.turn == next_slots(state.hits, limit, NOW, count + 1)[-1] == exact
+
+
+def test_rates_of_any_order_of_size_are_planned() -> None:
+    """A window of ms beside one of a year: a plan ends, and both are kept."""
+    limit = Quota((Rate(MS, 2), Rate(365 * 86_400 * S, 30)), 0, MS)
+    state = new_state(limit)
+    for index in range(20):
+        state = planned(state, asks(1, 1, 1, limit=limit, now=NOW + index * 30 * MS)).state
+    check_kept(each_hit(state.hits.entries()), limit, limit.margin_us)
+    assert state.hits.total == 30
