@@ -93,6 +93,7 @@ class WaitQueue:
         ``stale``: a slot on which the call did not start in time. It is returned, and the call stands in front.
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
+        self._keep_time()  # a clock that was set before the caller came moves none of its times
         # The ticket is drawn before anything is waited for: the cache's clock, too, is read by the first turn.
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
@@ -285,7 +286,9 @@ class WaitQueue:
         before, begun = self.ledger.clock.now_us(), self.ticks()
         yield from self.ledger.sync_clock()
         shift = self.ledger.clock.now_us() - before - (self.ticks() - begun)
-        if SECOND // 1000 <= abs(shift) < STEP_US:  # a larger one is a step of the clock
+        if abs(shift) >= STEP_US:  # a step of the clock: before anything is booked by the new time
+            self._keep_time()
+        elif abs(shift) >= SECOND // 1000:
             with self._lock:
                 self._shift(shift)
 
