@@ -101,7 +101,7 @@ def test_nothing_of_a_loop_is_left() -> None:
         asyncio.run(main())
     gc.collect()
     assert [each() for each in left] == [None] * 6
-    assert len(limit._shared._lines) == 1  # that of threads
+    assert len(limit._core._lines) == 1  # that of threads
     until = time.monotonic() + PATIENCE
     while threading.active_count() > before and time.monotonic() < until:
         time.sleep(0.001)
@@ -139,7 +139,7 @@ def test_nothing_of_a_loop_that_was_dropped_with_callers_in_line_is_left() -> No
 
 def test_lines_are_counted_while_others_come() -> None:
     """A status in one thread, while loops begin and end in others: whatever it meets, it is no error."""
-    shared, kept = Nekkar()("calls", 5)._shared, list[Any]()
+    shared, kept = Nekkar()("calls", 5)._core, list[Any]()
 
     def come(*args: Any) -> None:
         kept.append(shared._new_line(threading.Event, wake_threads))

@@ -490,7 +490,7 @@ def test_a_cache_away_at_the_first_call_is_a_cache_error_and_later_calls_go_on()
             limit.acquire()
     cache.away = False
     assert abs(limit.acquire().at - time.time() - AHEAD / SECOND) < 20
-    assert limit._shared.waiting == 0
+    assert limit._core.waiting == 0
 
 
 def test_auto_goes_by_the_machine_where_the_server_can_not_tell() -> None:
@@ -510,7 +510,7 @@ def test_local_never_asks() -> None:
 
 def test_a_cache_without_a_server_can_not_be_insisted_on(tmp_path: Path) -> None:
     """The error comes where the limiter is made; auto takes the machine's clock, which all share."""
-    with pytest.raises(ConfigurationError, match=r"clock 'server': MemoryCache\(\) has no server.*'auto'"):
+    with pytest.raises(ConfigurationError, match=r"clock 'server': MemoryCache has no server.*'auto'"):
         Nekkar(clock="server")
     assert isinstance(Nekkar()._clock, SystemClock)
     assert isinstance(Nekkar(f"sqlite:///{tmp_path / 'limits.db'}")._clock, SystemClock)
@@ -523,7 +523,7 @@ def test_clocks_of_users_need_no_reading() -> None:
     assert isinstance(Server().clock(), ReadClock)
     ledger = Ledger(store_of(MemoryCache(), FakeClock()), "key", quota(10), FakeClock())
     assert not ledger.clock_is_due()
-    assert list(ledger.read_clock()) == []
+    assert list(ledger.sync_clock()) == []
 
 
 def test_a_limiter_comes_back_from_pickling_with_its_clock() -> None:
