@@ -14,9 +14,9 @@ from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError, WaitTooLong
 from nekkar.core.events import Admitted, CacheBack, CacheLost, Event, Held, Left, Listeners, Listening, Refused, Waiting
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.waiting.callers import Caller
-from nekkar.core.waiting.reporter import Voice
-from nekkar.core.window.booking import Slot
+from nekkar.core.waiting.callers import Caller, InHand, Slot
+from nekkar.core.waiting.reporter import CallReporter
+from nekkar.core.window.state import Grant
 from nekkar.testing import FakeClock
 from tests.shared.test_fallback import FlakyCache
 from tests.support.servers import free_port
@@ -106,7 +106,7 @@ class TestCalls:
         assert kinds(heard) == ["Admitted", "Waiting", "Left"]
         assert heard[1].call == heard[2].call  # type: ignore[union-attr]
 
-    def test_a_call_on_a_spare_slot_is_told_of(self, limiter: Nekkar, heard: list[Event], clock: FakeClock) -> None:
+    def test_a_call_on_a_prefetched_slot_is_told_of(self, limiter: Nekkar, heard: list[Event], clock: FakeClock) -> None:
         """However a call gets its slot, there is one Admitted for it."""
         limit = limiter("jobs", "1000000/s")
         for _ in range(200):
@@ -119,9 +119,9 @@ class TestCalls:
         """Not as a call in line gets the slot that was foreseen for it."""
         listeners, events = Listeners(), list[Event]()
         listeners.add(events.append)
-        voice, caller = Voice("jobs", listeners), Caller(1, 1, 100, None, None)
+        reporter, caller = CallReporter("jobs", listeners), Caller(1, 1, 100, None, None)
         for until in (5_000_000, 5_000_000, 5_999_999, 6_000_000):
-            voice.waits(caller, until, 100, 1)
+            reporter.waits(caller, until, 100, 1)
         assert [event.until for event in events if isinstance(event, Waiting)] == [5.0, 6.0]
 
     def test_a_slot_that_moves_is_told_of_again(self, clock: FakeClock) -> None:
@@ -237,7 +237,7 @@ class TestListening:
         limiter.listen(lambda event: used.append(limit.status().windows[0].used))
         for _ in range(3):
             limit.acquire()
-        assert used == [1, 2, 3, 1]
+        assert used == [1, 2, 2, 1]
 
     def test_what_is_no_function_is_an_error(self, limiter: Nekkar) -> None:
         """Told where it is given."""
@@ -250,13 +250,13 @@ class TestListening:
         with pytest.raises(FrozenInstanceError):
             heard[0].name = "other"  # type: ignore[union-attr, misc]
 
-    def test_when_nobody_listens_a_spare_slot_costs_one_look_at_a_list(
+    def test_when_nobody_listens_a_prefetched_slot_costs_one_look_at_a_list(
         self, limiter: Nekkar, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nothing else is called on the fast path."""
         limit = limiter("jobs", "1000000/s")
         said: list[Any] = []
-        monkeypatch.setattr("nekkar.core.waiting.reporter.Voice.spared", lambda *args: said.append(args))
+        monkeypatch.setattr("nekkar.core.waiting.reporter.CallReporter.prefetched", lambda *args: said.append(args))
         for _ in range(200):
             limit.acquire()
             clock.advance(0.0001)
@@ -285,20 +285,20 @@ class TestTheLog:
     def test_a_crowd_that_waits_is_one_line_a_minute(self, caplog: pytest.LogCaptureFixture) -> None:
         """However many calls wait for over five seconds; a clock that is set back does not silence it."""
         caplog.set_level(logging.INFO, "nekkar")
-        voice, minute = Voice("jobs", Listeners()), 60_000_000
+        reporter, minute = CallReporter("jobs", Listeners()), 60_000_000
         for now in (9 * minute, 10 * minute - 1, 10 * minute, 10 * minute + 1, minute):
             for _ in range(600):
-                voice.waits(Caller(1, 1, now, None, None), now + 9_000_000, now, 600)
+                reporter.waits(Caller(1, 1, now, None, None), now + 9_000_000, now, 600)
         assert len(caplog.records) == 3
 
     def test_a_long_wait_that_nobody_foresaw_is_said_as_it_ends(self, caplog: pytest.LogCaptureFixture) -> None:
         """Such as one in a line that moved slowly; one that was said already is not said again."""
         caplog.set_level(logging.INFO, "nekkar")
-        slot = Slot(7_000_000, 1, 1)
+        slot = Slot(7_000_000, 1, InHand(Grant(1, 1, 7_000_000, 1), epoch=1))
         for foreseen in (0, 9_000_000):
-            voice, caller = Voice("jobs", Listeners()), Caller(1, 1, 0, None, None)
-            voice.waits(caller, foreseen, 0, 3)
-            voice.admitted(caller, slot, 7_000_000, 3)
+            reporter, caller = CallReporter("jobs", Listeners()), Caller(1, 1, 0, None, None)
+            reporter.waits(caller, foreseen, 0, 3)
+            reporter.admitted(caller, slot, 7_000_000, 3)
         assert [text.partition(";")[0] for _, text in self.lines(caplog)] == [
             "limit 'jobs': a call waited 7.0 s for its slot",
             "limit 'jobs': a call waits 9.0 s for its slot",

@@ -224,7 +224,7 @@ def caller_in_line(clock: SetClock, max_wait: float) -> tuple[Limit, Future[Any]
     limit, crowd = Nekkar(MemoryCache(), clock=clock)("calls", "1/10 seconds", margin=4), Crowd()
     limit.acquire()
     crowd.add(lambda: limit.acquire(max_wait=max_wait))
-    eventually(lambda: limit._core.waiting == 1 and waiting(limit) == 0)
+    eventually(lambda: waiting(limit) == 1 and bool(limit._core.ledger.state and limit._core.ledger.state.places))
     return limit, crowd.futures[0]
 
 

@@ -143,7 +143,8 @@ class Waiting:
 
     def __init__(self, count: int) -> None:
         self.cache = WatchedCache()
-        self.limit: Limit = Nekkar(self.cache, clock=FakeClock(jump=False))("calls", 1)
+        # Within the horizon of 100 ms is one slot more.
+        self.limit: Limit = Nekkar(self.cache, clock=FakeClock(jump=False))("calls", 1, period=0.05, margin=0.02)
         self.limit.acquire()
         self.loop = asyncio.new_event_loop()
         self.tasks = [self.loop.create_task(self.limit.acquire_async()) for _ in range(count)]

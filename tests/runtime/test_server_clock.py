@@ -550,7 +550,7 @@ def test_local_never_asks() -> None:
 
 def test_a_cache_without_a_server_can_not_be_insisted_on(tmp_path: Path) -> None:
     """The error comes where the limiter is made; auto takes the machine's clock, which all share."""
-    with pytest.raises(ConfigurationError, match=r"clock 'server': MemoryCache\(\) has no server.*'auto'"):
+    with pytest.raises(ConfigurationError, match=r"clock 'server': MemoryCache has no server.*'auto'"):
         Nekkar(clock="server")
     assert isinstance(Nekkar()._clock, SystemClock)
     assert isinstance(Nekkar(f"sqlite:///{tmp_path / 'limits.db'}")._clock, SystemClock)
@@ -563,7 +563,7 @@ def test_clocks_of_users_need_no_reading() -> None:
     assert isinstance(Server().clock(), ReadClock)
     ledger = Ledger(store_of(MemoryCache(), FakeClock()), "key", quota(10), FakeClock())
     assert not ledger.clock_is_due()
-    assert list(ledger.read_clock()) == []
+    assert list(ledger.sync_clock()) == []
 
 
 def test_a_limiter_comes_back_from_pickling_with_its_clock() -> None:

@@ -1,81 +1,74 @@
-"""How far ahead slots are booked, and how long a swap waits where others swap too."""
+"""How far ahead slots are booked, and how long a swap pauses after one that was lost."""
 
 from __future__ import annotations
 
-from nekkar.core.shared.latency import HORIZON_US, MOST_CROWD, MOST_LEAD_US, MOST_PAUSE_US, SAMPLES, Pace, crowded
+import pytest
+
+from nekkar.core.shared.latency import LEAST_BACKOFF_US, MOST_BACKOFF_US, SAMPLES, CacheLatency
+from nekkar.core.window.state import LEAST_HORIZON_US, MOST_HORIZON_US
 
 MS = 1000
 MARGIN = 50 * MS
 
 
-def steady(read_us: int, swap_us: int) -> Pace:
-    pace = Pace()
+def steady(read_us: int, swap_us: int) -> CacheLatency:
+    latency = CacheLatency()
     for _ in range(SAMPLES):
-        pace.read_took(read_us)
-        pace.swap_took(swap_us)
-    return pace
+        latency.record_read(read_us)
+        latency.record_swap(swap_us)
+    return latency
 
 
 def test_a_fast_cache_books_now_and_a_tenth_of_a_second_ahead() -> None:
-    """A swap that takes little of the margin needs no head start."""
-    pace = steady(MS // 5, MS // 5)
-    assert pace.lead_us(MARGIN) == 0
-    assert pace.horizon_us == HORIZON_US
+    """A swap that takes little of the margin needs no lead."""
+    latency = steady(MS // 5, MS // 5)
+    assert latency.lead_us(MARGIN) == 0
+    assert latency.horizon_us == LEAST_HORIZON_US
 
 
-def test_a_slow_cache_books_a_swap_ahead_and_looks_four_commands_ahead() -> None:
-    """At 240 ms a command a fixed horizon would use a part of the limit only."""
-    pace = steady(240 * MS, 240 * MS)
-    assert pace.lead_us(MARGIN) == 240 * MS
-    assert pace.horizon_us == 4 * 480 * MS
+def test_a_slow_cache_books_a_swap_ahead_and_four_times_a_read_and_a_swap() -> None:
+    """At 60 ms a command a fixed horizon would use a part of the limit only."""
+    latency = steady(60 * MS, 60 * MS)
+    assert latency.lead_us(MARGIN) == 60 * MS
+    assert latency.horizon_us == 480 * MS
+
+
+def test_no_horizon_is_longer_than_a_second() -> None:
+    """Whoever recovers from a loss waits for it, without knowing what others measured."""
+    assert steady(240 * MS, 240 * MS).horizon_us == MOST_HORIZON_US
 
 
 def test_one_hiccup_changes_nothing() -> None:
     """Medians: a freeze during one of the first calls, or of many, does not count for much."""
-    for pace in (Pace(), steady(MS, MS)):
-        pace.read_took(3_000 * MS)
-        pace.swap_took(3_000 * MS)
-        assert pace.lead_us(MARGIN) == 0
-        assert pace.horizon_us == HORIZON_US
+    for latency in (CacheLatency(), steady(MS, MS)):
+        latency.record_read(3_000 * MS)
+        latency.record_swap(3_000 * MS)
+        assert latency.lead_us(MARGIN) == 0
+        assert latency.horizon_us == LEAST_HORIZON_US
 
 
-def test_late_answers_double_the_lead_within_its_bound_and_answers_in_time_halve_it() -> None:
-    """Unbounded, one frozen process would stall the whole fleet for seconds."""
-    pace = steady(20 * MS, 20 * MS)
-    leads = []
-    for _ in range(6):
-        pace.booked(late=True)
-        leads.append(pace.lead_us(MARGIN))
-    assert leads == [40 * MS, 80 * MS, 160 * MS, MOST_LEAD_US, MOST_LEAD_US, MOST_LEAD_US]
-    for _ in range(12):
-        pace.booked(late=False)
-    assert pace.lead_us(MARGIN) == 20 * MS
+def test_a_cache_that_gets_faster_is_followed() -> None:
+    """Only the last few samples count."""
+    latency = steady(60 * MS, 60 * MS)
+    for _ in range(SAMPLES):
+        latency.record_read(MS)
+        latency.record_swap(MS)
+    assert (latency.read_us, latency.swap_us, latency.horizon_us) == (MS, MS, LEAST_HORIZON_US)
 
 
 def test_a_clock_that_steps_back_makes_no_negative_sample() -> None:
     """Durations come from a clock that may step."""
-    pace = steady(-5, -5)
-    assert (pace.read_us, pace.swap_us) == (0, 0)
+    latency = steady(-5, -5)
+    assert (latency.read_us, latency.swap_us) == (0, 0)
 
 
-def test_pauses_double_with_the_crowd_and_end_at_their_bound() -> None:
-    """Nobody pauses in a log that one process uses."""
-    pace = steady(MS, MS)
-    assert pace.pause_us(0) == 0
-    assert pace.pause_us(32) == 3 * MS
-    assert [pace.pause_us(crowd) for crowd in range(0, MOST_CROWD, 8)] == sorted(
-        pace.pause_us(crowd) for crowd in range(0, MOST_CROWD, 8)
-    )
-    assert pace.pause_us(MOST_CROWD) == MOST_PAUSE_US
-
-
-def test_the_crowd_settles_where_conflicts_and_calm_are_even_and_goes_when_they_end() -> None:
-    """One conflict in four swaps keeps it; eighty swaps without one end it."""
-    crowd = 0
-    for swap in range(400):
-        crowd = crowded(crowd, conflicts=swap % 4 == 0)
-    assert 40 <= crowd <= 80
-    for _ in range(80):
-        crowd = crowded(crowd, conflicts=0)
-    assert crowd == 0
-    assert crowded(MOST_CROWD, 500) == MOST_CROWD
+@pytest.mark.parametrize("swap_us", [0, MS // 5, MS, 30 * MS])
+def test_pauses_grow_with_the_swaps_lost_in_a_row_and_end_at_their_bound(swap_us: int) -> None:
+    """Each is random below a bound: some swaps long, and 20 ms at most."""
+    latency = steady(swap_us, swap_us)
+    for lost in (1, 2, 5, 500):
+        bound = min(MOST_BACKOFF_US, max(LEAST_BACKOFF_US, swap_us) * lost)
+        pauses = [latency.backoff_us(lost) for _ in range(500)]
+        assert max(pauses) <= bound
+        assert min(pauses) < bound // 10
+        assert max(pauses) > bound // 2

@@ -18,14 +18,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from nekkar.core.cache import BaseCache
+from nekkar.core.cache import BaseCache, MemoryCache
 from nekkar.core.errors import CacheError, NekkarError
 from nekkar.core.events import Listeners
 from nekkar.core.quota import SECOND, Quota, quota
 from nekkar.core.runtime.effects import Backoff, CacheCall, Checkpoint, RunSteps, WaitUntil
+from nekkar.core.shared import fallback as fallback_module
 from nekkar.core.shared import ledger as ledger_module
 from nekkar.core.shared import replica as replica_module
+from nekkar.core.shared.account import Edit
+from nekkar.core.shared.fallback import Fallback
 from nekkar.core.shared.ledger import Ledger
+from nekkar.core.shared.outage import Outage
 from nekkar.core.shared.store import store_of
 from nekkar.core.waiting.reporter import CallReporter
 from nekkar.core.waiting.wait_queue import WaitQueue
@@ -53,7 +57,12 @@ class Story:
     takes, on average. ``exact``: as many callers as said, and nothing between calls but ``call_us``. ``rests``: after so
     many calls of a process, on average, a caller rests for so long (µs). ``newcomers``: with each flush a process comes
     that had seen nothing. ``joins``: processes that come later. ``versions``: the cache has four methods only.
-    ``refusals``: the chance that the service refuses a call. ``fair``: overtaking is judged.
+    ``refusals``: the chance that the service refuses a call. ``fair``: overtaking is judged. ``outages``: times at which
+    the cache is away for all for one or two periods, and each process goes on with its share; ``flaps``: times at which
+    it is away for all for less than a period; ``cuts``: times at which one process alone can't reach it. ``margins_us``:
+    each process draws its margin. ``arrivals``: processes that come shortly before the first flush, and look at the state
+    before their first call. ``stalls``: the chance that a command of a process that knows the state takes effect up to
+    two periods late. ``idle``: the chance that a caller rests, for ``idle_periods``.
     """
 
     limits: tuple[str | Quota, ...] = ()
@@ -83,6 +92,19 @@ class Story:
     versions: bool = False
     refusals: float = 0.0
     fair: bool = False
+    outages: int = 0
+    flaps: int = 0
+    cuts: int = 0
+    margins_us: tuple[int, ...] = ()
+    arrivals: int = 0
+    stalls: float = 0.0
+    idle: float = 0.0
+    idle_periods: tuple[int, int] = (0, 1)
+
+    @property
+    def goes_on_alone(self) -> bool:
+        """Whether processes go on with their share while they can't reach the cache."""
+        return bool(self.outages or self.flaps or self.cuts)
 
 
 class Contents:
@@ -187,9 +209,11 @@ class Process:
     clock: Clock
     ledger: Ledger
     line: WaitQueue
+    fallback: Fallback | None = None
     newcomer: bool = False
     dead: bool = False
     frozen_until: int = 0
+    cut_until: int = 0
     busy_until: int = 0  # of its event loop
     overtaken: int = 0
     actors: list[Actor] = field(default_factory=list)
@@ -213,6 +237,7 @@ class Start(NamedTuple):
     life: int
     order: tuple[int, int]
     process: Process
+    is_alone: bool = False
 
 
 class Actor:
@@ -339,6 +364,8 @@ class World:
         self.held: list[list[int]] = []
         self.problems: list[str] = []
         self.held_at = self.quiet_since = self.now
+        self.away_until, self.flush_at = self.now, 0
+        self.lost_at: list[int] = []  # when the cache went away for all
         self.longest_quiet = self.prefetched = self.late = self.most_bytes = 0
         self.to_dead: Counter[int] = Counter()  # hits granted to owners after their death, by others
         self.processes: list[Process] = []
@@ -365,6 +392,7 @@ class World:
         with (
             patch.object(ledger_module, "encode", put),
             patch.object(replica_module, "decode", lambda raw, _: table[raw]),
+            patch.object(fallback_module, "encode", put),
         ):
             self.decode = table.__getitem__
             return self._run()
@@ -381,11 +409,27 @@ class World:
             self._judge()
         return self
 
-    def over(self) -> int:
-        """Return by how many hits the worst window of any rate was over, newcomers' hits aside."""
-        known = [(start.at, start.cost) for start in self.starts if not start.process.newcomer]
+    def over(self, since: int = 0) -> int:
+        """Return by how many hits the worst window of any rate was over, newcomers' hits aside, of starts ``since``."""
+        known = [(start.at, start.cost) for start in self.starts if not start.process.newcomer and start.at >= since]
         rates = {rate for limit in self.limits for rate in limit.rates}
         return max(_worst(known, rate.period_us) - rate.count for rate in rates)
+
+    def over_shares(self) -> int:
+        """Return by how much the worst window was over the limit and the shares of those that went on alone in it."""
+        (rate,) = self.limits[0].rates
+        share, most = rate.count // self.story.processes, -rate.count
+        for last in self.starts:
+            inside = [start for start in self.starts if last.at - rate.period_us < start.at <= last.at]
+            alone = len({start.process.number for start in inside if start.is_alone})
+            most = max(most, sum(start.cost for start in inside) - rate.count - share * alone)
+        return most
+
+    def over_own_share(self) -> int:
+        """Return by how much one process that went on alone exceeded its share in the worst window."""
+        (rate,) = self.limits[0].rates
+        alone = [[(s.at, s.cost) for s in self.starts if s.is_alone and s.process is each] for each in self.processes]
+        return max(_worst(starts, rate.period_us) for starts in alone) - rate.count // self.story.processes
 
     def stuck(self) -> list[str]:
         """Return what is left undone, once nothing more will happen."""
@@ -413,11 +457,18 @@ class World:
 
     def call(self, actor: Actor, effect: CacheCall) -> None:
         """Send a call: it takes effect later, its answer comes later still, or never."""
+        if isinstance(getattr(effect.function, "__self__", None), MemoryCache):  # of a process that goes on alone
+            actor.later(0, effect.function(*effect.args))
+            return
         sent, turn = self.latency(), actor.turn
+        if self.story.stalls and actor.process.ledger.replica.snapshot and self.random.random() < self.story.stalls:
+            sent += self.random.randint(50 * MS, 2 * self.period_us)
 
         def take_effect() -> None:
             value, error, arrives = None, None, True
-            if self.story.lost and self.random.random() < self.story.lost:
+            if self.now < max(self.away_until, actor.process.cut_until):
+                arrives, error = False, CacheError("away")
+            elif self.story.lost and self.random.random() < self.story.lost:
                 arrives, error = self.random.random() < 0.5, CacheError("no answer")
             if arrives:
                 newborn = actor.process.ledger.replica.snapshot is None and not actor.process.newcomer
@@ -453,14 +504,17 @@ class World:
     def _small(self) -> Quota:
         return quota(self.random.randint(2, 9), self.random.choice((0.3, 0.5, 1.0)))
 
-    def joins(self, limit: Quota, newcomer: bool = False) -> None:
+    def joins(self, limit: Quota, newcomer: bool = False) -> Process:
         number = len(self.processes) + 1
         clock = Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2)
+        if self.story.margins_us:
+            limit = replace(limit, margin_us=self.random.choice(self.story.margins_us))
         ledger = Ledger(store_of(self.store, clock), "key", limit, clock)
+        alone = Fallback(ledger, Outage("local", 1 / self.story.processes)) if self.story.goes_on_alone else None
         reporter = CallReporter(f"p{number}", Listeners())
-        line = _Line(reporter, ledger, Event, _set_all, in_order=self.story.tasks)
+        line = _Line(reporter, alone or ledger, Event, _set_all, in_order=self.story.tasks)
         line.world = self
-        process = Process(number, limit, clock, ledger, line, newcomer)
+        process = Process(number, limit, clock, ledger, line, alone, newcomer)
         self.processes.append(process)
         self.by_owner[process.owner] = process
         story = self.story
@@ -468,6 +522,7 @@ class World:
             actor = Actor(self, process, self._caller(process))
             process.actors.append(actor)
             actor.later(self.random.randint(0, self.period_us // 4))
+        return process
 
     def _caller(self, process: Process) -> Generator[Any, Any, None]:
         """Call again and again until the story ends."""
@@ -489,7 +544,10 @@ class World:
                 yield Backoff(self.random.randint(MS, 20 * MS))
             if max_wait is not None:
                 self.bounded_waits.append(self.now - arrived)
-            if pause := self._pause():
+            if story.idle and self.random.random() < story.idle:
+                least, most = story.idle_periods
+                yield Backoff(self.random.randint(least * self.period_us, most * self.period_us))
+            elif pause := self._pause():
                 yield Backoff(pause)
 
     def _pause(self) -> int:
@@ -507,7 +565,8 @@ class World:
         grant = slot.source
         life = self.lives.get(grant.epoch, 0)
         order = (slot.at, grant.grant.serial)
-        self.starts.append(Start(self.now, slot.cost, process.quota, life, order, process))
+        is_alone = process.fallback is not None and process.fallback.is_on
+        self.starts.append(Start(self.now, slot.cost, process.quota, life, order, process, is_alone))
         self.quiet_since = self.now
         for other in self.processes:
             other.overtaken += 1
@@ -537,7 +596,40 @@ class World:
             (story.resets, 0, self._reset),
         ):
             for _ in range(draw.randint(0, count)):
+                instant = START_US + draw.randint(least, (story.periods - 1) * self.period_us)
+                self.at(instant, happen)
+                if happen == self._flush:
+                    self.flush_at = min(self.flush_at or instant, instant)
+
+        for happen, count, least in (
+            (self._lose_cache, story.outages, self.period_us // 2),
+            (self._flap, story.flaps, 0),
+            (self._cut, story.cuts, 0),
+        ):
+            for _ in range(count):
                 self.at(START_US + draw.randint(least, (story.periods - 1) * self.period_us), happen)
+        for _ in range(story.arrivals if self.flush_at else 0):
+            self.at(self.flush_at - draw.randint(0, self.period_us // 2), self._arrive)
+
+    def _lose_cache(self) -> None:
+        self.away_until = self.now + self.random.randint(5 * self.period_us // 4, 2 * self.period_us)
+        self.lost_at.append(self.now)
+
+    def _flap(self) -> None:
+        self.away_until = max(self.away_until, self.now + self.random.randint(MS, self.period_us))
+
+    def _cut(self) -> None:
+        process = self.random.choice(self.processes)
+        process.cut_until = self.now + self.random.randint(self.period_us // 2, 3 * self.period_us)
+
+    def _arrive(self) -> None:
+        """Start a process that looks at the state before its first call, so that a loss after that is no secret to it."""
+        process = self.joins(self.random.choice(self.limits))
+        look = Actor(self, process, process.ledger.peek(), in_loop=False)
+        process.actors.append(look)
+        look.later(0)
+        if self.random.random() < 0.5:
+            self.after(self.random.randint(0, self.period_us // 4), lambda: self._freeze(process))
 
     def _flush(self) -> None:
         self.store.flush()
@@ -625,11 +717,12 @@ class World:
         state = self.store.state()
         horizon = max(horizon, state.horizon_us if state else 0)
         disturbed = 300 * MS if self.story.lost or self.story.starved else 0
+        disturbed += 2 * self.period_us if self.story.stalls else 0
         return LOOK_EVERY_US + 2 * horizon + 12 * self.latency_us + 100 * MS + disturbed
 
     def _watch(self) -> None:
-        """Each 20 ms: while the log has room for any that waits and is not frozen, somebody starts soon."""
-        if not isinstance(self.store, Store):
+        """Now and then: while the log has room for any that waits and is not frozen, somebody starts soon."""
+        if not isinstance(self.store, Store) or self.story.goes_on_alone:
             return
         able = [p for p in self.processes if p.line.waiting and not p.dead and p.frozen_until < self.now]
         state = self.store.state()
@@ -659,7 +752,7 @@ class World:
                 self.problems.append(f"starved: p{p.number} saw {p.overtaken} others start, at {self._ms(self.now)} ms")
                 p.overtaken = 0
         if self.now < self.until or any(p.line.waiting for p in self.processes if not p.dead):
-            self.after(20 * MS, self._watch)
+            self.after(max(20 * MS, self.period_us // 100), self._watch)
 
     def _judge(self) -> None:
         """No more than N hits in any window that ends with a start, by the terms of that start, at true times."""

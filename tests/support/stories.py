@@ -75,5 +75,19 @@ STORIES = {
         periods=6,
     ),
     "refused": Story(limits=("6/s",), refusals=0.1, busy=True, latency_us=FAST),
+    "margins": Story(
+        limits=("5/s",), margins_us=(50 * MS, 50 * MS, 900 * MS), processes=2, callers=5, arrivals=3, flushes=1,
+        idle=0.7, latency_us=FAST,
+    ),
+    "idle": Story(limits=("5/10s",), flushes=3, idle=0.1, idle_periods=(7, 10), periods=24, latency_us=FAST),
+    "twice": Story(flushes=8, stalls=0.2, latency_us=FAST, periods=8),
     "versions": Story(versions=True, processes=3, cancels=2, freezes=2, skew_us=SKEW, latency_us=FAST),
 }  # fmt: skip
+
+# Each process goes on with its share. The limit may be over by the shares of those that the others can't see.
+OUTAGES = Story(limits=("9/s",), outages=1, flushes=1, cancels=3, busy=True, tasks=True, latency_us=FAST)
+SHARES = {
+    "outages": OUTAGES,
+    "flaps": Story(limits=("12/3s",), processes=4, flaps=8, busy=True, tasks=True, latency_us=FAST),
+    "cuts": Story(limits=("12/3s",), processes=4, cuts=3, busy=True, tasks=True, latency_us=FAST),
+}

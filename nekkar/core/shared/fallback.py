@@ -194,7 +194,8 @@ class Fallback:
     def _ledger_of(self, state: LimitState) -> Ledger:
         cache = MemoryCache()
         cache.cas(self.shared.key, encode(state), None, (_retention_us(self.shared.quota) // SECOND) + 3600)
-        return Ledger(store_of(cache, self.clock), self.shared.key, self._share, self.clock)
+        # The server that tells the time is away too: the private ledger goes on by the clock as it stands.
+        return Ledger(store_of(cache, self.clock), self.shared.key, self._share, self.clock, reads_clock=False)
 
     def _moved(self, by: int) -> None:
         """Follow a clock that was set by so much: what was admitted alone moves with it, in an epoch of its own."""

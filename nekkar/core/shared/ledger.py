@@ -50,13 +50,14 @@ class Edited:
 class Ledger:
     """One process's account of one limit, for all its lines. Safe between threads.
 
-    Its own state is a few frozen values, each replaced whole: the worst of a race is an older read.
+    Its own state is a few frozen values, each replaced whole: the worst of a race is an older read. ``reads_clock``:
+    a clock that is to be read now and then is read here.
     """
 
-    def __init__(self, store: Store, key: str, quota: Quota, clock: Clock) -> None:
+    def __init__(self, store: Store, key: str, quota: Quota, clock: Clock, reads_clock: bool = True) -> None:
         self.store, self.key, self.quota, self.clock = store, key, quota, clock
         self.in_process = store.in_process
-        self._read_clock = clock if isinstance(clock, ReadClock) else None
+        self._read_clock = clock if reads_clock and isinstance(clock, ReadClock) else None
         self.replica = Replica(key)
         self.latency = CacheLatency()
         self._notices = Notices(key, quota)

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections import deque
 
+from nekkar.core.quota import SECOND
 from nekkar.core.window.booking import MOST_CREDIT
 
 CALLS_A_CREDIT = 32
 RETURNS = 8
+MOST_BACK_US = 60 * SECOND  # a place has two bytes for the milliseconds
 
 
 class Standing:
@@ -60,5 +62,6 @@ class Standing:
         return max(self._returns, default=0) + read_us + 1000
 
     def may_stand(self, now: int, window_us: int, is_far: bool) -> bool:
-        """Whether calls come back, and the limit bound within the last ``window_us`` or the cache is far."""
-        return bool(self._returns) and (is_far or now <= self._bound_at + window_us)
+        """Whether calls come back within a minute, and the limit bound within ``window_us`` or the cache is far."""
+        comes_back = bool(self._returns) and max(self._returns) <= MOST_BACK_US
+        return comes_back and (is_far or now <= self._bound_at + window_us)

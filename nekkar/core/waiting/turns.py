@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from weakref import ref
 
-from nekkar.core.clock import STEP_US
 from nekkar.core.errors import CacheError
 from nekkar.core.quota import SECOND
 from nekkar.core.runtime.effects import CacheSteps, QueueSteps, RunSteps, is_under_way
@@ -47,7 +46,7 @@ class TurnUnderWay:
 class Turns:
     """Begins and leads turns. ``look_at``: when the line is to look next. ``under_way``: the turn taken now.
 
-    ``wake_all`` wakes the callers for whom something changed; ``on_shift`` moves their times with a clock just read.
+    ``wake_all`` wakes the callers for whom something changed; ``on_shift`` moves their times with a clock just read, by so many µs.
     """
 
     def __init__(
@@ -108,10 +107,7 @@ class Turns:
             return
         before, begun = self.ledger.clock.now_us(), self._ticks()
         yield from self.ledger.sync_clock()
-        shift = self.ledger.clock.now_us() - before - (self._ticks() - begun)
-        if SECOND // 1000 <= abs(shift) < STEP_US:  # a larger one is a step of the clock
-            with self._lock:
-                self.on_shift(shift)
+        self.on_shift(self.ledger.clock.now_us() - before - (self._ticks() - begun))
 
     def _end(self, under_way: TurnUnderWay) -> None:
         with self._lock:

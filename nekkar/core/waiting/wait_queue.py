@@ -26,8 +26,9 @@ from contextlib import suppress
 from itertools import count
 from weakref import ref
 
-from nekkar.core.clock import ticks
+from nekkar.core.clock import STEP_US, ticks
 from nekkar.core.errors import ConfigurationError
+from nekkar.core.quota import SECOND
 from nekkar.core.runtime.effects import Checkpoint, Event, QueueSteps, WaitUntil
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
@@ -70,7 +71,7 @@ class WaitQueue:
         ahead = self.callers if in_order else self._assignments.queue
         self.prefetched = PrefetchedSlots(ledger, self._assignments, ahead, self._lock)
         self._turns = Turns(ledger, self._assignments, self.prefetched, self._lock, self._wake_all, self.ticks)
-        self._turns.on_shift = self._shift
+        self._turns.on_shift = self._follow_clock
         self._moved_us = ledger.keep_time()
         abandon_in_children(self)
 
@@ -94,6 +95,7 @@ class WaitQueue:
         ``stale``: a slot on which the call did not start in time. It is returned, and the call stands in front.
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
+        self._keep_time()  # a clock that was set before the caller came moves none of its times
         # The ticket is drawn before anything is waited for: the cache's clock, too, is read by the first turn.
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
@@ -246,6 +248,14 @@ class WaitQueue:
                 self._turns.look_at = self.ledger.clock.now_us()
                 self._shift(by)
                 self._assignments.requeue_all(list(self.callers))
+
+    def _follow_clock(self, by: int) -> None:
+        """Follow a clock just read, before anything is booked by its time."""
+        if abs(by) >= STEP_US:
+            self._keep_time()
+        elif abs(by) >= SECOND // 1000:
+            with self._lock:
+                self._shift(by)
 
     def _shift(self, by: int) -> None:
         for caller in self.callers:
