@@ -94,6 +94,7 @@ class WaitQueue:
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
         # The ticket is drawn before anything is waited for: the cache's clock, too, is read by the first turn.
+        self._keep_time()
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
         caller = Caller(next(_front_tickets if stale else _tickets), cost, now, deadline, max_wait)
@@ -168,12 +169,12 @@ class WaitQueue:
         while caller.state is State.QUEUED:
             if caller.error:
                 raise caller.error
-            self._keep_time()
             step = self._next_step(caller, self.ledger.clock.now_us())
             if self._assignments.to_wake:
                 self._wake_all()
             if isinstance(step, WaitUntil):
                 yield step
+                self._keep_time()
             elif step:
                 yield from self._lead(step)
                 self._reporter.waits(caller, step.turn.expected_at, self.ledger.clock.now_us(), len(self.callers))
@@ -285,6 +286,7 @@ class WaitQueue:
         before, begun = self.ledger.clock.now_us(), self.ticks()
         yield from self.ledger.sync_clock()
         shift = self.ledger.clock.now_us() - before - (self.ticks() - begun)
+        self._keep_time()  # before anything is booked by the new time
         if SECOND // 1000 <= abs(shift) < STEP_US:  # a larger one is a step of the clock
             with self._lock:
                 self._shift(shift)
