@@ -133,14 +133,16 @@ class Turn:
         if not mine.queue.bounded:
             return
         margin, soonest, hits = state.margin(ask.quota, now), max(now + ask.lead_us, state.hold_until), 0
+        calls = 1
         for caller in list(mine.queue):
             if caller.deadline is not None:
                 ahead = hits + caller.cost - 1
-                at = earliest_slot_behind(state.hits, ahead, ask.quota, margin, soonest)
+                at = earliest_slot_behind(state.hits, ahead, ask.quota, margin, soonest, calls)
                 if at > max(caller.deadline, soonest):
                     mine.refuse(caller, at, now)
                     continue
             hits += caller.cost
+            calls += 1
 
     def _fail_too_dear(self) -> None:
         """Answer the callers whose cost no window holds: under the share of an outage, windows are smaller."""

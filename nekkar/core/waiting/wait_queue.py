@@ -325,7 +325,7 @@ class WaitQueue:
             return 0
         margin = state.margin(ledger.quota, caller.arrived)
         ahead = queue.hits + caller.cost - 1
-        return earliest_slot_behind(state.hits, ahead, ledger.quota, margin, state.hold_until)
+        return earliest_slot_behind(state.hits, ahead, ledger.quota, margin, state.hold_until, len(queue) + 1)
 
     def _deadline(self, caller: Caller, now: int, is_due: bool) -> int | None:
         """Return until when a caller waits; a horizon past its deadline where a turn is about to answer."""
