@@ -18,7 +18,7 @@ from nekkar.core.runtime.effects import CacheSteps, is_under_way
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.prefetch import PrefetchedSlots
-from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit
+from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit, tidied
 from nekkar.core.window.plan import Plan, planned
 from nekkar.core.window.state import LimitState
 
@@ -86,7 +86,9 @@ class Turn:
         lead = 0 if ledger.in_process else ledger.latency.lead_us(state.margin_us)
         window = quota.rates[-1].period_us + state.margin_us
         credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(lead > 0))
-        stands = credit > 0 and len(mine.queue) == 1 and mine.standing.may_stand(now, window, lead > 0)
+        # A caller that won't wait can't use a slot that is granted ahead.
+        stands = credit > 0 and len(mine.queue) == 1 and (head is None or head.deadline is None)
+        stands = stands and mine.standing.may_stand(now, window, lead > 0)
         if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
             self._prefetch = self.prefetched.wanted(len(mine.queue), now)
         self._sent = mine.to_return()
@@ -133,11 +135,11 @@ class Turn:
         if not mine.queue.bounded:
             return
         margin, soonest, hits = state.margin(ask.quota, now), max(now + ask.lead_us, state.hold_until), 0
-        calls = 1
+        log, calls = tidied(state, ask).hits if ask.returned else state.hits, 1
         for caller in list(mine.queue):
             if caller.deadline is not None:
                 ahead = hits + caller.cost - 1
-                at = earliest_slot_behind(state.hits, ahead, ask.quota, margin, soonest, calls)
+                at = earliest_slot_behind(log, ahead, ask.quota, margin, soonest, calls)
                 if at > max(caller.deadline, soonest):
                     mine.refuse(caller, at, now)
                     continue
