@@ -106,19 +106,24 @@ def hits(cache: WatchedCache | MemoryCache, name: str = "calls") -> int:
     """Return how many hits the log of a limit holds."""
     memory = cache.memory if isinstance(cache, WatchedCache) else cache
     raw, _ = memory.gets(cache_key(name))
-    return 0 if raw is None else sum(count for _, count in decode(raw).hits())
+    return 0 if raw is None else sum(count for _, count in decode(raw).hits.entries())
 
 
 def booked(cache: WatchedCache, name: str = "calls") -> list[int]:
     """Return the times of all hits of a limit, in µs after the fake clock's start."""
     raw, _ = cache.memory.gets(cache_key(name))
     assert raw is not None
-    return [at - START_US for at, count in decode(raw).hits() for _ in range(count)]
+    return [at - START_US for at, count in decode(raw).hits.entries() for _ in range(count)]
 
 
 def waiting(limit: Limit) -> int:
     """Return how many threads stand in line without a slot."""
-    return limit._shared.thread_line().waiting
+    return limit._core.thread_line().waiting
+
+
+def is_in_turn(limit: Limit) -> bool:
+    """Return whether the line of threads changes the state, or looks at it, just now."""
+    return limit._core.thread_line()._under_way is not None
 
 
 def eventually(happened: Callable[[], bool], what: str = "what must come") -> None:
