@@ -121,6 +121,11 @@ def waiting(limit: Limit) -> int:
     return limit._core.thread_line().waiting
 
 
+def is_in_turn(limit: Limit) -> bool:
+    """Return whether the line of threads changes the state, or looks at it, just now."""
+    return limit._core.thread_line()._under_way is not None
+
+
 def eventually(happened: Callable[[], bool], what: str = "what must come") -> None:
     """Wait until something has happened in other threads."""
     deadline = time.monotonic() + PATIENCE

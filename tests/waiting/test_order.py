@@ -14,7 +14,6 @@ import pytest
 from nekkar.core.clock import SystemClock
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.limiter import Admission, Nekkar
-from nekkar.core.runtime.loops import this_loop
 from nekkar.testing import START_US, FakeClock
 from tests.support.checks import spans_broken
 from tests.support.limits import (
@@ -24,7 +23,9 @@ from tests.support.limits import (
     Crowd,
     WatchedCache,
     booked,
+    eventually,
     hits,
+    is_in_turn,
     move_to,
     run_in,
     since_start,
@@ -144,6 +145,8 @@ def test_refusals_book_nothing_and_tell_exactly_when(terms: dict[str, Any], rows
     limit.acquire(cost=n, max_wait=0)
 
 
+EXPECTED_US = 2000  # a caller that comes back at once is expected so long after its last slot
+
 SLOTS: dict[str, tuple[dict[str, Any], list[int], list[float]]] = {
     # terms, the costs of calls one after the other, the slot of each
     "bursts": ({"rate_limit": 2, "period": 1.0, "margin": 0.05}, [1] * 5, [0, 0, 1.05, 1.05, 2.1]),
@@ -160,16 +163,18 @@ SLOTS: dict[str, tuple[dict[str, Any], list[int], list[float]]] = {
 def test_a_caller_that_waits_is_admitted_at_its_slot(
     terms: dict[str, Any], costs: list[int], slots: list[float], in_process: bool
 ) -> None:
-    """A call blocks until its slot, the earliest that all windows allow, and learns how long it waited."""
+    """A call blocks until its slot, the earliest that all windows allow, and learns how long it waited.
+
+    Under a limit that binds, a slot may be booked before its call comes, for when it is expected.
+    """
     clock, cache = FakeClock(), WatchedCache(in_process=in_process)
     limit = Nekkar(cache, clock=clock)("calls", **terms)
     for cost, slot in zip(costs, slots, strict=True):
         asked = clock.now_us()
         admission = limit.acquire(cost)
-        assert since_start(admission) == round(slot * 1e6)
-        assert clock.now_us() - START_US == round(slot * 1e6)
+        assert 0 <= since_start(admission) - round(slot * 1e6) <= EXPECTED_US
+        assert clock.now_us() == START_US + since_start(admission)
         assert admission.waited == (clock.now_us() - asked) / 1e6
-    assert hits(cache) == sum(costs)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -185,7 +190,8 @@ def test_a_task_that_waits_is_admitted_at_its_slot(
     async def main() -> list[int]:
         return [since_start(await limit.acquire_async(cost)) for cost in costs]
 
-    assert run_in(backend, main) == [round(slot * 1e6) for slot in slots]
+    for at, slot in zip(run_in(backend, main), slots, strict=True):
+        assert 0 <= at - round(slot * 1e6) <= EXPECTED_US
 
 
 def test_a_wait_that_max_wait_allows_is_waited_and_a_microsecond_more_is_not() -> None:
@@ -193,7 +199,7 @@ def test_a_wait_that_max_wait_allows_is_waited_and_a_microsecond_more_is_not() -
     clock = FakeClock()
     limit = Nekkar(clock=clock)("calls", 1, period=10.0, margin=0.05)
     limit.acquire()
-    with pytest.raises(WaitTooLong, match=r"10\.050 s away, and max_wait is 10\.05 s") as refusal:
+    with pytest.raises(WaitTooLong, match=r"10\.050 s away, and max_wait is 10\.049999 s") as refusal:
         limit.acquire(max_wait=10.049999)
     assert clock.now == START, "a refusal must come at once"
     error = refusal.value
@@ -236,7 +242,7 @@ def test_a_refused_thread_behind_a_long_line_learns_it_at_once() -> None:
     limit = Nekkar(cache, clock=clock)("calls", 1, period=10.0, margin=1.0)
     limit.acquire()
     crowd = Crowd()
-    crowd.line_up(limit, 3, lambda number: hits(cache) == 2 and waiting(limit) == number)
+    crowd.line_up(limit, 3, lambda number: waiting(limit) == number + 1 and not is_in_turn(limit))
     calls = cache.calls
     with pytest.raises(WaitTooLong) as refusal:
         limit.acquire(max_wait=43)
@@ -250,10 +256,10 @@ def test_a_refused_thread_behind_a_long_line_learns_it_at_once() -> None:
 
 def test_threads_are_admitted_in_the_order_in_which_they_joined() -> None:
     """First come, first served: 20 threads under a limit of one call per period."""
-    clock, cache = FakeClock(jump=False), WatchedCache()
-    limit = Nekkar(cache, clock=clock)("calls", 1, period=1.0, margin=1.0)
+    clock = FakeClock(jump=False)
+    limit = Nekkar(clock=clock)("calls", 1, period=1.0, margin=1.0)
     crowd = Crowd()
-    crowd.line_up(limit, 20, lambda number: hits(cache) == min(number + 1, 2) and waiting(limit) == max(number - 1, 0))
+    crowd.line_up(limit, 20, lambda number: crowd.done == 1 and waiting(limit) == number)
     for number in range(20):
         crowd.until(number + 1)
         clock.advance(2)
@@ -358,25 +364,107 @@ def test_threads_have_their_places_before_the_clock_is_read() -> None:
     assert clock.reads == 1
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_spare_that_its_call_did_not_use_goes_back(backend: str) -> None:
-    """A call cancelled as it lets others run, with a spare slot in hand, leaves it to be unbooked."""
-    cache = WatchedCache()
-    limit = Nekkar(cache, clock=FakeClock())("calls", 100_000, period=1.0)
+# Deadlines.
 
-    async def main() -> None:
-        line = limit._shared.loop_line(this_loop())
-        while not line.spares.left:
-            await limit.acquire_async()
-        before = hits(cache), line.spares.left
-        for _ in range(3):
-            with anyio.CancelScope() as scope:
-                scope.cancel()
-                await limit.acquire_async()
-        assert (hits(cache), line.spares.left) == (before[0], before[1] - 3)
-        line.spares._demand = 0  # so that no new ones are booked
-        line.spares.counted_from = 0
-        await limit.acquire_async(cost=2)
-        assert hits(cache) == before[0] - before[1] + 2
 
-    anyio.run(main, backend=backend)
+@pytest.mark.parametrize("costs", [(1, 1), (1, 3)])
+def test_a_call_that_will_not_wait_is_admitted_while_there_is_room(costs: tuple[int, int]) -> None:
+    """Whatever the calls before it asked for: a limit that bound a moment ago, a caller that came back regularly."""
+    clock = FakeClock()
+    limit = Nekkar(clock=clock)("calls", 8, period=1.0, margin=0.05)
+    for _ in range(8 * 6 + 1):
+        limit.acquire()
+    clock.advance(0.1)
+    first, second = costs
+    limit.acquire(first)
+    assert limit.acquire(second, max_wait=0).waited == 0
+
+
+def test_a_call_of_some_cost_is_refused_only_where_its_spacing_forbids_it() -> None:
+    """Spacing counts calls: four hits of one call ahead are one step, here and for those in line behind it."""
+    clock = FakeClock(jump=False)
+    limit, crowd = Nekkar(clock=clock)("calls", 100, spacing=1.0), Crowd()
+    limit.acquire(cost=10)
+    crowd.add(lambda: limit.acquire(cost=10))
+    eventually(lambda: waiting(limit) == 1 and not is_in_turn(limit))
+    crowd.add(lambda: limit.acquire(cost=10, max_wait=2))
+    eventually(lambda: waiting(limit) == 2)
+    with pytest.raises(WaitTooLong) as refusal:
+        limit.acquire(max_wait=2.9)
+    assert refusal.value.retry_after == 3
+    for turn in range(2):
+        clock.advance(1)
+        crowd.until(turn + 1)
+    assert [since_start(admission) for admission in crowd.outcomes()] == [1_000_000, 2_000_000]
+
+
+def test_a_caller_in_line_is_refused_in_time_though_the_cache_does_not_answer() -> None:
+    """Who leads waits for the cache; who is behind it and has a deadline waits a horizon longer at most."""
+    clock, cache = FakeClock(jump=False), WatchedCache(in_process=False)
+    limit, crowd, go_on = Nekkar(cache, clock=clock)("calls", 5), Crowd(), threading.Event()
+    limit.acquire()
+    cache.before = lambda number: go_on.wait(PATIENCE)
+    crowd.add(limit.acquire)
+    eventually(lambda: waiting(limit) == 1)
+    crowd.add(lambda: limit.acquire(max_wait=0.05))
+    eventually(lambda: waiting(limit) == 2)
+    clock.advance(0.05 + 0.1)
+    crowd.until(1)
+    go_on.set()
+    admitted, refused = crowd.outcomes()
+    assert isinstance(refused, WaitTooLong)
+    assert since_start(admitted) == 150_000
+    eventually(lambda: hits(cache) == 2)
+
+
+def test_a_caller_whose_turn_moves_behind_its_deadline_is_refused_at_the_next_look() -> None:
+    """Another process holds the limit: who can't wait so long hears of it within a second, others stay in line."""
+    clock, cache = FakeClock(jump=False), WatchedCache()
+    limit, other = (Nekkar(cache, clock=clock)("calls", 1, period=10.0) for _ in range(2))
+    limit.acquire()
+    crowd = Crowd()
+    crowd.add(lambda: limit.acquire(max_wait=11))
+    eventually(lambda: waiting(limit) == 1 and not is_in_turn(limit))
+    crowd.add(lambda: limit.acquire(max_wait=60))
+    eventually(lambda: waiting(limit) == 2)
+    other.hold(30)
+    clock.advance(1)
+    crowd.until(1)
+    (refused,) = (future.exception(PATIENCE) for future in crowd.futures[:1])
+    assert isinstance(refused, WaitTooLong)
+    assert refused.retry_after == 29
+    assert waiting(limit) == 1
+    clock.advance(29)
+    assert since_start(crowd.outcomes()[1]) == 30_000_000
+
+
+def test_a_caller_with_a_deadline_uses_a_slot_that_another_process_granted() -> None:
+    """Its place has credit, so whoever writes first books for both; it only looks, and starts by its deadline."""
+    clock, cache = FakeClock(jump=False), WatchedCache()
+    mine, other = (Nekkar(cache, clock=clock)("calls", 2, period=10.0) for _ in range(2))
+    for limit in (mine, other):
+        limit.acquire()
+    crowd = Crowd()
+    for limit in (other, mine):
+        crowd.add(lambda limit=limit: limit.acquire(max_wait=10.05))
+        eventually(lambda limit=limit: waiting(limit) == 1 and not is_in_turn(limit))
+    blocked, go_on = threading.Event(), threading.Event()
+    read = cache.memory.gets
+    looking = set[int]()
+
+    def gated(key: str) -> Any:  # the first of them to look writes for both before the other one looks
+        looking.add(threading.get_ident())
+        if len(looking) > 1 and not blocked.is_set():
+            blocked.set()
+            assert go_on.wait(PATIENCE)
+        return read(key)
+
+    cache.memory.gets = gated  # type: ignore[method-assign]
+    clock.advance(10.03)
+    assert blocked.wait(PATIENCE)
+    eventually(lambda: booked(cache) == [0, 0, 10_050_000, 10_050_000])
+    go_on.set()
+    eventually(lambda: not any(waiting(limit) or is_in_turn(limit) for limit in (mine, other)))
+    assert booked(cache) == [0, 0, 10_050_000, 10_050_000]
+    clock.advance(0.02)
+    assert [since_start(admission) for admission in crowd.outcomes()] == [10_050_000] * 2

@@ -68,7 +68,11 @@ class Assignments:
             elif grant.left == 0:
                 self.hand.popleft()
             elif caller and caller.deadline is not None and grant.grant.slot > max(caller.deadline, now):
-                self.refuse(caller, grant.grant.slot, now)
+                if len(self.queue) > 1:
+                    self.refuse(caller, grant.grant.slot, now)
+                else:  # booked ahead, for when a call was expected: without it there may be room at once
+                    self._close(self.hand.popleft())
+                    self.must_write = True
             elif caller and caller.cost > grant.left:
                 self._close(self.hand.popleft())
                 self.must_write = True

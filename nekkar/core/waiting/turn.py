@@ -16,7 +16,7 @@ from nekkar.core.errors import CacheError
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.prefetch import PrefetchedSlots
-from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit
+from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit, tidied
 from nekkar.core.window.plan import Plan, planned
 from nekkar.core.window.state import LimitState
 
@@ -85,12 +85,10 @@ class Turn:
         is_far = lead > 0 and not ledger.in_process
         window = quota.rates[-1].period_us + state.margin_us
         credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(is_far))
-        stands = (
-            credit > 0
-            and len(mine.queue) == 1
-            and not ledger.in_process
-            and mine.standing.may_stand(now, window, is_far)
-        )
+        # In this process a look costs nothing, so nothing is won by standing. And a caller that will not wait can't use
+        # a slot that is granted ahead.
+        is_alone = head is not None and len(mine.queue) == 1 and head.deadline is None
+        stands = is_alone and credit > 0 and not ledger.in_process and mine.standing.may_stand(now, window, is_far)
         if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
             self._prefetch = self.prefetched.wanted(len(mine.queue), now)
         self._sent = mine.to_return()
@@ -137,14 +135,16 @@ class Turn:
         if not mine.queue.bounded:
             return
         margin, soonest, hits = state.margin(ask.quota, now), max(now + ask.lead_us, state.hold_until), 0
+        log, calls = tidied(state, ask).hits if ask.returned else state.hits, 1
         for caller in list(mine.queue):
             if caller.deadline is not None:
                 ahead = hits + caller.cost - 1
-                at = earliest_slot_behind(state.hits, ahead, ask.quota, margin, soonest)
+                at = earliest_slot_behind(log, ahead, ask.quota, margin, soonest, calls)
                 if at > max(caller.deadline, soonest):
                     mine.refuse(caller, at, now)
                     continue
             hits += caller.cost
+            calls += 1
 
     def _fail_too_dear(self) -> None:
         """Answer the callers whose cost no window holds: under the share of an outage, windows are smaller."""

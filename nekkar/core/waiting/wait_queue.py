@@ -8,12 +8,10 @@ Rules (numbered as in docs/concepts/line.md; rules 1 to 6 are in ``window/plan.p
 14. A caller that leaves passes its slot to the next of equal cost; else the slot is returned. Where the first caller
     leaves, the place of the line is written anew, or taken out.
 
-The caller at the head leads: it runs the turns of the line, one at a time, and each turn books for all callers. A turn
-that has begun runs to its end, whatever becomes of the caller that leads it. Each caller decides anew when it wakes,
-from the state under the lock. To wake a caller for nothing is harmless, so all are woken for whom something may have
-changed. A thread that waits also wakes once a second by itself, so that an interrupt of one call never stops others.
-
-Tasks start in the order of their slots and of their arrival, whichever timer ends first.
+The caller at the head leads: it has the turns of the line taken, each of which books for all callers. Each caller decides
+anew when it wakes. To wake one for nothing is harmless, so all are woken for whom something may have changed. A thread
+that waits also wakes once a second by itself: an interrupt of one call never stops others. Tasks start in the order of
+their slots and of their arrival, whichever timer ends first.
 
 One generator, run by ``runtime/drivers.py`` for threads and for tasks; test_wait_queue.py runs it in random schedules.
 """
@@ -171,7 +169,6 @@ class WaitQueue:
         while caller.state is State.QUEUED:
             if caller.error:
                 raise caller.error
-            self._keep_time()
             step = self._next_step(caller, self.ledger.clock.now_us())
             if self._assignments.to_wake:
                 self._wake_all()
@@ -270,7 +267,7 @@ class WaitQueue:
             return 0
         margin = state.margin(ledger.quota, caller.arrived)
         ahead = queue.hits + caller.cost - 1
-        return earliest_slot_behind(state.hits, ahead, ledger.quota, margin, state.hold_until)
+        return earliest_slot_behind(state.hits, ahead, ledger.quota, margin, state.hold_until, len(queue) + 1)
 
     def _deadline(self, caller: Caller, now: int, is_due: bool) -> int | None:
         """Return until when a caller waits; a horizon past its deadline where a turn is about to answer."""

@@ -81,15 +81,17 @@ def earliest_slot(hits: Hits, quota: Quota, margin_us: int, cost: int, soonest: 
     return at
 
 
-def earliest_slot_behind(hits: Hits, ahead: int, quota: Quota, margin_us: int, soonest: int) -> int:
+def earliest_slot_behind(
+    hits: Hits, ahead: int, quota: Quota, margin_us: int, soonest: int, calls: int | None = None
+) -> int:
     """Return a lower bound of the slot of one hit behind ``ahead`` hits that are not booked yet; in constant time.
 
     Hit n comes a period after hit n − N. Step back by N as often as it takes to reach a booked hit, and add one period
-    for each step.
+    for each step. ``calls``: how many calls all these hits are, this one too; calls are spaced, hits are not.
     """
     at = soonest
     if hits.last_at is not None and quota.spacing_us:
-        at = max(at, hits.last_at + (ahead + 1) * quota.spacing_us)
+        at = max(at, hits.last_at + (ahead + 1 if calls is None else calls) * quota.spacing_us)
     for rate in quota.rates:
         number = hits.total + ahead + 1 - rate.count
         steps = max(0, -((hits.total - number) // rate.count))

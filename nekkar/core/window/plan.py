@@ -131,8 +131,7 @@ class _Planner:
                 self._grant(entry, slot)
             # Else the turn is kept free: its owner books it, or it comes later than the horizon.
         self._prefetch()
-        bound = earliest_slot_behind(self.booked, self.weight, self.quota, self.margin_us, self.soonest)
-        return Plan(self._state(), self.turn, self.own_grants, self.too_late, bound > self.soonest)
+        return Plan(self._state(), self.turn, self.own_grants, self.too_late, self._turn_of_tail() > self.soonest)
 
     def _next_turn(self) -> tuple[_Entry, int]:
         """Return the entry whose turn comes next, and its slot (rules 2 and 3)."""
@@ -166,7 +165,13 @@ class _Planner:
     def _bound_of_own_turn(self) -> int:
         assert self.own is not None
         before = sum(entry.cost for entry in self.open[: self.open.index(self.own)])
-        return earliest_slot_behind(self.ahead, before, self.quota, self.margin_us, self.soonest)
+        calls = self.open.index(self.own) + 1
+        return earliest_slot_behind(self.ahead, before, self.quota, self.margin_us, self.soonest, calls)
+
+    def _turn_of_tail(self) -> int:
+        """Return a bound of the slot of one more call behind all that want one."""
+        calls = 1 + sum(not entry.is_granted for entry in self.entries) if self.quota.spacing_us else 1
+        return earliest_slot_behind(self.booked, self.weight, self.quota, self.margin_us, self.soonest, calls)
 
     def _is_too_late(self, slot: int) -> bool:
         """Whether the own caller's slot is past its deadline, and not only by a clock that is a little ahead."""
@@ -212,7 +217,7 @@ class _Planner:
 
     def _standing(self, place: Place, slot: int) -> _Entry | None:
         """Return the place at the tail, if its owner is back before the turn of the tail, or within the horizon."""
-        tail = earliest_slot_behind(self.booked, self.weight, self.quota, self.margin_us, self.soonest)
+        tail = self._turn_of_tail()
         if place.back_us > self.state.horizon_us and slot + place.back_us > tail:
             return None
         place = place._replace(ready=max(slot + place.back_us, tail))
