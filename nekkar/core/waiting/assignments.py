@@ -13,7 +13,7 @@ from nekkar.core.errors import CacheError, copied
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.callers import Caller, InHand, Queue, Slot, StartOrder, State
 from nekkar.core.waiting.standing import Standing
-from nekkar.core.window.booking import Returned
+from nekkar.core.window.booking import Returned, earliest_slot_behind
 from nekkar.core.window.state import LimitState
 
 
@@ -138,6 +138,14 @@ class Assignments:
         self.returned = [grant for grant in self.returned if (grant.grant.serial, grant.used) not in kept]
 
     # Callers.
+
+    def earliest_slot_of(self, caller: Caller) -> int:
+        """Return a lower bound of the slot of a caller behind all in line; 0 before a state was read."""
+        state, quota = self.ledger.state, self.ledger.quota
+        if state is None:
+            return 0
+        margin, ahead = state.margin(quota, caller.arrived), self.queue.hits + caller.cost - 1
+        return earliest_slot_behind(state.hits, ahead, quota, margin, state.hold_until, len(self.queue) + 1)
 
     def starts(self, caller: Caller, now: int) -> bool:
         """Return whether a booked caller may start now. If not, it stands again where it stood before.

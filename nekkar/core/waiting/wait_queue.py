@@ -8,10 +8,10 @@ Rules (numbered as in docs/concepts/line.md; rules 1 to 6 are in ``window/plan.p
 14. A caller that leaves passes its slot to the next of equal cost; else the slot is returned. Where the first caller
     leaves, the place of the line is written anew, or taken out.
 
-The caller at the head leads: it has the turns of the line taken, each of which books for all callers. Each caller decides
-anew when it wakes. To wake one for nothing is harmless, so all are woken for whom something may have changed. A thread
-that waits also wakes once a second by itself: an interrupt of one call never stops others. Tasks start in the order of
-their slots and of their arrival, whichever timer ends first.
+The caller at the head leads: it has the turns of the line taken, each of which books for all callers. Each caller
+decides anew when it wakes. To wake one for nothing is harmless, so all are woken for whom something may have changed.
+A thread that waits also wakes once a second by itself: an interrupt of one call never stops others. Tasks start in the
+order of their slots and of their arrival, whichever timer ends first.
 
 One generator, run by ``runtime/drivers.py`` for threads and for tasks; test_wait_queue.py runs it in random schedules.
 """
@@ -36,7 +36,6 @@ from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.waiting.reporter import CallReporter
 from nekkar.core.waiting.turn import LOOK_EVERY_US
 from nekkar.core.waiting.turns import ABANDONED_US, Turns, TurnUnderWay
-from nekkar.core.window.booking import earliest_slot_behind
 
 Wake = Callable[[list[Event]], None]
 
@@ -144,7 +143,7 @@ class WaitQueue:
             if stale:
                 mine.take_back(stale)
             if mine.queue.head:
-                at = self._earliest_slot_of(caller)
+                at = self._assignments.earliest_slot_of(caller)
                 if caller.deadline is not None and at > caller.deadline:
                     raise caller.too_long(self.name, at, now)
             else:
@@ -259,16 +258,6 @@ class WaitQueue:
             caller.arrived += by
             caller.deadline = None if caller.deadline is None else caller.deadline + by
 
-    def _earliest_slot_of(self, caller: Caller) -> int:
-        """Return a lower bound of the slot of a caller behind all in line; 0 where no state was read lately."""
-        ledger, queue = self.ledger, self._assignments.queue
-        state = ledger.state
-        if state is None:
-            return 0
-        margin = state.margin(ledger.quota, caller.arrived)
-        ahead = queue.hits + caller.cost - 1
-        return earliest_slot_behind(state.hits, ahead, ledger.quota, margin, state.hold_until, len(queue) + 1)
-
     def _deadline(self, caller: Caller, now: int, is_due: bool) -> int | None:
         """Return until when a caller waits; a horizon past its deadline where a turn is about to answer."""
         if caller.deadline is None or now < caller.deadline:
@@ -277,7 +266,7 @@ class WaitQueue:
         if self._turns.under_way or is_due:
             until += self.ledger.latency.horizon_us
         if now >= until:
-            raise caller.too_long(self.name, self._earliest_slot_of(caller), now)
+            raise caller.too_long(self.name, self._assignments.earliest_slot_of(caller), now)
         return until
 
     def _wake_all(self) -> None:
