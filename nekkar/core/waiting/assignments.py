@@ -65,6 +65,7 @@ class Assignments:
                 if not caller or caller.arrived > self.ledger.good_until(grant.grant.slot):
                     self.standing.was_absent()
                 self._close(self.hand.popleft())
+                self.must_write |= caller is not None  # what came too late is booked again at once
             elif grant.left == 0:
                 self.hand.popleft()
             elif caller and caller.deadline is not None and grant.grant.slot > max(caller.deadline, now):
