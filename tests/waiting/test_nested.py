@@ -1,0 +1,244 @@
+"""A limited call inside a call of the same thread works, and stops nobody: in handlers, listeners, finalisers, log lines."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from nekkar.core.errors import CacheError
+from nekkar.core.events import CacheLost, Event, Held, Waiting
+from nekkar.core.limiter import Limit, Nekkar
+from nekkar.testing import FakeClock
+from tests.support.limits import PATIENCE, Crowd, WatchedCache, eventually, hits
+
+
+class Once:
+    """Makes a call the first time it is called."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call, self.done = call, 0
+
+    def __call__(self, *args: object) -> None:
+        if not self.done:
+            self.done = 1
+            self.call()
+            self.done = 2
+
+
+def in_thread(call: Callable[[], object]) -> Any:
+    """Make a call in a thread that nothing waits for if it hangs; return what it returned."""
+    crowd = Crowd()
+    crowd.add(call)
+    (outcome,) = crowd.outcomes()
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+@pytest.fixture
+def cache() -> WatchedCache:
+    return WatchedCache(in_process=False)
+
+
+@pytest.fixture
+def limit(cache: WatchedCache) -> Limit:
+    return Nekkar(cache, clock=FakeClock())("calls", 2, period=10.0)
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("at", range(1, 5))
+def test_a_call_while_its_thread_talks_to_the_cache(cache: WatchedCache, limit: Limit, side: str, at: int) -> None:
+    """SIGTERM in a booking or a look: the handler's call books beside it."""
+    nested = Once(limit.acquire)
+    setattr(cache, side, lambda number: nested() if number >= at else None)
+    for _ in range(3):
+        in_thread(limit.acquire)
+    assert nested.done == 2
+    assert hits(cache) >= 4
+    assert limit.status().waiting == 0
+
+
+@pytest.mark.parametrize("kind", [Waiting, Held, CacheLost])
+def test_a_call_in_a_listener(cache: WatchedCache, kind: type[Event]) -> None:
+    """An alert that goes through the limited client itself, whatever the event, and wherever it was met."""
+    limiter = Nekkar(cache, clock=FakeClock(), on_cache_error="open")
+    limit, told = limiter("calls", 2, period=10.0), list[Event]()
+    nested = Once(limit.acquire)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, kind):
+            told.append(event)
+            nested()
+
+    limiter.listen(listen)
+    limit.acquire()
+    if kind is Held:
+        Nekkar(cache.memory, clock=FakeClock())("calls", 2, period=10.0).hold(5)
+    elif kind is CacheLost:
+
+        def away(number: int) -> None:
+            raise CacheError("away")
+
+        cache.before = away
+    for _ in range(3):
+        in_thread(limit.acquire)
+    assert nested.done == 2
+    assert len(told) == 1 or kind is Waiting
+    assert limit.status().waiting == 0 if kind is not CacheLost else True
+
+
+def test_a_listener_is_not_told_of_calls_that_it_makes_itself(limit: Limit) -> None:
+    """A callback that calls at each event does so once for each call of others, and without end."""
+    calls: list[Event] = []
+
+    def listen(event: Event) -> None:
+        calls.append(event)
+        limit.acquire()
+
+    with limit._limiter.listen(listen):
+        in_thread(limit.acquire)
+        assert len(calls) == 1
+        in_thread(limit.acquire)
+    assert len(calls) == 3, "it had to wait, and was admitted"
+
+
+def test_a_call_in_a_logging_handler(cache: WatchedCache, limit: Limit) -> None:
+    """A handler that sends the log through the limited client: the line is written inside a look at the log."""
+    nested = Once(limit.acquire)
+
+    class Sender(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            nested()
+
+    handler = Sender()
+    logging.getLogger("nekkar").addHandler(handler)
+    try:
+        limit.acquire()
+        Nekkar(cache.memory, clock=FakeClock())("calls", 2, period=10.0).hold(5)
+        for _ in range(3):
+            in_thread(limit.acquire)
+    finally:
+        logging.getLogger("nekkar").removeHandler(handler)
+    assert nested.done == 2
+
+
+@pytest.mark.parametrize("in_process", [False, True])
+def test_others_go_on_while_a_booking_stands_still(in_process: bool) -> None:
+    """The thread that books for all stands in a signal handler, for however long: another one books beside it."""
+    cache, gone_on = WatchedCache(in_process=in_process), threading.Event()
+    limit = Nekkar(cache)("calls", 100, period=1.0)
+    stands = threading.Event()
+
+    def handler() -> None:
+        stands.set()
+        assert gone_on.wait(PATIENCE)
+
+    nested = Once(handler)
+    cache.before = nested
+    leader, others = Crowd(), Crowd()
+    leader.add(limit.acquire)
+    assert stands.wait(PATIENCE)
+    for _ in range(3):
+        others.add(limit.acquire)
+    assert not [outcome for outcome in others.outcomes() if isinstance(outcome, BaseException)]
+    assert not leader.done
+    gone_on.set()
+    leader.outcomes()
+    assert limit.status().waiting == 0
+
+
+@pytest.fixture
+def eager_collector() -> Iterator[None]:
+    """A garbage collector that runs at nearly every allocation."""
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    yield
+    gc.set_threshold(*threshold)
+
+
+@pytest.mark.usefixtures("eager_collector")
+@pytest.mark.parametrize("policy", ["raise", "local"])
+def test_calls_in_finalisers_that_run_at_any_allocation(policy: Any) -> None:
+    """Objects in cycles whose ``__del__`` logs out, of several limits, in several threads, while limits are made."""
+    cache = WatchedCache()
+    limiter = Nekkar(cache, on_cache_error=policy)
+    if policy == "local":
+
+        def away(number: int) -> None:
+            raise CacheError("away")
+
+        cache.before = away
+    inside = threading.local()
+    logged_out: list[int] = []
+
+    class Session:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            if not getattr(inside, "now", False):  # one deep, or it goes on while there is garbage
+                inside.now = True
+                limiter(f"log out {len(logged_out) % 3}", 10**6, period=1.0).acquire()
+                logged_out.append(1)
+                inside.now = False
+
+    def work(thread: int) -> None:
+        for number in range(25):
+            Session()
+            limiter(f"tenant {(number + thread) % 10}", 10**6, period=1.0).acquire()
+            Session()
+            limiter("all", 10**6, period=1.0).acquire()
+
+    crowd = Crowd()
+    for thread in range(3):
+        crowd.add(lambda thread=thread: work(thread))
+    assert crowd.outcomes() == [None] * 3
+    assert len(logged_out) > 10
+
+
+@pytest.mark.skipif(not hasattr(__import__("signal"), "setitimer"), reason="needs setitimer")
+def test_calls_in_a_signal_handler_at_random(request: pytest.FixtureRequest) -> None:
+    """An alarm every few milliseconds, whose handler makes a limited call; other threads use the limit too."""
+    import signal
+
+    if threading.current_thread() is not threading.main_thread():
+        pytest.skip("signals come to the main thread")
+    limit = Nekkar()("calls", 10**6, period=1.0, margin=0.2)
+    handled: list[int] = []
+    counts = [0, 0]
+    stopped = threading.Event()
+
+    def handler(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.003)
+        limit.acquire()
+        handled.append(1)
+
+    def work(thread: int) -> None:
+        while not stopped.is_set():
+            limit.acquire()
+            counts[thread] += 1
+
+    before = signal.signal(signal.SIGALRM, handler)
+    crowd = Crowd()
+    try:
+        for thread in range(2):
+            crowd.add(lambda thread=thread: work(thread))
+        signal.setitimer(signal.ITIMER_REAL, 0.003)
+        deadline = time.monotonic() + PATIENCE
+        while len(handled) < 50 and time.monotonic() < deadline:
+            limit.acquire()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        known = list(counts)
+        eventually(lambda: all(now > then for now, then in zip(counts, known, strict=True)), "the others' calls")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        stopped.set()
+    assert crowd.outcomes() == [None, None]
+    assert len(handled) >= 50
