@@ -17,6 +17,7 @@ from nekkar.core.cache import BaseCache, MemoryCache
 from nekkar.core.limiter import Admission, Limit
 from nekkar.core.shared.key import cache_key
 from nekkar.core.window.codec import decode
+from nekkar.core.window.state import Place
 from nekkar.testing import START_US, FakeClock
 
 START = START_US / 1e6
@@ -114,6 +115,12 @@ def booked(cache: WatchedCache, name: str = "calls") -> list[int]:
     raw, _ = cache.memory.gets(cache_key(name))
     assert raw is not None
     return [at - START_US for at, count in decode(raw).hits.entries() for _ in range(count)]
+
+
+def places(cache: WatchedCache, name: str = "calls") -> list[Place]:
+    """Return the places of a limit: the lines that wait beyond the horizon, or stand for their next caller."""
+    raw, _ = cache.memory.gets(cache_key(name))
+    return [] if raw is None else list(decode(raw).places)
 
 
 def waiting(limit: Limit) -> int:

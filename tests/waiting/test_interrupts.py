@@ -33,7 +33,10 @@ LAST_CALL = 11
 @pytest.mark.parametrize("side", ["before", "after"])
 @pytest.mark.parametrize("at", range(1, LAST_CALL + 1))
 def test_an_interrupted_cache_call_leaves_no_slot_booked(at: int, side: str, in_process: bool) -> None:
-    """Ctrl-C in any call of the cache, before or after it took effect: the slot is free for the next caller."""
+    """Ctrl-C in any call of the cache, before or after it took effect: the slot is free for the next caller.
+
+    Where the swap took effect, the next caller finds the slot booked, in the name of its own process.
+    """
     clock, cache = FakeClock(), WatchedCache(in_process=in_process)
     setattr(cache, side, interrupt_at(at))
     limit = Nekkar(cache, clock=clock)("calls", "2/10 seconds; 1000/day")
@@ -41,12 +44,13 @@ def test_an_interrupted_cache_call_leaves_no_slot_booked(at: int, side: str, in_
     interrupts = 0
     while len(slots) < 5:
         try:
-            slots.append(since_start(limit.acquire()))
+            slots.append(since_start(limit.acquire(max_wait=60)))
         except KeyboardInterrupt:
             interrupts += 1
-        assert hits(cache) == len(slots)
+        assert hits(cache) <= len(slots) + interrupts
         assert waiting(limit) == 0
     assert slots == [0, 0, 10_050_000, 10_050_000, 20_100_000]
+    assert hits(cache) == len(slots)
     assert interrupts == (at <= cache.calls)
     assert cache.calls > 8, "the table must reach over all calls"
 
@@ -88,10 +92,11 @@ def test_threads_behind_an_interrupted_leader_go_on(at: int, side: str) -> None:
     outcomes = crowd.outcomes()
     interrupted = [outcome for outcome in outcomes if isinstance(outcome, KeyboardInterrupt)]
     assert len(interrupted) == (at <= cache.calls)
-    assert hits(cache) == 6 - len(interrupted)
+    assert 6 - len(interrupted) <= hits(cache) <= 6
     assert all(since_start(outcome) == 0 for outcome in outcomes if isinstance(outcome, Admission))
     cache.before = cache.after = lambda number: None
     assert since_start(limit.acquire(max_wait=0)) == 0
+    assert hits(cache) == 7 - len(interrupted)
 
 
 @pytest.mark.parametrize("at", range(1, 9))
@@ -121,6 +126,7 @@ def test_the_first_thread_of_a_line_that_leaves_passes_its_slot_on() -> None:
     clock, cache = FakeClock(jump=False), WatchedCache()
     limit = Nekkar(cache, clock=clock)("calls", 1, period=1.0, margin=1.0)
     limit.acquire()
+    clock.advance(1.95)  # so that the next slot is within the horizon
     release = threading.Event()
     sleep = clock.sleep_until
 
@@ -141,6 +147,6 @@ def test_the_first_thread_of_a_line_that_leaves_passes_its_slot_on() -> None:
     release.set()
     assert isinstance(outcome.exception(PATIENCE), KeyboardInterrupt)
     eventually(lambda: waiting(limit) == 0)
-    clock.advance(2)
+    clock.advance(0.05)
     assert since_start(crowd.outcomes()[0]) == 2_000_000
     assert hits(cache) == 2

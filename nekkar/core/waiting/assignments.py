@@ -123,6 +123,12 @@ class Assignments:
         slot.source.used -= slot.cost
         self._close(slot.source)
 
+    def return_hand(self) -> None:
+        """Have all grants in hand taken out of the state: the callers that they were booked for have left."""
+        while self.hand:
+            self._close(self.hand.popleft())
+        self.must_write |= bool(self.returned)
+
     def _close(self, grant: InHand) -> None:
         """Have what is left of a grant taken out of the state by the next write (rule 10)."""
         grant.is_closed = True

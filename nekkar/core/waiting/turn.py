@@ -36,6 +36,7 @@ class Turn:
         self._must_write = False
         self._sent: list[Returned] = []
         self._prefetch: int | None = None
+        self._waiting = 0
         self.look_at = 0
         self.expected_at = 0
 
@@ -65,8 +66,11 @@ class Turn:
         mine = self.assignments
         with self._lock:
             self._must_write = False
+            have_left = len(mine.queue) < self._waiting
             mine.were_returned(self._sent)
             mine.pick_up(state, sent, now)
+            if have_left and not mine.queue.head:
+                mine.return_hand()
             self.prefetched.counted_from = now
             place = state.place_of(mine.owner)
             self.look_at = 0
@@ -91,7 +95,7 @@ class Turn:
         stands = is_alone and credit > 0 and not ledger.in_process and mine.standing.may_stand(now, window, is_far)
         if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
             self._prefetch = self.prefetched.wanted(len(mine.queue), now)
-        self._sent = mine.to_return()
+        self._sent, self._waiting = mine.to_return(), len(mine.queue)
         return Ask(
             mine.owner,
             quota,
