@@ -106,7 +106,9 @@ class TestCalls:
         assert kinds(heard) == ["Admitted", "Waiting", "Left"]
         assert heard[1].call == heard[2].call  # type: ignore[union-attr]
 
-    def test_a_call_on_a_prefetched_slot_is_told_of(self, limiter: Nekkar, heard: list[Event], clock: FakeClock) -> None:
+    def test_a_call_on_a_prefetched_slot_is_told_of(
+        self, limiter: Nekkar, heard: list[Event], clock: FakeClock
+    ) -> None:
         """However a call gets its slot, there is one Admitted for it."""
         limit = limiter("jobs", "1000000/s")
         for _ in range(200):

@@ -241,7 +241,12 @@ class TestPauses:
     def test_a_spaced_limit_of_a_thousand_a_second_is_used_by_eight_processes(self) -> None:
         """Pauses cost nothing that shows: at least 97 % of what the margin leaves."""
         story = Story(
-            limits=(limit("1000/s", spacing_us=1000),), processes=8, callers=16, exact=True, latency_us=(200,), periods=3
+            limits=(limit("1000/s", spacing_us=1000),),
+            processes=8,
+            callers=16,
+            exact=True,
+            latency_us=(200,),
+            periods=3,
         )
         world = World(story, 1).run()
         starts = sorted(start.at for start in world.starts)

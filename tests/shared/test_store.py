@@ -89,7 +89,8 @@ def test_not_looking_at_the_version_before_is_found(monkeypatch: pytest.MonkeyPa
         return True
 
     monkeypatch.setattr(Versions, "swap", careless)
-    assert any(over(by_versions(STORIES["flushed"]), 1000))
+    worlds = (World(by_versions(STORIES["flushed"]), seed).run() for seed in range(1000))
+    assert any(world.over() > 0 and not world.void for world in worlds)
 
 
 def test_a_cache_that_swaps_is_used_natively() -> None:
@@ -104,7 +105,7 @@ def test_a_limit_works_on_four_methods_that_take_text_alone() -> None:
     begin = clock.now
     one, two = (Nekkar(cache, clock=clock)("calls", "3/second") for _ in range(2))
     slots = [limit.acquire().at - begin for limit in (one, two, one, two, one, two)]
-    assert [round(slot, 6) for slot in slots] == [0, 0, 0, 1.05, 1.05, 1.05]
+    assert slots == pytest.approx([0, 0, 0, 1.05, 1.05, 1.05], abs=0.002)
     assert all(isinstance(value, str) for value in cache.items.values())
 
 
