@@ -130,6 +130,8 @@ class Ledger:
                 if not is_answered:
                     raise
                 is_answered, written = False, None  # rule 15: the next read tells whether it landed
+                if found is None and self._was_slow(now - sent, self.clock.now_us() - now):
+                    doubted = planned.epoch
                 continue
             answered = self.clock.now_us()
             self.latency.record_swap(answered - now)
