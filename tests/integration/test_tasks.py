@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.waiting.assignments import Places
-from nekkar.core.window.booking import Slot
+from nekkar.core.waiting.assignments import Assignments
+from nekkar.core.waiting.callers import Caller, Slot
 from nekkar.core.window.codec import decode
 from tests.support.checks import worst_window
 from tests.support.servers import Memcached
@@ -61,12 +61,12 @@ def late(monkeypatch: pytest.MonkeyPatch) -> list[Slot]:
     """Tell which slots nobody came for in time, late callers and cancelled ones: they may stay booked."""
     slots: list[Slot] = []
 
-    def give_back(places: Places, slot: Slot) -> None:
-        slots.extend([slot] if places.ledger.clock.now_us() > slot.at else [])
-        giving_back(places, slot)
+    def give_back(self: Assignments, caller: Caller, now: int) -> None:
+        slots.extend([caller.slot] if caller.slot and now > caller.slot.at else [])
+        giving_back(self, caller, now)
 
-    giving_back = Places.give_back
-    monkeypatch.setattr(Places, "give_back", give_back)
+    giving_back = Assignments.give_back
+    monkeypatch.setattr(Assignments, "give_back", give_back)
     return slots
 
 
@@ -91,5 +91,5 @@ def test_thousands_of_tasks_wait_in_line(server: Memcached, backend: str, late: 
     assert worst_window([at for _, at in crowd.started], round(PERIOD * 1e6)) <= CALLS
     assert crowd.most_threads <= before + 10
     value, _ = limiter._cache.gets("nekkar:jobs")  # type: ignore[attr-defined]
-    assert 0 <= decode(value).total - len(numbers) <= len(late)  # nobody was booked for who did not start
+    assert 0 <= decode(value).hits.total - len(numbers) <= len(late)  # nobody was booked for who did not start
     assert server.commands() < TASKS

@@ -183,7 +183,10 @@ class WaitQueue:
         """Return the turn to lead if it is this caller's to lead and one is due, else the wait for what comes first."""
         mine = self._assignments
         with self._lock:
-            mine.match(now)
+            if mine.hand and now > self.ledger.read_at + self.ledger.latency.horizon_us:
+                self._look_at = min(self._look_at, now)  # a hold since the last look is to be noticed
+            else:
+                mine.match(now)
             if caller.state is not State.QUEUED or caller.error:
                 return None
             if caller not in mine.queue:  # others took it for gone
