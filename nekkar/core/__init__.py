@@ -6,7 +6,7 @@ Reading order, about 20 minutes:
 2. ``window/``      The algorithm, pure. Start with ``hits.py``: hit n comes at least a period after hit n − N. Then
                     ``state.py`` (what is shared), ``plan.py`` (who gets which slot), ``recovery.py`` (after a loss).
 3. ``shared/``      One limit's state in one cache: ``ledger.py`` reads it, changes it, swaps it, in one loop.
-4. ``waiting/``     The callers of one process: ``wait_queue.py`` is a caller's way, ``turn.py`` one update of the state.
+4. ``waiting/``     The callers of one process: ``wait_queue.py`` leads a caller, ``turn.py`` one update of the state.
 5. ``runtime/``     How the generators of 3 and 4 are run in threads and tasks; clocks.
 6. ``limit_core.py``, ``limit.py``, ``limiter.py``   What users hold. ``cache/``: the backends.
 

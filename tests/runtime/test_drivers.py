@@ -65,7 +65,8 @@ def steps(*functions: Callable[[], Any], closed: list[str] | None = None) -> Cac
     try:
         results = []
         for function in functions:
-            results.append((yield CacheCall(function, ())))
+            result = yield CacheCall(function, ())
+            results.append(result)
         return results
     finally:
         if closed is not None:

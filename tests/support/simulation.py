@@ -1,6 +1,6 @@
 """A world in one thread: processes, a cache and time, all simulated, in random schedules.
 
-Callers run the real generators of the wait queue and of the ledger; the world performs their effects. A cache call takes
+Callers run the real generators of the wait queue and ledger; the world performs their effects. A cache call takes
 effect at one instant between being sent and being answered. Answers get lost, processes are killed and frozen, callers
 cancelled, limits held, released and reset, the cache flushed; clocks stand some milliseconds apart. One seed is one
 schedule. ``World.run().problems`` tells what broke, at true times: a window that was over, room that stayed empty while
@@ -26,7 +26,6 @@ from nekkar.core.runtime.effects import Backoff, CacheCall, Checkpoint, RunSteps
 from nekkar.core.shared import fallback as fallback_module
 from nekkar.core.shared import ledger as ledger_module
 from nekkar.core.shared import replica as replica_module
-from nekkar.core.shared.account import Edit
 from nekkar.core.shared.fallback import Fallback
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.shared.outage import Outage
@@ -56,11 +55,11 @@ class Story:
     after another, with so long (µs) of work each. ``busy``: callers call again at once. ``call_us``: how long a call
     takes, on average. ``exact``: as many callers as said, and nothing between calls but ``call_us``. ``rests``: after so
     many calls of a process, on average, a caller rests for so long (µs). ``newcomers``: with each flush a process comes
-    that had seen nothing. ``joins``: processes that come later. ``versions``: the cache has four methods only.
+    that had seen nothing. ``joins``: processes that come later. ``versions``: the cache has but four methods.
     ``refusals``: the chance that the service refuses a call. ``fair``: overtaking is judged. ``outages``: times at which
-    the cache is away for all for one or two periods, and each process goes on with its share; ``flaps``: times at which
-    it is away for all for less than a period; ``cuts``: times at which one process alone can't reach it. ``margins_us``:
-    each process draws its margin. ``arrivals``: processes that come shortly before the first flush, and look at the state
+    the cache is away for all for one or two periods, and each process goes on with a share; ``flaps``: times at which
+    it is away for all for less than a period; ``cuts``: times at which it is away for one process. ``margins_us``:
+    each process draws its margin. ``arrivals``: processes that come shortly before the first flush, and see the state
     before their first call. ``stalls``: the chance that a command of a process that knows the state takes effect up to
     two periods late. ``idle``: the chance that a caller rests, for ``idle_periods``.
     """
@@ -623,7 +622,7 @@ class World:
         process.cut_until = self.now + self.random.randint(self.period_us // 2, 3 * self.period_us)
 
     def _arrive(self) -> None:
-        """Start a process that looks at the state before its first call, so that a loss after that is no secret to it."""
+        """Start a process that looks at the state before its first call, so that it learns of a loss after that."""
         process = self.joins(self.random.choice(self.limits))
         look = Actor(self, process, process.ledger.peek(), in_loop=False)
         process.actors.append(look)

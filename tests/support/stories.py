@@ -31,7 +31,8 @@ STORIES = {
     ),
     "tasks": Story(flushes=2, kills=1, freezes=2, cancels=6, lost=0.05, starved=0.02, skew_us=SKEW, tasks=True),
     "loop": Story(
-        callers=6, flushes=2, kills=1, freezes=2, cancels=6, lost=0.05, starved=0.02, skew_us=SKEW, tasks=True, loop_us=MS
+        callers=6, flushes=2, kills=1, freezes=2, cancels=6, lost=0.05, starved=0.02, skew_us=SKEW,
+        tasks=True, loop_us=MS,
     ),
     "busy": Story(
         callers=4, flushes=2, freezes=2, cancels=6, lost=0.1, starved=0.1, costs=(1, 1, 2), tasks=True,
