@@ -184,7 +184,7 @@ class WaitQueue:
         mine = self._assignments
         with self._lock:
             if mine.hand and now > self.ledger.read_at + self.ledger.latency.horizon_us:
-                self._look_at = min(self._look_at, now)  # a hold since the last look is to be noticed
+                self._turns.look_at = min(self._turns.look_at, now)  # a hold since the last look is to be noticed
             else:
                 mine.match(now)
             if caller.state is not State.QUEUED or caller.error:
