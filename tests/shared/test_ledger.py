@@ -133,17 +133,6 @@ class TestPlantedFaults:
         monkeypatch.setattr(replica, "rebuild_after_loss", rebuilt)
         assert found("flushed")
 
-    def test_taking_a_loss_for_a_key_that_expired_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The key of an idle limit lives on, so that a process that finds it gone knows of a loss."""
-        monkeypatch.setattr(LimitState, "expires_at", property(lambda self: self._latest + self.retention_us))
-        assert found("idle")
-
-    def test_trusting_a_state_created_late_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """While the creating write was on its way another state came, was used, and went."""
-        monkeypatch.setattr(Ledger, "_was_slow", lambda self, read_us, swap_us: False)
-        monkeypatch.setattr(replica, "_began_unseen", lambda found, known: found.is_fresh)
-        assert found("twice")
-
     def test_trusting_a_newcomers_state_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A process that meets a newcomer's state knows of a loss; else the fleet forgets its window."""
         monkeypatch.setattr(replica, "_began_unseen", lambda found, known: False)
@@ -250,8 +239,8 @@ class TestPauses:
         )
         world = World(story, 1).run()
         starts = sorted(start.at for start in world.starts)
-        inside = sum(starts[0] + SECOND // 2 <= at < starts[0] + 5 * SECOND // 2 for at in starts)
-        assert inside >= 0.97 * 2000 / 1.05
+        inside = sum(starts[0] + SECOND // 2 <= at < starts[0] + 3 * SECOND // 2 for at in starts)
+        assert inside >= 0.97 * 1000 / 1.05
 
 
 class Deaf(Store):
