@@ -155,7 +155,7 @@ def admitted(limit: Limit, most: int = 100) -> int:
 
 
 def unseen_us(world: World) -> int:
-    """Return for how long after the cache went a call may start on a slot that not all know: a horizon and half a margin."""
+    """Return for how long after the cache went a call may start on a slot that not all know."""
     return max(process.ledger.latency.horizon_us + process.quota.margin_us // 2 for process in world.processes)
 
 
@@ -172,7 +172,7 @@ class TestSchedules:
     """Random schedules in which the cache is away, for all or for some; see tests/support/simulation.py."""
 
     def test_no_window_is_over_where_each_process_keeps_to_its_share(self) -> None:
-        """In an outage and out of it, with W processes at a share of 1/W each: never over. As it begins, hardly ever."""
+        """In an outage and after it, with W processes at a share of 1/W each: never over. At first, hardly ever."""
         worlds = list(worlds_of(OUTAGES, SCHEDULES // 4))
         assert [world.stuck() for world in worlds if world.stuck()] == []
         assert max(over_alone(world) for world in worlds) <= 0

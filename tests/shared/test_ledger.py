@@ -125,11 +125,14 @@ class TestPlantedFaults:
     def test_filling_only_up_to_now_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """After a loss, what others took is taken to lie as late as possible, not before now."""
         monkeypatch.setattr(recovery, "latest_start", lambda known, now: now)
-        assert found("crowd", "flushed")
+        assert found("flushed", "crowd")
 
     def test_a_copy_written_back_with_nothing_added_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What others did since the last look counts, though nobody here saw it."""
-        rebuilt: Callable[..., LimitState] = lambda known, read_at, now, epoch: replace(known, epoch=epoch, grants=())
+
+        def rebuilt(known: LimitState, read_at: int, now: int, epoch: int) -> LimitState:
+            return replace(known, epoch=epoch, grants=())
+
         monkeypatch.setattr(replica, "rebuild_after_loss", rebuilt)
         assert found("flushed")
 
@@ -387,7 +390,8 @@ class TestLoss:
         recovered = stored(store)
         assert not recovered.is_fresh
         assert recovered.epoch != newcomers.epoch
-        assert recovered.hits.count_between(newcomers.hits.last_at - 1, newcomers.hits.last_at) == 3  # type: ignore[operator]
+        last_at = newcomers.hits.last_at or 0
+        assert recovered.hits.count_between(last_at - 1, last_at) == 3
         assert turn(one, clock) > clock.now_us() + SECOND
         book(two, 1)
         assert stored(store).epoch == recovered.epoch
@@ -425,7 +429,7 @@ class TestReset:
         assert len(book(alone, *[1] * 9)) == 9  # the tenth is of the one in line
 
     def test_its_key_lives_as_long_as_what_it_replaced(self) -> None:
-        """A process that finds nothing must be able to take that for a loss, for as long as it remembers the old state."""
+        """Who finds nothing takes that for a loss as long as it remembers the old state."""
         clock, store = FakeClock(), Timed()
         alone = Ledger(Native(store), "key", quota(10, 60), clock)
         book(alone, 1)
