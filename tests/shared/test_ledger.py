@@ -125,24 +125,16 @@ class TestPlantedFaults:
     def test_filling_only_up_to_now_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """After a loss, what others took is taken to lie as late as possible, not before now."""
         monkeypatch.setattr(recovery, "latest_start", lambda known, now: now)
-        assert found("crowd", "flushed")
+        assert found("flushed", "crowd")
 
     def test_a_copy_written_back_with_nothing_added_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What others did since the last look counts, though nobody here saw it."""
-        rebuilt: Callable[..., LimitState] = lambda known, read_at, now, epoch: replace(known, epoch=epoch, grants=())
+
+        def rebuilt(known: LimitState, read_at: int, now: int, epoch: int) -> LimitState:
+            return replace(known, epoch=epoch, grants=())
+
         monkeypatch.setattr(replica, "rebuild_after_loss", rebuilt)
         assert found("flushed")
-
-    def test_taking_a_loss_for_a_key_that_expired_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The key of an idle limit lives on, so that a process that finds it gone knows of a loss."""
-        monkeypatch.setattr(LimitState, "expires_at", property(lambda self: self._latest + self.retention_us))
-        assert found("idle")
-
-    def test_trusting_a_state_created_late_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """While the creating write was on its way another state came, was used, and went."""
-        monkeypatch.setattr(Ledger, "_was_slow", lambda self, read_us, swap_us: False)
-        monkeypatch.setattr(replica, "_began_unseen", lambda found, known: found.is_fresh)
-        assert found("twice")
 
     def test_trusting_a_newcomers_state_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A process that meets a newcomer's state knows of a loss; else the fleet forgets its window."""
@@ -250,8 +242,8 @@ class TestPauses:
         )
         world = World(story, 1).run()
         starts = sorted(start.at for start in world.starts)
-        inside = sum(starts[0] + SECOND // 2 <= at < starts[0] + 5 * SECOND // 2 for at in starts)
-        assert inside >= 0.97 * 2000 / 1.05
+        inside = sum(starts[0] + SECOND // 2 <= at < starts[0] + 3 * SECOND // 2 for at in starts)
+        assert inside >= 0.97 * 1000 / 1.05
 
 
 class Deaf(Store):
@@ -398,7 +390,8 @@ class TestLoss:
         recovered = stored(store)
         assert not recovered.is_fresh
         assert recovered.epoch != newcomers.epoch
-        assert recovered.hits.count_between(newcomers.hits.last_at - 1, newcomers.hits.last_at) == 3  # type: ignore[operator]
+        last_at = newcomers.hits.last_at or 0
+        assert recovered.hits.count_between(last_at - 1, last_at) == 3
         assert turn(one, clock) > clock.now_us() + SECOND
         book(two, 1)
         assert stored(store).epoch == recovered.epoch
@@ -436,7 +429,7 @@ class TestReset:
         assert len(book(alone, *[1] * 9)) == 9  # the tenth is of the one in line
 
     def test_its_key_lives_as_long_as_what_it_replaced(self) -> None:
-        """A process that finds nothing must be able to take that for a loss, for as long as it remembers the old state."""
+        """Who finds nothing takes that for a loss as long as it remembers the old state."""
         clock, store = FakeClock(), Timed()
         alone = Ledger(Native(store), "key", quota(10, 60), clock)
         book(alone, 1)
@@ -537,7 +530,7 @@ class TestTrouble:
         monkeypatch.setattr(ledger_module, "MOST_LOST_SWAPS", 20)
         assert MOST_LOST_SWAPS >= 100
         store = Store()
-        store.cas = lambda *args: None  # type: ignore[method-assign, assignment]
+        store.cas = lambda *args: None  # type: ignore[method-assign]
         with pytest.raises(CacheError, match="lost 20 swaps in a row"):
             book(ledger(store), 1)
 

@@ -590,7 +590,7 @@ class World:
             (story.kills, 0, lambda: self._kill(draw.choice(self.processes))),
             (story.freezes, 0, lambda: self._freeze(draw.choice(self.processes))),
             (story.cancels, 0, lambda: draw.choice(draw.choice(self.processes).actors).cancel()),
-            (story.joins, 0, lambda: self.joins(draw.choice(self.limits))),
+            (story.joins, 0, self._join),
             (story.holds, 0, self._hold),
             (story.resets, 0, self._reset),
         ):
@@ -637,6 +637,9 @@ class World:
             held[1] = min(held[1], self.now)  # perhaps nobody had read of it
         if self.story.newcomers:
             self.joins(self.limits[0], newcomer=True)
+
+    def _join(self) -> None:
+        self.joins(self.random.choice(self.limits))
 
     def _kill(self, process: Process) -> None:
         if sum(not other.dead for other in self.processes) > 1:
@@ -757,8 +760,8 @@ class World:
         """No more than N hits in any window that ends with a start, by the terms of that start, at true times."""
         known = [start for start in self.starts if not start.process.newcomer]
         for since, until, slack in self.held:
-            if inside := [start for start in known if since + slack < start.at < until]:
-                self.problems.append(f"through a hold: {len(inside)} starts")
+            if through := [start for start in known if since + slack < start.at < until]:
+                self.problems.append(f"through a hold: {len(through)} starts")
         is_mixed = len({limit.rates for limit in self.limits}) > 1
         for life in {start.life for start in known}:
             starts = sorted((start for start in known if start.life == life), key=lambda each: (each.at, each.order))
@@ -786,7 +789,7 @@ class _Line(WaitQueue):
 
     world: World
 
-    def ticks(self) -> int:  # type: ignore[override]
+    def ticks(self) -> int:
         return self.world.now
 
 
