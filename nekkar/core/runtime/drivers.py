@@ -63,14 +63,17 @@ class Signal(threading.Event):
         return False
 
 
-class _Calls(threading.local):
-    """The generators that this thread runs, the outermost first; those that have ended go with the next look."""
-
-    def __init__(self) -> None:
-        self.known: list[ref[QueueSteps[Any]]] = []
+_known = threading.local()
 
 
-_calls = _Calls()
+def _calls() -> list[ref[QueueSteps[Any]]]:
+    """Return the generators that this thread runs, the outermost first; those that have ended go with the next look.
+
+    No subclass of ``threading.local`` with an ``__init__``: a call inside the first call of a thread would come in the
+    midst of that, and find the object without its attributes.
+    """
+    calls: list[ref[QueueSteps[Any]]] = _known.__dict__.setdefault("calls", [])
+    return calls
 
 
 def is_nested() -> bool:
@@ -78,15 +81,15 @@ def is_nested() -> bool:
 
     Then the call comes from a signal handler, a finaliser, a listener or a logging handler, inside another call.
     """
-    known = _calls.known
-    while known and not is_under_way(known[-1]):
-        known.pop()
-    return bool(known)
+    calls = _calls()
+    while calls and not is_under_way(calls[-1]):
+        calls.pop()
+    return bool(calls)
 
 
 def run(effects: QueueSteps[T], clock: Clock) -> T:
     """Run a line's generator in this thread; blocks."""
-    _calls.known.append(ref(effects))
+    _calls().append(ref(effects))
 
     def perform(effect: RunSteps | WaitUntil | Checkpoint) -> Any:
         if isinstance(effect, WaitUntil):
