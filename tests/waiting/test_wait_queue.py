@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from itertools import pairwise
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -24,7 +25,7 @@ class TestStories:
 
     @pytest.mark.parametrize("name", STORIES)
     def test_what_is_promised_holds(self, name: str) -> None:
-        """Never over, no room left empty, nobody starves, is stuck or starts through a hold; little goes to the dead."""
+        """Never over, no room left empty, nobody starves, is stuck or starts through a hold; the dead get little."""
         void = 0
         for seed in range(SCHEDULES):
             world = World(STORIES[name], seed).run()
@@ -214,7 +215,7 @@ class TestHeavyCalls:
         assert world.problems == []
         starts = [start.at for start in world.starts if start.process is heavy]
         assert len(starts) >= 4
-        gaps = [after - before for before, after in zip(starts, starts[1:], strict=False)]
+        gaps = [after - before for before, after in pairwise(starts)]
         assert max(gaps) <= 7 * world.period_us
 
     def test_a_heavy_caller_that_dies_stops_nobody(self) -> None:
