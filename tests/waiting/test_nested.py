@@ -1,4 +1,4 @@
-"""A limited call inside a call of the same thread works, and stops nobody: in handlers, listeners, finalisers, log lines."""
+"""A limited call inside a call of the same thread works: in handlers, listeners, finalisers, log lines."""
 
 from __future__ import annotations
 
