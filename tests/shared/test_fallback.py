@@ -45,7 +45,7 @@ class FlakyCache(MemoryCache):
         self._ask()
         return super().gets(key)
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: float) -> Any:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> Any:
         self._ask()
         return super().cas(key, value, token, ttl)
 
@@ -68,7 +68,7 @@ class PickyCache(FlakyCache):
         self.is_away = key in self.away
         return super().gets(key)
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: float) -> Any:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> Any:
         self.is_away = key in self.away
         return super().cas(key, value, token, ttl)
 
@@ -269,7 +269,7 @@ class MuteCache(FlakyCache):
         super().__init__()
         self.clock, self.is_mute = clock, False
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: float) -> Any:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> Any:
         won = super().cas(key, value, token, ttl)
         if self.is_mute:
             self.clock.advance(0.5)

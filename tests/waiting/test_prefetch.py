@@ -27,7 +27,7 @@ class CountingCache(MemoryCache):
         super().__init__()
         self.swaps = 0
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> Any:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: float) -> Any:
         self.swaps += 1
         return super().cas(key, value, token, ttl)
 
@@ -39,7 +39,7 @@ class CrowdedCache(CountingCache):
         super().__init__()
         self.clock = clock
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> Any:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: float) -> Any:
         self.clock.advance(0.008)
         return super().cas(key, value, token, ttl)
 
@@ -171,7 +171,7 @@ def test_spaced_slots_stay_spaced(clock: FakeClock) -> None:
 
 
 def test_a_hold_elsewhere_ends_prefetched_slots_within_a_horizon(clock: FakeClock) -> None:
-    """A prefetched slot is good for half a second here, but taken no later than 100 ms after the newest look at the log."""
+    """A prefetched slot is good for half a second here, but no later than 100 ms after the newest look."""
     cache = MemoryCache()
     limit, other = (Nekkar(cache, clock=clock)("jobs", 500_000, period=3600, margin=1.0) for _ in range(2))
     hot(limit, clock)

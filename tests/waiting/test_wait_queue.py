@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -232,7 +232,7 @@ class TestHeavyCalls:
             assert world.starts[-1].at >= world.until - world.period_us
 
 
-def _calls_of(world: World, process: Any, cost: int) -> Iterator[Any]:
+def _calls_of(world: World, process: Any, cost: int) -> Generator[Any, Any, None]:
     """The calls of one caller, all of one cost, until the story ends."""
     while world.now < world.until:
         slot, _ = yield from process.line.acquire(cost, None)
