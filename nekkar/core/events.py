@@ -1,7 +1,7 @@
 """Events: what a limiter tells whoever listens, as it happens.
 
 - A call is told of by ``Waiting``, where it must wait, and then by one of ``Admitted``, ``Refused`` and ``Left``.
-  ``call`` is the same number in all of them, unique in the process (0: a call that found a spare slot).
+  ``call`` is the same number in all of them, unique in the process (0: a call that took a prefetched slot).
 - ``at`` is Unix time in seconds on the limit's clock; all durations are in seconds.
 - A callback runs where the event happens: in the thread, or on the event loop, of the call that it is about, before
   that call starts; of a hold or an outage in whatever thread met it. So it must return at once. What it raises is

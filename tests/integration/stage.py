@@ -23,7 +23,7 @@ from random import Random
 from nekkar.core.cache import MemcachedCache
 from nekkar.core.shared.key import cache_key
 from nekkar.core.window.codec import decode
-from nekkar.core.window.state import HitLog
+from nekkar.core.window.state import LimitState
 from tests.integration.fleet import DOOM, Fleet
 from tests.integration.scripts import Act, Deed
 from tests.support.servers import Memcached
@@ -73,8 +73,8 @@ class Stage:
         pairs = list(zip(self.weights[2], self.weights[-1], strict=True))
         return max(last[0] - first[0] for first, last in pairs), max(last[1] - first[1] for first, last in pairs)
 
-    def log(self) -> HitLog | None:
-        """Return the fleet's log as the cache has it."""
+    def log(self) -> LimitState | None:
+        """Return the fleet's state as the cache has it."""
         if self.server.process is None:
             return None
         raw, _ = MemcachedCache("127.0.0.1", self.server.port).gets(cache_key(self.fleet.plan.name))

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from nekkar.core.limiter import Nekkar
-from nekkar.core.window.state import HitLog
+from nekkar.core.window.state import LimitState
 from tests.integration.service import OVER, Plan, callers, serving
 from tests.support.servers import Memcached
 
@@ -46,20 +46,20 @@ def test_one_workers_refusal_pauses_the_whole_fleet(server: Memcached) -> None:
         with callers(plan, FACES):
             pass
         arrived = service.at(200)
-    resumed = _log(server.url, "50/second", spacing="even").hold_until
+    resumed = _state(server.url, "50/second", spacing="even").hold_until
     heard = resumed - 3 * S
     assert once.refused_at < heard < once.refused_at + 3 * S
     assert len([at for at in arrived if heard + S // 10 < at < resumed]) <= len(FACES)
     assert once.after > 20
 
 
-def _log(url: str, rate: str, **terms: Any) -> HitLog:
-    """Return the log that the fleet has left."""
+def _state(url: str, rate: str, **terms: Any) -> LimitState:
+    """Return the state that the fleet has left."""
     limit = Nekkar(url)("all", rate, **terms)
     limit.status()
-    log = limit._core.ledger.state
-    assert log is not None
-    return log
+    state = limit._core.ledger.state
+    assert state is not None
+    return state
 
 
 class SharedWindow:
@@ -148,4 +148,4 @@ def test_a_fleet_learns_the_margin_of_a_service_that_counts_otherwise(server: Me
     assert 1 <= len(refused) <= 30
     assert refused[-1] < late[0]
     assert late[120] - late[0] <= 2 * 2_150_000 / 0.8  # two windows
-    assert 100_000 <= _log(server.url, "60/2s").refusals.margin_us <= 400_000
+    assert 100_000 <= _state(server.url, "60/2s").refusals.margin_us <= 400_000

@@ -285,7 +285,7 @@ class Away(MemoryCache):
         self._ask()
         return super().gets(key)
 
-    def cas(self, key: str, value: bytes, token: Any, ttl: float) -> int | None:
+    def cas(self, key: str, value: bytes, token: Any, ttl: int) -> int | None:
         self._ask()
         return super().cas(key, value, token, ttl)
 

@@ -52,13 +52,13 @@ class Story:
 
     ``limits``: the processes draw one each, as text or as a Quota; none: a small random one for all. ``tasks``: cache
     calls run in threads of their own, which a cancellation does not reach. ``loop``: the callers of a process start one
-    after another, with so long (µs) of work each. ``busy``: callers call again at once. ``call_us``: how long a call
-    takes, on average. ``exact``: as many callers as said, and nothing between calls but ``call_us``. ``rests``: after so
+    after another, with so long (µs) of work each. ``busy``: callers call again at once. ``call_us``: how long calls
+    take, on average. ``exact``: as many callers as said, and nothing between calls but ``call_us``. ``rests``: after so
     many calls of a process, on average, a caller rests for so long (µs). ``newcomers``: with each flush a process comes
     that had seen nothing. ``joins``: processes that come later. ``versions``: the cache has but four methods.
-    ``refusals``: the chance that the service refuses a call. ``fair``: overtaking is judged. ``outages``: times at which
+    ``refusals``: the chance that a call is refused. ``fair``: overtaking is judged. ``outages``: times at which
     the cache is away for all for one or two periods, and each process goes on with a share; ``flaps``: times at which
-    it is away for all for less than a period; ``cuts``: times at which it is away for one process. ``margins_us``:
+    it is away for all for less than a period; ``cuts``: those at which it is away for one process. ``margins_us``:
     each process draws its margin. ``arrivals``: processes that come shortly before the first flush, and see the state
     before their first call. ``stalls``: the chance that a command of a process that knows the state takes effect up to
     two periods late. ``idle``: the chance that a caller rests, for ``idle_periods``.

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import anyio
@@ -13,6 +14,7 @@ import pytest
 
 from nekkar.core.clock import SystemClock
 from nekkar.core.errors import WaitTooLong
+from nekkar.core.limit import Limit
 from nekkar.core.limiter import Admission, Nekkar
 from nekkar.testing import START_US, FakeClock
 from tests.support.checks import spans_broken
@@ -31,6 +33,12 @@ from tests.support.limits import (
     since_start,
     waiting,
 )
+
+
+def is_queued(limit: Limit) -> bool:
+    """Return whether one caller waits in line, and no turn is under way."""
+    return waiting(limit) == 1 and not is_in_turn(limit)
+
 
 Row = tuple[float, int, bool]  # at which second, a call of how many hits, is it admitted?
 FIVE_PER_SECOND: dict[str, Any] = {"rate_limit": 5, "period": 1.0, "margin": 0.05}
@@ -446,8 +454,8 @@ def test_a_caller_with_a_deadline_uses_a_slot_that_another_process_granted() -> 
         limit.acquire()
     crowd = Crowd()
     for limit in (other, mine):
-        crowd.add(lambda limit=limit: limit.acquire(max_wait=10.05))
-        eventually(lambda limit=limit: waiting(limit) == 1 and not is_in_turn(limit))
+        crowd.add(partial(limit.acquire, max_wait=10.05))
+        eventually(partial(is_queued, limit))
     blocked, go_on = threading.Event(), threading.Event()
     read = cache.memory.gets
     looking = set[int]()

@@ -27,7 +27,7 @@ class CountingCache(MemoryCache):
         super().__init__()
         self.swaps = 0
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: float) -> Any:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> Any:
         self.swaps += 1
         return super().cas(key, value, token, ttl)
 
@@ -39,7 +39,7 @@ class CrowdedCache(CountingCache):
         super().__init__()
         self.clock = clock
 
-    def cas(self, key: str, value: bytes, token: int | None, ttl: float) -> Any:
+    def cas(self, key: str, value: bytes, token: int | None, ttl: int) -> Any:
         self.clock.advance(0.008)
         return super().cas(key, value, token, ttl)
 

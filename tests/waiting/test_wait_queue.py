@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -226,7 +227,7 @@ class TestHeavyCalls:
             heavy = world.processes[0]
             for actor in heavy.actors:
                 actor.stack = [_calls_of(world, heavy, 20)]
-            world.at(world.now + 2 * SECOND + seed * 100 * MS, lambda world=world, heavy=heavy: world._kill(heavy))
+            world.at(world.now + 2 * SECOND + seed * 100 * MS, partial(world._kill, heavy))
             world.run()
             assert world.problems == [], seed
             assert world.starts[-1].at >= world.until - world.period_us
