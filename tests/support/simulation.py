@@ -719,7 +719,7 @@ class World:
         state = self.store.state()
         horizon = max(horizon, state.horizon_us if state else 0)
         disturbed = 300 * MS if self.story.lost or self.story.starved else 0
-        disturbed += 2 * self.period_us if self.story.stalls else 0
+        disturbed += 8 * self.period_us if self.story.stalls else 0  # of one command after another
         return LOOK_EVERY_US + 2 * horizon + 12 * self.latency_us + 100 * MS + disturbed
 
     def _watch(self) -> None:
