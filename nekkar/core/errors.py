@@ -70,7 +70,7 @@ class CacheError(NekkarError):
 
 
 class CorruptLog(CacheError):
-    """The value under a limit's key is not the state of a limit: cut short, altered, another program's, or of absurd times.
+    """The value under a limit's key is no state of a limit: cut short, altered, another program's, or of absurd times.
 
     It is left as it is: who knows whose it is. ``limit.reset()``, or deleting the key, starts the limit afresh.
     """

@@ -118,7 +118,7 @@ def test_idle_tenants_are_forgotten() -> None:
 
 
 def test_many_tenants_cost_little_more_than_few() -> None:
-    """A call among five thousand keys takes at most five times as long as one among ten (spaced, so without prefetched slots)."""
+    """A call among five thousand keys takes at most five times as long as one among ten (spaced: none prefetched)."""
     gate = Gate(Nekkar(), RuleTable([Rule("*", NAME)], {NAME: {"rate": 10**6, "spacing": 1e-6}}))
 
     def seconds(tenants: int) -> float:
