@@ -24,6 +24,8 @@ import pytest
 import nekkar
 from nekkar.core.errors import CacheError
 from nekkar.core.limiter import Nekkar
+from nekkar.core.runtime.drivers import _calls
+from nekkar.core.runtime.effects import is_under_way
 from tests.support.limits import PATIENCE, Crowd, WatchedCache, eventually, hits
 
 CORE = os.path.join(os.path.dirname(nekkar.__file__), "core")
@@ -149,6 +151,8 @@ def leading() -> Scene:
     scene = Scene(100, 0.1)
 
     def joined(number: int) -> None:
+        if sum(map(is_under_way, _calls())) > 1:
+            return  # a call inside the call, which may hold the line's lock: nobody can join meanwhile
         scene.cache.before = lambda number: None
         helper = threading.Thread(target=scene.join, args=(2,))
         helper.start()
