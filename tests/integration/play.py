@@ -96,11 +96,11 @@ def _slowest(stage: Stage, starts: list[int], each: list[list[int]], rate: Rate)
 
 
 def _lost(stage: Stage, started: int) -> int | None:
-    """Return the slots booked that no call started on; a log that was lost can't tell."""
+    """Return the slots booked that no call started on; a state that was lost can't tell."""
     if any(act in ("flush", "stop server") for act, _, _ in stage.done):
         return None
-    log = stage.log()
-    return log.total - started if log else None
+    state = stage.state()
+    return state.hits.total - started if state else None
 
 
 def _spans_away(stage: Stage) -> list[tuple[int, int]]:

@@ -73,7 +73,7 @@ class Stage:
         pairs = list(zip(self.weights[2], self.weights[-1], strict=True))
         return max(last[0] - first[0] for first, last in pairs), max(last[1] - first[1] for first, last in pairs)
 
-    def log(self) -> LimitState | None:
+    def state(self) -> LimitState | None:
         """Return the fleet's state as the cache has it."""
         if self.server.process is None:
             return None

@@ -148,4 +148,4 @@ def test_a_fleet_learns_the_margin_of_a_service_that_counts_otherwise(server: Me
     assert 1 <= len(refused) <= 30
     assert refused[-1] < late[0]
     assert late[120] - late[0] <= 2 * 2_150_000 / 0.8  # two windows
-    assert 100_000 <= _state(server.url, "60/2s").refusals.margin_us <= 400_000
+    assert 100_000 <= _state(server.url, "60/2s").rejections.margin_us <= 400_000
