@@ -123,7 +123,7 @@ class Stage:
 
     def _replace_the_dead(self) -> None:
         dead = {index for index in self.ended_by_us - self._replaced if not self.fleet.workers[index].is_alive()}
-        if dead and self.fleet.now() < self.fleet.plan.seconds and self.log():
+        if dead and self.fleet.now() < self.fleet.plan.seconds and self.state():
             self._replaced |= dead
             for _ in dead:
                 self.fleet.hire()
