@@ -104,7 +104,7 @@ class Fallback:
 
     def clock_is_due(self) -> bool:
         """Whether the clock is to be read before anything is booked."""
-        return not self.is_on and self.shared.clock_is_due()
+        return self._may_try() and self.shared.clock_is_due()
 
     def started(self, at: int, cost: int) -> None:
         """Count a call of this process that starts at its slot."""
@@ -134,7 +134,7 @@ class Fallback:
 
     def _unless_away(self, steps: CacheSteps[None]) -> CacheSteps[bool]:
         """Take steps on the cache, unless it is away and too early to try; return whether they came to their end."""
-        if self.is_on and self._steady_us() < self._retry_at:
+        if not self._may_try():
             steps.close()
             return False
         self.keep_time()
@@ -148,6 +148,10 @@ class Fallback:
             number, self._lost_in = self._lost_in, 0
             self.outage.ends(number)
         return True
+
+    def _may_try(self) -> bool:
+        """Whether the cache is there, as far as is known, or it is time to ask again."""
+        return not self.is_on or self._steady_us() >= self._retry_at
 
     # The turns of an outage.
 
