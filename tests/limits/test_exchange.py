@@ -54,15 +54,15 @@ def test_a_slot_of_a_log_that_was_lost_does_not_go_back(clock: FakeClock) -> Non
 
 
 def test_it_stands_in_front_of_the_line() -> None:
-    """A call that was admitted before comes before those that still wait for their slot."""
+    """A call that was admitted before comes before those that wait in line."""
     clock = FakeClock(jump=False)
     limit = Nekkar(clock=clock)("a", "1/minute", margin=0.05)
     admission = limit.acquire()
     clock.advance(1)
     order: list[str] = []
     calls: list[tuple[str, Callable[[], object]]] = [
-        ("has a slot", limit.acquire),
-        ("came before", limit.acquire),
+        ("came first", limit.acquire),
+        ("came second", limit.acquire),
         ("exchanges", lambda: limit._exchange(admission)),
     ]
     threads = []
@@ -80,7 +80,7 @@ def test_it_stands_in_front_of_the_line() -> None:
         wait_until(lambda started=started: len(order) == started)
     for thread in threads:
         thread.join(TIMEOUT)
-    assert order == ["has a slot", "exchanges", "came before"]
+    assert order == ["exchanges", "came first", "came second"]
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

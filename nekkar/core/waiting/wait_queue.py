@@ -166,6 +166,7 @@ class WaitQueue:
 
     def _until_booked(self, caller: Caller) -> QueueSteps[None]:
         while caller.state is State.QUEUED:
+            self._keep_time()
             if caller.error:
                 raise caller.error
             step = self._next_step(caller, self.ledger.clock.now_us())
