@@ -109,7 +109,7 @@ FAULTS = {
     "a survivor assumes that others start now at the latest": Fault(
         lambda: patch.object(recovery, "latest_start", lambda known, now: max(now, known.hits.last_at or 0)),
         "singles",
-        81,
+        158,
     ),
     "a survivor assumes the horizon of its copy": Fault(
         lambda: patch.object(

@@ -46,6 +46,9 @@ class Signal(threading.Event):
         self._lock = threading.Lock()
         self._lock.acquire()
 
+    def __repr__(self) -> str:
+        return f"<Signal: {'set' if self.is_set() else 'unset'}>"
+
     def is_set(self) -> bool:
         """Return whether it was set."""
         return not self._lock.locked()

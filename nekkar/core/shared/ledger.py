@@ -100,7 +100,7 @@ class Ledger:
 
         Raises CacheError where the cache does not answer twice in a row, or after 500 lost swaps.
         """
-        lost, is_answered, doubted = 0, True, None
+        lost, is_answered, doubted, is_asked_again = 0, True, None, False
         written = None if self.clock_is_due() else self.replica.take_token()
         while lost < MOST_LOST_SWAPS:
             if not written:
@@ -108,6 +108,9 @@ class Ledger:
             number, sent = self.replica.next_number(), self.clock.now_us()
             found, token = written or (yield from self._read(sent))
             now = sent if written else self.clock.now_us()
+            if found is None and not is_asked_again and now - sent > self.latency.horizon_us // 2:
+                is_asked_again = True  # a first command connects; how old its answer is must be known more closely
+                continue
             if found and doubted == found.epoch:
                 # Its first write was on its way for longer than a horizon: what came between may have been lost too.
                 base, is_recovery = rebuild_after_loss(found, sent, now, randbits(63)), True
@@ -194,7 +197,7 @@ class Ledger:
 
     def _was_slow(self, read_us: int, swap_us: int) -> bool:
         """Whether a read and a swap took longer than a horizon, and longer than the quicker of the two explains."""
-        return read_us + swap_us > max(self.latency.horizon_us, 8 * min(read_us, swap_us))
+        return not self.in_process and read_us + swap_us > max(self.latency.horizon_us, 8 * min(read_us, swap_us))
 
     def _write(self, planned: LimitState, token: Any, lives_us: int) -> CacheSteps[Any]:
         raw = encode(planned)
