@@ -108,15 +108,15 @@ FAULTS = {
     ),
     "a survivor assumes that others start now at the latest": Fault(
         lambda: patch.object(recovery, "latest_start", lambda known, now: max(now, known.hits.last_at or 0)),
-        "singles",
-        158,
+        "flushed",
+        130,
     ),
     "a survivor assumes the horizon of its copy": Fault(
         lambda: patch.object(
             recovery, "latest_start", lambda known, now: max(now + known.horizon_us, known.hits.last_at or 0)
         ),
         "far",
-        146,
+        1942,
     ),
     "a newcomer's state is trusted": Fault(
         lambda: patch.object(replica, "_began_unseen", lambda found, known: False), "newcomers", 66
