@@ -130,7 +130,7 @@ def waiting(limit: Limit) -> int:
 
 def is_in_turn(limit: Limit) -> bool:
     """Return whether the line of threads changes the state, or looks at it, just now."""
-    return limit._core.thread_line()._under_way is not None
+    return limit._core.thread_line()._turns.under_way is not None
 
 
 def eventually(happened: Callable[[], bool], what: str = "what must come") -> None:

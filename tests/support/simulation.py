@@ -435,7 +435,7 @@ class World:
         live = [process for process in self.processes if not process.dead]
         found = [f"an actor of p{process.number}" for process in live for actor in process.actors if not actor.done]
         found += [f"{process.line.waiting} of p{process.number} in line" for process in live if process.line.waiting]
-        return found + [f"a turn of p{process.number} under way" for process in live if process.line._under_way]
+        return found + [f"a turn of p{process.number} under way" for process in live if process.line._turns.under_way]
 
     # What actors ask of the world.
 

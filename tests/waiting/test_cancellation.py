@@ -82,7 +82,7 @@ class Tasks:
     async def until(self, happened: Callable[[], bool]) -> None:
         """Wait for something, with no booking under way that outlived its leader."""
         with anyio.fail_after(PATIENCE):
-            while self.limit._core.loop_line(this_loop())._under_way or not happened():
+            while self.limit._core.loop_line(this_loop())._turns.under_way or not happened():
                 await anyio.sleep(0)
 
 

@@ -78,10 +78,6 @@ class WaitQueue:
         return sum(not caller.is_gone for caller in list(self.callers))
 
     @property
-    def _under_way(self) -> TurnUnderWay | None:
-        return self._turns.under_way
-
-    @property
     def waiting(self) -> int:
         """How many callers stand in line without a slot."""
         return len(self._assignments.queue)
