@@ -80,7 +80,7 @@ class LimitCore:
             Window(rate.count, rate.period_us / SECOND, count, max(0, rate.count - count)) for rate, count in used
         ]
         held = state.hold_until / SECOND if state.hold_until > now else None
-        soonest = max(now, state.hold_until)
+        soonest = max(now, state.hold_until, hits.last_at or 0)  # hits are appended
         ahead = sum(place.cost for place in state.places)
         next_at = earliest_slot_behind(hits, ahead, self.quota, state.margin(self.quota, now), soonest) / SECOND
         last = next((time / SECOND for time, _ in reversed(hits.entries()) if time <= now), None)

@@ -25,8 +25,8 @@ PERIOD = 2.0 + MARGIN
 SECONDS = 5 * PERIOD
 SETTING_UP = 2.0
 SILENCE = 2.0 + 0.5
-# A loss is met by a glance, and then a period is waited in which others may have called.
-RETURN = 2.0 + 1.0
+# A loss is met by a look, once a second; then others may start for one second more, and a period is waited.
+RETURN = PERIOD + 2.0
 STARVED = 2 * PERIOD + 0.5
 
 BINDING = Plan("", "100/2s", SECONDS)
@@ -36,6 +36,7 @@ MANY = replace(BINDING, threads=32, seconds=12 * PERIOD)
 LOSSES = replace(BINDING, seconds=8 * PERIOD)
 LOCAL = replace(BINDING, on_cache_error="local", local_share=1 / PROCESSES)
 HOT = Plan("", "20000/2s", SECONDS)
+HOT_LOSSES = replace(HOT, seconds=7 * PERIOD)
 SPARED = Expect(spared=0.1)
 
 CALM = Fault("nothing", BINDING, nothing, Expect(silence=SILENCE))
@@ -50,13 +51,13 @@ FAULTS = (
         long=True,
     ),
     Fault("freeze", THREADS, freeze(1.2, 5.0), Expect(used=0.9, recovery=RETURN, late=MARGIN)),
-    Fault("flushes", LOSSES, flushes(1.0, 7.5), Expect(used=0.7, recovery=RETURN)),
-    Fault("restarts", LOSSES, restarts(0.5, 1.0, 8.0), Expect(used=0.65, recovery=RETURN)),
+    Fault("flushes", LOSSES, flushes(1.0, 7.5), Expect(used=0.65, recovery=RETURN)),
+    Fault("restarts", LOSSES, restarts(0.5, 1.0, 8.0), Expect(used=0.55, recovery=RETURN)),
     Fault("outage, local shares", LOCAL, restarts(4.0, 1.0), Expect(used=0.5, share=100 // PROCESSES)),
     Fault("hot, nothing", HOT, nothing, SPARED),
     Fault("hot, kills", HOT, kills(8, 0.5, 8.5, each=3), SPARED),
     Fault("hot, freeze", HOT, freeze(1.2, 5.0), SPARED),
-    Fault("hot, flush and restart", HOT, together(flushes(1.5), restarts(0.5, 4.5)), replace(SPARED, recovery=RETURN)),
+    Fault("hot, flush and restart", HOT_LOSSES, together(flushes(1.5), restarts(0.5, 4.5)), replace(SPARED, recovery=RETURN)),
     Fault("64 busy processes", THREADS, nothing, Expect(starved=STARVED), busy_machine(64)),
     Fault("cache 20 ms away", THREADS, nothing, Expect(used=0.9, starved=STARVED), slow_cache(0.02)),
     Fault("cache 200 ms away", MANY, nothing, Expect(used=0.8, starved=3 * STARVED), slow_cache(0.2)),

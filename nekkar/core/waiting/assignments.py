@@ -31,6 +31,7 @@ class Assignments:
         self.owner = randbits(64)
         self.queue, self.order = Queue(), StartOrder() if in_order else None
         self.hand: deque[InHand] = deque()
+        self.given = 0
         self.returned: list[InHand] = []
         self.must_write = False
         self.to_wake: list[Caller] = []
@@ -85,6 +86,7 @@ class Assignments:
     def _give(self, caller: Caller, grant: InHand) -> None:
         """Give a slot. Of callers that start in order only the first is woken: each wakes the next as it starts."""
         grant.used += caller.cost
+        self.given += 1
         caller.slot, caller.state = Slot(grant.grant.slot, caller.cost, grant), State.BOOKED
         self.queue.leave(caller)
         if self.order:

@@ -69,8 +69,8 @@ class PrefetchedSlots:
 
         The demand grows by one a booking, then twofold, and falls at once.
         """
-        calls, span = asked + self._taken, max(1, now - self.counted_from)
-        self._taken, self.counted_from = 0, now
+        calls, span = max(asked, self._assignments.given) + self._taken, max(1, now - self.counted_from)
+        self._taken, self._assignments.given, self.counted_from = 0, 0, now
         lately = calls * self._ledger.quota.margin_us // (4 * span)
         self._demand = min(lately, self._demand + max(1, self._demand - LEAST), MOST)
         return self._demand if self._demand > LEAST else 0

@@ -92,9 +92,11 @@ class Turn:
         # In this process a look costs nothing, so nothing is won by standing. And a caller that will not wait can't use
         # a slot that is granted ahead.
         is_alone = head is not None and len(mine.queue) == 1 and head.deadline is None
-        stands = is_alone and credit > 0 and not ledger.in_process and mine.standing.may_stand(now, window, is_far)
         if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
             self._prefetch = self.prefetched.wanted(len(mine.queue), now)
+        # Where calls are so frequent that slots are prefetched, a place would hold them back.
+        may_stand = is_alone and credit > 0 and not ledger.in_process and not self._prefetch
+        stands = may_stand and mine.standing.may_stand(now, window, is_far)
         self._sent, self._waiting = mine.to_return(), len(mine.queue)
         return Ask(
             mine.owner,

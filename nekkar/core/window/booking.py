@@ -90,7 +90,7 @@ def earliest_slot_behind(
     for each step. ``calls``: how many calls all these hits are, this one too; calls are spaced, hits are not.
     """
     at = soonest
-    if hits.last_at is not None:
+    if hits.last_at is not None and quota.spacing_us:
         at = max(at, hits.last_at + (ahead + 1 if calls is None else calls) * quota.spacing_us)
     for rate in quota.rates:
         number = hits.total + ahead + 1 - rate.count
