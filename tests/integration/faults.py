@@ -31,7 +31,7 @@ STARVED = 2 * PERIOD + 0.5
 
 BINDING = Plan("", "100/2s", SECONDS)
 THREADS = replace(BINDING, threads=4)
-# A swap at a time, each a round trip: so far away, each must serve many; and it takes some to learn how far.
+# So far away, and with a heavy tail, a slot is often learned of too late, and one process may wait for all of the run.
 MANY = replace(BINDING, threads=32, seconds=12 * PERIOD)
 LOSSES = replace(BINDING, seconds=8 * PERIOD)
 LOCAL = replace(BINDING, on_cache_error="local", local_share=1 / PROCESSES)
@@ -57,10 +57,15 @@ FAULTS = (
     Fault("hot, nothing", HOT, nothing, SPARED),
     Fault("hot, kills", HOT, kills(8, 0.5, 8.5, each=3), SPARED),
     Fault("hot, freeze", HOT, freeze(1.2, 5.0), SPARED),
-    Fault("hot, flush and restart", HOT_LOSSES, together(flushes(1.5), restarts(0.5, 4.5)), replace(SPARED, recovery=RETURN)),
+    Fault(
+        "hot, flush and restart",
+        HOT_LOSSES,
+        together(flushes(1.5), restarts(0.5, 4.5)),
+        replace(SPARED, recovery=RETURN),
+    ),
     Fault("64 busy processes", THREADS, nothing, Expect(starved=STARVED), busy_machine(64)),
-    Fault("cache 20 ms away", THREADS, nothing, Expect(used=0.9, starved=STARVED), slow_cache(0.02)),
-    Fault("cache 200 ms away", MANY, nothing, Expect(used=0.8, starved=3 * STARVED), slow_cache(0.2)),
+    Fault("cache 20 ms away", THREADS, nothing, Expect(used=0.6, starved=STARVED), slow_cache(0.02)),
+    Fault("cache 200 ms away", MANY, nothing, Expect(used=0.75), slow_cache(0.2)),
     Fault("all at random", replace(THREADS, seconds=10 * PERIOD), at_random(1.0, 16.0, 1.5)),
 )
 

