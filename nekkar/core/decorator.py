@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Generator
+import logging
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import CacheError, ConfigurationError, shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+UNSETTLED = "limit %r: a call counts as it was reserved, since its settlement reached no cache: %s"
+
+log = logging.getLogger("nekkar")
 
 
 class Admitting(Protocol):
@@ -20,8 +28,8 @@ class Admitting(Protocol):
 
     @property
     def name(self) -> str: ...
-    def acquire(self) -> Any: ...
-    async def acquire_async(self) -> Any: ...
+    def acquire(self, cost: Any = 1) -> Any: ...
+    async def acquire_async(self, cost: Any = 1) -> Any: ...
 
 
 def decorated(limit: Admitting, function: Any) -> Any:
@@ -78,3 +86,55 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Admitting, Any], Any]], ...
     (inspect.isasyncgenfunction, _async_generator),
     (inspect.isgeneratorfunction, _generator),
 )
+
+
+def metered(
+    limit: Admitting, cost: Callable[..., Any], settle: Callable[[Any], Mapping[str, int]] | None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator: a call costs ``cost(*args, **kwargs)``, and its result is settled by ``settle(result)``."""
+    for what, function in (("cost", cost), ("settle", settle)):
+        if function is not None and not callable(function):
+            raise ConfigurationError(f"limit {limit.name!r}: {what} {shown(function)} is not callable; give a function")
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        whole = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        if whole or isinstance(function, staticmethod | classmethod) or not callable(function):
+            raise ConfigurationError(
+                f"limit {limit.name!r} can't meter {shown(function)}: give a function or a coroutine function; for"
+                " others, acquire and settle in their bodies"
+            )
+        is_async = inspect.iscoroutinefunction(function)
+        limited: Any = _metered_coroutine if is_async else _metered_call
+        return functools.wraps(function)(limited(limit, function, cost, settle))
+
+    return decorate
+
+
+def _metered_call(limit: Admitting, function: Any, cost: Any, settle: Any) -> Callable[..., Any]:
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        admission = limit.acquire(cost(*args, **kwargs))
+        result = function(*args, **kwargs)
+        if settle:
+            used = settle(result)
+            try:
+                admission.settle(**used)
+            except CacheError as error:
+                log.warning(UNSETTLED, limit.name, error)
+        return result
+
+    return limited
+
+
+def _metered_coroutine(limit: Admitting, function: Any, cost: Any, settle: Any) -> Callable[..., Any]:
+    async def limited(*args: Any, **kwargs: Any) -> Any:
+        admission = await limit.acquire_async(cost(*args, **kwargs))
+        result = await function(*args, **kwargs)
+        if settle:
+            used = settle(result)
+            try:
+                await admission.settle_async(**used)
+            except CacheError as error:
+                log.warning(UNSETTLED, limit.name, error)
+        return result
+
+    return limited

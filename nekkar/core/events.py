@@ -2,6 +2,7 @@
 
 - A call is told of by ``Waiting``, where it must wait, and then by one of ``Admitted``, ``Refused`` and ``Left``.
   ``call`` is the same number in all of them, unique in the process (0: a call that took a prefetched slot).
+- ``cost`` is the calls that it takes, ``costs`` the hits by unit, calls among them.
 - ``at`` is Unix time in seconds on the limit's clock; all durations are in seconds.
 - A callback runs where the event happens: in the thread, or on the event loop, of the call that it is about, before
   that call starts; of a hold or an outage in whatever thread met it. So it must return at once. What it raises is
@@ -11,8 +12,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from threading import get_ident
 from types import TracebackType
 
@@ -47,6 +48,7 @@ class Waiting:
     until: float
     waited: float
     call: int
+    costs: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Admitted:
     at: float
     waited: float
     call: int = 0
+    costs: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class Refused:
     retry_after: float
     max_wait: float
     call: int
+    costs: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Left:
     waited: float
     error: BaseException
     call: int
+    costs: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from nekkar.core.admission import Admission, Status
-from nekkar.core.decorator import decorated
-from nekkar.core.errors import CacheError, ConfigurationError
+from nekkar.core.cost import Hits, cost_of
+from nekkar.core.decorator import decorated, metered
+from nekkar.core.errors import CacheError
 from nekkar.core.limit_core import LimitCore
-from nekkar.core.quota import Quota, micros, patience, whole
+from nekkar.core.quota import Quota, micros, patience, read_cost
+from nekkar.core.reservation import Reservation
 from nekkar.core.runtime.drivers import is_nested, run, run_async, run_steps, run_steps_async
 from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.runtime.loops import this_loop
@@ -60,32 +62,49 @@ class Limit:
         """
         return cast("Callable[P, R]", decorated(self, function))
 
-    def acquire(self, cost: int = 1, max_wait: float | None = None) -> Admission:
-        """Block until a call of ``cost`` hits may start, at most ``max_wait`` seconds (default: the limit's).
+    def metered(
+        self, cost: Callable[P, int | Mapping[str, int]], settle: Callable[[Any], Mapping[str, int]] | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Return a decorator for calls whose cost depends on their arguments, and is settled by their result.
 
-        Raises WaitTooLong as soon as the slot is known to lie too far off, CacheError where the cache
-        does not answer within its timeout, and ConfigurationError for a cost that can never be admitted.
+        ``cost``: called with the arguments of each call, returns what it costs. ``settle``: called with the result,
+        returns what it used, such as ``{"tokens": 612}``. A call that raises settles nothing: its cost counts whole.
+        A settlement that the cache does not take is logged. The calls raise what ``acquire`` raises, too.
         """
-        cost, longest = self._checked(cost, max_wait)
-        line = self._core.thread_line()
-        if cost == 1 and (slot := line.prefetched.take()):
-            return self._core.prefetched(slot)
-        line = self._core.own_line() if is_nested() else line
-        return self._admission(*run(line.acquire(cost, longest), self._core.clock))
+        return metered(self, cost, settle)
 
-    async def acquire_async(self, cost: int = 1, max_wait: float | None = None) -> Admission:
-        """Wait, in a task, until a call of ``cost`` hits may start; otherwise as ``acquire``.
+    def acquire(self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None) -> Admission:
+        """Block until a call of this cost may start, at most ``max_wait`` seconds (default: the limit's).
+
+        ``cost``: a whole number of calls, or a mapping of units to hits, such as ``{"tokens": 1200}``: that is one call
+        and 1,200 tokens. Raises WaitTooLong as soon as the slot is known to lie too far off, CacheError where the cache
+        does not answer within its timeout, and ConfigurationError for a cost that can never be admitted, for a unit
+        that the limit does not count, and for one that it counts and the cost does not give.
+        """
+        asked, longest = self._checked(cost, max_wait)
+        line = self._core.thread_line()
+        if asked == 1 and (slot := line.prefetched.take()):
+            return self._prefetched(slot)
+        if not asked:
+            return self._admission(*self._run(self._core.uncounted(longest)))
+        line = self._core.own_line() if is_nested() else line
+        return self._admission(*run(line.acquire(asked, longest), self._core.clock))
+
+    async def acquire_async(self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None) -> Admission:
+        """Wait, in a task, until a call of this cost may start; otherwise as ``acquire``.
 
         A cancelled wait keeps no slot and no place in line.
         """
-        cost, longest = self._checked(cost, max_wait)
+        asked, longest = self._checked(cost, max_wait)
         core, loop = self._core, this_loop()
         line = core.loop_line(loop)
-        if cost == 1 and line.prefetched.left:
+        if asked == 1 and line.prefetched.left:
             await loop.checkpoint()  # before the slot is taken: a cancellation here loses none
             if slot := line.prefetched.take():
-                return core.prefetched(slot)
-        steps = line.acquire(cost, longest)
+                return self._prefetched(slot)
+        if not asked:
+            return self._admission(*await self._run_async(core.uncounted(longest)))
+        steps = line.acquire(asked, longest)
         return self._admission(*await run_async(steps, core.clock, loop, core.ledger.in_process))
 
     def _is_good(self, admission: Admission) -> bool:
@@ -93,8 +112,8 @@ class Limit:
 
         For a call that waits for something else between its admission and its start, such as a connection.
         """
-        slot = admission._slot
-        return slot is None or self._core.clock.now_us() <= self._core.ledger.good_until(slot.at)
+        reserved = _reservation(admission)
+        return reserved is None or reserved.is_good()
 
     def _exchange(self, admission: Admission, max_wait: float | None = None) -> Admission:
         """Block until a call may start that did not start on its admission in time; otherwise as ``acquire``.
@@ -102,20 +121,24 @@ class Limit:
         It stands in front of the line. Its old slot goes back if it is at most a horizon (100 ms) old; an older one is
         spent. An admission may be exchanged once.
         """
-        cost, longest = self._checked(admission.cost, max_wait)
-        steps = self._core.thread_line().acquire(cost, longest, admission._slot)
+        steps = self._core.thread_line().acquire(*self._stale(admission, max_wait))
         return self._admission(*run(steps, self._core.clock))
 
     async def _exchange_async(self, admission: Admission, max_wait: float | None = None) -> Admission:
         """Wait, in a task, until a call may start that did not start on its admission in time; see ``_exchange``."""
-        cost, longest = self._checked(admission.cost, max_wait)
         core, loop = self._core, this_loop()
-        steps = core.loop_line(loop).acquire(cost, longest, admission._slot)
+        steps = core.loop_line(loop).acquire(*self._stale(admission, max_wait))
         return self._admission(*await run_async(steps, core.clock, loop, core.ledger.in_process))
+
+    def _stale(self, admission: Admission, max_wait: float | None) -> tuple[Hits, float | None, Slot | None]:
+        reserved = _reservation(admission)
+        longest = self._max_wait if max_wait is None else patience(max_wait, self.name)
+        return cost_of(admission.costs), longest, reserved.slot if reserved else None
 
     def _least_wait(self, admission: Admission) -> float:
         """Return a lower bound, in seconds, of how long an exchange would block, as far as this process knows."""
-        return self._core.least_wait(admission.cost, admission._slot)
+        reserved = _reservation(admission)
+        return self._core.least_wait(cost_of(admission.costs), reserved.slot if reserved else None)
 
     def __enter__(self) -> Admission:
         return self.acquire()
@@ -200,21 +223,23 @@ class Limit:
     def _held(self, seconds: float) -> int:
         return micros(seconds, f"limit {self.name!r}: hold")
 
-    def _checked(self, cost: int, max_wait: float | None) -> tuple[int, float | None]:
-        if type(cost) is int and cost == 1 and max_wait is None:
-            return 1, self._max_wait
-        if type(cost) is not int or cost != 1:
-            cost = whole(cost, f"limit {self.name!r}: cost")
-        if cost > self._core.quota.max_cost:
-            raise ConfigurationError(
-                f"limit {self.name!r}: cost {cost} can never be admitted under {self._core.quota};"
-                f" give at most {self._core.quota.max_cost}"
-            )
-        return cost, self._max_wait if max_wait is None else patience(max_wait, self.name)
+    def _checked(self, cost: int | Mapping[str, int], max_wait: float | None) -> tuple[Hits, float | None]:
+        quota = self._core.quota
+        asked = 1 if type(cost) is int and cost == 1 and quota.counts_calls_alone else read_cost(cost, quota, self.name)
+        return asked, self._max_wait if max_wait is None else patience(max_wait, self.name)
+
+    def _prefetched(self, slot: Slot) -> Admission:
+        if self._core.reporter.listening:
+            self._core.reporter.prefetched(slot)
+        return Admission._of(self.name, Reservation(self._core, slot), slot.at, 0)
 
     def _admission(self, slot: Slot, waited_us: int) -> Admission:
         self._limiter._forget_idle(slot.at)
-        return Admission._of(self.name, slot, waited_us)
+        return Admission._of(self.name, Reservation(self._core, slot), slot.at, waited_us)
+
+
+def _reservation(admission: Admission) -> Reservation | None:
+    return cast("Reservation | None", admission._booking)
 
 
 def _again(limiter: Nekkar, name: str, terms: Quota, max_wait: float | None) -> Limit:

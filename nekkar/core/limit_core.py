@@ -5,28 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 from weakref import WeakValueDictionary
 
-from nekkar.core.admission import Admission, Status, Window
+from nekkar.core.admission import Status, Window
 from nekkar.core.cache import BaseCache
 from nekkar.core.clock import Clock
+from nekkar.core.cost import CALLS, Hits, cost_of
+from nekkar.core.errors import WaitTooLong
 from nekkar.core.events import Listeners
-from nekkar.core.quota import SECOND, Quota
-from nekkar.core.runtime.drivers import Signal, wake_threads
-from nekkar.core.runtime.effects import CacheSteps, Event
+from nekkar.core.quota import SECOND, Quota, Rate
+from nekkar.core.runtime.drivers import Signal, is_nested, wake_threads
+from nekkar.core.runtime.effects import Backoff, CacheSteps, Event
 from nekkar.core.runtime.loops import Loop
 from nekkar.core.shared.fallback import Fallback
 from nekkar.core.shared.key import cache_key
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.shared.outage import Outage
 from nekkar.core.shared.store import store_of
-from nekkar.core.waiting.callers import Slot
+from nekkar.core.waiting.callers import InHand, Slot
 from nekkar.core.waiting.reporter import CallReporter
 from nekkar.core.waiting.wait_queue import WaitQueue
-from nekkar.core.window.booking import earliest_slot, earliest_slot_behind
+from nekkar.core.window.booking import earliest_slot, earliest_slot_behind, spaced_after
 from nekkar.core.window.feedback import Feedback, apply_feedback, with_hold
-from nekkar.core.window.state import LimitState
+from nekkar.core.window.hits import HitLog
+from nekkar.core.window.state import Grant, LimitState
 
 
 class LimitCore:
@@ -36,11 +39,10 @@ class LimitCore:
         self, name: str, quota: Quota, cache: BaseCache, clock: Clock, outage: Outage, listeners: Listeners
     ) -> None:
         self.name, self.quota, self.clock = name, quota, clock
-        self.reporter, self._listening = CallReporter(name, listeners), listeners.listening
+        self.reporter = CallReporter(name, listeners)
         self.ledger = Ledger(store_of(cache, clock), cache_key(name), quota, clock)
         self.ledger.replica.on_hold = self.reporter.held
         self.accounts = Fallback(self.ledger, outage)
-        self._last_prefetched: tuple[Any, Any] = (None, None)
         self._row_ended_at = 0  # the newest refusal whose row a success in this process has ended
         self._begin()
 
@@ -73,29 +75,23 @@ class LimitCore:
 
     def status(self, state: LimitState, now: int) -> Status:
         """Return how the limit stands by a state read at ``now``."""
-        prefetched = sum(line.prefetched.left for line in self._own_lines())
-        hits = state.hits
-        used = [(rate, max(0, hits.count_since(now - rate.period_us) - prefetched)) for rate in self.quota.rates]
-        windows = [
-            Window(rate.count, rate.period_us / SECOND, count, max(0, rate.count - count)) for rate, count in used
-        ]
+        quota, hits = self.quota, state.hits
+        windows = tuple(self._window(hits, rate, now) for rate in quota.rates)
         held = state.hold_until / SECOND if state.hold_until > now else None
-        soonest = max(now, state.hold_until, hits.last_at or 0)  # hits are appended
-        ahead = sum(place.cost for place in state.places)
-        next_at = earliest_slot_behind(hits, ahead, self.quota, state.margin(self.quota, now), soonest) / SECOND
+        spaced = spaced_after(hits, quota, len(state.places) + 1)
+        soonest = max(now, state.hold_until, hits.last_at or 0, spaced)  # hits are appended
+        ahead, margin = sum((place.cost for place in state.places), cost_of({})), state.margin(quota, now)
+        next_at = earliest_slot_behind(hits, ahead, quota, margin, soonest, quota.one_of_each) / SECOND
         last = next((time / SECOND for time, _ in reversed(hits.entries()) if time <= now), None)
-        return Status(self.name, tuple(windows), next_at, held, self.waiting, now / SECOND, last)
+        return Status(self.name, windows, next_at, held, self.waiting, now / SECOND, last)
 
-    def prefetched(self, slot: Slot) -> Admission:
-        """Return the admission of a prefetched slot: that of the one before, where they are of one grant."""
-        known = self._last_prefetched
-        if known[0] is not slot.source:
-            self._last_prefetched = known = (slot.source, Admission._of(self.name, slot, 0))
-        if self._listening:
-            self.reporter.prefetched(slot)
-        return cast(Admission, known[1])
+    def _window(self, hits: HitLog, rate: Rate, now: int) -> Window:
+        used = hits.of(rate.unit).count_since(now - rate.period_us)
+        if rate.unit == CALLS:
+            used = max(0, used - sum(line.prefetched.left for line in self._own_lines()))
+        return Window(rate.count, rate.period_us / SECOND, used, max(0, rate.count - used), rate.unit)
 
-    def least_wait(self, cost: int, stale: Slot | None) -> float:
+    def least_wait(self, cost: Hits, stale: Slot | None) -> float:
         """Return a lower bound of the wait for another slot, in seconds; 0 where the stale one can be given back."""
         state, now = self.accounts.state, self.clock.now_us()
         if state is None or (stale and now <= stale.at + state.horizon_us):
@@ -117,6 +113,22 @@ class LimitCore:
         if is_news and feedback.is_success:
             self._row_ended_at = known.rejections.at
         return is_news
+
+    def uncounted(self, max_wait: float | None) -> CacheSteps[tuple[Slot, int]]:
+        """Wait while the limit is held, for a call that costs nothing; it takes no slot."""
+        begun = self.clock.now_us()
+        while True:
+            yield from self.accounts.edit(lambda state, now: state)
+            state, now = self.accounts.state, self.clock.now_us()
+            held = state.hold_until if state else 0
+            if held <= now:
+                slot = Slot(now, 0, InHand(Grant(0, 0, now, 0), 0, is_closed=True))
+                if self.reporter.listening:
+                    self.reporter.prefetched(slot)
+                return slot, now - begun
+            if max_wait is not None and held > begun + max_wait * SECOND:
+                raise WaitTooLong(self.name, (held - now) / SECOND, max_wait)
+            yield Backoff(min(held - now, SECOND))
 
     # Steps that change the limit for all who share it. Each raises CacheError where the cache does not answer.
 
@@ -150,6 +162,16 @@ class LimitCore:
             line.look_soon()
 
     # Lines.
+
+    def settling_line(self) -> WaitQueue:
+        """Return the line that has settlements of this thread written."""
+        return self.own_line() if is_nested() else self.thread_line()
+
+    def look_soon(self, other: WaitQueue) -> None:
+        """Have all lines of this process but one, which has just looked, see that the state was changed."""
+        for line in self._own_lines():
+            if line is not other and line.waiting:
+                line.look_soon()
 
     def _new_line(
         self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None], in_order: bool = False

@@ -1,9 +1,10 @@
-"""Rates and quotas: from ``"10/second; 300/minute"`` to values.
+"""Rates and quotas: from ``"500/minute; 150000 tokens/minute"`` to values.
 
-A rate is a whole number of calls per period; a quota is the rates that one limit must keep at once,
-with the spacing between its slots and the margin of its windows. All times inside are integer
-microseconds. The notation is that of the ``limits`` package: ``COUNT / [MULTIPLE] UNIT`` or
-``COUNT per [MULTIPLE] UNIT``, several of them parted by ``;``, ``,`` or ``|``.
+A rate is a whole number of calls, or of hits in another unit, per period. A quota is the rates that one limit must keep
+at once, with the spacing between its slots and the margin of its windows. All times inside are integer microseconds.
+The notation extends that of the ``limits`` package: ``COUNT [UNIT] / [MULTIPLE] PERIOD``, or ``per`` for the slash;
+several rates are separated by ``;``, ``,`` or ``|``. Without a unit, and with ``calls`` or ``requests``, a rate counts
+the calls themselves; any other word is a unit of its own, such as ``tokens``.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import math
 import operator
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, SupportsIndex
 
+from nekkar.core.cost import CALLS, Hits, cost_of, fits
 from nekkar.core.errors import ConfigurationError, plain, shown
 
 SECOND = 1_000_000
@@ -29,22 +32,33 @@ _SECONDS |= {"month": 30 * 86_400, "year": 365 * 86_400}
 _SHORT = {"s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "d": "day", "w": "week"}
 _UNITS = _SECONDS | {short: _SECONDS[long] for short, long in _SHORT.items()}
 _UNITS |= {f"{unit}s": seconds for unit, seconds in _UNITS.items() if len(unit) > 1}
-_RATE = re.compile(r"([0-9]+)\s*(?:/|\s+per\s+)\s*([0-9]+)?\s*([a-z]+)", re.IGNORECASE)
-_EXPECTED = "expected COUNT/UNIT such as '10/second', '300/minute' or '5 per 2 hours', several parted by ';'"
+LONGEST_UNIT = 64  # characters
+_RATE = re.compile(
+    r"([0-9]+)(?:\s+(?!per\b)([a-z_][a-z0-9_]*))?\s*(?:/|(?<=\s)per\s)\s*([0-9]+)?\s*([a-z]+)(?:\s+(.+))?",
+    re.IGNORECASE | re.ASCII,
+)
+_OF_CALLS = {"call", "calls", "request", "requests"}
+_NOT_YET = ("burst", "aligned")
+_EXPECTED = (
+    "expected COUNT/PERIOD or COUNT UNIT/PERIOD such as '10/second', '5 per 2 hours' or '150000 tokens/minute', several"
+    " separated by ';'"
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rate:
-    """At most ``count`` calls in any ``period_us`` microseconds."""
+    """At most ``count`` calls, or hits in another ``unit``, in any ``period_us`` microseconds."""
 
     period_us: int
     count: int
+    unit: str = CALLS
 
     def __str__(self) -> str:
-        return f"{self.count} per {plain(self.period_us / SECOND)} s"
+        unit = "" if self.unit == CALLS else f" {self.unit}"
+        return f"{self.count}{unit} per {plain(self.period_us / SECOND)} s"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Quota:
     """What one limit keeps: every rate at once, least spacing between slots, the windows' margin.
 
@@ -55,10 +69,38 @@ class Quota:
     spacing_us: int
     margin_us: int
 
-    @property
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """The units that it counts, calls first."""
+        return tuple(sorted({rate.unit for rate in self.rates}, key=lambda unit: (unit != CALLS, unit)))
+
+    @cached_property
+    def counts_calls_alone(self) -> bool:
+        """Whether it counts no other unit."""
+        return self.units == (CALLS,)
+
+    @cached_property
     def max_cost(self) -> int:
-        """The largest cost that every window can hold at all."""
-        return min(rate.count for rate in self.rates)
+        """The most calls that every window can hold at all."""
+        return self.most(CALLS)
+
+    def most(self, unit: str) -> int:
+        """Return the most hits of a unit that every window can hold at all."""
+        return min((rate.count for rate in self.rates if rate.unit == unit), default=MAX_COUNT)
+
+    @cached_property
+    def largest_cost(self) -> Hits:
+        """The largest cost that every window can hold at all, in every unit that it counts."""
+        return cost_of({unit: self.most(unit) for unit in self.units})
+
+    @cached_property
+    def one_of_each(self) -> Hits:
+        """One hit in each unit that it counts."""
+        return cost_of(dict.fromkeys(self.units, 1))
+
+    def admits(self, cost: Hits) -> bool:
+        """Return whether every window can hold a cost at all."""
+        return fits(cost, self.largest_cost)
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.rates))
@@ -91,16 +133,18 @@ def _quota(rate_limit: int | str, period: float | None, spacing: float | str, ma
     return Quota(rates, _spacing_us(spacing, rates), _margin_us(margin, rates))
 
 
-def whole(value: SupportsIndex, what: str, most: int = MAX_COUNT) -> int:
-    """Return ``value`` as an int from 1 to ``most``, or raise ConfigurationError naming ``what``."""
+def whole(value: SupportsIndex, what: str, most: int = MAX_COUNT, least: int = 1) -> int:
+    """Return ``value`` as an int from ``least`` to ``most``, or raise ConfigurationError naming ``what``."""
     try:
         if isinstance(value, bool):
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise ConfigurationError(f"{what} {shown(value)} is not a whole number; give an int from 1 to {most}") from None
-    if not 1 <= number <= most:
-        raise ConfigurationError(f"{what} {shown(value)} is out of bounds; give a whole number from 1 to {most}")
+        raise ConfigurationError(
+            f"{what} {shown(value)} is not a whole number; give an int from {least} to {most}"
+        ) from None
+    if not least <= number <= most:
+        raise ConfigurationError(f"{what} {shown(value)} is out of bounds; give a whole number from {least} to {most}")
     return number
 
 
@@ -117,6 +161,33 @@ def micros(value: Any, what: str, least_us: int = 0, most_us: int = MAX_PERIOD) 
 def patience(max_wait: Any, name: str) -> float:
     """Return the seconds that a call of limit ``name`` waits at most; ConfigurationError for what are none."""
     return micros(max_wait, f"limit {shown(name)}: max_wait") / SECOND
+
+
+def read_cost(cost: Any, quota: Quota, name: str) -> Hits:
+    """Return what a call of limit ``name`` costs: a whole number of calls, or a mapping of units to hits.
+
+    Raises ConfigurationError for a unit that the quota does not count, for one that it counts and ``cost`` does not
+    give (but for calls: 1), and for a cost that no window holds. Calls that the quota does not count are left out.
+    """
+    what = f"limit {shown(name)}: cost"
+    if not isinstance(cost, Mapping):
+        costs = {CALLS: whole(cost, what)}
+    else:
+        for unit in cost:
+            if unit != CALLS and unit not in quota.units:
+                raise ConfigurationError(
+                    f"{what} {shown(cost)}: {shown(unit)} is not counted; {quota} counts {', '.join(quota.units)}"
+                )
+        costs = {CALLS: 1} | {unit: whole(hits, f"{what} in {unit}", least=0) for unit, hits in cost.items()}
+    for unit in quota.units:
+        if unit not in costs:
+            raise ConfigurationError(f"{what} {shown(cost)} does not give {unit}, which {quota} counts; give both")
+    asked = cost_of({unit: costs[unit] for unit in quota.units})
+    if not quota.admits(asked):
+        raise ConfigurationError(
+            f"{what} {asked} can never be admitted under {quota}; give at most {quota.largest_cost}"
+        )
+    return asked
 
 
 def _rates(rate_limit: int | str, period: float | None) -> tuple[Rate, ...]:
@@ -137,15 +208,34 @@ def _rate(part: str, text: str) -> Rate:
     if not found:
         where = f"{shown(part)} in rate {shown(text)}" if part != text else f"rate {shown(text)}"
         raise ConfigurationError(f"{where} is not a rate; {_EXPECTED}")
-    count, multiple, unit = found.groups()
-    if unit.lower() not in _UNITS:
-        hint = "'m' could be minute or month: write 'min' or 'month'" if unit.lower() == "m" else "use one of"
-        known = "" if unit.lower() == "m" else " s, min, hour, day, week, month, year"
-        raise ConfigurationError(f"unit {unit!r} in rate {shown(text)} is not known; {hint}{known}")
-    period_us = _digits(multiple or "1", f"the multiple in rate {shown(text)}:") * _UNITS[unit.lower()] * SECOND
+    count, unit, multiple, period, rest = found.groups()
+    if rest:
+        _check_rest(rest, text)
+    if period.lower() not in _UNITS:
+        hint = "'m' could be minute or month: write 'min' or 'month'" if period.lower() == "m" else "use one of"
+        known = "" if period.lower() == "m" else " s, min, hour, day, week, month, year"
+        raise ConfigurationError(f"period {period!r} in rate {shown(text)} is not known; {hint}{known}")
+    period_us = _digits(multiple or "1", f"the multiple in rate {shown(text)}:") * _UNITS[period.lower()] * SECOND
     if period_us > MAX_PERIOD:
         raise ConfigurationError(f"the period in rate {shown(text)} is over 100 years; give a shorter one")
-    return Rate(period_us, _digits(count, f"the count in rate {shown(text)}:"))
+    return Rate(period_us, _digits(count, f"the count in rate {shown(text)}:"), _unit(unit, text))
+
+
+def _unit(given: str | None, text: str) -> str:
+    """Return the unit that a rate counts."""
+    if given is None or given.lower() in _OF_CALLS:
+        return CALLS
+    if len(given) > LONGEST_UNIT:
+        raise ConfigurationError(f"unit {shown(given)} in rate {shown(text)} is over {LONGEST_UNIT} characters long")
+    return given
+
+
+def _check_rest(rest: str, text: str) -> None:
+    """Refuse what stands behind the period of a rate."""
+    word = rest.split()[0].lower()
+    if word in _NOT_YET:
+        raise ConfigurationError(f"{word!r} in rate {shown(text)} is not supported yet; leave it out")
+    raise ConfigurationError(f"{shown(rest)} in rate {shown(text)} is not known; {_EXPECTED}")
 
 
 def _digits(text: str, what: str) -> int:
@@ -158,7 +248,10 @@ def _digits(text: str, what: str) -> int:
 
 def _spacing_us(spacing: float | str, rates: tuple[Rate, ...]) -> int:
     if spacing == "even":
-        return max(-(-rate.period_us // rate.count) for rate in rates)
+        gaps = [-(-rate.period_us // rate.count) for rate in rates if rate.unit == CALLS]
+        if not gaps:
+            raise ConfigurationError("spacing 'even' goes by the windows of calls, and the rate has none; give seconds")
+        return max(gaps)
     if isinstance(spacing, str):
         raise ConfigurationError(f"spacing {shown(spacing)} is not known; give seconds, or 'even'")
     return micros(spacing, "spacing")

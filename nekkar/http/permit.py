@@ -11,7 +11,7 @@ The core's errors become those of an HTTP library here; this module names no cla
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong
@@ -51,7 +51,7 @@ class Permit:
         """The newest admission, with all that its attempt waited."""
         if not self.admission or not self._waited:
             return self.admission
-        return replace(self.admission, waited=self._waited + self.admission.waited)
+        return self.admission._after(self._waited + self.admission.waited)
 
     @property
     def is_good(self) -> bool:

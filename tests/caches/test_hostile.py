@@ -22,7 +22,8 @@ from nekkar.core.limiter import Limit, Nekkar
 from nekkar.core.quota import MAX_MARGIN, MAX_PERIOD, SECOND, quota
 from nekkar.core.shared.key import cache_key
 from nekkar.core.shared.replica import YEAR_US
-from nekkar.core.window.codec import LATEST_US, decode, encode
+from nekkar.core.window.checks import LATEST_US
+from nekkar.core.window.codec import decode, encode
 from nekkar.core.window.hits import HitLog
 from nekkar.core.window.rejections import Rejections
 from nekkar.core.window.state import MOST_HORIZON_US, Grant, LimitState, Place

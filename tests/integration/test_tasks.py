@@ -8,6 +8,7 @@ import time
 import anyio
 import pytest
 
+from nekkar.core.cost import hits_in
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import InHand
@@ -62,7 +63,9 @@ def late(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     hits: list[int] = []
 
     def close(self: Assignments, grant: InHand) -> None:
-        hits.extend([grant.left] if self.ledger.clock.now_us() > grant.grant.slot and grant.left else [])
+        hits.extend(
+            [hits_in(grant.left, "calls")] if self.ledger.clock.now_us() > grant.grant.slot and grant.left else []
+        )
         closing(self, grant)
 
     closing = Assignments._close

@@ -175,7 +175,7 @@ def test_equal_limits_are_equal_and_hashable() -> None:
     assert len({quota("100/minute"), quota(100), quota("100 per 60 s")}) == 1
 
 
-COUNT, SECONDS, RATE = "from 1 to 1000000000", "give seconds from", "expected COUNT/UNIT"
+COUNT, SECONDS, RATE = "from 1 to 1000000000", "give seconds from", "expected COUNT/PERIOD"
 HUGE = 10**5000  # more digits than Python prints
 LARGE = 10**400  # more than a float holds
 NAN, INF = math.nan, math.inf
@@ -229,13 +229,13 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"rate_limit": "10/second;;300/minute"}, "'' in rate '10/second;;300/minute'", RATE),
     ({"rate_limit": "10/second; 300"}, "'300' in rate '10/second; 300'", RATE),
     ({"rate_limit": "10/second and 300/minute"}, "'10/second and 300/minute'", RATE),
-    ({"rate_limit": "10/fortnight"}, "unit 'fortnight' in rate '10/fortnight'", "min, hour"),
-    ({"rate_limit": "10/ms"}, "unit 'ms'", "min, hour"),
-    ({"rate_limit": "10/ss"}, "unit 'ss'", "min, hour"),
-    ({"rate_limit": "10/\u017f"}, "unit '\u017f'", "min, hour"),
-    ({"rate_limit": "10/m"}, "unit 'm' in rate '10/m'", "'min' or 'month'"),
-    ({"rate_limit": "10/M"}, "unit 'M' in rate '10/M'", "'min' or 'month'"),
-    ({"rate_limit": "10/second; 5/2 m"}, "unit 'm' in rate '10/second; 5/2 m'", "'min' or 'month'"),
+    ({"rate_limit": "10/fortnight"}, "period 'fortnight' in rate '10/fortnight'", "min, hour"),
+    ({"rate_limit": "10/ms"}, "period 'ms'", "min, hour"),
+    ({"rate_limit": "10/ss"}, "period 'ss'", "min, hour"),
+    ({"rate_limit": "10/\u017f"}, "'10/\u017f'", RATE),
+    ({"rate_limit": "10/m"}, "period 'm' in rate '10/m'", "'min' or 'month'"),
+    ({"rate_limit": "10/M"}, "period 'M' in rate '10/M'", "'min' or 'month'"),
+    ({"rate_limit": "10/second; 5/2 m"}, "period 'm' in rate '10/second; 5/2 m'", "'min' or 'month'"),
     ({"rate_limit": "0/second"}, "the count in rate '0/second'", COUNT),
     ({"rate_limit": "000/second"}, "the count in rate '000/second'", COUNT),
     ({"rate_limit": "1000000001/second"}, "1000000001", COUNT),

@@ -119,7 +119,7 @@ BAD_LIMITS: list[tuple[dict[str, Any], str, str]] = [
     ({"rate_limit": True}, "True", NUMBER),
     ({"rate_limit": None}, "None", NUMBER),
     ({"rate_limit": [5]}, "[5]", NUMBER),
-    ({"rate_limit": "five"}, "'five'", "COUNT/UNIT"),
+    ({"rate_limit": "five"}, "'five'", "COUNT/PERIOD"),
     ({"rate_limit": "5/m"}, "'5/m'", "write 'min' or 'month'"),
     ({"rate_limit": "5/s", "period": 1}, "period=1", "leave one out"),
     ({"period": 0}, "period 0", SECONDS),

@@ -24,6 +24,13 @@ ROOT = Path(__file__).parents[2]
 TABLE = """
 nekkar
   Admission(name, cost, at, waited)
+    .costs
+    .settle(**units)
+    await .settle_async(**units)
+    .release()
+    await .release_async()
+    .__enter__()
+    await .__aenter__()
   CacheError: NekkarError
   ConfigurationError: NekkarError, ValueError
   CorruptLog: CacheError
@@ -32,6 +39,7 @@ nekkar
     .name
     .max_wait
     .__call__(function)
+    .metered(cost, settle=None)
     .acquire(cost=1, max_wait=None)
     await .acquire_async(cost=1, max_wait=None)
     .__enter__()
@@ -64,7 +72,7 @@ nekkar
     .is_template(limit)
   Status(name, windows, next_at, hold_until, waiting, at=0.0, last_at=None)
   WaitTooLong(name, retry_after, max_wait): NekkarError, TimeoutError
-  Window(limit, period, used, remaining)
+  Window(limit, period, used, remaining, unit='calls')
 nekkar.core.limiter
   Admission = nekkar
   Limit = nekkar
@@ -128,19 +136,19 @@ nekkar.core.clock
     .sleep_until(at_us, wake)
     await .sleep_until_async(at_us, wake)
 nekkar.core.events
-  Admitted(name, cost, at, waited, call=0)
+  Admitted(name, cost, at, waited, call=0, costs=<factory>)
   CacheBack()
   CacheLost(error)
   Callback
   Event
   Held(name, at, until)
-  Left(name, cost, at, waited, error, call)
+  Left(name, cost, at, waited, error, call, costs=<factory>)
   Listening
     .stop()
     .hear(event)
     .__enter__()
-  Refused(name, cost, at, waited, retry_after, max_wait, call)
-  Waiting(name, cost, at, until, waited, call)
+  Refused(name, cost, at, waited, retry_after, max_wait, call, costs=<factory>)
+  Waiting(name, cost, at, until, waited, call, costs=<factory>)
 nekkar.rules
   Explanation = nekkar
   Fault(line, where, message)

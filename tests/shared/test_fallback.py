@@ -241,6 +241,9 @@ class Seen:
     def won(self, state: LimitState, sent: int) -> None:
         raise AssertionError("nothing was to be written")
 
+    def unanswered(self) -> None:
+        raise AssertionError("nothing was to be written")
+
 
 @pytest.mark.parametrize("before", range(9))
 @pytest.mark.parametrize("now", range(1, 10))

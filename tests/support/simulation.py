@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from nekkar.core.cache import BaseCache, MemoryCache
+from nekkar.core.cost import CALLS, Hits, as_mapping, cost_of, hits_in, items, largest
 from nekkar.core.errors import CacheError, NekkarError
 from nekkar.core.events import Listeners
 from nekkar.core.quota import SECOND, Quota, quota
@@ -30,11 +31,13 @@ from nekkar.core.shared.fallback import Fallback
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.shared.outage import Outage
 from nekkar.core.shared.store import store_of
+from nekkar.core.waiting.callers import Slot
 from nekkar.core.waiting.reporter import CallReporter
 from nekkar.core.waiting.wait_queue import WaitQueue
 from nekkar.core.window.booking import MOST_CREDIT, earliest_slot
 from nekkar.core.window.codec import decode
 from nekkar.core.window.feedback import Feedback, apply_feedback, with_hold
+from nekkar.core.window.settlement import Settlement
 from nekkar.core.window.state import LimitState
 
 MS = SECOND // 1000
@@ -61,7 +64,9 @@ class Story:
     it is away for all for less than a period; ``cuts``: those at which it is away for one process. ``margins_us``:
     each process draws its margin. ``arrivals``: processes that come shortly before the first flush, and see the state
     before their first call. ``stalls``: the chance that a command of a process that knows the state takes effect up to
-    two periods late. ``idle``: the chance that a caller rests, for ``idle_periods``.
+    two periods late. ``idle``: the chance that a caller rests, for ``idle_periods``. ``tokens``: what calls reserve in
+    that unit; they last for ``lasts_us`` on average, and then settle, with the chance ``settles``, to what they used:
+    between ``uses`` of it.
     """
 
     limits: tuple[str | Quota, ...] = ()
@@ -99,6 +104,10 @@ class Story:
     stalls: float = 0.0
     idle: float = 0.0
     idle_periods: tuple[int, int] = (0, 1)
+    tokens: tuple[int, ...] = ()
+    lasts_us: int = 200 * MS
+    settles: float = 0.9
+    uses: tuple[float, float] = (0.0, 1.0)
 
     @property
     def goes_on_alone(self) -> bool:
@@ -231,12 +240,17 @@ class Start(NamedTuple):
     """A call that started: when, its hits, by which quota, in which life of the limit, in which order of slots."""
 
     at: int
-    cost: int
+    cost: Hits
     quota: Quota
     life: int
     order: tuple[int, int]
     process: Process
     is_alone: bool = False
+
+    @property
+    def calls(self) -> int:
+        """The hits that count calls."""
+        return hits_in(self.cost, CALLS)
 
 
 class Actor:
@@ -357,6 +371,7 @@ class World:
         self.period_us = max(rate.period_us for limit in self.limits for rate in limit.rates)
         self.until = self.now + story.periods * self.period_us
         self.starts: list[Start] = []
+        self.used: dict[int, tuple[int, Hits]] = {}  # by number of the start: since when it is settled, and to what
         self.outcomes: list[BaseException] = []
         self.bounded_waits: list[int] = []
         self.pauses: list[tuple[int, int]] = []
@@ -410,7 +425,11 @@ class World:
 
     def over(self, since: int = 0) -> int:
         """Return by how many hits the worst window of any rate was over, newcomers' hits aside, of starts ``since``."""
-        known = [(start.at, start.cost) for start in self.starts if not start.process.newcomer and start.at >= since]
+        known = [
+            (start.at, hits_in(start.cost, CALLS))
+            for start in self.starts
+            if not start.process.newcomer and start.at >= since
+        ]
         rates = {rate for limit in self.limits for rate in limit.rates}
         return max(_worst(known, rate.period_us) - rate.count for rate in rates)
 
@@ -421,13 +440,14 @@ class World:
         for last in self.starts:
             inside = [start for start in self.starts if last.at - rate.period_us < start.at <= last.at]
             alone = len({start.process.number for start in inside if start.is_alone})
-            most = max(most, sum(start.cost for start in inside) - rate.count - share * alone)
+            most = max(most, sum(hits_in(start.cost, CALLS) for start in inside) - rate.count - share * alone)
         return most
 
     def over_own_share(self) -> int:
         """Return by how much one process that went on alone exceeded its share in the worst window."""
         (rate,) = self.limits[0].rates
-        alone = [[(s.at, s.cost) for s in self.starts if s.is_alone and s.process is each] for each in self.processes]
+        own = [[s for s in self.starts if s.is_alone and s.process is each] for each in self.processes]
+        alone = [[(start.at, hits_in(start.cost, CALLS)) for start in starts] for starts in own]
         return max(_worst(starts, rate.period_us) for starts in alone) - rate.count // self.story.processes
 
     def stuck(self) -> list[str]:
@@ -493,7 +513,7 @@ class World:
         for grant in state.grants:
             owner = self.by_owner.get(grant.owner)
             if owner and owner.dead and grant.serial > serial and owner is not writer:
-                self.to_dead[owner.number] += grant.cost
+                self.to_dead[owner.number] += hits_in(grant.cost, CALLS)
 
     # The story.
 
@@ -527,7 +547,10 @@ class World:
         """Call again and again until the story ends."""
         story, line = self.story, process.line
         while self.now < self.until:
-            cost = min(self.random.choice(story.costs), process.quota.max_cost)
+            cost: Hits = min(self.random.choice(story.costs), process.quota.max_cost)
+            if story.tokens:
+                costs = {CALLS: hits_in(cost, CALLS), "tokens": self.random.choice(story.tokens)}
+                cost = cost_of({unit: costs[unit] for unit in process.quota.units})
             max_wait = story.max_wait if story.max_wait is not None and self.random.random() < 0.5 else None
             arrived = self.now
             try:
@@ -536,6 +559,8 @@ class World:
                 if slot is None:
                     slot, _ = yield from line.acquire(cost, max_wait)
                 self._starts(process, slot)
+                if story.tokens:
+                    yield from self._settles(process, slot, len(self.starts) - 1)
                 if story.refusals and self.random.random() < story.refusals:
                     yield from self._refused(process)
             except (Cancelled, NekkarError) as error:
@@ -572,6 +597,24 @@ class World:
         process.overtaken = 0
         if self.story.loop_us:
             process.busy_until = self.now + self.story.loop_us
+
+    def _settles(self, process: Process, slot: Slot, number: int) -> Generator[Any, Any, None]:
+        """Last for a while, and settle to what was used; now and then the call fails, and used nothing."""
+        story, draw = self.story, self.random
+        yield Backoff(int(story.lasts_us * draw.uniform(0.1, 1.9)))
+        if draw.random() >= story.settles:
+            return
+        used = {unit: int(hits * draw.uniform(*story.uses)) for unit, hits in items(slot.cost) if unit != CALLS}
+        if not used or draw.random() < 0.1:
+            used = {unit: 0 for unit, _ in items(slot.cost)}
+        self.used[number] = (self.now, cost_of(as_mapping(slot.cost) | used))
+        changes = tuple((unit, hits - hits_in(slot.cost, unit)) for unit, hits in used.items())
+        yield from process.line.settle(Settlement(slot.source.epoch, slot.at, changes))
+
+    def _cost(self, number: int, now: int) -> Hits:
+        """Return what a call that started costs, as it was settled by then."""
+        since, used = self.used.get(number, (now, self.starts[number].cost))
+        return used if since <= now else self.starts[number].cost
 
     def _refused(self, process: Process) -> Generator[Any, Any, None]:
         """Hear of a refusal, and remember from when on all can know of the pause, and its end."""
@@ -697,8 +740,8 @@ class World:
         state = self.store.state()
         if len(self.limits) > 1 or state is None:
             return
-        limit, cost = self.limits[0], sum(head.cost for _, head in heads)
-        if cost <= limit.max_cost and earliest_slot(state.hits, limit, state.margin_us, cost, self.now) == self.now:
+        limit, cost = self.limits[0], sum((head.cost for _, head in heads), cost_of({}))
+        if limit.admits(cost) and earliest_slot(state.hits, limit, state.margin_us, cost, self.now) == self.now:
             since = self.now
             self.after(self._slack(), lambda: self._check_all(what, heads, since))
 
@@ -731,11 +774,9 @@ class World:
         is_free = bool(able)
         if able and state is not None:
             # A place whose owner died keeps its turn until it lapses.
-            cost = max([one.cost for p in able for one in p.waiting] + [place.cost for place in state.places])
+            cost = largest([one.cost for p in able for one in p.waiting] + [place.cost for place in state.places])
             is_free = state.hold_until <= self.now and all(
-                earliest_slot(
-                    state.hits, p.quota, state.margin(p.quota, self.now), min(cost, p.quota.max_cost), self.now
-                )
+                earliest_slot(state.hits, p.quota, state.margin(p.quota, self.now), _at_most(cost, p.quota), self.now)
                 <= self.now
                 for p in able
             )
@@ -764,16 +805,22 @@ class World:
                 self.problems.append(f"through a hold: {len(through)} starts")
         is_mixed = len({limit.rates for limit in self.limits}) > 1
         for life in {start.life for start in known}:
-            starts = sorted((start for start in known if start.life == life), key=lambda each: (each.at, each.order))
+            old = (
+                number for number, start in enumerate(self.starts) if not start.process.newcomer and start.life == life
+            )
+            numbers = sorted(old, key=lambda number: (self.starts[number].at, self.starts[number].order))
+            starts = [self.starts[number] for number in numbers]
             for index, start in enumerate(starts):
                 for rate in start.quota.rates:
                     inside, i = 0, index
                     while i >= 0 and starts[i].at > start.at - rate.period_us:
                         # Under other terms those behind may start at the same instant: by the order of slots, then.
-                        inside += starts[i].cost if not is_mixed or starts[i].order <= start.order else 0
+                        if not is_mixed or starts[i].order <= start.order:
+                            cost = self._cost(numbers[i], start.at) if self.used else starts[i].cost
+                            inside += hits_in(cost, rate.unit)
                         i -= 1
                     if inside > rate.count:
-                        self.problems.append(f"over: {inside} of {rate.count} at {self._ms(start.at)} ms")
+                        self.problems.append(f"over: {inside} of {rate} at {self._ms(start.at)} ms")
         most = max(MOST_CREDIT, max(limit.max_cost for limit in self.limits) // 2) + max(self.story.costs)
         for number, hits in self.to_dead.items():
             if hits > most:
@@ -791,6 +838,11 @@ class _Line(WaitQueue):
 
     def ticks(self) -> int:
         return self.world.now
+
+
+def _at_most(cost: Hits, limit: Quota) -> Hits:
+    """Return a cost, but no more of each unit than a limit admits."""
+    return cost_of({unit: min(hits, limit.most(unit)) for unit, hits in items(cost)})
 
 
 def _released(state: LimitState, now: int) -> LimitState:

@@ -82,6 +82,26 @@ STORIES = {
     ),
     "idle": Story(limits=("5/10s",), flushes=3, idle=0.1, idle_periods=(7, 10), periods=24, latency_us=FAST),
     "twice": Story(flushes=8, stalls=0.2, latency_us=FAST, periods=8),
+    "tokens": Story(
+        limits=("6/s; 1000 tokens/s",), costs=(1, 1, 1, 2), tokens=(0, 100, 400, 900), processes=4, flushes=1,
+        cancels=3, lost=0.02, skew_us=SKEW, latency_us=FAST, periods=8,
+    ),
+    "metered": Story(
+        limits=("1000 tokens/s; 4000 tokens/6s",), tokens=(300, 600), processes=4, callers=6, flushes=2, kills=1,
+        freezes=2, cancels=4, lost=0.05, starved=0.05, skew_us=SKEW, tasks=True, latency_us=FAST, periods=2,
+    ),
+    "settled": Story(
+        limits=("8/s",), tokens=(0,), lasts_us=1500 * MS, settles=0.5, processes=4, callers=6, flushes=3, freezes=2,
+        lost=0.02, skew_us=SKEW, latency_us=FAST, periods=12,
+    ),
+    "refunds": Story(
+        limits=("1000 tokens/4s",), tokens=(200, 500), lasts_us=1200 * MS, settles=1.0, uses=(0.0, 0.2), processes=3,
+        callers=5, flushes=2, freezes=4, arrivals=3, busy=True, latency_us=FAST[:1], periods=4,
+    ),
+    "failures": Story(
+        limits=("6/4s",), tokens=(0,), lasts_us=1500 * MS, settles=0.8, processes=3, callers=5, flushes=2, freezes=4,
+        arrivals=3, busy=True, latency_us=FAST[:1], periods=6,
+    ),
     "versions": Story(versions=True, processes=3, cancels=2, freezes=2, skew_us=SKEW, latency_us=FAST),
 }  # fmt: skip
 

@@ -80,7 +80,7 @@ def test_what_the_parser_does_not_know_is_bad_usage(arguments: list[str]) -> Non
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("--rate", "5/m", "unit 'm' in rate '5/m'"),
+        ("--rate", "5/m", "period 'm' in rate '5/m'"),
         ("--rate", "", "rate ''"),
         ("--rate", "0/second", "rate '0/second': 0 is out of bounds"),
         ("--rate", "1000000/second", "rate '1000000/second' allows 10000000 calls"),

@@ -331,7 +331,7 @@ class TestCheck:
         assert main(["check", "bad.toml", "limits.toml", "missing.toml"]) == 1
         out, err = capsys.readouterr()
         lines = out.splitlines()
-        assert lines[0].startswith("bad.toml:2: limits['a']: unit 'm'")
+        assert lines[0].startswith("bad.toml:2: limits['a']: period 'm'")
         assert lines[1].startswith("bad.toml:4: rules[0]: no limit named 'b'")
         assert lines[2].startswith("missing.toml: can't be read")
         assert lines[3].startswith("limits.toml: no fault")

@@ -16,7 +16,8 @@ from nekkar.core.errors import WaitTooLong
 from nekkar.core.quota import SECOND, quota
 from nekkar.core.shared import latency, ledger, replica
 from nekkar.core.waiting import assignments, turn
-from nekkar.core.window import booking, codec, plan, recovery, state
+from nekkar.core.window import booking, checks, hits, plan, recovery, state
+from nekkar.core.window.settlement import settled
 from tests.support.simulation import MS, Cancelled, Store, Story, World
 from tests.support.stories import FAST, SCHEDULES, STORIES
 
@@ -45,13 +46,13 @@ class TestStories:
 
 def _far_horizon() -> AbstractContextManager[object]:
     stack = ExitStack()
-    for module, name in ((latency, "LEAST_HORIZON_US"), (latency, "MOST_HORIZON_US"), (codec, "MOST_HORIZON_US")):
+    for module, name in ((latency, "LEAST_HORIZON_US"), (latency, "MOST_HORIZON_US"), (checks, "MOST_HORIZON_US")):
         stack.enter_context(patch.object(module, name, 3 * SECOND))
     return stack
 
 
-def _with_young_hits(known: Any, read_at: int) -> list[tuple[int, int]]:
-    return [hit for hit in known.hits.entries() if hit[0] <= read_at - known.margin_us]
+def _with_young_hits(known: Any, log: Any, read_at: int) -> list[tuple[int, int]]:
+    return [hit for hit in log.entries() if hit[0] <= read_at - known.margin_us]
 
 
 def _as_it_was(known: Any, read_at: int, now: int, epoch: int) -> Any:
@@ -90,6 +91,20 @@ class Fault(NamedTuple):
     break_it: Callable[[], AbstractContextManager[object]]
     story: str
     seed: int
+
+
+def _settled_twice(state: Any, settlement: Any, now: int) -> Any:
+    return settled(settled(state, settlement, now), settlement, now)
+
+
+def _settled_at_the_end(self: Any, at: int, unit: str, count: int) -> Any:
+    log = self.of(unit)
+    last = log.time_offset_us + log.times[-1] if log.times else at
+    return self.with_timeline(unit, log._insert([(last, count)]) if count > 0 else log._remove(last, -count))
+
+
+def _free_of_known(state: Any, rate: Any, end: int) -> int:
+    return int(max(0, rate.count - state.hits.of(rate.unit).count_since(end - rate.period_us)))
 
 
 FAULTS = {
@@ -144,6 +159,16 @@ FAULTS = {
     "a line that waits does not look each second": Fault(
         lambda: patch.object(turn, "LOOK_EVERY_US", 10**12), "held", 0
     ),
+    "a settlement counts twice": Fault(lambda: patch.object(turn, "settled", _settled_twice), "tokens", 0),
+    "a settlement is sent again after a lost answer": Fault(
+        lambda: patch.object(turn.Turn, "unanswered", lambda self: None), "metered", 0
+    ),
+    "a settlement takes hits of others": Fault(
+        lambda: patch.object(hits.HitLog, "settle", _settled_at_the_end), "metered", 0
+    ),
+    "a survivor trusts hits that a settlement may have given back": Fault(
+        lambda: patch.object(recovery, "_free", _free_of_known), "refunds", 126
+    ),
     "who writes goes first": Fault(lambda: patch.object(plan._Planner, "_entries", _own_first), "fair", 18),
 }
 
@@ -196,7 +221,7 @@ class TestCallersThatLeave:
             world = World(story, seed).run()
             known = world.store.state()
             assert known is not None
-            unused += known.hits.total - sum(start.cost for start in world.starts)
+            unused += known.hits.total - sum(start.calls for start in world.starts)
             cancelled += sum(isinstance(error, Cancelled) for error in world.outcomes)
         return unused, cancelled
 
@@ -246,7 +271,7 @@ def test_a_stricter_worker_holds_up_nobody() -> None:
     for seed in range(5):
         world = World(story, seed).run()
         assert world.problems == [], seed
-        wide = sum(start.cost for start in world.starts if start.process.number < 3)
+        wide = sum(start.calls for start in world.starts if start.process.number < 3)
         windows = (world.until - min(start.at for start in world.starts)) / (world.period_us + 50 * MS)
         assert wide >= 0.9 * 20 * windows, seed
 
@@ -269,7 +294,7 @@ def figures_of(story: Story, seconds: int = 24) -> Figures:
     world.run()
     assert world.problems == []
     warm, ends = begin + 2 * window, begin + (world.until - begin) // window * window
-    hits = sum(start.cost for start in world.starts if warm <= start.at < ends)
+    hits = sum(start.calls for start in world.starts if warm <= start.at < ends)
     assert isinstance(world.store, Store)
     return Figures(hits / (rate.count * (ends - warm) / window), world.store.commands / len(world.starts))
 

@@ -16,6 +16,7 @@ from nekkar.core.window.booking import (
     earliest_slot,
     earliest_slot_behind,
     most_credit,
+    spaced_after,
     taken_back,
     tidied,
 )
@@ -85,7 +86,11 @@ def test_the_bound_of_spaced_slots_is_exact(ahead: int) -> None:
     """Behind calls of one hit each, the bound is the slot itself."""
     limit = quota(100, spacing=0.5)
     hits = hit_log((NOW, 1))
-    assert earliest_slot_behind(hits, ahead, limit, limit.margin_us, NOW) == next_slots(hits, limit, NOW, ahead + 1)[-1]
+    soonest = max(NOW, spaced_after(hits, limit, ahead + 1))
+    assert (
+        earliest_slot_behind(hits, ahead, limit, limit.margin_us, soonest)
+        == next_slots(hits, limit, NOW, ahead + 1)[-1]
+    )
 
 
 # Credit.

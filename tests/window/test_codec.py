@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nekkar.core.cost import CALLS, Cost, fits, hits_in
 from nekkar.core.errors import CacheError, CorruptLog
-from nekkar.core.quota import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Rate, quota
+from nekkar.core.quota import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, Quota, Rate, quota
 from nekkar.core.window.booking import MOST_CREDIT, earliest_slot
-from nekkar.core.window.codec import LATEST_US, LONGEST_STATE, MAGIC, MOST_BACK_US, MOST_HITS, VERSION, decode, encode
+from nekkar.core.window.checks import LATEST_US, MOST_HITS
+from nekkar.core.window.codec import LONGEST_STATE, MAGIC, MOST_BACK_US, VERSION, decode, encode
 from nekkar.core.window.hits import HitLog, column
 from nekkar.core.window.rejections import MOST_DOUBLINGS, Rejections
 from nekkar.core.window.state import MAX_RATES, MAX_TERMS, MOST_HORIZON_US, Grant, LimitState, Place
@@ -69,7 +71,7 @@ def states(draw: st.DrawFn) -> LimitState:
     listed = draw(st.lists(TERMS, min_size=1, max_size=3))
     backs = st.integers(0, MOST_BACK_US // 1000).map(lambda ms: ms * 1000)
     drawn = st.builds(Place, WORD, costs, slots, st.integers(0, MOST_CREDIT), backs, st.sampled_from(listed))
-    places = drawn.map(lambda place: place._replace(cost=min(place.cost, most_cost(place))))
+    places = drawn.map(lambda place: place._replace(cost=min(hits_in(place.cost, CALLS), most_cost(place))))
     return LimitState(
         draw(WORD),
         draw(st.booleans()),
@@ -85,7 +87,33 @@ def states(draw: st.DrawFn) -> LimitState:
         draw(TIME),
         draw(TIME),
         Rejections(draw(TIME), draw(st.integers(0, MOST_DOUBLINGS)), draw(SPAN), draw(TIME)),
+        draw(st.just(0) | TIME),
     )
+
+
+@st.composite
+def states_in_units(draw: st.DrawFn) -> LimitState:
+    """Draw any legal state of a limit that counts two units beside its calls."""
+    state, units = draw(states()), ("points", "tokens")
+    hits = st.builds(Cost, st.integers(0, 9), st.integers(1, MAX_COUNT).map(lambda count: (("tokens", count),)))
+    rates = tuple(
+        Rate(period, draw(st.integers(1, MAX_COUNT)), unit) for period, unit in zip((S, 2 * S), units, strict=True)
+    )
+    terms = ((Rate(S, 9), Rate(S, MAX_COUNT, "tokens")), draw(SPAN))
+    return replace(
+        state,
+        hits=replace(state.hits, others=tuple((unit, draw(hit_logs())) for unit in units if draw(st.booleans()))),
+        grants=tuple(grant._replace(cost=draw(hits)) for grant in state.grants),
+        places=tuple(place._replace(cost=draw(hits), terms=terms) for place in state.places),
+        rates=tuple(sorted([*state.rates[:14], *rates])),
+    )
+
+
+@settings(deadline=None, max_examples=200)
+@given(states_in_units())
+def test_what_is_written_in_units_is_read_back(state: LimitState) -> None:
+    """Timelines, rates, grants, places and their terms, in any unit."""
+    assert decode(encode(state)) == state
 
 
 def is_legal(state: LimitState) -> bool:
@@ -95,6 +123,7 @@ def is_legal(state: LimitState) -> bool:
     times = [hits.time_offset_us + offset for offset in hits.times]
     instants = [state.hold_until, hits.time_offset_us, hits.last_at or 0, state.written_at, state.assumed_until]
     instants += [grant.slot for grant in state.grants] + [place.ready for place in state.places]
+    instants.append(state.settles_from)
     serials = [grant.serial for grant in state.grants]
     lists = [state.rates, *(place.terms[0] for place in state.places)]
     return (
@@ -115,7 +144,11 @@ def is_legal(state: LimitState) -> bool:
         and 0 <= state.spacing_us <= MAX_PERIOD
         and serials == sorted(set(serials))
         and all(0 < serial <= state.serial for serial in serials)
-        and all(1 <= place.cost <= most_cost(place) and 0 <= place.credit <= MOST_CREDIT for place in state.places)
+        and all(place.cost and fits(place.cost, Quota(*place.terms, 0).largest_cost) for place in state.places)
+        and all(
+            log.total <= MOST_HITS and min(log.number_offset, log.time_offset_us) >= 0 for _, log in hits.timelines()
+        )
+        and all(0 <= place.credit <= MOST_CREDIT for place in state.places)
         and all(place.terms[0] and 0 <= place.terms[1] <= MAX_PERIOD for place in state.places)
         and decode(encode(state)) == state
     )
@@ -166,12 +199,48 @@ FULL = LimitState(
 )  # fmt: skip
 
 
+TOKENS = (Rate(S, 5), Rate(2 * S, 1000, "tokens"))
+FULL_IN_UNITS = replace(
+    FULL,
+    hits=replace(
+        FULL.hits, others=(("points", FULL.hits), ("tokens", HitLog(1, 2, 1, array("I", [3]), array("I", [4]))))
+    ),
+    grants=(Grant(3, 11, NOW, Cost(0, (("points", 8), ("tokens", 2**30)))),),
+    places=(PLACE, PLACE._replace(owner=9, cost=Cost(2, (("tokens", 900),)), terms=(TOKENS, 7))),
+    rates=TOKENS,
+    settles_from=22,
+)
+
+
 def test_no_field_is_left_out() -> None:
     """Were a field of the state not encoded, its value would be another's default here."""
-    empty = LimitState(0)
-    for whole, none in ((FULL, empty), (FULL.hits, empty.hits), (FULL.rejections, empty.rejections)):
+    full, empty = FULL_IN_UNITS, LimitState(0)
+    for whole, none in ((full, empty), (full.hits, empty.hits), (full.rejections, empty.rejections)):
         assert all(getattr(whole, one.name) != getattr(none, one.name) for one in fields(whole))
+    assert decode(encode(full)) == full
     assert decode(encode(FULL)) == FULL
+
+
+def test_a_limit_of_calls_alone_pays_nothing_for_units() -> None:
+    """Its value has the bytes that it had before there were units."""
+    assert encode(FULL) == golden("states/full")
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [
+        replace(FULL_IN_UNITS, hits=replace(FULL.hits, others=(("not a name", FULL.hits),))),
+        replace(FULL_IN_UNITS, hits=replace(FULL.hits, others=(("t" * 65, FULL.hits),))),
+        replace(FULL_IN_UNITS, grants=(Grant(3, 11, NOW, Cost(1, (("tokens", MOST_HITS + 1),))),)),
+        replace(FULL_IN_UNITS, places=(PLACE._replace(cost=Cost(1, (("tokens", 1001),)), terms=(TOKENS, 7)),)),
+        replace(FULL_IN_UNITS, places=(PLACE._replace(cost=Cost(1, (("points", 1),)), terms=(TOKENS, 7)),)),
+        replace(FULL_IN_UNITS, rates=(Rate(S, 5), Rate(2 * S, 0, "tokens"))),
+    ],
+)
+def test_units_out_of_bounds_are_refused(altered: LimitState) -> None:
+    """A name that no rate can have, a cost that no window holds, a unit that the place's rates do not count."""
+    with pytest.raises(CorruptLog):
+        decode(encode(altered))
 
 
 def test_sixteen_rates_come_back_and_seventeen_are_refused() -> None:
@@ -506,7 +575,12 @@ def test_fields_that_a_later_release_adds_are_skipped(state: LimitState, added: 
 
 
 @settings(deadline=None, max_examples=100)
-@given(states(), st.lists(st.tuples(st.integers(7, 255), st.integers(0, 1), st.binary(max_size=40)), max_size=3))
+@given(
+    states(),
+    st.lists(
+        st.tuples(st.integers(7, 15) | st.integers(23, 255), st.integers(0, 1), st.binary(max_size=40)), max_size=3
+    ),
+)
 def test_sections_that_a_later_release_adds_are_skipped(state: LimitState, added: list[tuple[int, int, bytes]]) -> None:
     """Before or behind those that this release knows."""
     raw = encode(state)

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from nekkar.core.quota import Quota, quota
 from nekkar.core.window.booking import earliest_slot
 from nekkar.core.window.codec import decode, encode
-from nekkar.core.window.hits import HitLog, Timeline, column
+from nekkar.core.window.hits import HitLog, column
 from nekkar.core.window.state import LimitState
+from nekkar.core.window.timeline import Timeline
 from tests.support.checks import each_hit, spans_broken, worst_window
 from tests.window.drawing import (
     HOUR,

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nekkar.core.cost import CALLS, hits_in
 from nekkar.core.quota import Quota, Rate, quota
 from nekkar.core.window.booking import MOST_CREDIT, Ask, Returned, earliest_slot, earliest_slot_behind, most_credit
 from nekkar.core.window.codec import decode, encode
@@ -56,7 +57,7 @@ def with_places(limit: Quota, hits: Sequence[tuple[int, int]], *places: Place) -
     return replace(new_state(limit, *hits), places=places)
 
 
-def new_grants(plan: Plan, before: LimitState) -> list[tuple[int, int, int]]:
+def new_grants(plan: Plan, before: LimitState) -> list[tuple[int, int, Any]]:
     """Return (owner, slot, cost) of each grant of this write."""
     return [grant[1:] for grant in plan.state.grants if grant.serial > before.serial]
 
@@ -139,7 +140,7 @@ def check_plan(before: LimitState, ask: Ask, plan: Plan, made: list[tuple[int, i
     left = list(callers)
     for caller in late:
         left.remove(caller)
-    assert sum(served) >= sum(caller.cost for caller in left[: plan.own_grants])
+    assert sum(served) >= sum(hits_in(caller.cost, CALLS) for caller in left[: plan.own_grants])
     assert all(slot > (caller.deadline or 0) for caller, slot in plan.too_late)
     # The place: one for who has callers left, by the cost of the first of them, at a turn behind the horizon.
     own = state.place_of(ask.owner)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from nekkar.core.clock import Clock
+from nekkar.core.cost import Hits
 from nekkar.core.quota import Quota
 from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.shared.latency import CacheLatency
@@ -25,6 +26,9 @@ class Change(Protocol):
 
     def won(self, state: LimitState, sent: int) -> None:
         """Take note that ``state`` was written, by a swap sent at ``sent``."""
+
+    def unanswered(self) -> None:
+        """Take note that the last state returned may have been written, or not: its swap was not answered."""
 
 
 class Account(Protocol):
@@ -60,7 +64,7 @@ class Account(Protocol):
     def good_until(self, slot: int) -> int:
         """Return until when a call may start on its slot; the other half of the margin is for the way there."""
 
-    def started(self, at: int, cost: int) -> None:
+    def started(self, at: int, cost: Hits) -> None:
         """Take note of a call of this process that starts at its slot."""
 
     def clock_is_due(self) -> bool:

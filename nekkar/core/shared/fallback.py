@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from secrets import randbits
 
 from nekkar.core.cache.memory import MemoryCache
 from nekkar.core.clock import ClockWatch, steady_us
+from nekkar.core.cost import Hits, cost_of
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, plain
 from nekkar.core.quota import MAX_COUNT, MIN_PERIOD, SECOND, Quota, Rate
 from nekkar.core.runtime.effects import CacheSteps
@@ -33,13 +34,12 @@ from nekkar.core.shared.ledger import Edited, Ledger
 from nekkar.core.shared.outage import MEANWHILE, Outage
 from nekkar.core.shared.store import store_of
 from nekkar.core.window.codec import encode
+from nekkar.core.window.hits import NO_HITS, HitLog
 from nekkar.core.window.recovery import assume_taken
 from nekkar.core.window.state import MOST_HORIZON_US, LimitState
 
 RETRY_US = SECOND // 2
 RETRY_FACTOR = 4  # tries take at most a fifth of the time
-UNLIMITED = Quota((Rate(MIN_PERIOD, MAX_COUNT),), 0, SECOND)  # as good as
-
 log = logging.getLogger("nekkar")
 
 _lock = lock_over_forks()  # every limit's
@@ -55,10 +55,11 @@ class Fallback:
     def __init__(self, shared: Ledger, outage: Outage) -> None:
         self.shared, self.outage = shared, outage
         self.clock = shared.clock
-        self._share = _share_of(shared.quota, outage.share, shared.key) if outage.policy == "local" else UNLIMITED
+        alone = _share_of if outage.policy == "local" else _unlimited
+        self._share = alone(shared.quota, outage.share, shared.key)
         self._private = shared
-        self._starts: deque[tuple[int, int]] = deque()  # of this process, for as long as they matter
-        self._alone: list[tuple[int, int]] = []  # those on private slots that the cache has not yet
+        self._starts: deque[tuple[int, Hits]] = deque()  # of this process, for as long as they matter
+        self._alone: list[tuple[int, Hits]] = []  # those on private slots that the cache has not yet
         self._lost_in = 0  # the number of the outage in which this limit lost the cache; 0: it has it
         self._failed_at = self._retry_us = self._retry_at = 0
         self._steady_us = steady_us(self.clock)
@@ -106,7 +107,7 @@ class Fallback:
         """Whether the clock is to be read before anything is booked."""
         return self._may_try() and self.shared.clock_is_due()
 
-    def started(self, at: int, cost: int) -> None:
+    def started(self, at: int, cost: Hits) -> None:
         """Count a call of this process that starts at its slot."""
         if self.outage.policy != "local":
             return
@@ -178,22 +179,25 @@ class Fallback:
         known = self.shared.state
         state = LimitState(randbits(63)).with_quota(self._share, 0)
         if self.outage.policy == "local":
-            own, hits = Counter[int](), Counter[int]()
-            for at, cost in self._starts:
-                own[at] += cost
-                hits[at] += cost
-            others = taken = 0
-            for at, count in reversed(known.hits.entries() if known else []):
-                others += max(0, count - own[at])
-                hits[at] += math.ceil(others * self.outage.share) - taken
-                taken = math.ceil(others * self.outage.share)
             state = replace(
                 state,
-                hits=state.hits.with_entries(sorted((+hits).items())),
+                hits=self._share_of_hits(known.hits if known else NO_HITS),
                 hold_until=known.hold_until if known else 0,
                 rejections=known.rejections if known else state.rejections,
             ).forget(now)
         return self._ledger_of(state)
+
+    def _share_of_hits(self, known: HitLog) -> HitLog:
+        """Return what counts here of the known hits, in each unit."""
+        own = NO_HITS.insert(list(self._starts))
+        shares = list[tuple[int, Hits]]()
+        for unit, log in known.timelines():
+            mine, others, taken = dict(own.of(unit).entries()), 0, 0
+            for at, count in reversed(log.entries()):
+                others += max(0, count - mine.get(at, 0))
+                shares.append((at, cost_of({unit: math.ceil(others * self.outage.share) - taken})))
+                taken = math.ceil(others * self.outage.share)
+        return own.insert(shares)
 
     def _ledger_of(self, state: LimitState) -> Ledger:
         cache = MemoryCache()
@@ -208,19 +212,16 @@ class Fallback:
             self._alone = [(at + by, cost) for at, cost in self._alone]
             self._failed_at += by
             if self.is_on and (known := self._private.state):
-                hits = [(at + by, count) for at, count in known.hits.entries()]
                 held = known.hold_until + by if known.hold_until else 0
-                moved = replace(known, epoch=randbits(63), hits=known.hits.with_entries(hits), hold_until=held)
+                hits = known.hits.each(lambda _, log: log.with_entries([(at + by, hits) for at, hits in log.entries()]))
+                moved = replace(known, epoch=randbits(63), hits=hits, hold_until=held)
                 self._private = self._ledger_of(replace(moved, places=(), grants=(), serial=0))
 
-    def merged(self, state: LimitState, now: int, alone: Sequence[tuple[int, int]]) -> LimitState:
+    def merged(self, state: LimitState, now: int, alone: Sequence[tuple[int, Hits]]) -> LimitState:
         """Return the state of a cache that is back, with what was admitted meanwhile, here and perhaps elsewhere."""
         if self.outage.policy != "local":
             return state
-        hits = Counter[int](dict(state.hits.entries()))
-        for at, cost in alone:
-            hits[at] += cost
-        merged = replace(state, hits=state.hits.with_entries(sorted(hits.items()))) if alone else state
+        merged = replace(state, hits=state.hits.insert(alone)) if alone else state
         if state.written_at > self._failed_at + self.shared.quota.margin_us:
             return merged
         # Nobody wrote since: the others may have used all that their shares allow, until they notice too. A try may
@@ -255,14 +256,22 @@ class _Rejoined:
         self._fallback.rejoin(self._merged)
         self._change.won(state, sent)
 
+    def unanswered(self) -> None:
+        self._change.unanswered()
+
 
 def _retention_us(quota: Quota) -> int:
     return max(quota.rates[-1].period_us, quota.spacing_us) + quota.margin_us + SECOND
 
 
+def _unlimited(terms: Quota, share: float, key: str) -> Quota:
+    """Return terms that are as good as no limit, in the same units."""
+    return Quota(tuple(Rate(MIN_PERIOD, MAX_COUNT, unit) for unit in terms.units), 0, SECOND)
+
+
 def _share_of(terms: Quota, share: float, key: str) -> Quota:
     """Return the terms that one process keeps alone; the tolerance is for shares such as 1/49."""
-    rates = tuple(Rate(rate.period_us, math.floor(rate.count * share + 1e-9)) for rate in terms.rates)
+    rates = tuple(Rate(rate.period_us, math.floor(rate.count * share + 1e-9), rate.unit) for rate in terms.rates)
     if not all(rate.count for rate in rates):
         raise ConfigurationError(
             f"cache key {key!r}: local_share {plain(share)} of {terms} leaves no call; give at least"

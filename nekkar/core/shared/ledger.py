@@ -18,6 +18,7 @@ from secrets import randbits
 from typing import Any
 
 from nekkar.core.clock import Clock, ClockWatch, ReadClock
+from nekkar.core.cost import Hits
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.quota import SECOND, Quota
 from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps
@@ -44,6 +45,9 @@ class Edited:
         return None if edited is state and not is_recovery else edited
 
     def won(self, state: LimitState, sent: int) -> None:
+        pass
+
+    def unanswered(self) -> None:
         pass
 
 
@@ -81,7 +85,7 @@ class Ledger:
         """Return until when a call may start on its slot; the other half of the margin is for the way there."""
         return slot + self.quota.margin_us // 2
 
-    def started(self, at: int, cost: int) -> None:
+    def started(self, at: int, cost: Hits) -> None:
         """Take note of a call of this process that starts at its slot: the state has it already."""
 
     def clock_is_due(self) -> bool:
@@ -130,6 +134,7 @@ class Ledger:
                 until = max(planned.expires_at, base.expires_at)  # a reset is kept for all that knew more
                 won = yield from self._write(planned, token, until - now)
             except CacheError:
+                change.unanswered()
                 if not is_answered:
                     raise
                 is_answered, written = False, None  # rule 15: the next read tells whether it landed

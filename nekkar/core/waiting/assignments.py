@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import Sequence
 from secrets import randbits
 
+from nekkar.core.cost import fits
 from nekkar.core.errors import CacheError, copied
 from nekkar.core.shared.account import Account
-from nekkar.core.waiting.callers import Caller, InHand, Queue, Slot, StartOrder, State
+from nekkar.core.waiting.callers import Caller, InHand, Queue, Settling, Slot, StartOrder, State
 from nekkar.core.waiting.standing import Standing
-from nekkar.core.window.booking import Returned, earliest_slot_behind
+from nekkar.core.window.booking import Returned, earliest_slot_behind, spaced_after
 from nekkar.core.window.state import LimitState
 
 
@@ -22,8 +23,8 @@ class Assignments:
 
     ``owner``: the line's name in the state. ``queue``: callers without a slot. ``order``: booked ones, where they are
     to start in order, else None. ``hand``: grants picked up, with hits that no caller has yet. ``returned``: grants of
-    which hits go back with the next write; ``must_write``: that write is not to wait. ``to_wake``: callers for whom
-    something changed.
+    which hits go back with the next write; ``settling``: settlements to go into it; ``must_write``: that write is not
+    to wait. ``to_wake``: callers for whom something changed.
     """
 
     def __init__(self, name: str, ledger: Account, in_order: bool) -> None:
@@ -33,8 +34,9 @@ class Assignments:
         self.hand: deque[InHand] = deque()
         self.given = 0
         self.returned: list[InHand] = []
+        self.settling: list[Settling] = []
         self.must_write = False
-        self.to_wake: list[Caller] = []
+        self.to_wake: list[Caller | Settling] = []
         self.standing = Standing()
         self._epoch: int | None = None
         self._picked_up = 0  # the serial of the last grant taken in this epoch
@@ -67,7 +69,7 @@ class Assignments:
                     self.standing.was_absent()
                 self._close(self.hand.popleft())
                 self.must_write |= caller is not None  # what came too late is booked again at once
-            elif grant.left == 0:
+            elif not grant.left:
                 self.hand.popleft()
             elif caller and caller.deadline is not None and grant.grant.slot > max(caller.deadline, now):
                 if len(self.queue) > 1:
@@ -75,7 +77,7 @@ class Assignments:
                 else:  # booked ahead, for when a call was expected: without it there may be room at once
                     self._close(self.hand.popleft())
                     self.must_write = True
-            elif caller and caller.cost > grant.left:
+            elif caller and not fits(caller.cost, grant.left):
                 self._close(self.hand.popleft())
                 self.must_write = True
             elif caller:
@@ -134,7 +136,7 @@ class Assignments:
     def _close(self, grant: InHand) -> None:
         """Have what is left of a grant taken out of the state by the next write (rule 10)."""
         grant.is_closed = True
-        if grant.epoch == self._epoch and grant.used < grant.grant.cost and grant not in self.returned:
+        if grant.epoch == self._epoch and grant.used != grant.grant.cost and grant not in self.returned:
             self.returned.append(grant)
 
     def to_return(self) -> list[Returned]:
@@ -146,6 +148,19 @@ class Assignments:
         kept = {(back.grant.serial, back.keep) for back in sent}
         self.returned = [grant for grant in self.returned if (grant.grant.serial, grant.used) not in kept]
 
+    def settle(self, settling: Settling) -> None:
+        """Have a settlement written at once: there may be calls that wait for what it gives back."""
+        self.settling.append(settling)
+        self.must_write = True
+
+    def were_settled(self, settled: Sequence[Settling], error: Exception | None = None) -> None:
+        """Answer settlements: they are written, or they end with an error."""
+        for settling in settled:
+            if not settling.is_done:
+                settling.error, settling.is_done = error and copied(error), True
+                self.to_wake.append(settling)
+        self.settling = [settling for settling in self.settling if not settling.is_done]
+
     # Callers.
 
     def earliest_slot_of(self, caller: Caller) -> int:
@@ -153,8 +168,9 @@ class Assignments:
         state, quota = self.ledger.state, self.ledger.quota
         if state is None:
             return 0
-        margin, ahead = state.margin(quota, caller.arrived), self.queue.hits + caller.cost - 1
-        return earliest_slot_behind(state.hits, ahead, quota, margin, state.hold_until, len(self.queue) + 1)
+        margin, soonest = state.margin(quota, caller.arrived), spaced_after(state.hits, quota, len(self.queue) + 1)
+        soonest = max(soonest, state.hold_until)
+        return earliest_slot_behind(state.hits, self.queue.hits, quota, margin, soonest, caller.cost)
 
     def starts(self, caller: Caller, now: int) -> bool:
         """Return whether a booked caller may start now. If not, it stands again where it stood before.

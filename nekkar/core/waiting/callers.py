@@ -19,8 +19,10 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 from weakref import ref
 
+from nekkar.core.cost import Hits
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.runtime.effects import Event, is_under_way
+from nekkar.core.window.settlement import Settlement
 from nekkar.core.window.state import Grant
 
 
@@ -30,20 +32,20 @@ class InHand:
 
     grant: Grant
     epoch: int
-    used: int = 0
+    used: Hits = 0
     is_closed: bool = False
 
     @property
-    def left(self) -> int:
-        """The hits that a caller may still have."""
+    def left(self) -> Hits:
+        """What a caller may still have of it."""
         return 0 if self.is_closed else self.grant.cost - self.used
 
 
 class Slot(NamedTuple):
-    """``cost`` hits at ``at`` (µs), out of a grant in hand."""
+    """``cost`` at ``at`` (µs), out of a grant in hand."""
 
     at: int
-    cost: int
+    cost: Hits
     source: InHand
 
 
@@ -58,10 +60,10 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """One call: ``cost`` hits, by ``deadline`` (µs; None: no deadline). ``call``: the generator that runs it."""
+    """One call of this cost, by ``deadline`` (µs; None: no deadline). ``call``: the generator that runs it."""
 
     ticket: int
-    cost: int
+    cost: Hits
     arrived: int
     deadline: int | None
     max_wait: float | None
@@ -80,6 +82,16 @@ class Caller:
     def too_long(self, name: str, at: int, now: int) -> WaitTooLong:
         """Return the error for a caller whose slot can't come before ``at``."""
         return WaitTooLong(name, max(0, at - now) / 1e6, self.max_wait or 0.0)
+
+
+@dataclass(slots=True, eq=False)
+class Settling:
+    """A settlement that is to be written; ``error``: why it was not, as far as is known."""
+
+    settlement: Settlement
+    is_done: bool = False
+    error: Exception | None = None
+    event: Event | None = None
 
 
 class StartOrder:
@@ -110,7 +122,8 @@ class Queue:
 
     def __init__(self) -> None:
         self._callers: OrderedDict[int, Caller] = OrderedDict()
-        self.hits = self.bounded = 0
+        self.hits: Hits = 0
+        self.bounded = 0
 
     def __len__(self) -> int:
         return len(self._callers)

@@ -2,8 +2,9 @@
 
 Rules:
 
-- Only while the limit is far from binding: at most a 64th of what is free in each window, and none where slots are
-  spaced (``window/plan.py``). So a limit under 64 calls never has prefetched slots, and one that is all used has none.
+- Only while the limit is far from binding: at most a 64th of what is free in each window. None where slots are spaced,
+  or calls cost other units too (``window/plan.py``). So a limit under 64 calls never has prefetched slots, and one that
+  is all used has none.
 - As many as the process used within a quarter of the margin lately; where that is fewer than eight, none. Demand is
   measured between swaps, not during them: where many processes swap, swaps are slow, and prefetching relieves that.
 - A prefetched slot is good for half the margin after its time, as any slot, but no longer than one horizon after the
@@ -16,6 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sized
 
+from nekkar.core.cost import CALLS, hits_in
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import InHand, Slot
@@ -38,7 +40,7 @@ class PrefetchedSlots:
     @property
     def left(self) -> int:
         """How many hits are in hand without a caller."""
-        return sum(grant.left for grant in list(self._assignments.hand))
+        return sum(hits_in(grant.left, CALLS) for grant in list(self._assignments.hand))
 
     def take(self) -> Slot | None:
         """Return a slot of one hit that may start now, where there is one in hand and nobody comes first."""
@@ -69,6 +71,8 @@ class PrefetchedSlots:
 
         The demand grows by one a booking, then twofold, and falls at once.
         """
+        if not self._ledger.quota.counts_calls_alone:
+            return 0
         calls, span = max(asked, self._assignments.given) + self._taken, max(1, now - self.counted_from)
         self._taken, self._assignments.given, self.counted_from = 0, 0, now
         lately = calls * self._ledger.quota.margin_us // (4 * span)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from nekkar.core.cost import CALLS, Hits, as_mapping, hits_in
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.events import Admitted, Held, Left, Listeners, Refused, Waiting
 from nekkar.core.quota import SECOND
@@ -41,7 +42,7 @@ class CallReporter:
             self._log_wait("waits", until - now, now, here)
         if self.listening:
             seconds = (now / SECOND, until / SECOND, waited / SECOND)
-            self.listeners.tell(Waiting(self.name, caller.cost, *seconds, caller.ticket))
+            self.listeners.tell(Waiting(*self._of(caller.cost), *seconds, caller.ticket, as_mapping(caller.cost)))
 
     def admitted(self, caller: Caller, slot: Slot, now: int, here: int) -> int:
         """Say that a call starts; return how long it waited."""
@@ -49,22 +50,27 @@ class CallReporter:
         if waited > LONG_US:
             self._log_wait("waited", waited, now, here)
         if self.listening:
-            self.listeners.tell(Admitted(self.name, slot.cost, slot.at / SECOND, waited / SECOND, caller.ticket))
+            times = (slot.at / SECOND, waited / SECOND)
+            self.listeners.tell(Admitted(*self._of(slot.cost), *times, caller.ticket, as_mapping(slot.cost)))
         return waited
 
     def prefetched(self, slot: Slot) -> None:
         """Say that a call starts on a prefetched slot."""
-        self.listeners.tell(Admitted(self.name, slot.cost, slot.at / SECOND, 0.0))
+        self.listeners.tell(Admitted(*self._of(slot.cost), slot.at / SECOND, 0.0, 0, as_mapping(slot.cost)))
 
     def ended(self, caller: Caller, error: BaseException, now: int) -> None:
         """Say that a call goes without a slot, and why."""
         if not self.listening:
             return
-        told = (self.name, caller.cost, now / SECOND, max(0, now - caller.arrived) / SECOND)
+        told = (*self._of(caller.cost), now / SECOND, max(0, now - caller.arrived) / SECOND)
+        call = (caller.ticket, as_mapping(caller.cost))
         if isinstance(error, WaitTooLong):
-            self.listeners.tell(Refused(*told, error.retry_after, error.max_wait, caller.ticket))
+            self.listeners.tell(Refused(*told, error.retry_after, error.max_wait, *call))
         else:
-            self.listeners.tell(Left(*told, error, caller.ticket))
+            self.listeners.tell(Left(*told, error, *call))
+
+    def _of(self, cost: Hits) -> tuple[str, int]:
+        return self.name, hits_in(cost, CALLS)
 
     def _log_wait(self, verb: str, wait: int, now: int, here: int) -> None:
         if abs(now - self._logged_at) < LOG_EVERY_US:

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import threading
 
+from nekkar.core.cost import cost_of
 from nekkar.core.errors import CacheError
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
+from nekkar.core.waiting.callers import Settling
 from nekkar.core.waiting.prefetch import PrefetchedSlots
-from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit, tidied
+from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit, spaced_after, tidied
 from nekkar.core.window.plan import Plan, planned
+from nekkar.core.window.settlement import settled
 from nekkar.core.window.state import LimitState
 
 LOOK_EVERY_US = 1_000_000
@@ -35,6 +38,7 @@ class Turn:
         self.ledger, self.assignments, self.prefetched, self._lock = ledger, assignments, prefetched, lock
         self._must_write = False
         self._sent: list[Returned] = []
+        self._settling: list[Settling] = []
         self._prefetch: int | None = None
         self._waiting = 0
         self.look_at = 0
@@ -50,6 +54,9 @@ class Turn:
             self._must_write, mine.must_write = self._must_write or mine.must_write or is_recovery, False
             if not (mine.queue.head or self._must_write):
                 return None
+            self._settling = list(mine.settling)
+            for settling in self._settling:
+                state = settled(state, settling.settlement, now)
             ask = self._ask(state, now)
             plan = planned(state, ask)
             if plan.is_bound:
@@ -68,6 +75,7 @@ class Turn:
             self._must_write = False
             have_left = len(mine.queue) < self._waiting
             mine.were_returned(self._sent)
+            mine.were_settled(self._settling)
             mine.pick_up(state, sent, now)
             if have_left and not mine.queue.head:
                 mine.return_hand()
@@ -76,6 +84,12 @@ class Turn:
             self.look_at = 0
             if place:
                 self.look_at = min(place.ready - state.horizon_us // 4, sent + LOOK_EVERY_US)
+
+    def unanswered(self) -> None:
+        """Give up the settlements that were sent: sent again they could count twice (rule 21)."""
+        with self._lock:
+            error = "whether a settlement was counted is not known, since the cache did not answer; it is not repeated"
+            self.assignments.were_settled(self._settling, CacheError(f"limit {self.assignments.name!r}: {error}"))
 
     def ended(self) -> None:
         """Leave to the next turn what this one could not write."""
@@ -90,8 +104,8 @@ class Turn:
         window = quota.rates[-1].period_us + state.margin_us
         credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(is_far))
         # In this process a look costs nothing, so nothing is won by standing. And a caller that will not wait can't use
-        # a slot that is granted ahead.
-        is_alone = head is not None and len(mine.queue) == 1 and head.deadline is None
+        # a slot that is granted ahead; nor can the next call of a limit with units, which costs something else.
+        is_alone = head is not None and len(mine.queue) == 1 and head.deadline is None and quota.counts_calls_alone
         if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
             self._prefetch = self.prefetched.wanted(len(mine.queue), now)
         # Where calls are so frequent that slots are prefetched, a place would hold them back.
@@ -140,21 +154,21 @@ class Turn:
             mine.refuse(caller, at, now)
         if not mine.queue.bounded:
             return
-        margin, soonest, hits = state.margin(ask.quota, now), max(now + ask.lead_us, state.hold_until), 0
-        log, calls = tidied(state, ask).hits if ask.returned else state.hits, 1
+        margin, soonest = state.margin(ask.quota, now), max(now + ask.lead_us, state.hold_until)
+        log, ahead, calls = tidied(state, ask).hits if ask.returned else state.hits, cost_of({}), 1
         for caller in list(mine.queue):
             if caller.deadline is not None:
-                ahead = hits + caller.cost - 1
-                at = earliest_slot_behind(log, ahead, ask.quota, margin, soonest, calls)
+                spaced = max(soonest, spaced_after(log, ask.quota, calls))
+                at = earliest_slot_behind(log, ahead, ask.quota, margin, spaced, caller.cost)
                 if at > max(caller.deadline, soonest):
                     mine.refuse(caller, at, now)
                     continue
-            hits += caller.cost
+            ahead += caller.cost
             calls += 1
 
     def _fail_too_dear(self) -> None:
         """Answer the callers whose cost no window holds: under the share of an outage, windows are smaller."""
         quota, mine = self.ledger.quota, self.assignments
-        for caller in [caller for caller in mine.queue if caller.cost > quota.max_cost]:
+        for caller in [caller for caller in mine.queue if not quota.admits(caller.cost)]:
             error = f"cost {caller.cost} is above this process's share while the cache is away: {quota}"
             mine.fail([caller], CacheError(error))

@@ -15,7 +15,6 @@ from nekkar.core.quota import SECOND
 from nekkar.core.runtime.effects import CacheSteps, QueueSteps, RunSteps, is_under_way
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
-from nekkar.core.waiting.callers import Caller
 from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.waiting.turn import Turn
 
@@ -59,13 +58,13 @@ class Turns:
         self.under_way: TurnUnderWay | None = None
         self.look_at = 0
 
-    def begin(self, leader: Caller) -> TurnUnderWay | None:
-        """Return a turn for ``leader`` to lead; None while one is under way. Called under the lock."""
+    def begin(self, ticket: int = 0) -> TurnUnderWay | None:
+        """Return a turn for the caller with this ticket to lead; None while one is under way. Called under the lock."""
         other = self.under_way
         if other and not other.is_over and self._ticks() < other.begun_at + ABANDONED_US:
             return None
         turn = Turn(self.ledger, self._assignments, self._prefetched, self._lock)
-        self.under_way = TurnUnderWay(turn, max(leader.ticket, self._assignments.queue.last_ticket), self._ticks())
+        self.under_way = TurnUnderWay(turn, max(ticket, self._assignments.queue.last_ticket), self._ticks())
         return self.under_way
 
     def lead(self, under_way: TurnUnderWay, shielded: bool = False) -> QueueSteps[None]:
@@ -92,6 +91,7 @@ class Turns:
                 except CacheError as error:
                     with self._lock:
                         mine.fail([caller for caller in mine.queue if caller.ticket <= under_way.last_ticket], error)
+                        mine.were_settled(mine.settling, error)
                     return
                 finally:
                     turn.ended()

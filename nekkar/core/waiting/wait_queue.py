@@ -24,18 +24,21 @@ from contextlib import suppress
 from itertools import count
 from weakref import ref
 
-from nekkar.core.clock import STEP_US, ticks
+from nekkar.core.clock import ticks
+from nekkar.core.cost import Hits
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.quota import SECOND
 from nekkar.core.runtime.effects import Checkpoint, Event, QueueSteps, WaitUntil
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
-from nekkar.core.waiting.callers import Caller, Slot, State
+from nekkar.core.waiting.callers import Caller, Settling, Slot, State
 from nekkar.core.waiting.forks import abandon_in_children
 from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.waiting.reporter import CallReporter
+from nekkar.core.waiting.timekeeper import TimeKeeper
 from nekkar.core.waiting.turn import LOOK_EVERY_US
 from nekkar.core.waiting.turns import ABANDONED_US, Turns, TurnUnderWay
+from nekkar.core.window.settlement import Settlement
 
 Wake = Callable[[list[Event]], None]
 
@@ -68,8 +71,8 @@ class WaitQueue:
         ahead = self.callers if in_order else self._assignments.queue
         self.prefetched = PrefetchedSlots(ledger, self._assignments, ahead, self._lock)
         self._turns = Turns(ledger, self._assignments, self.prefetched, self._lock, self._wake_all, self.ticks)
-        self._turns.on_shift = self._follow_clock
-        self._moved_us = ledger.keep_time()
+        time = TimeKeeper(ledger, self._assignments, self._turns, self.callers, self._lock)
+        self._turns.on_shift, self._keep_time = time.follow, time.keep
         abandon_in_children(self)
 
     @property
@@ -82,8 +85,8 @@ class WaitQueue:
         """How many callers stand in line without a slot."""
         return len(self._assignments.queue)
 
-    def acquire(self, cost: int, max_wait: float | None, stale: Slot | None = None) -> QueueSteps[tuple[Slot, int]]:
-        """Wait for a slot of ``cost`` hits, at most ``max_wait`` seconds; return it and the µs waited.
+    def acquire(self, cost: Hits, max_wait: float | None, stale: Slot | None = None) -> QueueSteps[tuple[Slot, int]]:
+        """Wait for a slot of this cost, at most ``max_wait`` seconds; return it and the µs waited.
 
         ``stale``: a slot on which the call did not start in time. It is returned, and the call stands in front.
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
@@ -112,13 +115,29 @@ class WaitQueue:
             raise
         except BaseException as error:
             self._leave(caller, error)
-            if self._assignments.must_write and not self.waiting and (turn := self._turns.begin(caller)):
+            if self._assignments.must_write and not self.waiting and (turn := self._turns.begin(caller.ticket)):
                 yield from self._turns.lead(turn, shielded=True)
             raise
         finally:
             if caller.state in (State.QUEUED, State.BOOKED):  # an interrupt cut the leaving short
                 self._take_out(caller)
             self.callers.discard(caller)
+
+    def settle(self, settlement: Settlement) -> QueueSteps[None]:
+        """Wait until a settlement is written; raise CacheError where it was not, or where that is not known."""
+        settling = Settling(settlement)
+        with self._lock:
+            self._assignments.settle(settling)
+        while not settling.is_done:
+            with self._lock:
+                turn, settling.event = self._turns.begin(), self._new_event()
+            if turn:
+                yield from self._turns.lead(turn, shielded=True)
+            elif not settling.is_done:  # the turn under way takes it along
+                yield WaitUntil(self.ledger.clock.now_us() + SECOND, settling.event)
+        self._wake_all()
+        if settling.error:
+            raise settling.error
 
     def look_soon(self) -> None:
         """Have the line look at once: the state was changed in this process."""
@@ -190,7 +209,11 @@ class WaitQueue:
                 mine.queue.rejoin([caller])
             leads, is_due = mine.queue.head is caller, mine.must_write or now >= self._turns.look_at
             # The head may be gone without a word, where an interrupt cut its leaving short.
-            if is_due and (leads or now >= self._turns.look_at + ABANDONED_US) and (turn := self._turns.begin(caller)):
+            if (
+                is_due
+                and (leads or now >= self._turns.look_at + ABANDONED_US)
+                and (turn := self._turns.begin(caller.ticket))
+            ):
                 return turn
             until = self._deadline(caller, now, is_due)
             if leads and not is_due:
@@ -235,29 +258,6 @@ class WaitQueue:
 
     # Parts of the above.
 
-    def _keep_time(self) -> None:
-        """Follow a clock that was set: waits are as long as before, and slots are booked again."""
-        moved_us = self.ledger.keep_time()
-        if moved_us != self._moved_us:
-            with self._lock:
-                by, self._moved_us = moved_us - self._moved_us, moved_us
-                self._turns.look_at = self.ledger.clock.now_us()
-                self._shift(by)
-                self._assignments.requeue_all(list(self.callers))
-
-    def _follow_clock(self, by: int) -> None:
-        """Follow a clock just read, before anything is booked by its time."""
-        if abs(by) >= STEP_US:
-            self._keep_time()
-        elif abs(by) >= SECOND // 1000:
-            with self._lock:
-                self._shift(by)
-
-    def _shift(self, by: int) -> None:
-        for caller in self.callers:
-            caller.arrived += by
-            caller.deadline = None if caller.deadline is None else caller.deadline + by
-
     def _deadline(self, caller: Caller, now: int, is_due: bool) -> int | None:
         """Return until when a caller waits; a horizon past its deadline where a turn is about to answer."""
         if caller.deadline is None or now < caller.deadline:
@@ -271,7 +271,7 @@ class WaitQueue:
 
     def _wake_all(self) -> None:
         """Wake the callers that are to be woken; not under the lock: a wake may have to wait for an event loop."""
-        mine, woken = self._assignments, list[Caller]()
+        mine, woken = self._assignments, list[Caller | Settling]()
         try:
             with self._lock:
                 woken, mine.to_wake = mine.to_wake, woken

@@ -9,37 +9,39 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from nekkar.core.quota import Quota
+from nekkar.core.cost import CALLS, Hits, fits, hits_in, items
+from nekkar.core.quota import MAX_COUNT, Quota
 from nekkar.core.window.hits import HitLog
 from nekkar.core.window.state import Grant, LimitState, Place, Terms
 
 MOST_CREDIT = 8  # others grant a place at most so often without its owner
 
 
-class Hits(Protocol):
-    """What is booked: a hit log, or one with more hits behind it that are only planned."""
+class Booked(Protocol):
+    """What is booked: a hit log, or one with more hits behind it that are only planned; ``of`` each unit."""
 
     @property
     def total(self) -> int: ...
     @property
     def last_at(self) -> int | None: ...
     def time_of(self, number: int) -> int | None: ...
+    def of(self, unit: str) -> Booked: ...
 
 
 class SlotRequest(Protocol):
-    """What a caller wants: ``cost`` hits, by ``deadline`` (µs; None: no deadline)."""
+    """What a caller wants: ``cost``, by ``deadline`` (µs; None: no deadline)."""
 
     @property
-    def cost(self) -> int: ...
+    def cost(self) -> Hits: ...
     @property
     def deadline(self) -> int | None: ...
 
 
 class Returned(NamedTuple):
-    """A grant that its owner uses only up to ``keep`` hits: the rest is to be taken out of the state."""
+    """A grant that its owner uses only up to ``keep``: the rest is to be taken out of the state."""
 
     grant: Grant
-    keep: int
+    keep: Hits
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,41 +71,52 @@ class Ask:
         return self.quota.rates, self.quota.spacing_us
 
 
-def earliest_slot(hits: Hits, quota: Quota, margin_us: int, cost: int, soonest: int) -> int:
-    """Return the earliest slot of a call of ``cost`` hits, at or after ``soonest`` (rule 1)."""
+def earliest_slot(hits: Booked, quota: Quota, margin_us: int, cost: Hits, soonest: int) -> int:
+    """Return the earliest slot of a call of this cost from ``soonest`` on: the latest over all windows (rule 1)."""
     at = soonest
     if hits.last_at is not None:
         at = max(at, hits.last_at + quota.spacing_us)
     for rate in quota.rates:
-        before = hits.time_of(hits.total + cost - rate.count)
-        if before is not None:
-            at = max(at, before + rate.period_us + margin_us)
+        log, wanted = (hits, cost) if cost.__class__ is int and rate.unit == CALLS else _in_unit(hits, cost, rate.unit)
+        if wanted:
+            before = log.time_of(log.total + wanted - rate.count)
+            if before is not None:
+                at = max(at, before + rate.period_us + margin_us)
     return at
 
 
-def earliest_slot_behind(
-    hits: Hits, ahead: int, quota: Quota, margin_us: int, soonest: int, calls: int | None = None
-) -> int:
-    """Return a lower bound of the slot of one hit behind ``ahead`` hits that are not booked yet; in constant time.
+def earliest_slot_behind(hits: Booked, ahead: Hits, quota: Quota, margin_us: int, soonest: int, cost: Hits = 1) -> int:
+    """Return a lower bound of the slot of a call of this cost behind ``ahead``, which is not booked; in constant time.
 
     Hit n comes a period after hit n − N. Step back by N as often as it takes to reach a booked hit, and add one period
-    for each step. ``calls``: how many calls all these hits are, this one too; calls are spaced, hits are not.
+    for each step. Spacing counts for this call alone: see ``spaced_after``.
     """
-    at = soonest
-    if hits.last_at is not None and quota.spacing_us:
-        at = max(at, hits.last_at + (ahead + 1 if calls is None else calls) * quota.spacing_us)
+    at = max(soonest, spaced_after(hits, quota, 1))
     for rate in quota.rates:
-        number = hits.total + ahead + 1 - rate.count
-        steps = max(0, -((hits.total - number) // rate.count))
-        before = hits.time_of(number - steps * rate.count)
+        log, wanted = _in_unit(hits, cost, rate.unit)
+        if not wanted:
+            continue
+        number = log.total + hits_in(ahead, rate.unit) + wanted - rate.count
+        steps = max(0, -((log.total - number) // rate.count))
+        before = log.time_of(number - steps * rate.count)
         if before is not None:
             at = max(at, before + (steps + 1) * (rate.period_us + margin_us))
     return at
 
 
-def most_credit(quota: Quota, cost: int) -> int:
+def spaced_after(hits: Booked, quota: Quota, calls: int) -> int:
+    """Return the earliest slot that the spacing leaves to the last of so many calls that are not booked."""
+    # Without spacing this bounds nothing: a call whose hits go between others is not held to the last hit.
+    return hits.last_at + calls * quota.spacing_us if quota.spacing_us and hits.last_at is not None else 0
+
+
+def _in_unit(hits: Booked, cost: Hits, unit: str) -> tuple[Booked, int]:
+    return hits.of(unit), hits_in(cost, unit)
+
+
+def most_credit(quota: Quota, cost: Hits) -> int:
     """Return how often others may grant a place: a dead owner then costs at most half of a window."""
-    return min(MOST_CREDIT, quota.max_cost // (2 * cost))
+    return min(MOST_CREDIT, *(quota.most(unit) // (2 * hits) for unit, hits in items(cost)), MAX_COUNT)
 
 
 def tidied(state: LimitState, ask: Ask) -> LimitState:
@@ -129,10 +142,12 @@ def taken_back(
     named = {grant.serial: grant for grant in grants}
     for back in returned:
         found = named.get(back.grant.serial)
-        if found and found[:3] == back.grant[:3] and found.cost > back.keep:
+        if found and found[:3] == back.grant[:3] and found.cost != back.keep and fits(back.keep, found.cost):
             hits = hits.remove(found.slot, found.cost - back.keep)
             named[found.serial] = found._replace(cost=back.keep)
-    return hits, tuple(grant for grant in named.values() if grant.cost)
+            if not back.keep:
+                del named[found.serial]
+    return hits, tuple(named.values())
 
 
 def lapsed_before(state: LimitState, now: int) -> int:

@@ -24,9 +24,9 @@ Pure, as the log is. tests/window/test_feedback.py states the rules as propertie
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
+from nekkar.core.cost import CALLS, cost_of
 from nekkar.core.quota import SECOND, Quota, Rate
 from nekkar.core.window.rejections import MARGIN_PART, Rejections
 from nekkar.core.window.state import LimitState
@@ -36,9 +36,9 @@ MATTERS_PART = 64
 
 @dataclass(frozen=True, slots=True)
 class ReportedQuota:
-    """``remaining`` calls of a window, as the service tells; None for what it does not.
+    """What remains of a window, as the service tells: ``remaining`` hits of a ``unit``; None for what it does not.
 
-    ``limit``: the window's calls. ``period_us``: its length. ``reset_us``: how long until all are back, or up to
+    ``limit``: the window's count. ``period_us``: its length. ``reset_us``: how long until all are back, or up to
     ``grain_us`` less; ``is_window``: all at once, as a window ends, and not bit by bit.
     """
 
@@ -48,10 +48,14 @@ class ReportedQuota:
     reset_us: int | None = None
     is_window: bool = False
     grain_us: int = SECOND
+    unit: str = CALLS
 
     def __str__(self) -> str:
         of = "" if self.limit is None else f" of {self.limit}"
-        return f"{self.remaining} remaining{of}" + (f" per {self.period_us / SECOND:g} s" if self.period_us else "")
+        unit = "" if self.unit == CALLS else f" {self.unit}"
+        return f"{self.remaining}{unit} remaining{of}" + (
+            f" per {self.period_us / SECOND:g} s" if self.period_us else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def apply_feedback(log: LimitState, quota: Quota, word: Feedback, now: int) -> L
     for budget in word.budgets:
         log = _spent(log, quota, budget, word, now)
     if word.is_refusal and word.sent_at >= known.hold_until:
-        refusals = _taught(known, quota, word, now, by_others=log.hits.total > known.hits.total)
+        refusals = _taught(known, quota, word, now, by_others=log.hits is not known.hits)
         if pause is None:
             refusals = refusals.lengthened(known.hold_until, period)
             pause = refusals.pause(period)
@@ -103,9 +107,10 @@ def _taught(log: LimitState, quota: Quota, word: Feedback, now: int, by_others: 
 def _came_too_soon(log: LimitState, quota: Quota, sent_at: int) -> bool:
     """Whether each window up to a call was kept, one of them so full that the widest margin would have kept it back."""
     widest = quota.rates[0].period_us // MARGIN_PART
-    kept = all(log.hits.count_between(sent_at - rate.period_us, sent_at) <= rate.count for rate in quota.rates)
+    timelines = [(rate, log.hits.of(rate.unit)) for rate in quota.rates]
+    kept = all(hits.count_between(sent_at - rate.period_us, sent_at) <= rate.count for rate, hits in timelines)
     return kept and any(
-        log.hits.count_between(sent_at - rate.period_us - widest, sent_at) >= rate.count for rate in quota.rates
+        hits.count_between(sent_at - rate.period_us - widest, sent_at) >= rate.count for rate, hits in timelines
     )
 
 
@@ -115,8 +120,8 @@ def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback,
     if rate is None:
         return log
     refused, begun = word.is_refusal and not budget.remaining, _begun(budget, rate)
-    own = log.hits.count_between(word.sent_at - rate.period_us + begun - margin, now + margin)
-    own -= refused and begun > rate.period_us // MARGIN_PART
+    own = log.hits.of(rate.unit).count_between(word.sent_at - rate.period_us + begun - margin, now + margin)
+    own -= refused and rate.unit == CALLS and begun > rate.period_us // MARGIN_PART
     foreign = rate.count - own - budget.remaining
     reset = rate.period_us if budget.reset_us is None else max(budget.reset_us, budget.grain_us)
     is_told = budget.remaining == 0 and budget.reset_us is not None
@@ -124,9 +129,8 @@ def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback,
         log = with_hold(log, now + min(reset, word.most_us))
     if foreign * MATTERS_PART <= budget.remaining:
         return log
-    hits = Counter(dict(log.hits.entries()))
-    hits[now - rate.period_us + min(reset, rate.period_us, word.most_us)] += foreign
-    return replace(log, hits=log.hits.with_entries(sorted(hits.items())))
+    counted_at = now - rate.period_us + min(reset, rate.period_us, word.most_us)
+    return replace(log, hits=log.hits.insert([(counted_at, cost_of({rate.unit: foreign}))]))
 
 
 def _begun(budget: ReportedQuota, rate: Rate) -> int:
@@ -142,10 +146,11 @@ def window_of(budget: ReportedQuota, quota: Quota) -> Rate | None:
     Several windows may have the told count, or room for what remains. Then it is the shortest that the told reset
     fits; a reset later than each of them ends is of the longest.
     """
-    for rate in quota.rates:
+    rates = [rate for rate in quota.rates if rate.unit == budget.unit]
+    for rate in rates:
         if rate.period_us == budget.period_us:
             return rate
     is_named = budget.limit is not None or budget.period_us is not None
-    fits = [one for one in quota.rates if (one.count == budget.limit if is_named else one.count >= budget.remaining)]
+    fits = [one for one in rates if (one.count == budget.limit if is_named else one.count >= budget.remaining)]
     reset = (budget.reset_us or 0) - budget.grain_us
     return next((one for one in fits if one.period_us >= reset), fits[-1] if fits else None)

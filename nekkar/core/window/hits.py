@@ -1,4 +1,4 @@
-"""The hit log: the booked hits of one limit, packed into two columns of integers.
+"""The hit log: the booked hits of one limit, packed into two columns of integers for each unit that it counts.
 
 Rules:
 
@@ -8,6 +8,10 @@ Rules:
    after hit n − N, so no N + 1 hits span less than the period (test_hits.py states it as a property).
 3. All other changes (remove, forget, thin) take out hits that nobody started, drop hits too old to matter, or move hits
    later. None of them can admit more.
+4. Each unit has a timeline of its own. All units of a call are booked at one instant, and no hit of any unit is booked
+   before another: so each timeline ascends, and rule 2 holds in each.
+5. What a settlement gives back leaves a timeline at the first entry at or after the slot, since thinning only moves
+   hits later. What a call used beyond its reservation is added there.
 
 No clock, no cache, no sleep here. Every method returns a new log.
 
@@ -18,9 +22,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+
+from nekkar.core.cost import CALLS, Hits, hits_in, items
 
 Column = array  # of unsigned integers: "I" (4 bytes) while the offsets fit, else "Q" (8 bytes)
 
@@ -33,10 +40,10 @@ def column(values: Iterable[int]) -> Column[int]:
 
 @dataclass(frozen=True, slots=True)
 class HitLog:
-    """The booked hits of one limit.
+    """The booked hits of one limit: the timeline of its calls, and ``others``, those of its other units by name.
 
     ``forgotten``: the number of the last hit that was dropped. ``times`` and ``cumulative`` hold the entries, as
-    offsets from ``time_offset_us`` and ``number_offset``.
+    offsets from ``time_offset_us`` and ``number_offset``. Where nothing else is said, a method is about the calls.
     """
 
     forgotten: int = 0
@@ -44,6 +51,7 @@ class HitLog:
     number_offset: int = 0
     times: Column[int] = field(default_factory=lambda: array("I"))
     cumulative: Column[int] = field(default_factory=lambda: array("I"))
+    others: tuple[tuple[str, HitLog], ...] = ()
 
     # What the log says.
 
@@ -54,8 +62,42 @@ class HitLog:
 
     @property
     def last_at(self) -> int | None:
-        """The time of the newest hit; None where the log has no hits."""
-        return self.time_offset_us + self.times[-1] if self.times else None
+        """The time of the newest hit of any unit; None where the log has no hits."""
+        last = self.time_offset_us + self.times[-1] if self.times else None
+        for _, log in self.others:
+            if (other := log.last_at) is not None:
+                last = other if last is None else max(last, other)
+        return last
+
+    @property
+    def size(self) -> int:
+        """How many entries it has, in all units."""
+        return len(self.times) + sum(len(log.times) for _, log in self.others)
+
+    def of(self, unit: str) -> HitLog:
+        """Return the timeline of a unit; an empty one where nothing is booked in it."""
+        if unit == CALLS:
+            return self
+        return next((log for name, log in self.others if name == unit), NO_HITS)
+
+    def timelines(self) -> list[tuple[str, HitLog]]:
+        """Return (unit, timeline) for each unit, calls first."""
+        return [(CALLS, self), *self.others]
+
+    def each(self, change: Callable[[str, HitLog], HitLog]) -> HitLog:
+        """Return the log with each timeline changed by ``change``, which gets the unit and the timeline of it alone."""
+        if not self.others:
+            return change(CALLS, self)
+        alone = replace(self, others=())
+        calls, others = change(CALLS, alone), tuple((unit, change(unit, log)) for unit, log in self.others)
+        is_same = calls is alone and all(new is old for (_, new), (_, old) in zip(others, self.others, strict=True))
+        return self if is_same else replace(calls, others=others)
+
+    def with_timeline(self, unit: str, log: HitLog) -> HitLog:
+        """Return the log with another timeline of one unit."""
+        if unit == CALLS:
+            return replace(log, others=self.others)
+        return replace(self, others=tuple(sorted({**dict(self.others), unit: log}.items())))
 
     def time_of(self, number: int) -> int | None:
         """Return the time of hit ``number`` (at most ``total``); None where that hit is forgotten."""
@@ -89,10 +131,53 @@ class HitLog:
 
     # What may be done to it.
 
-    def book(self, slots: Sequence[tuple[int, int]]) -> HitLog:
-        """Append (time, number of hits) for each slot; no time may be before that of an earlier hit."""
+    def book(self, slots: Sequence[tuple[int, Hits]]) -> HitLog:
+        """Append (time, cost) for each slot; no time may be before that of an earlier hit."""
+        return self._in_each_unit(slots, HitLog._append)
+
+    def insert(self, slots: Sequence[tuple[int, Hits]]) -> HitLog:
+        """Add (time, cost) for each slot, at any time. Only for hits that somebody made whatever this log allows."""
+        return self._in_each_unit(slots, HitLog._insert)
+
+    def remove(self, at: int, cost: Hits) -> HitLog:
+        """Take out hits booked at ``at``; in a unit where fewer than that are there, none."""
+        log = self
+        for unit, hits in items(cost):
+            log = log.with_timeline(unit, log.of(unit)._remove(at, hits)) if unit != CALLS else log._remove(at, hits)
+        return log
+
+    def settle(self, at: int, unit: str, hits: int) -> HitLog:
+        """Add so many hits of a unit at a slot that has come, or take out so many where ``hits`` is negative (rule 5).
+
+        Unchanged where fewer than that are there.
+        """
+        log = self.of(unit)
+        index = bisect_left(log.times, at - log.time_offset_us) if log.times else 0
+        entry = log.time_offset_us + log.times[index] if index < len(log.times) else at
+        return self.with_timeline(unit, log._insert([(entry, hits)]) if hits > 0 else log._remove(entry, -hits))
+
+    def _in_each_unit(
+        self, slots: Sequence[tuple[int, Hits]], change: Callable[[HitLog, Sequence[tuple[int, int]]], HitLog]
+    ) -> HitLog:
+        plain = [(at, cost) for at, cost in slots if isinstance(cost, int) and cost]
+        if len(plain) == len(slots):  # most limits count calls alone
+            return change(self, plain)
+        log = self
+        for unit in {unit: None for _, cost in slots for unit, _ in items(cost)}:
+            own = [(at, hits) for at, cost in slots if (hits := hits_in(cost, unit))]
+            log = log.with_timeline(unit, change(replace(log.of(unit), others=()), own))
+        return log
+
+    def _insert(self, slots: Sequence[tuple[int, int]]) -> HitLog:
+        hits = Counter(dict(self.entries()))
+        for at, count in slots:
+            hits[at] += count
+        return self.with_entries(sorted(hits.items()))
+
+    def _append(self, slots: Sequence[tuple[int, int]]) -> HitLog:
         times, cumulative = self.times[:], self.cumulative[:]
-        number, last = self.total - self.number_offset, self.last_at
+        number = self.total - self.number_offset
+        last = self.time_offset_us + times[-1] if times else None
         try:
             for at, hits in slots:
                 number += hits
@@ -104,10 +189,9 @@ class HitLog:
                 last = at
         except OverflowError:  # wider than four bytes, or the first entry of an empty log: choose a new offset
             return self.with_entries([*self.entries(), *slots])
-        return HitLog(self.forgotten, self.time_offset_us, self.number_offset, times, cumulative)
+        return HitLog(self.forgotten, self.time_offset_us, self.number_offset, times, cumulative, self.others)
 
-    def remove(self, at: int, hits: int) -> HitLog:
-        """Take out ``hits`` hits booked at ``at``; unchanged where fewer than that are there."""
+    def _remove(self, at: int, hits: int) -> HitLog:
         index = bisect_left(self.times, at - self.time_offset_us) if self.times else 0
         if index == len(self.times) or self.times[index] != at - self.time_offset_us:
             return self
@@ -121,15 +205,17 @@ class HitLog:
         else:
             cumulative.append(before + count - hits)
         cumulative.extend(number - hits for number in self.cumulative[index + 1 :])
-        return HitLog(self.forgotten, self.time_offset_us, self.number_offset, times, cumulative)
+        return HitLog(self.forgotten, self.time_offset_us, self.number_offset, times, cumulative, self.others)
 
     def forget(self, before: int) -> HitLog:
-        """Drop the hits earlier than ``before``."""
+        """Drop the hits of every unit that are earlier than ``before``."""
+        others = tuple((unit, log.forget(before)) for unit, log in self.others)
+        is_changed = any(new is not old for (_, new), (_, old) in zip(others, self.others, strict=True))
         gone = bisect_left(self.times, before - self.time_offset_us)
         if not gone:
-            return self
-        forgotten = self.number_offset + self.cumulative[gone - 1]
-        return HitLog(forgotten, self.time_offset_us, self.number_offset, self.times[gone:], self.cumulative[gone:])
+            return replace(self, others=others) if is_changed else self
+        forgotten, times, numbers = self.number_offset + self.cumulative[gone - 1], self.times, self.cumulative
+        return HitLog(forgotten, self.time_offset_us, self.number_offset, times[gone:], numbers[gone:], others)
 
     def thin(self, until: int, cell_us: Callable[[int], int]) -> HitLog:
         """Merge the hits before ``until`` that lie in one cell of a grid into the latest of the cell.
@@ -152,7 +238,7 @@ class HitLog:
             packed[time] = number
         offset = next(iter(packed), 0)
         times = column(time - offset for time in packed)
-        return HitLog(self.forgotten, offset, self.forgotten, times, column(packed.values()))
+        return HitLog(self.forgotten, offset, self.forgotten, times, column(packed.values()), self.others)
 
     def _number_at(self, time: int) -> int:
         """Return the number of the last hit up to ``time``."""
@@ -160,42 +246,4 @@ class HitLog:
         return self.number_offset + self.cumulative[gone - 1] if gone else self.forgotten
 
 
-class Timeline:
-    """A hit log with hits appended that are only planned; the log itself stays as it is."""
-
-    __slots__ = ("_cumulative", "_hits", "_times", "last_at", "total")
-
-    def __init__(self, hits: HitLog) -> None:
-        self._hits = hits
-        self._times: list[int] = []
-        self._cumulative: list[int] = []
-        self.total, self.last_at = hits.total, hits.last_at
-
-    def add(self, at: int, hits: int) -> None:
-        """Plan ``hits`` hits at ``at``, which is not before the last hit."""
-        self.total += hits
-        self.last_at = at
-        self._times.append(at)
-        self._cumulative.append(self.total)
-
-    def time_of(self, number: int) -> int | None:
-        """Return the time of hit ``number`` (at most ``total``); None where that hit is forgotten."""
-        if number <= self._hits.total:
-            return self._hits.time_of(number)
-        return self._times[bisect_left(self._cumulative, number)]
-
-    def plus(self, at: int, hits: int) -> _Extended:
-        """Return a view of this timeline with ``hits`` more hits at ``at``, behind the last one."""
-        return _Extended(self, at, hits)
-
-
-class _Extended:
-    """A timeline with one more booking behind it."""
-
-    __slots__ = ("_timeline", "last_at", "total")
-
-    def __init__(self, timeline: Timeline, at: int, hits: int) -> None:
-        self._timeline, self.last_at, self.total = timeline, at, timeline.total + hits
-
-    def time_of(self, number: int) -> int | None:
-        return self._timeline.time_of(number) if number <= self._timeline.total else self.last_at
+NO_HITS = HitLog()

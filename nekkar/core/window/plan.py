@@ -24,19 +24,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, NamedTuple
 
+from nekkar.core.cost import Hits, is_smaller
 from nekkar.core.window.booking import (
     Ask,
     SlotRequest,
     earliest_slot,
     earliest_slot_behind,
     most_credit,
+    spaced_after,
     spent,
     tidied,
 )
-from nekkar.core.window.hits import Timeline
 from nekkar.core.window.state import Grant, LimitState, Place, Terms
+from nekkar.core.window.timeline import Timeline
 
 PLANNED_AHEAD = 16  # behind more places than this, a bound of the turn does instead of a plan
 PREFETCH_PART = 64
@@ -68,7 +71,7 @@ class _Entry:
 
     place: Place
     ready: int
-    cost: int
+    cost: Hits
     is_own: bool = False
     is_granted: bool = False
 
@@ -82,7 +85,7 @@ class _Planner:
         self.soonest = max(ask.now + ask.lead_us, state.hold_until)
         self.until = ask.now + state.horizon_us
         self.booked, self.ahead = Timeline(state.hits), Timeline(state.hits)
-        self.slots: list[tuple[int, int]] = []
+        self.slots: list[tuple[int, Hits]] = []
         self.grants: list[Grant] = []
         self.serial = state.serial
         self.callers = iter(ask.callers)
@@ -94,7 +97,7 @@ class _Planner:
         self.others = [place for place in state.places if place.owner != ask.owner and place.terms != terms]
         self.entries = list(self._entries(terms))
         self.open = list(self.entries)
-        self.weight = sum(entry.cost for entry in self.entries)
+        self.weight: Hits = sum((entry.cost for entry in self.entries), 0)
         self.turn: int | None = None
 
     def _entries(self, terms: Terms) -> Iterator[_Entry]:
@@ -135,7 +138,7 @@ class _Planner:
 
     def _next_turn(self) -> tuple[_Entry, int]:
         """Return the entry whose turn comes next, and its slot (rules 2 and 3)."""
-        slots: dict[int, int] = {}
+        slots: dict[Hits, int] = {}
         first: tuple[_Entry, int] | None = None
         for entry in self.open:
             slot = slots.get(entry.cost)
@@ -148,30 +151,34 @@ class _Planner:
                 first = entry, entry.ready
         assert first is not None
         best, slot = first
-        if best.cost > 1 and slot > self.soonest:
+        if best.cost != 1 and slot > self.soonest:
             for entry in self.open:
-                at = self._slot(entry.cost, self.soonest) if entry.cost < best.cost else slot
+                at = self._slot(entry.cost, self.soonest) if is_smaller(entry.cost, best.cost) else slot
                 if entry.ready <= at < slot and self._slot_behind(at, entry.cost, best) <= slot:
                     return entry, at
         return best, slot
 
-    def _slot(self, cost: int, soonest: int) -> int:
+    def _slot(self, cost: Hits, soonest: int) -> int:
         return earliest_slot(self.ahead, self.quota, self.margin_us, cost, soonest)
 
-    def _slot_behind(self, at: int, cost: int, best: _Entry) -> int:
+    def _slot_behind(self, at: int, cost: Hits, best: _Entry) -> int:
         """Return the slot that ``best`` would have behind ``cost`` hits at ``at``."""
         return earliest_slot(self.ahead.plus(at, cost), self.quota, self.margin_us, best.cost, best.ready)
 
     def _bound_of_own_turn(self) -> int:
         assert self.own is not None
-        before = sum(entry.cost for entry in self.open[: self.open.index(self.own)])
-        calls = self.open.index(self.own) + 1
-        return earliest_slot_behind(self.ahead, before, self.quota, self.margin_us, self.soonest, calls)
+        place = self.open.index(self.own)
+        before: Hits = sum((entry.cost for entry in self.open[:place]), 0)
+        soonest = max(self.soonest, spaced_after(self.ahead, self.quota, place + 1))
+        return earliest_slot_behind(self.ahead, before, self.quota, self.margin_us, soonest, self.own.cost)
 
     def _turn_of_tail(self) -> int:
         """Return a bound of the slot of one more call behind all that want one."""
         calls = 1 + sum(not entry.is_granted for entry in self.entries) if self.quota.spacing_us else 1
-        return earliest_slot_behind(self.booked, self.weight, self.quota, self.margin_us, self.soonest, calls)
+        soonest = max(self.soonest, spaced_after(self.booked, self.quota, calls))
+        return earliest_slot_behind(
+            self.booked, self.weight, self.quota, self.margin_us, soonest, self.quota.one_of_each
+        )
 
     def _is_too_late(self, slot: int) -> bool:
         """Whether the own caller's slot is past its deadline, and not only by a clock that is a little ahead."""
@@ -223,7 +230,7 @@ class _Planner:
         place = place._replace(ready=max(slot + place.back_us, tail))
         return _Entry(place, place.ready, place.cost)
 
-    def _book(self, owner: int, slot: int, cost: int) -> None:
+    def _book(self, owner: int, slot: int, cost: Hits) -> None:
         self.slots.append((slot, cost))
         self.booked.add(slot, cost)
         last = self.grants[-1] if self.grants else None
@@ -237,6 +244,8 @@ class _Planner:
         """Book some hits more for the writer, where all callers start now, and the limit is far from binding."""
         at = self.booked.last_at
         if not (self.ask.prefetch and self.own_grants) or at is None or at != self.soonest or self.quota.spacing_us:
+            return
+        if not self.quota.counts_calls_alone:
             return
         if self.too_late or not all(entry.is_granted for entry in self.entries):
             return
@@ -261,6 +270,12 @@ class _Planner:
 
     def _own_place(self, entry: _Entry) -> Place:
         ask = self.ask
-        credit = min(most_credit(self.quota, entry.cost), ask.waiting - len(self.too_late) + ask.stands * ask.credit)
+        credit = min(most_credit(self.quota, entry.cost), self._waiting_alike(entry.cost) + ask.stands * ask.credit)
         ready = self.soonest if self.turn is None else self.turn
         return Place(ask.owner, entry.cost, ready, credit, ask.stands * ask.back_us, ask.terms)
+
+    def _waiting_alike(self, cost: Hits) -> int:
+        """Return how many of the own callers can use slots of the first one's cost, one after another."""
+        if self.quota.counts_calls_alone:
+            return self.ask.waiting - len(self.too_late)
+        return 1 + sum(1 for _ in takewhile(lambda caller: caller.cost == cost, self.callers))

@@ -6,6 +6,8 @@ Rules (numbered as in docs/concepts/faults.md):
     booked since. Assume the worst: they took every free hit, at the latest instant at which they could still start.
     That is 1 s from now, the longest horizon that any process may use, whatever horizon the copy tells of. Hits that
     may have been taken back since are left out: those younger than that horizon and the margin when the copy was read.
+    Where settlements give hits back later than that (rule 22, in settlement.py), all hits of the copy may be gone, and
+    others may have used their room: so the free hits are all, whatever the copy shows. All this in each unit.
 17. A state that a newcomer began from nothing, met by a process that had seen an older one, is a loss too. What the
     newcomer booked is kept, beside what rule 16 assumes.
 
@@ -19,7 +21,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nekkar.core.cost import cost_of
 from nekkar.core.quota import SECOND, Rate
+from nekkar.core.window.hits import HitLog
 from nekkar.core.window.state import MAX_RATES, MOST_HORIZON_US, LimitState
 
 LONG_PERIOD_US = 600 * SECOND
@@ -27,23 +31,27 @@ LONG_PERIOD_US = 600 * SECOND
 
 def rebuild_after_loss(known: LimitState, read_at: int, now: int, epoch: int) -> LimitState:
     """Return what to write in place of a lost state, of which ``known``, read at ``read_at``, is the last copy seen."""
-    certain = certain_hits(known, read_at)
     end = latest_start(known, max(now, read_at))
     unseen = end - read_at
-    most = max(known.hits.most_within(unseen, 0), 2 * known.hits.most_within(unseen, known.assumed_until))
-    state = replace(known, epoch=epoch, is_fresh=False, hits=known.hits.with_entries(certain), grants=(), serial=0)
-    taken = {rate: min(rate.count, most) if rate.period_us > LONG_PERIOD_US else rate.count for rate in known.rates}
-    return assume_taken(state, end, taken)
+
+    most = {}
+    for rate in known.rates:
+        log = known.hits.of(rate.unit)
+        often = max(log.most_within(unseen, 0), 2 * log.most_within(unseen, known.assumed_until))
+        most[rate] = min(rate.count, often) if rate.period_us > LONG_PERIOD_US else rate.count
+    certain = known.hits.each(lambda _, log: log.with_entries(certain_hits(known, log, read_at)))
+    state = replace(known, epoch=epoch, is_fresh=False, hits=certain, grants=(), serial=0)
+    return assume_taken(state, end, most)
 
 
 def rebuild_over_newcomer(found: LimitState, known: LimitState, read_at: int, now: int, epoch: int) -> LimitState:
     """Return what to write over ``found``, which a newcomer began, where ``known`` is the last copy seen before it."""
     state = rebuild_after_loss(known, read_at, now, epoch)
     owners = {place.owner for place in state.places}
-    hits = sorted([*state.hits.entries(), *found.hits.entries()])
+    begun = [(at, cost_of({unit: hits})) for unit, log in found.hits.timelines() for at, hits in log.entries()]
     return replace(
         state,
-        hits=state.hits.with_entries(hits),
+        hits=state.hits.insert(begun),
         places=state.places + tuple(place for place in found.places if place.owner not in owners),
         hold_until=max(state.hold_until, found.hold_until),
         margin_us=max(state.margin_us, found.margin_us),
@@ -51,12 +59,13 @@ def rebuild_over_newcomer(found: LimitState, known: LimitState, read_at: int, no
         spacing_us=max(state.spacing_us, found.spacing_us),
         rates=tuple(sorted({*state.rates, *found.rates})[-MAX_RATES:]),
         rejections=max(state.rejections, found.rejections),
+        settles_from=max(state.settles_from, found.settles_from),
     )
 
 
-def certain_hits(known: LimitState, read_at: int) -> list[tuple[int, int]]:
-    """Return the entries that nobody can have taken back since: older than any horizon and the margin when read."""
-    return [hit for hit in known.hits.entries() if hit[0] <= read_at - MOST_HORIZON_US - known.margin_us]
+def certain_hits(known: LimitState, log: HitLog, read_at: int) -> list[tuple[int, int]]:
+    """Return the entries of a unit that nobody can have taken back since: older than any horizon and the margin."""
+    return [hit for hit in log.entries() if hit[0] <= read_at - MOST_HORIZON_US - known.margin_us]
 
 
 def latest_start(known: LimitState, now: int) -> int:
@@ -67,10 +76,11 @@ def latest_start(known: LimitState, now: int) -> int:
 def assume_taken(state: LimitState, end: int, most: dict[Rate, int]) -> LimitState:
     """Return the state with all hits taken that are free at ``end``, at most so many of each rate."""
     end = max(end, state.hits.last_at or 0)
-    block = max((min(_free(state, rate, end), hits) for rate, hits in most.items()), default=0)
-    if block <= 0:
-        return state
-    return replace(state, hits=state.hits.book([(end, block)]), assumed_until=end)
+    blocks: dict[str, int] = {}
+    for rate, hits in most.items():
+        blocks[rate.unit] = max(blocks.get(rate.unit, 0), min(_free(state, rate, end), hits))
+    block = cost_of(blocks)
+    return replace(state, hits=state.hits.book([(end, block)]), assumed_until=end) if block else state
 
 
 def _free(state: LimitState, rate: Rate, end: int) -> int:
@@ -78,4 +88,6 @@ def _free(state: LimitState, rate: Rate, end: int) -> int:
 
     Only what lies within the period counts as taken: the service counts no longer window than that.
     """
-    return max(0, rate.count - state.hits.count_since(end - rate.period_us))
+    if state.settles_from:
+        return rate.count
+    return max(0, rate.count - state.hits.of(rate.unit).count_since(end - rate.period_us))

@@ -9,17 +9,19 @@ Frozen values; every method returns a new state. No clock, no cache, no sleep he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
+from nekkar.core.cost import Hits
 from nekkar.core.quota import SECOND, Quota, Rate
-from nekkar.core.window.hits import HitLog
+from nekkar.core.window.hits import NO_HITS, HitLog
 from nekkar.core.window.rejections import MARGIN_PART, NONE, Rejections
 
 LEAST_HORIZON_US, MOST_HORIZON_US = SECOND // 10, SECOND
 EXACT_ENTRIES, GRID = 1024, 512
 MAX_RATES, MAX_TERMS = 16, 64
-NO_HITS = HitLog()
 LINGER_US, LINGER_PERIODS, MOST_LINGER_US = 60 * SECOND, 10, 600 * SECOND
 
 Terms = tuple[tuple[Rate, ...], int]  # the rates and the spacing (µs) of one limit
@@ -28,13 +30,13 @@ Terms = tuple[tuple[Rate, ...], int]  # the rates and the spacing (µs) of one l
 class Place(NamedTuple):
     """A line that waits, or stands for its next caller; the places stand in the order of their turns.
 
-    ``owner``: the line. ``cost``: the hits of its first caller. ``ready``: it gets no slot before this instant, and its
+    ``owner``: the line. ``cost``: of its first caller. ``ready``: it gets no slot before this instant, and its
     owner looks a quarter horizon earlier. ``credit``: how often others may still grant it a slot. ``back_us``: how long
     after a slot its owner asks again. ``terms``: its rates and spacing.
     """
 
     owner: int
-    cost: int
+    cost: Hits
     ready: int
     credit: int
     back_us: int
@@ -47,7 +49,7 @@ class Grant(NamedTuple):
     serial: int
     owner: int
     slot: int
-    cost: int
+    cost: Hits
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class LimitState:
     slot before this instant. ``margin_us``, ``horizon_us``, ``spacing_us``: the largest in use; ``rates``: all in use,
     by period. ``written_at``: when the newest write was sent, by its writer's clock (0: never written).
     ``assumed_until``: hits up to this time may be guesses made after a loss. ``rejections``: what its service's
-    refusals taught.
+    refusals taught. ``settles_from``: from this instant on, hits of calls may be given back long after their slot (0:
+    never); see ``settlement.py``.
     """
 
     epoch: int
@@ -76,6 +79,7 @@ class LimitState:
     written_at: int = 0
     assumed_until: int = 0
     rejections: Rejections = NONE
+    settles_from: int = 0
 
     @property
     def retention_us(self) -> int:
@@ -120,21 +124,28 @@ class LimitState:
         horizon, rates = max(self.horizon_us, horizon_us), self.rates
         if rates != quota.rates and not set(quota.rates) <= set(rates):
             rates = tuple(sorted({*rates, *quota.rates})[-MAX_RATES:])
-        if (margin, spacing, horizon, rates) == (self.margin_us, self.spacing_us, self.horizon_us, self.rates):
+        settles = self.settles_from or int(not quota.counts_calls_alone)  # other units are there to be settled
+        kept = (margin, spacing, horizon, rates, settles)
+        if kept == (self.margin_us, self.spacing_us, self.horizon_us, self.rates, self.settles_from):
             return self
-        return replace(self, margin_us=margin, spacing_us=spacing, horizon_us=horizon, rates=rates)
+        return replace(
+            self, margin_us=margin, spacing_us=spacing, horizon_us=horizon, rates=rates, settles_from=settles
+        )
 
     def forget(self, now: int) -> LimitState:
         """Drop the hits that are too old to matter; thin the rest where its entries are many, and most of them past."""
-        hits = self.hits.forget(now - self.retention_us)
-        entries = len(hits.times)
         # Only hits that nobody can take back any more are moved: a grant names the time of its hits.
-        settled = now - self.horizon_us
-        if entries > EXACT_ENTRIES and hits.times[entries // 2] + hits.time_offset_us < settled:
-            hits = hits.thin(settled, lambda time: self._cell_us(now - time))
+        hits = self.hits.forget(now - self.retention_us).each(partial(self._thinned, now, now - self.horizon_us))
         return self if hits is self.hits else replace(self, hits=hits)
 
-    def _cell_us(self, age: int) -> int:
+    def _thinned(self, now: int, settled: int, unit: str, log: HitLog) -> HitLog:
+        """Return the timeline of a unit with its hits before ``settled`` thinned, where its entries are many."""
+        entries = len(log.times)
+        if entries <= EXACT_ENTRIES or log.times[entries // 2] + log.time_offset_us >= settled:
+            return log
+        spans = [rate.period_us + self.margin_us for rate in self.rates if rate.unit == unit]
+        return log.thin(settled, lambda time: self._cell_us(spans, now - time))
+
+    def _cell_us(self, spans: Sequence[int], age: int) -> int:
         """Return the width of a grid cell: 1/512 of the shortest period, with its margin, that covers this age."""
-        spans = (rate.period_us + self.margin_us for rate in self.rates)
         return max(1, next((span for span in spans if age <= span), self.retention_us) // GRID)
