@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
+from nekkar.core.cost import CALLS
 from nekkar.core.errors import missing
 from nekkar.core.events import Admitted, CacheLost, Event, Held, Left, Listening, Refused
 from nekkar.core.limiter import Nekkar
@@ -32,6 +33,7 @@ except ModuleNotFoundError as error:
 __all__ = ["instrument"]
 
 LIMIT = "nekkar.limit"
+UNIT = "nekkar.unit"
 ERROR_TYPE = "error.type"
 OTHER = "_OTHER"
 MOST_NAMES = 100
@@ -62,6 +64,7 @@ class _Metrics:
             "nekkar.wait.duration", "s", about, explicit_bucket_boundaries_advisory=BUCKETS
         )
         self._admissions = meter.create_counter("nekkar.admissions", "{call}", "Calls admitted.")
+        self._hits = meter.create_counter("nekkar.reserved", "{hit}", "Hits reserved in units other than calls.")
         self._refusals = meter.create_counter("nekkar.refusals", "{call}", "Calls refused for their max_wait.")
         self._failures = meter.create_counter("nekkar.failures", "{call}", "Calls that ended without a slot.")
         self._holds = meter.create_counter("nekkar.holds", "{hold}", "Holds that this process learned of.")
@@ -72,6 +75,9 @@ class _Metrics:
             attributes = {LIMIT: self._label(event.name)}
             self._admissions.add(1, attributes)
             self._waits.record(event.waited, attributes)
+            for unit, hits in event.costs.items():
+                if unit != CALLS:
+                    self._hits.add(hits, attributes | {UNIT: unit})
         elif isinstance(event, Refused):
             self._refusals.add(1, {LIMIT: self._label(event.name)})
         elif isinstance(event, Left):

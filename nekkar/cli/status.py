@@ -6,12 +6,14 @@ import argparse
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from nekkar.cli.named import limits_named
 from nekkar.cli.options import Commands, add_cache, add_command, add_json, open_cache
 from nekkar.cli.show import Table, bar, duration, is_rich, show, show_json
 from nekkar.core.cache.redaction import redacted
+from nekkar.core.cost import CALLS
 from nekkar.core.errors import CacheError, ConfigurationError, plain
 from nekkar.core.limiter import Limit, Status
 from nekkar.rules import RuleTable
@@ -68,10 +70,7 @@ def table(title: str, statuses: Sequence[Status], bars: bool, note: str = "") ->
 
 def as_json(status: Status) -> dict[str, Any]:
     """Return a status for JSON; times are Unix time in seconds on the limit's clock."""
-    windows = [
-        {"limit": window.limit, "period": window.period, "used": window.used, "remaining": window.remaining}
-        for window in status.windows
-    ]
+    windows = [asdict(window) for window in status.windows]
     times = {"at": status.at, "next_at": status.next_at, "hold_until": status.hold_until, "last_at": status.last_at}
     return {"name": status.name, "windows": windows, **times}
 
@@ -89,7 +88,8 @@ def _rows(status: Status, bars: bool) -> list[tuple[str, ...]]:
     if not status.windows:  # reset, and not used since, so that nothing tells the rate
         return [(status.name, "-", "-", "", "-", next_slot(status), held, last)]
     for window in status.windows:
-        terms = f"{window.limit}/{_UNITS.get(window.period, f'{plain(window.period)} s')}"
+        unit = "" if window.unit == CALLS else f" {window.unit}"
+        terms = f"{window.limit}{unit}/{_UNITS.get(window.period, f'{plain(window.period)} s')}"
         use = bar(window.used / window.limit) if bars else ""
         own = (next_slot(status), held, last) if not rows else ("", "", "")
         rows.append(("" if rows else status.name, terms, str(window.used), use, str(window.remaining), *own))

@@ -92,8 +92,8 @@ def metered(
     limit: Admitting, cost: Callable[..., Any], settle: Callable[[Any], Mapping[str, int]] | None
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator: a call costs ``cost(*args, **kwargs)``, and its result is settled by ``settle(result)``."""
-    for what, function in (("cost", cost), ("settle", settle)):
-        if function is not None and not callable(function):
+    for what, function in (("cost", cost), ("settle", settle or cost)):
+        if not callable(function):
             raise ConfigurationError(f"limit {limit.name!r}: {what} {shown(function)} is not callable; give a function")
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
