@@ -37,8 +37,6 @@ LOSSES = replace(BINDING, seconds=8 * PERIOD)
 LOCAL = replace(BINDING, on_cache_error="local", local_share=1 / PROCESSES)
 HOT = Plan("", "20000/2s", SECONDS)
 HOT_LOSSES = replace(HOT, seconds=7 * PERIOD)
-# Places stand for a period after the limit bound, and hold hot callers back for so long.
-HOT_RETURN = RETURN + 2 * PERIOD
 SPARED = Expect(spared=0.1)
 
 CALM = Fault("nothing", BINDING, nothing, Expect(silence=SILENCE))
@@ -64,7 +62,7 @@ FAULTS = (
         "hot, flush and restart",
         HOT_LOSSES,
         together(flushes(1.5), restarts(0.5, 4.5)),
-        replace(SPARED, recovery=HOT_RETURN),
+        replace(SPARED, recovery=RETURN),
     ),
     Fault("64 busy processes", THREADS, nothing, Expect(starved=STARVED), busy_machine(64)),
     Fault("cache 20 ms away", THREADS, nothing, Expect(used=0.6, starved=STARVED), slow_cache(0.02)),

@@ -323,3 +323,8 @@ def test_a_fleet_uses_its_limit_and_spares_the_cache(name: str) -> None:
     figures = figures_of(story)
     assert figures.used >= used
     assert figures.commands <= commands
+
+
+def test_hot_processes_use_each_window_at_once() -> None:
+    """Places stand after the limit bound, but not while a window has much room: two hot callers prefetch again."""
+    assert figures_of(fleet(2000, 1, 2, way_us=60, call_us=100), seconds=5).used >= 0.97

@@ -4,6 +4,8 @@ A process that calls again and again need not write each time: others grant its 
 is a slot that nobody uses, where the process does not come back. So (rule 11 of docs/concepts/line.md):
 
 - A place stands only where the limit binds, or the cache is far; and only while calls come back regularly.
+- Not while there is room for 512 calls, for which slots are prefetched where calls are frequent (``prefetch.py``): its
+  caller would take the slots that others grant, some milliseconds apart, and the demand would never show.
 - 32 slots used without an absence earn one credit; a far cache, all of them.
 - An absence: the place stood with credit, and the next caller came more than half the margin after it was ready.
 """
@@ -17,6 +19,7 @@ from nekkar.core.window.booking import MOST_CREDIT
 
 CALLS_A_CREDIT = 32
 RETURNS = 8
+MUCH_ROOM = 512
 MOST_BACK_US = 60 * SECOND  # a place has two bytes for the milliseconds
 
 
@@ -61,7 +64,10 @@ class Standing:
         """Return how long after a slot the next caller comes, at the longest of late, with the time of a look."""
         return max(self._returns, default=0) + read_us + 1000
 
-    def may_stand(self, now: int, window_us: int, is_far: bool) -> bool:
-        """Whether calls come back within a minute, and the limit bound within ``window_us`` or the cache is far."""
+    def may_stand(self, now: int, window_us: int, is_far: bool, room: int) -> bool:
+        """Whether calls come back within a minute, and the limit binds or the cache is far.
+
+        It binds where it bound within ``window_us``, and there is not ``room`` for many hits now.
+        """
         comes_back = bool(self._returns) and max(self._returns) <= MOST_BACK_US
-        return comes_back and (is_far or now <= self._bound_at + window_us)
+        return comes_back and (is_far or (now <= self._bound_at + window_us and room < MUCH_ROOM))

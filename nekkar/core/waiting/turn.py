@@ -18,7 +18,7 @@ from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import Settling
 from nekkar.core.waiting.prefetch import PrefetchedSlots
-from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit, spaced_after, tidied
+from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit, room_for, spaced_after, tidied
 from nekkar.core.window.plan import Plan, planned
 from nekkar.core.window.settlement import settled
 from nekkar.core.window.state import LimitState
@@ -110,7 +110,8 @@ class Turn:
             self._prefetch = self.prefetched.wanted(len(mine.queue), now)
         # Where calls are so frequent that slots are prefetched, a place would hold them back.
         may_stand = is_alone and credit > 0 and not ledger.in_process and not self._prefetch
-        stands = may_stand and mine.standing.may_stand(now, window, is_far)
+        room = room_for(state.hits, quota, state.margin(quota, now), now)
+        stands = may_stand and mine.standing.may_stand(now, window, is_far, room)
         self._sent, self._waiting = mine.to_return(), len(mine.queue)
         return Ask(
             mine.owner,

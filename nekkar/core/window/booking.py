@@ -104,6 +104,11 @@ def earliest_slot_behind(hits: Booked, ahead: Hits, quota: Quota, margin_us: int
     return at
 
 
+def room_for(hits: HitLog, quota: Quota, margin_us: int, at: int) -> int:
+    """Return how many hits more there is room for at ``at``, in each window."""
+    return min(rate.count - hits.of(rate.unit).count_since(at - rate.period_us - margin_us) for rate in quota.rates)
+
+
 def spaced_after(hits: Booked, quota: Quota, calls: int) -> int:
     """Return the earliest slot that the spacing leaves to the last of so many calls that are not booked."""
     # Without spacing this bounds nothing: a call whose hits go between others is not held to the last hit.

@@ -34,6 +34,7 @@ from nekkar.core.window.booking import (
     earliest_slot,
     earliest_slot_behind,
     most_credit,
+    room_for,
     spaced_after,
     spent,
     tidied,
@@ -250,7 +251,7 @@ class _Planner:
         if self.too_late or not all(entry.is_granted for entry in self.entries):
             return
         hits = self.state.hits.book(self.slots)
-        room = min(rate.count - hits.count_since(at - rate.period_us - self.margin_us) for rate in self.quota.rates)
+        room = room_for(hits, self.quota, self.margin_us, at)
         if part := min(self.ask.prefetch, room // PREFETCH_PART):
             self._book(self.ask.owner, at, part)
 
