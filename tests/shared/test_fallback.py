@@ -234,7 +234,7 @@ class Seen:
     def __init__(self) -> None:
         self.state: LimitState | None = None
 
-    def apply(self, state: LimitState, now: int, read_at: int, *, is_recovery: bool) -> LimitState | None:
+    def apply(self, state: LimitState, now: int, read_at: int | None, *, is_recovery: bool) -> LimitState | None:
         self.state = state
         return None
 

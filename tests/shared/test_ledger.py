@@ -69,7 +69,7 @@ class Booking:
         self.quota, self.owner, self.costs = of.quota, owner, costs
         self.grants: list[Grant] = []
 
-    def apply(self, state: LimitState, now: int, read_at: int, *, is_recovery: bool) -> LimitState | None:
+    def apply(self, state: LimitState, now: int, read_at: int | None, *, is_recovery: bool) -> LimitState | None:
         if not is_recovery:
             self._look(state)
         callers = [Caller(cost) for cost in self.costs]

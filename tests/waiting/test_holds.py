@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from nekkar.core.cache import MemoryCache
+from nekkar.core.errors import WaitTooLong
 from nekkar.core.limiter import Nekkar
 from nekkar.core.shared.replica import Replica
 from nekkar.core.waiting.turn import LOOK_EVERY_US
@@ -64,8 +65,8 @@ class Held:
     """A limit that is held for a minute, a thread that waits for it, and another process."""
 
     def __init__(self) -> None:
-        self.clock, cache = FakeClock(jump=False), WatchedCache()
-        self.limit, self.other = (Nekkar(cache, clock=self.clock)("calls", 5, period=10.0) for _ in range(2))
+        self.clock, self.cache = FakeClock(jump=False), WatchedCache()
+        self.limit, self.other = (Nekkar(self.cache, clock=self.clock)("calls", 5, period=10.0) for _ in range(2))
         self.other.hold(60)
         self.waiter = Crowd()
         self.waiter.add(self.limit.acquire)
@@ -123,6 +124,58 @@ class TestRelease:
         assert waiter.done == 0
         clock.advance(15)
         assert 20 <= since_start(waiter.outcomes()[0]) / 1e6 <= 20.1
+
+
+class TestRefusals:
+    """What a caller with ``max_wait`` is refused by: no state older than a horizon, if another process changed it."""
+
+    @pytest.mark.parametrize("ends", ["release", "reset"])
+    def test_one_behind_a_waiter_is_not_refused_by_what_was_so_before(self, ends: str) -> None:
+        """The state that its process read half a second before shows no slot; it looks, and starts with the waiter."""
+        held = Held()
+        held.clock.advance(0.5)
+        getattr(held.other, ends)()
+        assert held.limit.acquire(max_wait=1).waited == 0
+        held.waiter.until(1)
+
+    @pytest.mark.parametrize(("age", "commands"), [(0.1, 0), (0.2, 1)])
+    def test_a_refusal_behind_a_waiter_takes_a_read_where_the_newest_is_old(self, age: float, commands: int) -> None:
+        """None within a horizon of 100 ms; whether the state is still the same, one read tells."""
+        held = Held()
+        held.clock.advance(age)
+        eventually(lambda: not is_in_turn(held.limit))
+        before = held.cache.calls
+        for _ in range(3):
+            with pytest.raises(WaitTooLong):
+                held.limit.acquire(max_wait=1)
+        assert held.cache.calls == before + commands
+
+    def test_the_only_process_that_writes_reads_before_it_refuses(self) -> None:
+        """It swaps without a read while it is alone; a reset by another process may have come since."""
+        cache, clock = WatchedCache(), FakeClock(jump=False)
+        limit, other = (Nekkar(cache, clock=clock)("calls", 4, period=10.0) for _ in range(2))
+        for _ in range(4):
+            limit.acquire()
+        other.reset()
+        before = cache.calls
+        for _ in range(4):
+            assert limit.acquire(max_wait=0).waited == 0
+        assert cache.calls == before + 2 + 2 + 1 + 1  # each by a read, until it is the only one again
+        with pytest.raises(WaitTooLong):
+            limit.acquire(max_wait=1)
+        assert cache.calls == before + 7
+
+    def test_a_place_that_stands_does_not_keep_a_caller_from_its_look(self) -> None:
+        """Its process said that it would look in a second; a caller that does not wait so long looks at once."""
+        cache, clock = WatchedCache(in_process=False), FakeClock()
+        limit, other = (Nekkar(cache, clock=clock)("calls", 4, period=1.0) for _ in range(2))
+        for _ in range(20):
+            limit.acquire()
+        state = limit._core.ledger.state
+        assert state is not None
+        assert state.places
+        other.reset()
+        assert limit.acquire(max_wait=0).waited == 0
 
 
 def test_a_fleet_hears_of_releases_and_resets_within_a_look() -> None:

@@ -18,10 +18,12 @@ Edit = Callable[[LimitState, int], LimitState]  # a pure function of the state a
 class Change(Protocol):
     """What one update does to a state, and what it is told of the outcome."""
 
-    def apply(self, state: LimitState, now: int, read_at: int, *, is_recovery: bool) -> LimitState | None:
+    def apply(self, state: LimitState, now: int, read_at: int | None, *, is_recovery: bool) -> LimitState | None:
         """Return what to write in place of ``state``, as it was read at ``read_at``; None: nothing.
 
-        ``is_recovery``: the state was lost, and ``state`` is what this process remembers. It is to be written.
+        ``read_at`` None: this process wrote ``state``, and has not read since. Where nothing is written then, the state
+        is read, and this is called again. ``is_recovery``: the state was lost, and ``state`` is what this process
+        remembers. It is to be written.
         """
 
     def won(self, state: LimitState, sent: int) -> None:

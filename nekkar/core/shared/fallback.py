@@ -246,7 +246,7 @@ class _Rejoined:
         self._fallback, self._change = fallback, change
         self._merged = 0
 
-    def apply(self, state: LimitState, now: int, read_at: int, *, is_recovery: bool) -> LimitState | None:
+    def apply(self, state: LimitState, now: int, read_at: int | None, *, is_recovery: bool) -> LimitState | None:
         alone = list(self._fallback._alone)
         self._merged = len(alone)
         merged = self._fallback.merged(state, now, alone)

@@ -40,7 +40,7 @@ class Edited:
     def __init__(self, edit: Edit) -> None:
         self._edit = edit
 
-    def apply(self, state: LimitState, now: int, read_at: int, *, is_recovery: bool) -> LimitState | None:
+    def apply(self, state: LimitState, now: int, read_at: int | None, *, is_recovery: bool) -> LimitState | None:
         edited = self._edit(state, now)
         return None if edited is state and not is_recovery else edited
 
@@ -122,7 +122,7 @@ class Ledger:
                 base, is_recovery = self.replica.known(found, self.quota, self.latency.horizon_us, now)
             if not is_recovery and not written:
                 self.replica.record(base, number, sent)
-            planned = change.apply(base, now, sent, is_recovery=is_recovery)
+            planned = change.apply(base, now, None if written else sent, is_recovery=is_recovery)
             if planned is None and not written:
                 return
             if planned is None:  # without a read nothing tells whether this is still the state

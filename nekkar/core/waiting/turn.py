@@ -16,7 +16,7 @@ from nekkar.core.cost import cost_of
 from nekkar.core.errors import CacheError
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
-from nekkar.core.waiting.callers import Settling
+from nekkar.core.waiting.callers import Caller, Settling
 from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit, room_for, spaced_after, tidied
 from nekkar.core.window.plan import Plan, planned
@@ -44,12 +44,13 @@ class Turn:
         self.look_at = 0
         self.expected_at = 0
 
-    def apply(self, state: LimitState, now: int, read_at: int, *, is_recovery: bool) -> LimitState | None:
+    def apply(self, state: LimitState, now: int, read_at: int | None, *, is_recovery: bool) -> LimitState | None:
         """Return the state with all granted that is due; None where there is nothing to write."""
         mine = self.assignments
+        seen_at = self.ledger.read_at if read_at is None else read_at
         with self._lock:
             if not is_recovery:
-                mine.pick_up(state, read_at, now)
+                mine.pick_up(state, seen_at, now)
             self._fail_too_dear()
             self._must_write, mine.must_write = self._must_write or mine.must_write or is_recovery, False
             if not (mine.queue.head or self._must_write):
@@ -61,10 +62,14 @@ class Turn:
             plan = planned(state, ask)
             if plan.is_bound:
                 mine.standing.binds(now)
-            self._refuse(state, plan, ask)
+            too_late = self._too_late(state, plan, ask)
+            if too_late and read_at is None:  # others may have written since: a state that was not read refuses nobody
+                return None
+            for caller, at in too_late:
+                mine.refuse(caller, at, now)
             self._must_write, mine.must_write = self._must_write or mine.must_write, False
             self.expected_at = plan.turn or 0
-            self.look_at = self._next_look(state, plan, read_at)
+            self.look_at = self._next_look(state, plan, seen_at)
             return plan.state if self._must_write or self._is_due(state, plan, now) else None
 
     def won(self, state: LimitState, sent: int) -> None:
@@ -148,24 +153,25 @@ class Turn:
             return 0
         return min(min(place.ready, plan.turn) - state.horizon_us // 4, read_at + LOOK_EVERY_US)
 
-    def _refuse(self, state: LimitState, plan: Plan, ask: Ask) -> None:
-        """Refuse the callers whose slot is after their deadline, as far as the state and the line show."""
-        mine, now = self.assignments, ask.now
-        for caller, at in plan.too_late:
-            mine.refuse(caller, at, now)
+    def _too_late(self, state: LimitState, plan: Plan, ask: Ask) -> list[tuple[Caller, int]]:
+        """Return the callers whose slot is after their deadline, as far as the state and the line show, with it."""
+        mine, now, too_late = self.assignments, ask.now, dict(plan.too_late)
         if not mine.queue.bounded:
-            return
+            return list(plan.too_late)
         margin, soonest = state.margin(ask.quota, now), max(now + ask.lead_us, state.hold_until)
         log, ahead, calls = tidied(state, ask).hits if ask.returned else state.hits, cost_of({}), 1
-        for caller in list(mine.queue):
+        for caller in mine.queue:
+            if caller in too_late:
+                continue
             if caller.deadline is not None:
                 spaced = max(soonest, spaced_after(log, ask.quota, calls))
                 at = earliest_slot_behind(log, ahead, ask.quota, margin, spaced, caller.cost)
-                if at > max(caller.deadline, soonest):
-                    mine.refuse(caller, at, now)
+                if at > max(caller.deadline, now + ask.lead_us):  # the time of a swap is no wait
+                    too_late[caller] = at
                     continue
             ahead += caller.cost
             calls += 1
+        return list(too_late.items())
 
     def _fail_too_dear(self) -> None:
         """Answer the callers whose cost no window holds: under the share of an outage, windows are smaller."""

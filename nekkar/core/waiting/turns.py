@@ -57,6 +57,12 @@ class Turns:
         self.on_shift: Callable[[int], None] = lambda by: None
         self.under_way: TurnUnderWay | None = None
         self.look_at = 0
+        self._is_asked = False  # for a look, since the turn under way began
+
+    def look_now(self) -> None:
+        """Have the state looked at once, again where a turn is under way. Called under the lock."""
+        self.look_at, self._is_asked = 0, True
+        self._assignments.wake_head()
 
     def begin(self, ticket: int = 0) -> TurnUnderWay | None:
         """Return a turn for the caller with this ticket to lead; None while one is under way. Called under the lock."""
@@ -64,6 +70,7 @@ class Turns:
         if other and not other.is_over and self._ticks() < other.begun_at + ABANDONED_US:
             return None
         turn = Turn(self.ledger, self._assignments, self._prefetched, self._lock)
+        self._is_asked = False
         self.under_way = TurnUnderWay(turn, max(ticket, self._assignments.queue.last_ticket), self._ticks())
         return self.under_way
 
@@ -113,7 +120,8 @@ class Turns:
         with self._lock:
             if self.under_way is under_way:
                 self.under_way = None
-                self.look_at = under_way.turn.look_at or self.ledger.clock.now_us()
+                looks_at = 0 if self._is_asked else under_way.turn.look_at
+                self.look_at = looks_at or self.ledger.clock.now_us()
             self._assignments.wake_head()
         if under_way.is_left:  # else the leader wakes the others, behind itself
             self._wake_all()

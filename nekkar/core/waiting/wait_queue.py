@@ -142,15 +142,14 @@ class WaitQueue:
     def look_soon(self) -> None:
         """Have the line look at once: the state was changed in this process."""
         with self._lock:
-            self._turns.look_at = 0
+            self._turns.look_now()
             self._assignments.match(self.ledger.clock.now_us())
-            self._assignments.wake_head()
         self._wake_all()
 
     # A caller's way: in line, leading, at its slot, leaving.
 
     def _join(self, caller: Caller, stale: Slot | None) -> None:
-        """Stand in line; WaitTooLong where the line and a state read in the last second show no slot in time."""
+        """Stand in line; WaitTooLong where the line, and a state read within the horizon, show no slot in time."""
         now, at = caller.arrived, 0
         mine = self._assignments
         with self._lock:
@@ -158,26 +157,29 @@ class WaitQueue:
             if stale:
                 mine.take_back(stale)
             if mine.queue.head:
-                at = self._assignments.earliest_slot_of(caller)
+                at = mine.earliest_slot_of(caller)
                 if caller.deadline is not None and at > caller.deadline:
-                    raise caller.too_long(self.name, at, now)
+                    if now <= self.ledger.read_at + self.ledger.latency.horizon_us:
+                        raise caller.too_long(self.name, at, now)
+                    self._turns.look_now()
             else:
-                self._arrives_alone(now)
+                self._arrives_alone(caller)
             mine.queue.join(caller)
             if stale:
                 mine.queue.rejoin([caller])
         self._reporter.waits(caller, at, now, len(self.callers))
 
-    def _arrives_alone(self, now: int) -> None:
-        """Note when the line that nobody waited in looks next."""
-        mine, ledger = self._assignments, self.ledger
+    def _arrives_alone(self, caller: Caller) -> None:
+        """Note when the line that nobody waited in looks next: before the caller's deadline."""
+        mine, ledger, now = self._assignments, self.ledger, caller.arrived
         place = ledger.state.place_of(mine.owner) if ledger.state else None
         if place and place.credit and now > ledger.good_until(place.ready):
             mine.standing.was_absent()
         mine.standing.arrives(now)
-        self._turns.look_at = now
+        looks_at = now
         if place and ledger.state:
-            self._turns.look_at = min(place.ready - ledger.state.horizon_us // 4, ledger.read_at + LOOK_EVERY_US)
+            looks_at = min(place.ready - ledger.state.horizon_us // 4, ledger.read_at + LOOK_EVERY_US)
+        self._turns.look_at = now if caller.deadline is not None and caller.deadline < looks_at else looks_at
 
     def _until_booked(self, caller: Caller) -> QueueSteps[None]:
         while caller.state is State.QUEUED:
