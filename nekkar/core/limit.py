@@ -11,7 +11,7 @@ from nekkar.core.cost import Hits, cost_of
 from nekkar.core.decorator import decorated, metered
 from nekkar.core.errors import CacheError
 from nekkar.core.limit_core import LimitCore
-from nekkar.core.quota import Quota, micros, patience, read_cost
+from nekkar.core.quota import SECOND, Quota, micros, patience, read_cost
 from nekkar.core.reservation import Reservation
 from nekkar.core.runtime.drivers import is_nested, run, run_async, run_steps, run_steps_async
 from nekkar.core.runtime.effects import CacheSteps
@@ -231,11 +231,11 @@ class Limit:
     def _prefetched(self, slot: Slot) -> Admission:
         if self._core.reporter.listening:
             self._core.reporter.prefetched(slot)
-        return Admission._of(self.name, Reservation(self._core, slot), slot.at, 0)
+        return Admission._of(self.name, Reservation(self._core, slot))
 
     def _admission(self, slot: Slot, waited_us: int) -> Admission:
         self._limiter._forget_idle(slot.at)
-        return Admission._of(self.name, Reservation(self._core, slot), slot.at, waited_us)
+        return Admission._of(self.name, Reservation(self._core, slot), waited_us / SECOND)
 
 
 def _reservation(admission: Admission) -> Reservation | None:

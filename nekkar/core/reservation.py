@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from nekkar.core.admission import Admission
 from nekkar.core.cost import Hits, as_mapping, hits_in
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit_core import LimitCore
@@ -16,60 +17,60 @@ from nekkar.core.waiting.callers import Slot
 from nekkar.core.window.settlement import Settlement
 
 
-class Reservation:
+class Reservation(NamedTuple):
     """One call's slot, in the process that booked it. Safe between threads."""
 
-    __slots__ = ("_core", "_open", "_pid", "slot")
-
-    def __init__(self, core: LimitCore, slot: Slot) -> None:
-        self._core, self.slot = core, slot
-        self._pid = os.getpid()
-        self._open = [True]  # until it is settled; popped, so that of two threads one settles
+    core: LimitCore
+    slot: Slot
 
     @property
     def cost(self) -> Hits:
         """What it reserved."""
         return self.slot.cost
 
+    @property
+    def at(self) -> int:
+        """Its slot, in microseconds on the limit's clock."""
+        return self.slot.at
+
     def is_good(self) -> bool:
         """Return whether the call may still start on it: until half of the margin after its slot."""
-        return self._core.clock.now_us() <= self._core.ledger.good_until(self.slot.at)
+        return self.core.clock.now_us() <= self.core.ledger.good_until(self.slot.at)
 
-    def settle(self, name: str, units: Mapping[str, Any]) -> None:
+    def settle(self, admission: Admission, units: Mapping[str, Any]) -> None:
         """Settle it; blocks for a swap. Raises ConfigurationError and CacheError, see ``Admission.settle``."""
-        if settlement := self._settlement(name, units):
-            line = self._core.settling_line()
-            run(line.settle(settlement), self._core.clock)
-            self._core.look_soon(line)
+        if settlement := self._settlement(admission, units):
+            line = self.core.settling_line()
+            run(line.settle(settlement), self.core.clock)
+            self.core.look_soon(line)
 
-    async def settle_async(self, name: str, units: Mapping[str, Any]) -> None:
+    async def settle_async(self, admission: Admission, units: Mapping[str, Any]) -> None:
         """Settle it from a task."""
-        if settlement := self._settlement(name, units):
-            core, loop = self._core, this_loop()
+        if settlement := self._settlement(admission, units):
+            core, loop = self.core, this_loop()
             line = core.loop_line(loop)
             await run_async(line.settle(settlement), core.clock, loop, core.ledger.in_process)
             core.look_soon(line)
 
-    def _settlement(self, name: str, units: Mapping[str, Any]) -> Settlement | None:
+    def _settlement(self, admission: Admission, units: Mapping[str, Any]) -> Settlement | None:
         """Return what to write, None where nothing changes; a second call raises ConfigurationError."""
+        name = admission.name
         used = {unit: self._checked(name, unit, hits) for unit, hits in units.items()}
-        if self._pid != os.getpid():
+        if self.slot.source.pid != os.getpid():
             raise ConfigurationError(
                 f"limit {name!r}: an admission can be settled only in the process that acquired it, and this one was"
                 " forked from that; settle it there"
             )
-        try:
-            self._open.pop()
-        except IndexError:
+        if not admission._settles():
             raise ConfigurationError(
                 f"limit {name!r}: the admission of {shown(as_mapping(self.cost))} is settled already; settle it once"
-            ) from None
+            )
         changes = tuple((unit, hits - hits_in(self.cost, unit)) for unit, hits in used.items())
         changes = tuple((unit, change) for unit, change in changes if change)
         return Settlement(self.slot.source.epoch, self.slot.at, changes) if changes else None
 
     def _checked(self, name: str, unit: str, hits: Any) -> int:
-        counted = self._core.quota.units
+        counted = self.core.quota.units
         if unit not in counted:
             raise ConfigurationError(f"limit {name!r} does not count {shown(unit)}; settle {', '.join(counted)}")
         if type(hits) is not int or not 0 <= hits <= MAX_COUNT:

@@ -23,12 +23,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from nekkar.core.cache import from_url
 from nekkar.core.errors import CacheError
-from nekkar.core.limiter import Admission, Limit, Nekkar
+from nekkar.core.limiter import Limit, Nekkar
+from nekkar.core.reservation import Reservation
 from nekkar.core.shared.outage import OnCacheError
+from nekkar.core.waiting.callers import InHand
 
 DOOM = signal.SIGUSR1
 RETRY_AFTER = 0.05
@@ -184,7 +186,7 @@ def _work(plan: Plan, signal_file: str, file: str) -> None:
 
 def _loop(limit: Limit, record: int, end: float) -> None:
     """Call again and again; what the call does is to record its start."""
-    before: Admission | None = None
+    before: InHand | None = None
     while time.monotonic() < end:
         try:
             admission = limit.acquire()
@@ -193,8 +195,9 @@ def _loop(limit: Limit, record: int, end: float) -> None:
             continue
         start, now = time.monotonic_ns() // 1000, time.time()
         late = min(max(round((now - admission.at) * 1e6), -(2**31)), 2**31 - 1)
-        os.write(record, _RECORD.pack(start, late, admission is before))
-        before = admission
+        grant = cast(Reservation, admission._booking).slot.source  # prefetched slots are of one grant
+        os.write(record, _RECORD.pack(start, late, grant is before))
+        before = grant
 
 
 def _die(args: threading.ExceptHookArgs) -> None:

@@ -10,9 +10,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import takewhile
@@ -28,12 +29,16 @@ from nekkar.core.window.state import Grant
 
 @dataclass(slots=True, eq=False)
 class InHand:
-    """A grant that a line picked up in ``epoch``, ``used`` by callers in part. Once closed, nothing more of it is."""
+    """A grant that a line picked up in ``epoch``, ``used`` by callers in part. Once closed, nothing more of it is.
+
+    ``pid``: the process that it belongs to.
+    """
 
     grant: Grant
     epoch: int
     used: Hits = 0
     is_closed: bool = False
+    pid: int = field(default_factory=os.getpid)
 
     @property
     def left(self) -> Hits:
