@@ -61,7 +61,7 @@ FAULTS = (
     Fault(
         "hot, flush and restart",
         HOT_LOSSES,
-        together(flushes(1.5), restarts(0.5, 4.5)),
+        together(flushes(1.5), restarts(0.5, 7.5)),  # a loss during the recovery of another begins it anew
         replace(SPARED, recovery=RETURN),
     ),
     Fault("64 busy processes", THREADS, nothing, Expect(starved=STARVED), busy_machine(64)),
