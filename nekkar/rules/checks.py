@@ -12,17 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
-from nekkar.core.quota import micros, quota
+from nekkar.core.quota import Quota
+from nekkar.rules.costs import faults_of_cost
+from nekkar.rules.dialects import BUILT_IN, Dialect, read_dialects
 from nekkar.rules.names import Template, clashes, read_template
-from nekkar.rules.nearest import Known, unknown
+from nekkar.rules.nearest import Known
 from nekkar.rules.routes import Index
 from nekkar.rules.rule import Rule, listed
+from nekkar.rules.settings import check_settings, rate_of
 from nekkar.rules.unmatched import POLICIES
 
 Report = Callable[[str, str], None]
 
 MISPLACED = "is a key of the whole file; put it at the top, above the first table"
-SETTINGS = ("rate", "period", "spacing", "max_wait", "margin", "headers")
 
 
 @dataclass(slots=True)
@@ -32,7 +34,9 @@ class Parts:
     rules: Mapping[int, Rule]
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     templates: dict[str, Template] = field(default_factory=dict)
+    quotas: dict[str, Quota] = field(default_factory=dict)
     index: Index = field(default_factory=Index)
+    dialects: Mapping[str, Dialect] = field(default_factory=lambda: BUILT_IN)
 
 
 def raised(where: str, what: str) -> None:
@@ -49,9 +53,11 @@ def numbered(rules: object, report: Report) -> dict[int, Rule]:
     return dict(enumerate(values))
 
 
-def check(rules: Mapping[int, Rule], limits: object, report: Report) -> Parts:
+def check(rules: Mapping[int, Rule], limits: object, report: Report, dialects: object = None) -> Parts:
     """Check all of a table, and return its parts."""
     parts = Parts(rules)
+    if dialects is not None:
+        parts.dialects = read_dialects(dialects, report)
     _check_limits(limits, parts, report)
     known = Known(parts.settings)
     for number, rule in rules.items():
@@ -80,7 +86,10 @@ def _check_limits(limits: object, parts: Parts, report: Report) -> None:
             continue
         template = attempt(report, where, read_template, name)
         parts.settings[name] = dict(value) if isinstance(value, Mapping) else {"rate": value}
-        _check_settings(where, parts.settings[name], report)
+        for fault in check_settings(parts.settings[name], parts.dialects):
+            report(where, fault)
+        if quota := rate_of(parts.settings[name]):
+            parts.quotas[name] = quota
         if template:
             parts.templates[name] = template
 
@@ -90,43 +99,32 @@ def where_limit(name: object) -> str:
     return f"limits[{shown(name)}]"
 
 
-def _check_settings(where: str, settings: dict[str, Any], report: Report) -> None:
-    """Check a limit's settings, each for itself."""
-    for setting in settings:
-        if setting not in SETTINGS:
-            remedy = f"give {', '.join(SETTINGS)} (and quote a limit's name that has a dot in it)"
-            report(where, unknown("setting", setting, SETTINGS, remedy))
-    if "rate" not in settings:
-        report(where, f"{shown(settings)} has no rate; give one such as {{'rate': '250/minute'}}")
-    attempt(report, where, quota, settings.get("rate", 1), settings.get("period"))
-    attempt(report, where, quota, 1, None, settings.get("spacing", 0.0))
-    attempt(report, where, quota, 1, None, 0.0, settings.get("margin"))
-    if settings.get("max_wait") is not None:
-        attempt(report, where, micros, settings["max_wait"], "max_wait")
-    if not isinstance(settings.get("headers", False), bool):
-        report(where, f"headers {shown(settings['headers'])} is no yes or no; give true to read RateLimit headers")
-
-
 def _check_rule(number: int, rule: Rule, parts: Parts, known: Known, report: Report) -> None:
     """Check a rule against the limits and the rules before it, and add it to the index."""
     where = f"rules[{number}]"
     check_limit(where, rule.limit, known, report)
-    if rule.limit in parts.templates:
-        _check_captures(where, rule, parts.templates[rule.limit], report)
-    earlier = parts.index.first(rule.pattern)
+    templates = [parts.templates[name] for name in rule.limits if name in parts.templates]
+    for template in templates:
+        _check_captures(where, rule, template, report)
+    quotas = {name: parts.quotas[name] for name in rule.limits if name in parts.quotas}
+    if rule.cost is not None and len(quotas) == len(rule.limits) > 0:
+        for fault in faults_of_cost(rule.cost, quotas):
+            report(where, fault)
+    earlier = parts.index.first(rule.pattern, is_sure=True)
     if earlier is not None:
         report(
             where,
             f"url {shown(rule.url)} is wholly covered by rules[{earlier}], {shown(parts.rules[earlier].url)}, and would"
             " never be used; put it first, or leave it out",
         )
-    parts.index.add(number, rule.pattern)
+    parts.index.add(number, rule.pattern, is_sure=not any(template.fields for template in templates))
 
 
 def check_limit(where: str, limit: object, limits: Known, report: Report) -> None:
-    """Report a rule's limit that is not defined."""
-    if isinstance(limit, str) and limit not in limits.names:
-        report(where, limits.unknown("limit", limit, "give it a rate in limits"))
+    """Report each of a rule's limits that is not defined."""
+    for name in limit if isinstance(limit, list | tuple) else (limit,):
+        if isinstance(name, str) and name not in limits.names:
+            report(where, limits.unknown("limit", name, "give it a rate in limits"))
 
 
 def _check_captures(where: str, rule: Rule, template: Template, report: Report) -> None:
@@ -134,14 +132,15 @@ def _check_captures(where: str, rule: Rule, template: Template, report: Report) 
     for capture in template.from_url:
         if capture not in known.names:
             remedy = known.nearest(capture) or f"write {{{capture}}} for a host label or path segment of the url"
-            what = f"limit {shown(rule.limit)} asks for {{{capture}}}, which the url does not capture"
+            what = f"limit {shown(template.text)} asks for {{{capture}}}, which the url does not capture"
             report(where, f"url {shown(rule.url)}: {what}; {remedy}")
 
 
 def _check_names(parts: Parts, report: Report) -> None:
-    users: dict[str | bool, int] = {}
+    users: dict[str, int] = {}
     for number, rule in parts.rules.items():
-        users.setdefault(rule.limit, number)
+        for name in rule.limits:
+            users.setdefault(name, number)
     for template, other in clashes(parts.templates.values()):
         first = users.get(template)
         user = "" if first is None else f" (used by rules[{first}], {shown(parts.rules[first].url)})"

@@ -1,7 +1,8 @@
 """Rule files: a table in TOML, and every fault of one at once.
 
-A file has ``[limits]``, each a rate or a table of settings, and ``[[rules]]``, each with ``url``, ``limit``
-and perhaps ``methods``; above them it may have ``unmatched``. Nothing else, so that no misspelled key is ignored.
+A file has ``[limits]``, each a rate or a table of settings, and ``[[rules]]``, each with ``url``, ``limit`` and perhaps
+``methods``, ``cost`` and ``headroom``; it may have ``[dialects]``, and above all of them ``unmatched``. Nothing else, so
+that no misspelled key is ignored.
 """
 
 from __future__ import annotations
@@ -18,14 +19,21 @@ from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.rules.checks import MISPLACED, Report, attempt, check, check_limit
+from nekkar.rules.costs import read_cost, read_headroom
 from nekkar.rules.lines import lines_of
 from nekkar.rules.nearest import Known, unknown
 from nekkar.rules.patterns import read_pattern
-from nekkar.rules.rule import Rule, check_name, listed, read_methods
+from nekkar.rules.rule import Rule, listed, read_limit, read_methods
 from nekkar.rules.unmatched import check_policy
 
-_SECTIONS = ("limits", "rules", "unmatched")
-_READERS: dict[str, Callable[[Any], object]] = {"methods": read_methods, "url": read_pattern, "limit": check_name}
+_SECTIONS = ("limits", "rules", "unmatched", "dialects")
+_READERS: dict[str, Callable[[Any], object]] = {
+    "methods": read_methods,
+    "url": read_pattern,
+    "limit": read_limit,
+    "cost": read_cost,
+    "headroom": read_headroom,
+}
 _RULE = "{'url': 'https://api.example.com/*', 'limit': 'example'}"
 _AT = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
@@ -94,18 +102,27 @@ def faults(path: str | os.PathLike[str]) -> list[Fault]:
     def keep(where: str, what: str) -> None:
         found.append((where, what))
 
-    rules, limits, _ = read_table(file.content, keep)
-    check(rules, limits, keep)
+    rules, limits, _, dialects = read_table(file.content, keep)
+    check(rules, limits, keep, dialects)
     lines = lines_of(file.text) if found else {}
-    placed = (Fault(lines.get(where, lines.get(where.partition("[")[0])), where, what) for where, what in found)
+    placed = (Fault(_line_of(where, lines), where, what) for where, what in found)
     return sorted(placed, key=lambda fault: fault.line or 0)
 
 
-def read_table(mapping: object, report: Report) -> tuple[dict[int, Rule], Any, str]:
-    """Return the sound rules by number, the limits, and ``unmatched``, of a file's content; report each fault of it."""
+def _line_of(where: str, lines: Mapping[str, int]) -> int | None:
+    """Return the line of a part of a file; of a part that has none of its own, that of the part that it is in."""
+    outer = (where, where.rpartition("[")[0], where.partition("[")[0])
+    return next((lines[part] for part in outer if part in lines), None)
+
+
+def read_table(mapping: object, report: Report) -> tuple[dict[int, Rule], Any, str, Any]:
+    """Return the sound rules by number, the limits, ``unmatched`` and the dialects of a file's content.
+
+    Reports each fault of the rules and of ``unmatched``.
+    """
     if not isinstance(mapping, Mapping):
         report("", f"{shown(mapping)} is not a mapping; give {{'limits': {{...}}, 'rules': [...]}}")
-        return {}, None, "warn"
+        return {}, None, "warn", None
     for key in mapping:
         if key not in _SECTIONS:
             report(str(key), unknown("key", key, _SECTIONS, f"give {', '.join(_SECTIONS)}"))
@@ -114,7 +131,8 @@ def read_table(mapping: object, report: Report) -> tuple[dict[int, Rule], Any, s
     entries = attempt(report, "rules", listed, mapping.get("rules", ()), f"[{_RULE}] ([[rules]] in a file)") or []
     known = Known(limits) if isinstance(limits, Mapping) else None
     rules = {number: _rule(f"rules[{number}]", entry, known, report) for number, entry in enumerate(entries)}
-    return {number: rule for number, rule in rules.items() if rule}, limits, unmatched
+    sound = {number: rule for number, rule in rules.items() if rule}
+    return sound, limits, unmatched, mapping.get("dialects")
 
 
 def _rule(where: str, entry: object, limits: Known | None, report: Report) -> Rule | None:

@@ -8,30 +8,36 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from nekkar.rules.checks import where_limit
+from nekkar.rules.dialects import where_dialect
 
 _STRINGS = r'"""(?:[^\\]|\\.)*?"{3,5}', r"'''.*?'{3,5}", r'"(?:[^"\\\n]|\\.)*"', r"'[^'\n]*'"
 _TOKEN = re.compile("|".join((*_STRINGS, r"#[^\n]*", r"[\[\]{}=\n]")), re.DOTALL)
 
 
+_NAMED = {"limits": where_limit, "dialects": where_dialect}
+
+
 def lines_of(text: str) -> dict[str, int]:
-    """Return the line, from 1, of each ``rules[3]``, ``limits['name']`` and top-level key."""
+    """Return the line, from 1, of each ``rules[3]``, ``limits['name']``, ``dialects['name'][0]`` and top-level key."""
     lines: dict[str, int] = {}
     table: tuple[str, ...] = ()
-    rules = 0
+    counts: Counter[str] = Counter()
     for line, head in _statements(text):
         header = head.startswith("[")
         if not header and table == ("rules",):
             continue
         keys = _keys(head.strip("[]")) if header else (*table, *_keys(head))
-        if head.startswith("[[") and keys == ("rules",):
-            lines[f"rules[{rules}]"] = line
-            rules += 1
-        if keys[0] == "limits" and len(keys) > 1:
-            lines.setdefault(where_limit(keys[1]), line)
+        if head.startswith("[["):
+            array = _NAMED[keys[0]](keys[1]) if keys[0] in _NAMED and len(keys) == 2 else ".".join(keys)
+            lines[f"{array}[{counts[array]}]"] = line
+            counts[array] += 1
+        if keys[0] in _NAMED and len(keys) > 1:
+            lines.setdefault(_NAMED[keys[0]](keys[1]), line)
         lines.setdefault(keys[0], line)
         table = keys if header else table
     return lines

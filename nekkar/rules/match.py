@@ -1,10 +1,11 @@
-"""A match: the limit that a request falls under, with its settings, named by what the request holds."""
+"""A match: the limits that a request falls under, with their settings, named by what the request holds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nekkar.rules.bodies import Body
 from nekkar.rules.names import Headers, Template
 from nekkar.rules.patterns import Pattern, Place, captured
 from nekkar.rules.rule import Rule
@@ -14,8 +15,11 @@ from nekkar.rules.rule import Rule
 class Match:
     """The limit that a request falls under: ``limiter(match.name, match.rate_limit, **match.options)``.
 
-    Durations are in seconds, as the table gives them; None (for ``spacing`` 0) is not given. ``headers``: whether
-    what the service's answers say of its limits counts; no option of the limit itself.
+    Durations are in seconds, as the table gives them; None (for ``spacing`` 0) is not given. ``headers``: whether what
+    the service's answers say of its limits counts, or the name of their dialect. ``refused``: the statuses that are
+    refusals beside 429 and 503. ``meter``: the meter of the limit, or its name. ``own_headroom``: the limit's own. These
+    four are no options of the limit itself. ``limit``: the name as the table's ``limits`` spells it. ``also``: the
+    further limits of a rule that names several, in its order.
     """
 
     name: str
@@ -25,7 +29,32 @@ class Match:
     spacing: float | str = 0.0
     max_wait: float | None = None
     margin: float | None = None
-    headers: bool = False
+    headers: bool | str = False
+    refused: tuple[int, ...] = ()
+    meter: Any = None
+    own_headroom: float | None = None
+    limit: str = field(default="", compare=False)
+    also: tuple[Match, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all limits that must admit the request, in the rule's order."""
+        return (self.name, *(match.name for match in self.also))
+
+    @property
+    def parts(self) -> tuple[Match, ...]:
+        """A match for each of these limits, this one first."""
+        return (self, *self.also)
+
+    @property
+    def cost(self) -> Any:
+        """What the rule says that the request costs: a number of calls, or hits by unit; None where it says nothing."""
+        return self.rule.cost
+
+    @property
+    def headroom(self) -> float | None:
+        """The part of each window that the rule's requests leave free; None where the rule does not say."""
+        return self.rule.headroom
 
     @property
     def options(self) -> dict[str, Any]:
@@ -37,27 +66,92 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Unnamed:
-    """A match whose name depends on the request: on captures of the URL, on headers, or both.
+    """A match whose names depend on the request: on captures of the URL, on headers, on fields of its body.
 
-    ``captured``: the URL's captures, once it is known.
+    ``by_url``: the URL alone is enough. ``captured``: the URL's captures, once it is known.
     """
 
-    match: Match
-    template: Template
+    parts: tuple[tuple[Match, Template], ...]
     places: tuple[Place, ...]
+    by_url: bool
     captured: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of the body that the names need."""
+        return tuple(dict.fromkeys(field for _, template in self.parts for field in template.fields))
+
     def found(self, request: Pattern) -> Match | Unnamed:
-        """Return the request's match; one that headers name stays unnamed."""
+        """Return the request's match; one that headers or the body name stays unnamed."""
         known = captured(self.places, request)
-        if self.template.by_header:
-            return replace(self, captured=known)
-        return self._match(self.template.fill(known))
+        return self._match(known) if self.by_url else replace(self, captured=known)
 
-    def named(self, headers: Headers | None) -> Match:
-        """Return the match of a request with these headers."""
-        return self._match(self.template.fill(self.captured | self.template.hashes(headers)))
+    def named(self, headers: Headers | None, body: Body | None = None) -> Match | None:
+        """Return the match of a request with these headers and this body; None where the body lacks a field."""
+        values = self.values(headers, body)
+        return None if values is None else self._match(values)
 
-    def _match(self, name: str) -> Match:
-        own = self.match
-        return Match(name, own.rule, own.rate_limit, own.period, own.spacing, own.max_wait, own.margin, own.headers)
+    def values(self, headers: Headers | None, body: Body | None) -> dict[str, str] | None:
+        """Return the value of each capture; None where the body lacks a field."""
+        values = dict(self.captured)
+        for _, template in self.parts:
+            if template.by_header:
+                values |= template.hashes(headers)
+            if template.fields:
+                fields = template.fields_of(body or Body())
+                if fields is None:
+                    return None
+                values |= fields
+        return values
+
+    def _match(self, values: dict[str, str]) -> Match:
+        (own, template), *others = self.parts
+        also = tuple([_named(own, template.fill(values)) for own, template in others]) if others else ()
+        return _named(own, template.fill(values), also)
+
+
+def _named(own: Match, name: str, also: tuple[Match, ...] = ()) -> Match:
+    """Return a match under another name; ``replace`` would take longer."""
+    return Match(
+        name, own.rule, own.rate_limit, own.period, own.spacing, own.max_wait, own.margin, own.headers, own.refused,
+        own.meter, own.own_headroom, own.limit, also,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a request may fall under, in order: each but the last needs a field of its body."""
+
+    outcomes: tuple[Match | Unnamed | Pattern | None, ...]
+
+    def chosen(self, headers: Headers | None, content: object) -> Match | Pattern | None:
+        """Return the first for which the body has what is needed; the body is read for that, and once."""
+        body, match = Body(content), None
+        for outcome in self.outcomes:
+            if not isinstance(outcome, Unnamed):
+                return outcome
+            match = outcome.named(headers, body)
+            if match:
+                break
+        return match
+
+
+def outcome_of(
+    rule: Rule, limits: dict[str, dict[str, Any]], templates: dict[str, Template]
+) -> Match | Unnamed | None:
+    """Return what a rule gives, as far as it is known before a request."""
+    if not rule.limits:
+        return None
+    parts = tuple((_of_settings(name, rule, limits[name]), templates[name]) for name in rule.limits)
+    if any(template.captures for _, template in parts):
+        by_url = not any(template.by_header or template.fields for _, template in parts)
+        return Unnamed(parts, rule.pattern.places(), by_url)
+    first, *others = (match for match, _ in parts)
+    return replace(first, also=tuple(others))
+
+
+def _of_settings(name: str, rule: Rule, settings: dict[str, Any]) -> Match:
+    given = dict(settings)
+    given["refused"] = tuple(sorted(set(given.get("refused", ()))))
+    given["own_headroom"] = given.pop("headroom", None)
+    return Match(name, rule, given.pop("rate"), **given, limit=name)

@@ -1,11 +1,13 @@
 """Names of limits: templates such as ``user-{user}``, filled so that different values never give one name.
 
-- ``{name}`` is what the rule's URL captured; ``{header:Name}`` a hash of that header of the request.
+- ``{name}`` is what the rule's URL captured; ``{header:Name}`` a hash of that header of the request;
+  ``{json:model}`` a field of its JSON body, ``{json:options.model}`` one inside another.
 - A captured value goes in as it is, but for what could confuse: control characters, half characters, line
   separators and backslashes are escaped, and so is the character that ends the value where another capture
   follows. A value over 200 characters is cut and ends in its hash. Caches hash names that they can't hold.
 - A header's value goes in as 16 hexadecimal digits of its SHA-256, ``none`` where the request has no such
   header or an empty one: the secret itself is nowhere. A hash hides what can't be guessed, a key or a token.
+- A field goes in as a captured value does. A request without it has no such name (see ``bodies``).
 - Two templates must never spell one name. A value may be any text but an empty one. So a template can spell a
   plain name wherever its fixed texts fit it, and two templates have a name in common just when the beginning
   of one starts with the other's and the end of one ends with the other's.
@@ -20,8 +22,10 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from operator import itemgetter
+from typing import cast
 
 from nekkar.core.errors import ConfigurationError, shown
+from nekkar.rules.bodies import Body
 from nekkar.rules.patterns import NAME, fits
 
 LONGEST_NAME = 1000  # of a limit as a table has it; its checks take time in proportion to it
@@ -31,25 +35,35 @@ NO_HEADER = "none"
 
 Headers = Mapping[str, str] | Mapping[bytes, bytes]
 
-_HEADER = "header:"
-_CAPTURE = re.compile(r"\{(" + NAME + r"|header:[A-Za-z0-9_.-]+)\}")
+_HEADER, _JSON = "header:", "json:"
+_FIELD = r"[A-Za-z0-9_$@-]+"
+_CAPTURE = re.compile(r"\{(" + NAME + rf"|{_HEADER}[A-Za-z0-9_.-]+|{_JSON}{_FIELD}(?:\.{_FIELD})*)\}}")
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\]")
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The fixed texts of a name, and the captures between them; a header's begins ``header:``, in lower case."""
+    """The fixed texts of a name, and the captures between them.
+
+    A header's capture begins ``header:``, and is in lower case; a field's begins ``json:``. ``fields``: the fields.
+    """
 
     text: str
     fixed: tuple[str, ...]
     captures: tuple[str, ...]
     steps: tuple[tuple[str, str, str], ...]  # a capture, the character that ends its value, the text after it
     by_header: bool
+    fields: tuple[str, ...] = ()
 
     @property
     def from_url(self) -> tuple[str, ...]:
         """The captures that the template asks of the URL."""
-        return tuple(capture for capture in self.captures if not capture.startswith(_HEADER))
+        return tuple(capture for capture in self.captures if not capture.startswith((_HEADER, _JSON)))
+
+    def fields_of(self, body: Body) -> dict[str, str] | None:
+        """Return the value of each field that the template asks for; None where the body lacks one."""
+        values = {f"{_JSON}{field}": body.field(field) for field in self.fields}
+        return None if None in values.values() else cast("dict[str, str]", values)
 
     def hashes(self, headers: Headers | None) -> dict[str, str]:
         """Return what stands for each header that the template asks for."""
@@ -79,14 +93,16 @@ def read_template(text: object) -> Template:
     fixed, captures = tuple(_CAPTURE.split(text)[::2]), _CAPTURE.findall(text)
     if any("{" in one or "}" in one for one in fixed):
         raise ConfigurationError(
-            f"limit {shown(text)} has a brace out of place; write a capture as {{name}}, a header as {{header:Name}}"
+            f"limit {shown(text)} has a brace out of place; write a capture as {{name}}, a header as {{header:Name}}, a"
+            " field of a JSON body as {json:field}"
         )
     if not all(fixed[1:-1]):
         raise ConfigurationError(f"limit {shown(text)} has captures side by side; put a text between them")
     names = tuple(capture.lower() if capture.startswith(_HEADER) else capture for capture in captures)
     stops = [following[:1] for following in fixed[1:-1]] + [""]
     steps = tuple(zip(names, stops, fixed[1:], strict=False))
-    return Template(text, fixed, names, steps, any(name.startswith(_HEADER) for name in names))
+    fields = tuple(dict.fromkeys(name.removeprefix(_JSON) for name in names if name.startswith(_JSON)))
+    return Template(text, fixed, names, steps, any(name.startswith(_HEADER) for name in names), fields)
 
 
 def clashes(templates: Iterable[Template]) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from heapq import nsmallest
 from itertools import takewhile
+from typing import Any
 
 from nekkar.core.errors import shown
 from nekkar.rules.match import Match
@@ -67,14 +68,30 @@ class Explanation:
             yield f"matches rules[{self.number}], {shown(self.rule.url)}{methods}"
         yield from (f"captured {{{name}}} = {shown(value)}" for name, value in self.captured.items())
         if self.match:
-            template = f", from {shown(self.match.rule.limit)}" if self.match.name != self.match.rule.limit else ""
-            settings = {"rate": self.match.rate_limit, **self.match.options}
-            settings |= {"headers": True} if self.match.headers else {}
-            yield f"limit {shown(self.match.name)}{template}"
-            yield "settings " + ", ".join(f"{name} = {value!r}" for name, value in settings.items())
+            for part in self.match.parts:
+                yield f"limit {shown(part.name)}" + (f", from {shown(part.limit)}" if part.name != part.limit else "")
+                yield "settings " + ", ".join(f"{name} = {value!r}" for name, value in settings_of(part).items())
+            if self.match.cost is not None:
+                yield f"cost {self.match.cost!r}"
+            if self.match.headroom is not None:
+                yield f"headroom {self.match.headroom!r}"
         elif self.rule:
             yield "explicitly unlimited (limit = false)"
         yield from (f"not {miss}" for miss in self.near)
+
+
+def settings_of(match: Match) -> dict[str, Any]:
+    """Return the settings that a table gives for a limit."""
+    more = {"headers": match.headers, "refused": list(match.refused), "meter": match.meter}
+    given = {name: value for name, value in more.items() if value}
+    if match.own_headroom is not None:
+        given["headroom"] = match.own_headroom
+    return {"rate": match.rate_limit, **match.options, **given}
+
+
+def lacks_fields(number: int, rule: Rule, fields: Sequence[str]) -> NearMiss:
+    """Return why a rule whose pattern fits does not match: the request's body lacks fields that name its limit."""
+    return NearMiss(number, rule, tuple(f"the JSON body has no field {shown(field)}" for field in fields))
 
 
 def nearest_rule(rules: Sequence[Rule], request: Pattern) -> tuple[int, list[str]] | None:
@@ -93,9 +110,14 @@ def nearest_rule(rules: Sequence[Rule], request: Pattern) -> tuple[int, list[str
     return None if best is None else (best, list(_unmet(rules[best].pattern, request)))
 
 
-def near_misses(rules: Iterable[Rule], request: Pattern) -> tuple[NearMiss, ...]:
-    """Return the closest of the rules that nearly matched a request, in the table's order."""
-    misses = [
+def near_misses(
+    rules: Iterable[Rule], request: Pattern, lacking: Sequence[NearMiss] = ()
+) -> tuple[NearMiss, ...]:
+    """Return the closest of the rules that nearly matched a request, in the table's order.
+
+    ``lacking``: those whose pattern fits.
+    """
+    misses = [*lacking] + [
         NearMiss(number, rule, tuple(_why_not(rule.pattern, request)))
         for number, rule in enumerate(rules)
         if _is_near(rule.pattern, request)

@@ -11,6 +11,7 @@ one relation (see ``patterns``).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
@@ -107,8 +108,9 @@ class Index:
     patterns: dict[int, Pattern] = field(default_factory=dict)
     hosts: Node[Node[Leaf]] = field(default_factory=Node)
     queries: bool = False  # whether a pattern asks for a parameter
+    unsure: set[int] = field(default_factory=set)  # what more than the pattern decides on: such a rule hides no other
 
-    def add(self, number: int, pattern: Pattern) -> None:
+    def add(self, number: int, pattern: Pattern, is_sure: bool = True) -> None:
         paths: Node[Leaf] = self.hosts.end(pattern.host, pattern.subdomains, Node)
         leaf: Leaf = paths.end(pattern.path, pattern.deep, dict)
         keys = [(pattern.port, param) for param in pattern.query or (None,)]
@@ -117,11 +119,14 @@ class Index:
             rarest = min(keys, key=lambda key: len(leaf.get(key, {}).get(kind, ())))
             leaf.setdefault(rarest, {}).setdefault(kind, []).append(number)  # any of its parameters will find it
         self.patterns[number] = pattern
+        if not is_sure:
+            self.unsure.add(number)
         self.queries = self.queries or bool(pattern.query)
 
-    def first(self, narrow: Pattern) -> int | None:
-        """Return the lowest number whose pattern covers ``narrow``, or None."""
+    def first(self, narrow: Pattern, after: int = -1, is_sure: bool = False) -> int | None:
+        """Return the lowest number over ``after`` whose pattern covers ``narrow``, or None; ``is_sure``: of sure ones."""
         best: int | None = None
+        skipped: Collection[int] = self.unsure if is_sure else ()
         keys: Collection[Key] = ((None, None), (narrow.port, None))
         if narrow.query:
             keys = {(port, param) for param in (None, *narrow.query) for port in (None, narrow.port)}
@@ -130,15 +135,18 @@ class Index:
                 for key in leaf.keys() & keys if narrow.query else keys:
                     if key in leaf:
                         for numbers in _of_kind(leaf[key], narrow):
-                            best = self._lower(best, numbers, narrow)
+                            later = numbers if after < 0 else numbers[bisect_right(numbers, after) :]
+                            best = self._lower(best, later, narrow, skipped)
         return best
 
-    def _lower(self, best: int | None, numbers: list[int], narrow: Pattern) -> int | None:
+    def _lower(
+        self, best: int | None, numbers: list[int], narrow: Pattern, skipped: Collection[int]
+    ) -> int | None:
         """Return the lower of ``best`` and the first of some numbers, ascending, whose pattern covers ``narrow``."""
         for number in numbers:
             if best is not None and number >= best:
                 break
-            if self.patterns[number].covers_rest(narrow):
+            if number not in skipped and self.patterns[number].covers_rest(narrow):
                 return number
         return best
 

@@ -1,4 +1,4 @@
-"""A rule: requests whose URL fits a pattern fall under a limit."""
+"""A rule: requests whose URL fits a pattern fall under a limit, or under several at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nekkar.core.errors import ConfigurationError, shown
+from nekkar.rules.costs import Cost, read_cost, read_headroom
 from nekkar.rules.names import read_template
 from nekkar.rules.patterns import Pattern, read_pattern
 
@@ -16,28 +17,49 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]|data:|blob:")  # the last two stand in a browser's logs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Rule:
     """Requests whose URL fits ``url``, and whose method is among ``methods``, fall under ``limit``.
 
     ``url`` is a pattern ``[scheme://]host[:port][/path][?query]``, see ``nekkar.rules.patterns``. ``limit`` is a
-    limit's name, or False for explicitly unlimited. ``methods`` ignores case (None: any) and is kept as a sorted tuple.
+    limit's name, a list of names (all must admit the request; kept as a tuple), or False for explicitly unlimited.
+    ``methods`` ignores case (None: any) and is kept as a sorted tuple. ``cost``: what a request costs, a whole number of
+    calls or a mapping of units to hits; what the call itself says comes before it. ``headroom``: from 0 to below 1, the
+    part of each window that such a request leaves free; it comes before a limit's own.
     Raises ConfigurationError for what can't be a rule in any table.
     """
 
     url: str
-    limit: str | Literal[False]
+    limit: str | Iterable[str] | Literal[False]
     methods: Iterable[str] | None = field(default=None, kw_only=True)
+    cost: Cost | None = field(default=None, kw_only=True, hash=False)
+    headroom: float | None = field(default=None, kw_only=True)
     pattern: Pattern = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         try:
             methods = read_methods(self.methods)
-            check_name(self.limit)
+            limit = read_limit(self.limit)
+            cost = None if self.cost is None else read_cost(self.cost)
+            headroom = None if self.headroom is None else read_headroom(self.headroom)
         except ConfigurationError as error:
             raise ConfigurationError(f"url {shown(self.url)}: {error}") from None
         object.__setattr__(self, "pattern", read_pattern(self.url, methods))
         object.__setattr__(self, "methods", methods and tuple(sorted(methods)))
+        object.__setattr__(self, "limit", limit)
+        object.__setattr__(self, "cost", cost)
+        object.__setattr__(self, "headroom", headroom)
+
+    def __repr__(self) -> str:
+        more = {name: getattr(self, name) for name in ("cost", "headroom")}
+        given = {"url": self.url, "limit": self.limit, "methods": self.methods}
+        given |= {name: value for name, value in more.items() if value is not None}
+        return f"Rule({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The limits as the table's ``limits`` spells them; none where ``limit`` is False."""
+        return names_of(self.limit)
 
 
 def read_methods(methods: object) -> frozenset[str] | None:
@@ -71,10 +93,23 @@ def check_request(method: str, url: str) -> None:
         raise ConfigurationError(f"url {shown(url)} {what}; give METHOD URL, such as GET https://api.example.com/a")
 
 
-def check_name(limit: object) -> None:
-    """Raise ConfigurationError for what is neither a limit's name nor False."""
-    if limit is not False:
-        read_template(limit)
+def read_limit(limit: object) -> str | tuple[str, ...] | Literal[False]:
+    """Return a rule's limit, a list of names as a tuple; ConfigurationError for what is neither a name nor False."""
+    if limit is False:
+        return False
+    if isinstance(limit, str) or isinstance(limit, Mapping) or not isinstance(limit, Iterable):
+        return read_template(limit).text
+    names = tuple(read_template(name).text for name in limit) if not isinstance(limit, bytes) else ()
+    if not names:
+        raise ConfigurationError(f"limit {shown(limit)} names no limit; give a name, or False for none")
+    if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+        raise ConfigurationError(f"limit {shown(list(names))} names {shown(twice)} twice; leave one out")
+    return names
+
+
+def names_of(limit: Any) -> tuple[str, ...]:
+    """Return the names in a rule's limit."""
+    return () if limit is False else (limit,) if isinstance(limit, str) else tuple(limit)
 
 
 def listed(values: object, example: str) -> list[Any]:

@@ -101,4 +101,5 @@ def _nearest(request: Pattern, rules: Sequence[Rule]) -> str:
         return "the table has no rules"
     number, parts = found
     verb = "differs" if len(parts) == 1 else "differ"
-    return f"the nearest is rules[{number}], {rules[number].url!r}, whose {' and '.join(parts)} {verb}"
+    why = f"whose {' and '.join(parts)} {verb}" if parts else "whose limit needs a field that the JSON body lacks"
+    return f"the nearest is rules[{number}], {rules[number].url!r}, {why}"
