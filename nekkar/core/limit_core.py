@@ -75,8 +75,8 @@ class LimitCore:
 
     def status(self, state: LimitState, now: int) -> Status:
         """Return how the limit stands by a state read at ``now``."""
-        quota, hits = self.quota, state.hits
-        windows = tuple(self._window(hits, rate, now) for rate in quota.rates)
+        quota, hits = state.told.kept(self.quota, now), state.hits
+        windows = tuple(self._window(hits, rate, _least(rate, quota), now) for rate in self.quota.rates)
         held = state.hold_until / SECOND if state.hold_until > now else None
         spaced = spaced_after(hits, quota, len(state.places) + 1)
         soonest = max(now, state.hold_until, hits.last_at or 0, spaced)  # hits are appended
@@ -85,11 +85,13 @@ class LimitCore:
         last = next((time / SECOND for time, _ in reversed(hits.entries()) if time <= now), None)
         return Status(self.name, windows, next_at, held, self.waiting, now / SECOND, last)
 
-    def _window(self, hits: HitLog, rate: Rate, now: int) -> Window:
+    def _window(self, hits: HitLog, rate: Rate, most: int, now: int) -> Window:
+        """Return how a window stands; ``most``: the lower limit that its service told, what is over it counts as used."""
         used = hits.of(rate.unit).count_since(now - rate.period_us)
         if rate.unit == CALLS:
             used = max(0, used - sum(line.prefetched.left for line in self._own_lines()))
-        return Window(rate.count, rate.period_us / SECOND, used, max(0, rate.count - used), rate.unit)
+        remaining = max(0, most - used)
+        return Window(rate.count, rate.period_us / SECOND, max(used, rate.count - remaining), remaining, rate.unit)
 
     def least_wait(self, cost: Hits, stale: Slot | None) -> float:
         """Return a lower bound of the wait for another slot, in seconds; 0 where the stale one can be given back."""
@@ -193,3 +195,8 @@ class LimitCore:
     def _follow_fork(self) -> None:
         if self._pid != os.getpid():
             self._begin()
+
+
+def _least(window: Rate, quota: Quota) -> int:
+    """Return the least count of the quota's windows of this unit and period."""
+    return min(rate.count for rate in quota.rates if (rate.unit, rate.period_us) == (window.unit, window.period_us))

@@ -5,45 +5,47 @@
 - After refusals that did not say how long to wait, the first success is told to the fleet, see ``rejections``. A status
   below 400 is one, and 404; some services refuse with 400, 403, 418 or 420.
 - ``retry-after-ms``, of OpenAI and Azure, comes before ``Retry-After``.
-- A limit with ``headers`` on also hears how much remains of its windows, see ``ratelimit_headers``; a refusal that says
-  nothing of a wait then pauses until the reset that it tells, of whatever bucket.
+- Another status that the limit's ``refused`` names is a refusal where the answer says how long: by such a header, or
+  since nothing remains until a reset. Below 500 it teaches what a 429 does; from 500 on it pauses as a 503 does.
+- A limit with ``headers`` on also hears how much remains of its windows, see ``ratelimit_headers`` and ``dialects``; a
+  refusal that says nothing of a wait then pauses until the reset that it tells, of whatever bucket.
+- A limit that is told with its period, and is lower than a window, is kept for a period.
 - Nonsense and other buckets are ignored, and what is over ``max_hold`` capped; each kind is logged once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from nekkar.core.errors import shown
 from nekkar.core.limiter import Admission, Limit, Nekkar
 from nekkar.core.quota import SECOND
-from nekkar.core.window.feedback import Feedback, ReportedQuota, window_of
-from nekkar.http.ratelimit_headers import read
+from nekkar.core.window.feedback import Feedback
+from nekkar.http.buckets import Heard, heard, longest_reset
+from nekkar.http.dialects import told_by
+from nekkar.http.header_values import Headers
+from nekkar.http.ratelimit_headers import MILLISECOND
 from nekkar.http.retry_after import wait_us
+from nekkar.rules.dialects import Dialect
 
-REFUSED, AWAY, ABSENT, FIRST_ERROR = 429, 503, 404, 400
+REFUSED, AWAY, ABSENT, FIRST_ERROR, FIRST_OF_SERVER = 429, 503, 404, 400, 500
+NOTHING = Heard()
 MILLISECOND = SECOND // 1000
-
-
-class Headers(Protocol):
-    """The headers of an answer, whatever the library's class; names ignore case."""
-
-    def get(self, name: str, /) -> str | None: ...
-    def items(self) -> Iterable[tuple[str, str]]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
     """The limit of a request, and the way of its answer back to that limit.
 
-    ``reads_budgets``: whether every answer is read for what remains of the limit, not refusals alone.
+    ``reads_budgets``: whether every answer is read for what remains of the limit, not refusals alone; in which
+    ``dialect``, None for the RateLimit headers. ``refused``: the statuses that are refusals beside 429 and 503.
     """
 
     limiter: Nekkar
     limit: Limit
     reads_budgets: bool = False
+    dialect: Dialect | None = None
+    refused: tuple[int, ...] = ()
 
     def hear(self, admission: Admission, status: int, headers: Headers) -> None:
         """Let the fleet know what an answer says of the limit; blocks for a swap where that is news."""
@@ -56,41 +58,40 @@ class Passage:
             await self.limit._hear_async(word)
 
     def _word(self, admission: Admission, status: int, headers: Headers) -> Feedback | None:
-        is_no = status in (REFUSED, AWAY)
+        is_refusal, is_named = status == REFUSED, status in self.refused
+        is_no = is_refusal or is_named or status == AWAY
         is_success = self.limit._core.is_in_a_row() and (status < FIRST_ERROR or status == ABSENT)
         if not (is_no or is_success or self.reads_budgets):
             return None
         most = round(self.limiter.max_hold * SECOND)
         pause = self._pause(headers, most) if is_no else None
-        budgets, others = self._budgets(headers, most) if self.reads_budgets else ((), ())
-        if pause is None and status == REFUSED:
-            pause = _longest_reset(budgets) or _longest_reset(others)
-        if pause is None and not (status == REFUSED or is_success or budgets):
+        told = self._told(headers, most) if self.reads_budgets or is_named else NOTHING
+        if pause is None and (is_refusal or is_named):
+            pause = told.pause_us()
+        is_refusal = is_refusal or (is_named and pause is not None and status < FIRST_OF_SERVER)
+        budgets = told.budgets if self.reads_budgets else ()
+        if pause is None and not (is_refusal or is_success or budgets):
             return None
-        return Feedback(round(admission.at * SECOND), most, status == REFUSED, pause, budgets, is_success)
+        return Feedback(round(admission.at * SECOND), most, is_refusal, pause, budgets, is_success)
 
-    def _budgets(self, headers: Headers, most: int) -> tuple[tuple[ReportedQuota, ...], tuple[ReportedQuota, ...]]:
+    def _told(self, headers: Headers, most: int) -> Heard:
         """Return what the service says remains of the limit's windows, and of other buckets."""
-        told: dict[str, str] = {}
-        for name, value in headers.items():
-            lower = name.lower()
-            if "ratelimit" in lower or "rate-limit" in lower:
-                told[lower] = f"{told[lower]}, {value}" if lower in told else value
-        if not told:
-            return (), ()
-        reading, quota = read(told, self.limiter.now_us(), headers.get("date")), self.limit._core.quota
+        quota = self.limit._core.quota
+        reading = told_by(headers, self.dialect, quota.units, self.limiter.now_us())
+        told = heard(reading, quota)
+        if not self.reads_budgets:
+            return told
         for fault in reading.faults:
             self._say("odd budget", "its service tells %s, which is ignored", shown(fault))
-        budgets = tuple(one for one in reading.budgets if window_of(one, quota))
-        others = (*reading.others, *(one for one in reading.budgets if one not in budgets))
-        if others:
+        if told.others:
             what = "its service tells '%s', a bucket other than %s, which is ignored; if it is this limit's, write the"
-            self._say("other bucket", f"{what} service's own limit in the rate", others[0], quota)
-        until = _longest_reset(budgets) or 0
+            remedy = "service's own limit in the rate, and headroom to stay under it"
+            self._say("other bucket", f"{what} {remedy}", told.others[0], quota)
+        until = longest_reset(told.budgets) or 0
         if until > most:
             what = "nothing remains for %g s, says its service; held for max_hold, %g s, at most"
             self._say("long reset", what, until / SECOND, most / SECOND)
-        return budgets, others
+        return told
 
     def _pause(self, headers: Headers, most: int) -> int | None:
         """Return the µs that the service asks its callers to stay away, None where it does not say."""
@@ -111,7 +112,3 @@ class Passage:
     def _say(self, kind: str, text: str, *values: object) -> None:
         self.limiter.once.warn(kind, f"limit %r: {text}; said once", self.limit.name, *values)
 
-
-def _longest_reset(budgets: Iterable[ReportedQuota]) -> int | None:
-    """Return how long until the last of the windows of which nothing remains is free again, in µs."""
-    return max((one.reset_us for one in budgets if not one.remaining and one.reset_us), default=None)

@@ -58,7 +58,7 @@ class Gate:
     limiter: Nekkar
     rules: RuleTable
     max_wait: float | None = None
-    _terms: dict[str | bool, tuple[Quota, float | None]] = field(init=False, repr=False, compare=False)
+    _terms: dict[str, tuple[Quota, float | None]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.limiter, Nekkar):
@@ -74,16 +74,20 @@ class Gate:
             if not self.rules.is_template(name):
                 self.limiter._check_terms(name, self._terms[name][0])
 
-    def passage(self, method: str, url: object, headers: Mapping[str, str] | None = None) -> Passage | None:
+    def passage(
+        self, method: str, url: object, headers: Mapping[str, str] | None = None, body: object = None
+    ) -> Passage | None:
         """Return the limit of a request, with the way back for its answer; None where it is unlimited.
 
+        ``body``: the request's, if it is there already; only where ``rules.needs_body``.
         Raises ConfigurationError where no rule matches and the table refuses such requests.
         """
-        match = self.rules.route(method, url, headers)
+        match = self.rules.route(method, url, headers, body)
         if match is None:
             return None
-        limit = self.limiter._limit_of(match.name, *self._terms[match.rule.limit], by_hand=False)
-        return Passage(self.limiter, limit, match.headers)
+        limit = self.limiter._limit_of(match.name, *self._terms[match.limit], by_hand=False)
+        dialect = self.rules.dialect(match.headers) if isinstance(match.headers, str) else None
+        return Passage(self.limiter, limit, bool(match.headers), dialect, match.refused)
 
     def asked(self, options: Options) -> dict[str, Any]:
         """Return the arguments for the limit's ``acquire``: the call's own max_wait comes before the gate's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nekkar.rules.bodies import Body
+from nekkar.rules.fields import Body
 from nekkar.rules.names import Headers, Template
 from nekkar.rules.patterns import Pattern, Place, captured
 from nekkar.rules.rule import Rule

@@ -7,7 +7,7 @@
   follows. A value over 200 characters is cut and ends in its hash. Caches hash names that they can't hold.
 - A header's value goes in as 16 hexadecimal digits of its SHA-256, ``none`` where the request has no such
   header or an empty one: the secret itself is nowhere. A hash hides what can't be guessed, a key or a token.
-- A field goes in as a captured value does. A request without it has no such name (see ``bodies``).
+- A field goes in as a captured value does. A request without it has no such name (see ``fields``).
 - Two templates must never spell one name. A value may be any text but an empty one. So a template can spell a
   plain name wherever its fixed texts fit it, and two templates have a name in common just when the beginning
   of one starts with the other's and the end of one ends with the other's.
@@ -25,7 +25,7 @@ from operator import itemgetter
 from typing import cast
 
 from nekkar.core.errors import ConfigurationError, shown
-from nekkar.rules.bodies import Body
+from nekkar.rules.fields import Body
 from nekkar.rules.patterns import NAME, fits
 
 LONGEST_NAME = 1000  # of a limit as a table has it; its checks take time in proportion to it

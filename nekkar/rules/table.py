@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any, Self
 
 from nekkar.core.errors import ConfigurationError, counted
-from nekkar.rules.bodies import Body
+from nekkar.rules.fields import Body
 from nekkar.rules.checks import attempt, check, numbered, raised
 from nekkar.rules.dialects import Dialect
 from nekkar.rules.files import load, read_table

@@ -497,7 +497,8 @@ def test_what_is_told_of_another_bucket_is_ignored_and_said_once(
     (line,) = map(logging.LogRecord.getMessage, caplog.records)
     assert re.fullmatch(
         r"limit 'all': its service tells '\d+ remaining( of 30)?( per 60 s)?', a bucket other than 100 per 10 s, which"
-        r" is ignored; if it is this limit's, write the service's own limit in the rate; said once",
+        r" is ignored; if it is this limit's, write the service's own limit in the rate, and headroom to stay under it;"
+        r" said once",
         line,
     )
 
@@ -667,5 +668,5 @@ def test_headers_is_a_setting_of_a_limit_in_the_table() -> None:
     assert match.headers
     assert "headers" not in match.options
     assert "headers = True" in str(LISTENING.explain("GET", URL))
-    with pytest.raises(ConfigurationError, match=r"limits\['all'\]: headers 'yes' is no yes or no; give true"):
+    with pytest.raises(ConfigurationError, match=r"limits\['all'\]: headers: no dialect named 'yes'"):
         RuleTable([Rule("*", "all")], {"all": {"rate": 5, "headers": "yes"}})

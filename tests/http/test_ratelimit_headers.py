@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nekkar.core.window.feedback import ReportedQuota
-from nekkar.http.ratelimit_headers import MOST_TEXT, read, reset_us
+from nekkar.http.header_values import MOST_TEXT, reset_us
+from nekkar.http.ratelimit_headers import read
 
 S = 1_000_000
 
 
 def window(
-    remaining: int, limit: int | None = None, period_us: int | None = None, reset_us: int | None = None
+    remaining: int | None, limit: int | None = None, period_us: int | None = None, reset_us: int | None = None
 ) -> ReportedQuota:
     """A budget whose reset is a window's end."""
     return ReportedQuota(remaining, limit, period_us, reset_us, is_window=True)
@@ -152,6 +153,16 @@ REAL = [
     (
         {"x-ratelimit-limit": "100,1000", "x-ratelimit-remaining": "50,877"},
         [window(50, 100), window(877, 1000)],
+    ),
+    ({"x-rate-limit-limit": "50", "x-rate-limit-interval": "1s"}, [window(None, 50, S)]),
+    (
+        {
+            "x-ratelimit-limit": "9",
+            "x-ratelimit-remaining": "5",
+            "x-ratelimit-interval-milliseconds": "10000",
+            "x-ratelimit-reset-ms": "2500",
+        },
+        [ReportedQuota(5, 9, 10 * S, 2_500_000, True, S // 1000)],
     ),
     # What the drafts say besides.
     (
@@ -334,8 +345,8 @@ WHOLES = st.integers(0, 10**14)
 def test_no_text_raises(headers: dict[str, str], date: str) -> None:
     """Whatever a service sends: budgets that make sense, or none."""
     for budget in read(headers, NOW, date).budgets:
-        assert budget.remaining >= 0
-        assert budget.limit is None or budget.limit >= max(1, budget.remaining)
+        assert budget.remaining is None or budget.remaining >= 0
+        assert budget.limit is None or budget.limit >= max(1, budget.remaining or 0)
         assert budget.reset_us is None or budget.reset_us >= 0
 
 

@@ -21,6 +21,7 @@ from nekkar.core.quota import MAX_PERIOD, Quota, Rate
 from nekkar.core.window import codec_v1
 from nekkar.core.window.checks import check, checked_rates
 from nekkar.core.window.codec_units import UNIT_TERMS, terms_in_units, unit_sections, with_unit_sections
+from nekkar.core.window.codec_told import told_of, told_section
 from nekkar.core.window.hits import HitLog
 from nekkar.core.window.rejections import NONE, Rejections
 from nekkar.core.window.sections import column_bytes, column_of, section, sections
@@ -81,7 +82,7 @@ def encode(state: LimitState) -> bytes:
         parts += section(GRANTS, is_wide, rows)
     if places:
         parts += _places_as_bytes(places, earliest)
-    parts += unit_sections(state)
+    parts += [*unit_sections(state), *told_section(state.told)]
     body = b"".join(parts)
     if _PREFIX.size + len(body) > LONGEST_STATE:
         raise CacheError(
@@ -142,6 +143,7 @@ def _decode(body: memoryview, header_size: int, checksum: int) -> LimitState:
         places=places,
         rates=rates,
         rejections=Rejections(*told) if any(told) else NONE,
+        told=told_of(found),
     )
     state = with_unit_sections(state, found)
     if any(not fits(place.cost, _largest(place.terms)) for place in state.places):

@@ -14,6 +14,7 @@ Rules:
   bit, that is until all is back: sooner would do for one call, but as a hold ends the log may let a burst go.
 - What is told belongs to the window of the told period, else to the one whose count is the told limit, else, where
   neither is told, to the shortest that it can fit. What fits no window is of another bucket, and changes nothing.
+- A limit that is told with its period, and lower than the window, is kept beside the window for a period (``told.py``).
 - A refusal is believed, whatever the log thinks, unless it says itself how long to wait. Where its window goes on
   for longer than the widest margin, it was no matter of the margin: the call refused is none of those counted, and
   where that shows others, no margin is learned.
@@ -27,7 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nekkar.core.cost import CALLS, cost_of
-from nekkar.core.quota import SECOND, Quota, Rate
+from nekkar.core.quota import MAX_PERIOD, SECOND, Quota, Rate
 from nekkar.core.window.rejections import MARGIN_PART, Rejections
 from nekkar.core.window.state import LimitState
 
@@ -39,23 +40,28 @@ class ReportedQuota:
     """What remains of a window, as the service tells: ``remaining`` hits of a ``unit``; None for what it does not.
 
     ``limit``: the window's count. ``period_us``: its length. ``reset_us``: how long until all are back, or up to
-    ``grain_us`` less; ``is_window``: all at once, as a window ends, and not bit by bit.
+    ``grain_us`` less; ``is_window``: all at once, as a window ends, and not bit by bit. ``used``: the hits used, where
+    neither what remains nor the limit is told. ``resource``: what the service calls the bucket. ``is_pace``: the limit
+    is an average over any time, and not a window.
     """
 
-    remaining: int
+    remaining: int | None
     limit: int | None = None
     period_us: int | None = None
     reset_us: int | None = None
     is_window: bool = False
     grain_us: int = SECOND
     unit: str = CALLS
+    used: int | None = None
+    resource: str = ""
+    is_pace: bool = False
 
     def __str__(self) -> str:
-        of = "" if self.limit is None else f" of {self.limit}"
-        unit = "" if self.unit == CALLS else f" {self.unit}"
-        return f"{self.remaining}{unit} remaining{of}" + (
-            f" per {self.period_us / SECOND:g} s" if self.period_us else ""
-        )
+        of, unit = "" if self.limit is None else f" of {self.limit}", "" if self.unit == CALLS else f" {self.unit}"
+        told = f"{self.remaining}{unit} remaining{of}" if self.used is None else f"{self.used}{unit} used"
+        if self.remaining is None and self.used is None:
+            told = f"a limit of {self.limit}{unit}"
+        return told + (f" per {self.period_us / SECOND:g} s" if self.period_us else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ def apply_feedback(log: LimitState, quota: Quota, word: Feedback, now: int) -> L
     """Return the log with what the word, heard now, says of this quota."""
     known, pause, period = log, word.pause_us, quota.rates[0].period_us
     for budget in word.budgets:
-        log = _spent(log, quota, budget, word, now)
+        log = _spent(_told(log, quota, budget, now), quota, budget, word, now)
     if word.is_refusal and word.sent_at >= known.hold_until:
         refusals = _taught(known, quota, word, now, by_others=log.hits is not known.hits)
         if pause is None:
@@ -119,18 +125,34 @@ def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback,
     rate, margin = window_of(budget, quota), log.margin(quota, now)
     if rate is None:
         return log
-    refused, begun = word.is_refusal and not budget.remaining, _begun(budget, rate)
+    count = (lower_rate(budget, quota) or rate).count
+    remaining = budget.remaining if budget.used is None else max(0, count - budget.used)
+    if remaining is None:
+        return log
+    refused, begun = word.is_refusal and not remaining, _begun(budget, rate)
     own = log.hits.of(rate.unit).count_between(word.sent_at - rate.period_us + begun - margin, now + margin)
     own -= refused and rate.unit == CALLS and begun > rate.period_us // MARGIN_PART
-    foreign = rate.count - own - budget.remaining
+    foreign = count - own - remaining
     reset = rate.period_us if budget.reset_us is None else max(budget.reset_us, budget.grain_us)
-    is_told = budget.remaining == 0 and budget.reset_us is not None
+    is_told = remaining == 0 and budget.reset_us is not None
     if is_told and (foreign > 0 or reset > rate.period_us or (refused and not word.pause_us)):
         log = with_hold(log, now + min(reset, word.most_us))
-    if foreign * MATTERS_PART <= budget.remaining:
+    if foreign * MATTERS_PART <= remaining:
         return log
     counted_at = now - rate.period_us + min(reset, rate.period_us, word.most_us)
     return replace(log, hits=log.hits.insert([(counted_at, cost_of({rate.unit: foreign}))]))
+
+
+def _told(log: LimitState, quota: Quota, budget: ReportedQuota, now: int) -> LimitState:
+    """Return the log with a limit that the service tells with its period: kept for a period, where it is lower.
+
+    One that is no lower ends what was told of this window before.
+    """
+    rate = window_of(budget, quota)
+    if rate is None or budget.limit is None or budget.period_us is None:
+        return log
+    told = log.told.heard(rate, lower_rate(budget, quota), now)
+    return log if told is log.told else replace(log, told=told)
 
 
 def _begun(budget: ReportedQuota, rate: Rate) -> int:
@@ -140,17 +162,42 @@ def _begun(budget: ReportedQuota, rate: Rate) -> int:
     return 0
 
 
+def unit_of(budget: ReportedQuota, quota: Quota) -> str:
+    """Return the unit that a service tells of: the resource, where the quota counts a unit of that name."""
+    return budget.resource if budget.resource in quota.units else budget.unit
+
+
+def lower_rate(budget: ReportedQuota, quota: Quota) -> Rate | None:
+    """Return the rate that a service tells with its period, where that is lower than the window that it is told of.
+
+    A pace is lower where the window's hits take longer at it than the window lasts.
+    """
+    rate = window_of(budget, quota)
+    if rate is None or budget.limit is None or budget.period_us is None:
+        return None
+    if budget.is_pace:
+        period = min(rate.count * budget.period_us // budget.limit, MAX_PERIOD)
+        return Rate(period, rate.count, rate.unit) if period > rate.period_us else None
+    is_lower = budget.period_us == rate.period_us and budget.limit < rate.count
+    return Rate(rate.period_us, budget.limit, rate.unit) if is_lower else None
+
+
 def window_of(budget: ReportedQuota, quota: Quota) -> Rate | None:
     """Return the window that a service tells of; None where it tells of another bucket.
 
-    Several windows may have the told count, or room for what remains. Then it is the shortest that the told reset
-    fits; a reset later than each of them ends is of the longest.
+    It is one of the told unit. Several windows may have the told count, or room for what remains. Then it is the
+    shortest that the told reset fits; a reset later than each of them ends is of the longest. A pace is told of the
+    window that takes longest for a hit.
     """
-    rates = [rate for rate in quota.rates if rate.unit == budget.unit]
+    unit = unit_of(budget, quota)
+    rates = [rate for rate in quota.rates if rate.unit == unit]
+    if budget.is_pace:
+        return max(rates, key=lambda rate: rate.period_us / rate.count, default=None)
     for rate in rates:
         if rate.period_us == budget.period_us:
             return rate
     is_named = budget.limit is not None or budget.period_us is not None
-    fits = [one for one in rates if (one.count == budget.limit if is_named else one.count >= budget.remaining)]
+    told = (budget.used if budget.remaining is None else budget.remaining) or 0
+    fits = [one for one in rates if (one.count == budget.limit if is_named else one.count >= told)]
     reset = (budget.reset_us or 0) - budget.grain_us
     return next((one for one in fits if one.period_us >= reset), fits[-1] if fits else None)

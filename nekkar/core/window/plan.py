@@ -81,7 +81,7 @@ class _Planner:
     """One plan under way: hits that are booked, hits that are only planned, and the entries that still want a turn."""
 
     def __init__(self, state: LimitState, ask: Ask) -> None:
-        self.state, self.ask, self.quota = state, ask, ask.quota
+        self.state, self.ask, self.quota = state, ask, state.told.kept(ask.quota, ask.now)
         self.margin_us = state.margin(ask.quota, ask.now)
         self.soonest = max(ask.now + ask.lead_us, state.hold_until)
         self.until = ask.now + state.horizon_us

@@ -18,6 +18,7 @@ from nekkar.core.cost import Hits
 from nekkar.core.quota import SECOND, Quota, Rate
 from nekkar.core.window.hits import NO_HITS, HitLog
 from nekkar.core.window.rejections import MARGIN_PART, NONE, Rejections
+from nekkar.core.window.told import NOTHING_TOLD, ToldRates
 
 LEAST_HORIZON_US, MOST_HORIZON_US = SECOND // 10, SECOND
 EXACT_ENTRIES, GRID = 1024, 512
@@ -61,7 +62,7 @@ class LimitState:
     slot before this instant. ``margin_us``, ``horizon_us``, ``spacing_us``: the largest in use; ``rates``: all in use,
     by period. ``written_at``: when the newest write was sent, by its writer's clock (0: never written).
     ``assumed_until``: hits up to this time may be guesses made after a loss. ``rejections``: what its service's
-    refusals taught. ``settles_from``: from this instant on, hits of calls may be given back long after their slot (0:
+    refusals taught. ``told``: the lower rates that its service told. ``settles_from``: from this instant on, hits of calls may be given back long after their slot (0:
     never); see ``settlement.py``.
     """
 
@@ -80,12 +81,13 @@ class LimitState:
     assumed_until: int = 0
     rejections: Rejections = NONE
     settles_from: int = 0
+    told: ToldRates = NOTHING_TOLD
 
     @property
     def retention_us(self) -> int:
         """How long a hit matters: the longest period or spacing, the margin, and 1 s for clocks that differ."""
         longest = self.rates[-1].period_us if self.rates else 0
-        return max(longest, self.spacing_us) + max(self.margin_us, self.rejections.margin_us) + SECOND
+        return max(longest, self.spacing_us, self.told.longest_us) + max(self.margin_us, self.rejections.margin_us) + SECOND
 
     @property
     def matters_until(self) -> int:

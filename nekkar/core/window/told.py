@@ -1,0 +1,49 @@
+"""Limits that a service tells: rates lower than those of the users, kept beside them for a while.
+
+- A told rate is kept for its period from when it was last heard, or an eighth of that less: only an answer that comes
+  later than an eighth of it is news, so that hardly any answer costs a write.
+- Of a window the newest word counts. One that is no lower than the window ends what was told before.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nekkar.core.quota import Quota, Rate
+
+MOST_TOLD = 16
+RENEWED_PART = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ToldRates:
+    """``rates``: (the period of the window that was told of, the rate that was told, until when it is kept), in order."""
+
+    rates: tuple[tuple[int, Rate, int], ...] = ()
+
+    @property
+    def longest_us(self) -> int:
+        """The longest of their periods."""
+        return max((rate.period_us for _, rate, _ in self.rates), default=0)
+
+    def heard(self, window: Rate, lower: Rate | None, now: int) -> ToldRates:
+        """Return what is told after a word about a window: a lower rate, or None where it is no lower."""
+        kept = [told for told in self.rates if told[2] > now]
+        known = next((told for told in kept if (told[0], told[1].unit) == (window.period_us, window.unit)), None)
+        if lower is None and known is None:
+            return self
+        if known and lower == known[1] and known[2] - now > lower.period_us - lower.period_us // RENEWED_PART:
+            return self
+        others = [told for told in kept if told is not known][: MOST_TOLD - 1]
+        news = [(window.period_us, lower, now + lower.period_us)] if lower else []
+        return ToldRates(tuple(sorted(others + news)))
+
+    def kept(self, quota: Quota, now: int) -> Quota:
+        """Return what is to be kept now: the quota, and the rates that were told lately."""
+        told = [rate for _, rate, until in self.rates if until > now and rate.unit in quota.units]
+        return replace(quota, rates=tuple(sorted({*quota.rates, *told}))) if told else quota
+
+
+NOTHING_TOLD = ToldRates()

@@ -1,0 +1,112 @@
+"""Whose is what a service tells: of a limit's window, of one limit of several, or of a bucket that no limit counts.
+
+- What is told belongs to the window of the told unit and period, else to the one with the told count, see
+  ``window_of``. Where a window has both, what has its period alone is of another bucket.
+- Of several limits, the one with such a window hears it: by its count, else by the resource, which has words in common
+  with its name, else by its unit; else the first.
+- What counts a unit that the limit does not count is left out without a word. What fits no window is of another bucket.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from nekkar.core.quota import Quota
+from nekkar.core.window.feedback import ReportedQuota, unit_of, window_of
+from nekkar.http.ratelimit_headers import Reading
+
+Limits = Sequence[tuple[str, Quota]]  # the names of some limits, as the rules spell them, and what they keep
+
+_CAPTURE = re.compile(r"\{[^}]*\}")
+_WORD = re.compile(r"[a-z0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What an answer tells one limit: of its windows, of another bucket, and in units that it does not count."""
+
+    budgets: tuple[ReportedQuota, ...] = ()
+    others: tuple[ReportedQuota, ...] = ()
+    uncounted: tuple[ReportedQuota, ...] = ()
+
+    def pause_us(self) -> int | None:
+        """Return how long until the last of the buckets of which nothing remains is free again; its own first."""
+        return longest_reset(self.budgets) or longest_reset((*self.others, *self.uncounted))
+
+
+def heard(reading: Reading, quota: Quota) -> Heard:
+    """Return what an answer tells to one limit."""
+    counted = [told for told in reading.budgets if unit_of(told, quota) in quota.units]
+    windows = {told: window_of(told, quota) for told in counted}
+    exact = {window for told, window in windows.items() if window and _is_exact(told, quota)}
+    own = tuple(told for told, window in windows.items() if window and (window not in exact or _is_exact(told, quota)))
+    others = (*reading.others, *(told for told in counted if told not in own))
+    return Heard(own, others, tuple(told for told in reading.budgets if told not in windows))
+
+
+def shared_out(reading: Reading, limits: Limits) -> tuple[Heard, ...]:
+    """Return what an answer tells to each of several limits, in their order."""
+    if len(limits) == 1:
+        return (heard(reading, limits[0][1]),)
+    shares: list[list[ReportedQuota]] = [[] for _ in limits]
+    for told in reading.budgets:
+        shares[limit_of(told, limits)].append(told)
+    return tuple(
+        heard(Reading(tuple(share), () if number else reading.others, ()), quota)
+        for number, (share, (_, quota)) in enumerate(zip(shares, limits, strict=True))
+    )
+
+
+def limit_of(told: ReportedQuota, limits: Limits) -> int:
+    """Return the number of the limit, of several, that hears what a service tells."""
+    for fits in (_is_exact, _has_count):
+        if found := [number for number, (_, quota) in enumerate(limits) if fits(told, quota)]:
+            named = _named(told.resource, [limits[number][0] for number in found], found)
+            return found[0] if named is None else named
+    named = _named(told.resource, [name for name, _ in limits], range(len(limits)))
+    if named is not None:
+        return named
+    return next((number for number, (_, quota) in enumerate(limits) if unit_of(told, quota) in quota.units), 0)
+
+
+def refusing(reading: Reading, limits: Limits) -> int:
+    """Return the number of the limit, of several, that a refusal is of.
+
+    It is the one of whose bucket nothing remains, of several such the one whose reset is last; else the one that the
+    answer's resource names; else the first.
+    """
+    empty = [told for told in reading.budgets if told.remaining == 0]
+    if empty:
+        return limit_of(max(empty, key=lambda told: told.reset_us or 0), limits)
+    resources = dict.fromkeys(told.resource for told in reading.budgets if told.resource)
+    names = [name for name, _ in limits]
+    found = (_named(resource, names, range(len(limits))) for resource in resources)
+    return next((number for number in found if number is not None), 0)
+
+
+def longest_reset(budgets: Iterable[ReportedQuota]) -> int | None:
+    """Return how long until the last of the windows of which nothing remains is free again, in µs."""
+    return max((one.reset_us for one in budgets if one.remaining == 0 and one.reset_us), default=None)
+
+
+def _is_exact(told: ReportedQuota, quota: Quota) -> bool:
+    return told.period_us is not None and any(
+        (rate.unit, rate.period_us, rate.count) == (unit_of(told, quota), told.period_us, told.limit)
+        for rate in quota.rates
+    )
+
+
+def _has_count(told: ReportedQuota, quota: Quota) -> bool:
+    return any((rate.unit, rate.count) == (unit_of(told, quota), told.limit) for rate in quota.rates)
+
+
+def _named(resource: str, names: Sequence[str], numbers: Sequence[int]) -> int | None:
+    """Return the number of the one name that has the most words in common with a resource; None where none has."""
+    words = set(_WORD.findall(resource.lower()))
+    common = [len(words & set(_WORD.findall(_CAPTURE.sub(" ", name).lower()))) for name in names]
+    most = max(common, default=0)
+    return numbers[common.index(most)] if most and common.count(most) == 1 else None

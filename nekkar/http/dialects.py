@@ -1,0 +1,87 @@
+"""What the headers of an answer tell, in the dialect that a limit listens to (``nekkar.rules.dialects``).
+
+The headers of a dialect are looked up by their names; ``None`` stands for the RateLimit headers of ``headers = true``.
+Pure, and raises for no text whatever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from nekkar.core.quota import SECOND
+from nekkar.core.window.feedback import ReportedQuota
+from nekkar.http.header_values import MOST_ITEMS, Headers, bounded, parts_of
+from nekkar.http.ratelimit_headers import Reader, Reading, Told, read
+from nekkar.rules.dialects import HEADERS, SUFFIX, Bucket, Dialect
+
+
+def told_by(headers: Headers, dialect: Dialect | None, units: Collection[str], now_us: int) -> Reading:
+    """Return what the headers of an answer tell to a limit that counts ``units``."""
+    date = headers.get("date")
+    if dialect is None:
+        return read(_standard(headers), now_us, date)
+    reader = Reader(now_us, date, [])
+    for bucket in dialect:
+        for told, resource in _told(bucket, headers):
+            unit = next((unit for unit in bucket.units if unit in units), bucket.units[0])
+            kind = ReportedQuota(None, unit=unit, is_window=bucket.is_window, resource=resource)
+            if bucket.is_pace:
+                _read_pace(reader, told, kind)
+            else:
+                reader.read_family(told, kind)
+    return reader.reading()
+
+
+def _standard(headers: Headers) -> dict[str, str]:
+    told: dict[str, str] = {}
+    for name, value in headers.items():
+        lower = name.lower()
+        if "ratelimit" in lower or "rate-limit" in lower:
+            told[lower] = f"{told[lower]}, {value}" if lower in told else value
+    return told
+
+
+def _told(bucket: Bucket, headers: Headers) -> Iterator[tuple[Told, str]]:
+    """Yield the texts of a bucket, and the resource that they name; of each suffix, where its names have one."""
+    names = {role: name for role in HEADERS if (name := getattr(bucket, role))}
+    starred = [name for name in names.values() if name.endswith(SUFFIX) and name != SUFFIX]
+    for suffix in _suffixes(starred[0].removesuffix(SUFFIX), headers) if starred else ("",):
+        told = Told({}, {})
+        for role, name in names.items():
+            if name == SUFFIX:
+                told.texts[role] = suffix
+                continue
+            full = name.removesuffix(SUFFIX) + suffix
+            text = headers.get(full)
+            if text is not None:
+                value, limit = parts_of(bounded(text).strip(), role)
+                told.add(role, full, value)
+                if limit is not None and not bucket.limit:
+                    told.add("limit", full, limit)
+        if any(role in told.texts for role in ("limit", "remaining", "used")):
+            yield told, suffix if bucket.resource == SUFFIX else _resource(bucket, headers)
+
+
+def _suffixes(prefix: str, headers: Headers) -> list[str]:
+    found = (name.lower().removeprefix(prefix) for name, _ in headers.items() if name.lower().startswith(prefix))
+    return list(dict.fromkeys(found))[:MOST_ITEMS]
+
+
+def _resource(bucket: Bucket, headers: Headers) -> str:
+    text = headers.get(bucket.resource) if bucket.resource else None
+    return bounded(text).strip() if text else ""
+
+
+def _read_pace(reader: Reader, told: Told, kind: ReportedQuota) -> None:
+    """Read a limit of calls per second, such as ``0.0167``: one call in so long. It is known to half of its last digit."""
+    text = told.texts.get("limit", "").strip()
+    whole, _, fraction = text.partition(".")
+    digits = f"{whole}{fraction}"
+    if not (digits.isdecimal() and digits.isascii() and len(digits) <= 15) or not int(digits):
+        reader.faults.append(f"a limit of {text} per second")
+        return
+    half = 0.5 * 10 ** -len(fraction) if fraction else 0.0
+    period = round(SECOND / (int(digits) * 10 ** -len(fraction) + half))
+    reader.budgets.append(
+        ReportedQuota(None, 1, max(1, period), unit=kind.unit, resource=kind.resource, is_pace=True)
+    )
