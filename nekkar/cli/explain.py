@@ -12,7 +12,8 @@ from nekkar.cli.show import duration, is_rich, show, show_json
 from nekkar.cli.status import as_json, table
 from nekkar.core.errors import ConfigurationError, plain
 from nekkar.core.limiter import Nekkar, Status
-from nekkar.rules import Explanation, RuleTable
+from nekkar.rules import Explanation, Match, RuleTable
+from nekkar.rules.reasons import settings_of
 from nekkar.rules.rule import check_request
 
 _ABOUT = """\
@@ -30,6 +31,8 @@ def add_to(commands: Commands) -> None:
     explain.add_argument("--rules", metavar="FILE", required=True, help="the rule file")
     header = "a header of the request, for limits that are named by one; may be repeated"
     explain.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help=header)
+    body = "the request's JSON body, for limits that are named by a field of it"
+    explain.add_argument("--body", metavar="JSON", help=body)
     add_cache(explain)
     add_json(explain)
     explain.set_defaults(run=run)
@@ -39,17 +42,20 @@ def run(options: argparse.Namespace) -> int:
     """Explain the request. Blocks for one cache command where there is a cache."""
     check_request(options.method, options.url)
     rules = RuleTable.from_file(options.rules)
-    told = rules.explain(options.method, options.url, dict(map(_header, options.header)))
-    status = None
+    told = rules.explain(options.method, options.url, dict(map(_header, options.header)), options.body)
+    statuses: list[Status] = []
     if not options.json:
         print(told, flush=True)  # first, since the cache may be away
     if told.match and options.cache:
-        status = from_rules(Nekkar(open_cache(options.cache)), told.match.name, rules).status()
+        limiter = Nekkar(open_cache(options.cache))
+        statuses = [from_rules(limiter, name, rules).status() for name in told.match.names]
     if options.json:
-        show_json(_as_json(told, status), sys.stdout)
-    elif told.match and status:
-        print(f"  now: {_outcome(told.match.max_wait, status)}\n", flush=True)
-        show([table("", [status], is_rich(sys.stdout))], sys.stdout)
+        show_json(_as_json(told, statuses), sys.stdout)
+    elif told.match and statuses:
+        waits = [match.max_wait for match in told.match.parts if match.max_wait is not None]
+        last = max(statuses, key=lambda status: status.next_at - status.at)
+        print(f"  now: {_outcome(min(waits, default=None), last)}\n", flush=True)
+        show([table("", statuses, is_rich(sys.stdout))], sys.stdout)
     return 0
 
 
@@ -61,7 +67,7 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def _outcome(max_wait: float | None, status: Status) -> str:
-    """Say what a call of cost 1 would meet."""
+    """Say what a call of cost 1 would meet, by the limit for which it would wait longest."""
     wait = status.next_at - status.at
     why = "the limit is held" if status.hold_until else "the limit is used up"
     if wait < 0.05:
@@ -71,12 +77,28 @@ def _outcome(max_wait: float | None, status: Status) -> str:
     return f"the call would wait {duration(wait)}: {why}"
 
 
-def _as_json(told: Explanation, status: Status | None) -> dict[str, Any]:
-    rule = None if told.rule is None else {"number": told.number, "url": told.rule.url, "limit": told.rule.limit}
-    match = told.match
-    limit = None if match is None else {"name": match.name, "rate": match.rate_limit, **match.options}
+def _as_json(told: Explanation, statuses: list[Status]) -> dict[str, Any]:
+    """Return what is told; of several limits, ``limit`` and ``status`` are the first's."""
+    rule = told.rule and {"number": told.number, "url": told.rule.url, "limit": told.rule.limit}
+    if rule and told.rule:
+        rule |= {"cost": told.rule.cost, "headroom": told.rule.headroom}
+    limits = [_limit_as_json(match) for match in told.match.parts] if told.match else []
     near = [{"number": miss.number, "url": miss.rule.url, "why_not": list(miss.why_not)} for miss in told.near]
-    request = {"method": told.method, "url": told.url}
-    now = as_json(status) if status else None
-    why = {"rule": rule, "unmatched": told.unmatched, "captured": dict(told.captured), "limit": limit, "near": near}
-    return request | why | {"status": now}
+    now = list(map(as_json, statuses))
+    return {
+        "method": told.method,
+        "url": told.url,
+        "rule": rule,
+        "unmatched": told.unmatched,
+        "captured": dict(told.captured),
+        "limit": limits[0] if limits else None,
+        "limits": limits,
+        "near": near,
+        "status": now[0] if now else None,
+        "statuses": now,
+    }
+
+
+def _limit_as_json(match: Match) -> dict[str, Any]:
+    settings = settings_of(match)
+    return {"name": match.name, "rate": settings.pop("rate"), **settings}

@@ -20,6 +20,7 @@ from nekkar.core.shared.store import store_of
 from nekkar.core.window.codec import decode
 from nekkar.rules import RuleTable
 from nekkar.rules.nearest import unknown
+from nekkar.rules.settings import TERMS
 
 
 class NotInUse(CacheError):
@@ -49,9 +50,8 @@ def plain_names(rules: RuleTable | None) -> list[str]:
 
 def from_rules(limiter: Nekkar, name: str, rules: RuleTable) -> Limit:
     """Return the limit of this name on the rules' terms; ConfigurationError where they have none."""
-    settings = dict(rules.limits[limit_named(name, rules)])
-    settings.pop("headers", None)
-    return limiter(name, settings.pop("rate"), **settings)
+    settings = rules.limits[limit_named(name, rules)]
+    return limiter(name, settings["rate"], **{term: settings[term] for term in TERMS if term in settings})
 
 
 def limit_named(name: str, rules: RuleTable) -> str:

@@ -33,7 +33,7 @@ def add_to(commands: Commands) -> None:
     source = simulate.add_mutually_exclusive_group(required=True)
     calls = "what is called, in order, each as 'METHOD URL COUNT'"
     source.add_argument("--calls", nargs="+", metavar="CALLS", help=calls)
-    log = "a log of requests in place of --calls: CSV with a head, JSON lines (url, method, latency, cost), or HAR"
+    log = "a log of requests in place of --calls: CSV with a head, JSON lines (url, method, latency, cost, body), or HAR"
     source.add_argument("--log", metavar="FILE", help=log)
     simulate.add_argument("--workers", type=int, default=1, metavar="N", help="how many workers (default: 1)")
     latency = "seconds that a call takes, where the log does not tell (default: %(default)s)"
@@ -126,7 +126,7 @@ def _can_draw(path: str) -> None:
 def _draw(path: str, tally: Tally, asks: Sequence[Ask], starts: Sequence[Start], holds: Sequence[Hold]) -> None:
     from nekkar.plot import MOST_WINDOWS, Mark, Panel, draw
 
-    terms = {ask.name: ask.terms.rates for ask in asks if ask.name and ask.terms}
+    terms = {part.name: part.terms.rates for ask in asks for part in ask.parts}
     busiest = sorted(terms, key=lambda name: -tally.limits[name].waited)
     windows: list[tuple[str, Rate]] = [(name, rate) for name in busiest for rate in terms[name]][:MOST_WINDOWS]
     marks = [Mark(one.worker, one.asked / SECOND, one.at / SECOND, one.refused, one.name) for one in starts]

@@ -15,9 +15,9 @@ from nekkar.core.limiter import Nekkar, terms
 from nekkar.core.quota import Quota, micros, whole
 from nekkar.http.feedback import Passage
 from nekkar.rules import RuleTable
+from nekkar.rules.settings import TERMS
 
 _OPTIONS = ("cost", "max_wait")
-_TERMS = ("period", "spacing", "margin", "max_wait")  # what a limit of a table may have of a Nekkar's call
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +97,4 @@ class Gate:
 
 def _terms(name: str, given: Mapping[str, Any]) -> tuple[Quota, float | None]:
     """Read a limit of the table once, not at each request."""
-    return terms(name, given["rate"], **{key: given[key] for key in _TERMS if key in given})
+    return terms(name, given["rate"], **{key: given[key] for key in TERMS if key in given})

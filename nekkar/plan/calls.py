@@ -1,7 +1,8 @@
 """What is to be called: texts such as ``GET https://api.example.com/a 500``, or a log of requests.
 
 A log is CSV with a head, JSON lines, or HAR, told by the file's ending. Of each request these are read: ``url``;
-``method`` (GET unless given); ``latency`` in seconds, of a HAR its ``time``; ``cost`` and ``count`` (1 each).
+``method`` (GET unless given); ``latency`` in seconds, of a HAR its ``time``; ``cost`` (in JSON lines hits by unit too) and
+``count`` (1 each); ``body``, for limits that are named by a field of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.quota import whole
+from nekkar.rules.costs import read_cost
 from nekkar.rules.rule import check_request
 
 MOST_CALLS = 1_000_000
@@ -24,13 +26,17 @@ MOST_CALLS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """``count`` requests alike. ``latency``: seconds from start to end, None where that is not known."""
+    """``count`` requests alike. ``latency``: seconds from start to end, None where that is not known.
+
+    ``cost``: calls, or hits by unit; None where the log does not tell. ``body``: the request's, where a log has it.
+    """
 
     method: str
     url: str
     count: int = 1
     latency: float | None = None
-    cost: int = 1
+    cost: int | Mapping[str, int] | None = None
+    body: str | None = None
 
 
 def read_calls(texts: Iterable[str]) -> list[Call]:
@@ -66,10 +72,21 @@ def _entry(path: str, number: int, entry: object) -> Call:
     where = f"log {shown(path)}, request {number}"
     if not isinstance(entry, Mapping) or not isinstance(entry.get("url"), str) or not entry["url"]:
         raise ConfigurationError(f"{where}: {shown(entry)} has no url")
-    cost, count = (_number(entry.get(key) or 1, f"{where}: {key}") for key in ("cost", "count"))
+    count = _number(entry.get("count") or 1, f"{where}: count")
     method, url = str(entry.get("method") or "GET"), entry["url"]
     _check_request(method, url, where)
-    return Call(method, url, count, _latency(entry.get("latency"), where), cost)
+    cost, body = _cost(entry.get("cost"), where), entry.get("body") or None
+    text = body if body is None or isinstance(body, str) else json.dumps(body)
+    return Call(method, url, count, _latency(entry.get("latency"), where), cost, text)
+
+
+def _cost(given: Any, where: str) -> int | dict[str, int] | None:
+    if isinstance(given, Mapping):
+        try:
+            return read_cost(given)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{where}: {error}") from None
+    return _number(given, f"{where}: cost") if given else None
 
 
 def _check_request(method: str, url: str, where: str) -> None:
@@ -111,7 +128,8 @@ def _har(text: str) -> Iterator[Any]:
     for entry in json.loads(text)["log"]["entries"]:
         request, time = entry["request"], entry.get("time")
         latency = max(0.0, time) / 1000 if isinstance(time, int | float) else None
-        yield {"method": request["method"], "url": request["url"], "latency": latency}
+        body = (request.get("postData") or {}).get("text")
+        yield {"method": request["method"], "url": request["url"], "latency": latency, "body": body}
 
 
 def _lines(text: str) -> Iterator[Any]:

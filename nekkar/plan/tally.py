@@ -13,7 +13,10 @@ LITTLE = 0.05
 
 @dataclass(slots=True)
 class Usage:
-    """The calls of one limit. Times are seconds. ``bounds``: how long was waited for each thing that bound."""
+    """The calls of one limit. Times are seconds. ``bounds``: how long was waited for each thing that bound.
+
+    A call under several limits counts for each; its wait counts for the one that it waited for.
+    """
 
     calls: int = 0
     refused: int = 0
@@ -40,16 +43,18 @@ class Tally:
 
     def add(self, start: Start) -> None:
         """Count a call."""
-        usage = self.limits.setdefault(start.name, Usage())
         self.seconds = max(self.seconds, start.ended / SECOND)
+        usages = [self.limits.setdefault(name, Usage()) for name in start.names or (None,)]
         if start.refused:
-            usage.refused += 1
+            usages[0].refused += 1
             return
-        usage.calls += 1
+        for usage in usages:
+            usage.calls += 1
         self.per_worker[start.worker] += 1
         self.calling += (start.ended - start.at) / SECOND
         waited = (start.at - start.asked) / SECOND
         if start.bound and waited:
+            usage = usages[0]
             usage.waits += 1
             usage.waited += waited
             usage.longest = max(usage.longest, waited)
@@ -58,7 +63,7 @@ class Tally:
     @property
     def calls(self) -> int:
         """How many calls started."""
-        return sum(usage.calls for usage in self.limits.values())
+        return self.per_worker.total()
 
     @property
     def waiting_share(self) -> float:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nekkar.core.cost import CALLS
 from nekkar.core.errors import ConfigurationError, shown
-from nekkar.core.quota import MAX_COUNT, Quota, whole
+from nekkar.core.quota import Quota, whole
 from nekkar.rules.nearest import unknown
 
 Cost = int | Mapping[str, int]
@@ -27,7 +26,7 @@ def read_cost(cost: Any) -> int | dict[str, int]:
     for unit in cost:
         if not isinstance(unit, str) or not _UNIT.fullmatch(unit):
             raise ConfigurationError(f"cost has a unit {shown(unit)}, which is no identifier; {_TABLE}")
-    return {unit: _hits(hits, unit) for unit, hits in cost.items()}
+    return {unit: whole(hits, f"cost in {unit}", least=0) for unit, hits in cost.items()}
 
 
 def read_headroom(headroom: Any) -> float:
@@ -50,16 +49,3 @@ def faults_of_cost(cost: Cost, quotas: Mapping[str, Quota]) -> Iterable[str]:
                     f"cost {hits} {unit} is over the {quota.most(unit)} that a window of limit {shown(name)} has, and"
                     " would never start; give less"
                 )
-
-
-def _hits(value: Any, unit: str) -> int:
-    """Return hits of a unit, from 0."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = -1
-    if isinstance(value, bool) or not 0 <= number <= MAX_COUNT:
-        raise ConfigurationError(
-            f"cost {shown(value)} of {unit} is not a whole number of hits; give one from 0 to {MAX_COUNT}"
-        )
-    return number

@@ -12,7 +12,8 @@ from nekkar.rules.costs import read_headroom
 from nekkar.rules.dialects import Dialect, check_headers
 from nekkar.rules.nearest import unknown
 
-SETTINGS = ("rate", "period", "spacing", "max_wait", "margin", "headers", "refused", "meter", "headroom")
+TERMS = ("period", "spacing", "max_wait", "margin")  # what a limit of a table may have of a Nekkar's call
+SETTINGS = ("rate", *TERMS, "headers", "refused", "meter", "headroom")
 NOT_YET = ("concurrency", "lease")
 METERS = ("openai", "anthropic")
 LEAST_REFUSED, MOST_REFUSED = 400, 599
