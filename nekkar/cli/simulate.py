@@ -33,7 +33,9 @@ def add_to(commands: Commands) -> None:
     source = simulate.add_mutually_exclusive_group(required=True)
     calls = "what is called, in order, each as 'METHOD URL COUNT'"
     source.add_argument("--calls", nargs="+", metavar="CALLS", help=calls)
-    log = "a log of requests in place of --calls: CSV with a head, JSON lines (url, method, latency, cost, body), or HAR"
+    log = (
+        "a log of requests in place of --calls: CSV with a head, JSON lines (url, method, latency, cost, body), or HAR"
+    )
     source.add_argument("--log", metavar="FILE", help=log)
     simulate.add_argument("--workers", type=int, default=1, metavar="N", help="how many workers (default: 1)")
     latency = "seconds that a call takes, where the log does not tell (default: %(default)s)"

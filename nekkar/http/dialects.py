@@ -73,7 +73,7 @@ def _resource(bucket: Bucket, headers: Headers) -> str:
 
 
 def _read_pace(reader: Reader, told: Told, kind: ReportedQuota) -> None:
-    """Read a limit of calls per second, such as ``0.0167``: one call in so long. It is known to half of its last digit."""
+    """Read a limit of calls per second, such as ``0.0167``: one call in so long. It is known to half its last digit."""
     text = told.texts.get("limit", "").strip()
     whole, _, fraction = text.partition(".")
     digits = f"{whole}{fraction}"
@@ -82,6 +82,4 @@ def _read_pace(reader: Reader, told: Told, kind: ReportedQuota) -> None:
         return
     half = 0.5 * 10 ** -len(fraction) if fraction else 0.0
     period = round(SECOND / (int(digits) * 10 ** -len(fraction) + half))
-    reader.budgets.append(
-        ReportedQuota(None, 1, max(1, period), unit=kind.unit, resource=kind.resource, is_pace=True)
-    )
+    reader.budgets.append(ReportedQuota(None, 1, max(1, period), unit=kind.unit, resource=kind.resource, is_pace=True))

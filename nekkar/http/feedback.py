@@ -30,7 +30,6 @@ from nekkar.rules.dialects import Dialect
 
 REFUSED, AWAY, ABSENT, FIRST_ERROR, FIRST_OF_SERVER = 429, 503, 404, 400, 500
 NOTHING = Heard()
-MILLISECOND = SECOND // 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,4 +110,3 @@ class Passage:
 
     def _say(self, kind: str, text: str, *values: object) -> None:
         self.limiter.once.warn(kind, f"limit %r: {text}; said once", self.limit.name, *values)
-

@@ -5,8 +5,8 @@
 - ``39/40`` is what is used, or remains, of a limit. Of ``total=100; remaining=99; resets=41`` the value with the right
   name counts, else the first.
 - A period is a duration (``1m30s``), a number of seconds or the name of a unit.
-- A reset is what ``Retry-After`` may be: a number of seconds, a duration, a point in time. It is known as closely as its
-  last digit tells, to a second or a ms; a point in time to a second.
+- A reset is what ``Retry-After`` may be: a number of seconds, a duration, a point in time. It is known as closely as
+  its last digit tells, to a second or a ms; a point in time to a second.
 
 Pure, and raises for no text whatever: texts are bounded, and no pattern takes exponential time over one.
 """

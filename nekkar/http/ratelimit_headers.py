@@ -6,8 +6,8 @@
   ``X-Rate-Limit`` before them. ``-Used`` or ``-Usage`` serves where ``-Remaining`` is missing, and ``-Period``,
   ``-Interval`` or ``-Window`` tells the period. A name may end in a period (``X-RateLimit-Limit-Hour``) or in
   ``-Requests``, as OpenAI, Anthropic and RapidAPI write it, or in ``-Ms``, ``-Millis`` or ``-Milliseconds``.
-- Several counts are of several buckets where each header has as many (``200,2000`` with ``50,1900``). To one count alone
-  belongs the first of several limits; the others are policies, as the drafts have it.
+- Several counts are of several buckets where each header has as many (``200,2000`` with ``50,1900``). To one count
+  alone belongs the first of several limits; the others are policies, as the drafts have it.
 - A reset is taken for a window's end, but not in names with ``Requests``: the buckets of OpenAI and Anthropic fill bit
   by bit.
 - A limit that is told with its period counts for itself. Else it needs a word of what is left.
@@ -193,9 +193,7 @@ class Reader:
             return limit.period_us
         policies = [terms | {"q": terms.get("q", name)} for name, terms in [*limits, *self._policies] if "w" in terms]
         periods = {
-            window_us(terms)
-            for terms in policies
-            if count(terms["q"]).calls == limit.calls and _is_of_requests(terms)
+            window_us(terms) for terms in policies if count(terms["q"]).calls == limit.calls and _is_of_requests(terms)
         }
         return periods.pop() if len(periods) == 1 else None
 

@@ -1,8 +1,8 @@
 """What is to be called: texts such as ``GET https://api.example.com/a 500``, or a log of requests.
 
 A log is CSV with a head, JSON lines, or HAR, told by the file's ending. Of each request these are read: ``url``;
-``method`` (GET unless given); ``latency`` in seconds, of a HAR its ``time``; ``cost`` (in JSON lines hits by unit too) and
-``count`` (1 each); ``body``, for limits that are named by a field of it.
+``method`` (GET unless given); ``latency`` in seconds, of a HAR its ``time``; ``cost`` (in JSON lines hits by unit too)
+and ``count`` (1 each); ``body``, for limits that are named by a field of it.
 """
 
 from __future__ import annotations

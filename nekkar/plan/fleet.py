@@ -103,13 +103,14 @@ def _parts(call: Call, match: Match, known: dict[str, Quota]) -> list[Part]:
     What a meter would tell of a call is not known here; it counts as nothing. Raises ConfigurationError for a cost that
     a limit would refuse.
     """
-    quotas = []
-    for one in match.parts:
-        quotas.append(known.setdefault(one.name, quota(one.rate_limit, one.period, one.spacing, one.margin)))
+    terms_of = {one.name: quota(one.rate_limit, one.period, one.spacing, one.margin) for one in match.parts}
+    quotas = [known.setdefault(name, terms) for name, terms in terms_of.items()]
     given = merged(call.cost, match.cost)
     units = {CALLS, *(unit for terms in quotas for unit in terms.units)}
     if unit := next((unit for unit in given if unit not in units), None):
-        raise ConfigurationError(f"{call.method} {shown(call.url)}: no limit of it counts {shown(unit)}, which it costs")
+        raise ConfigurationError(
+            f"{call.method} {shown(call.url)}: no limit of it counts {shown(unit)}, which it costs"
+        )
     parts = []
     for one, terms in zip(match.parts, quotas, strict=True):
         costs = {unit: hits for unit, hits in given.items() if unit == CALLS or unit in terms.units}

@@ -32,7 +32,9 @@ def read_cost(cost: Any) -> int | dict[str, int]:
 def read_headroom(headroom: Any) -> float:
     """Return a headroom; ConfigurationError for what is none."""
     if isinstance(headroom, bool) or not isinstance(headroom, int | float) or not 0 <= headroom < 1:
-        raise ConfigurationError(f"headroom {shown(headroom)} is not a part of a limit; give a number from 0 to below 1")
+        raise ConfigurationError(
+            f"headroom {shown(headroom)} is not a part of a limit; give a number from 0 to below 1"
+        )
     return float(headroom)
 
 

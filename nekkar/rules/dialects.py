@@ -71,9 +71,7 @@ BUILT_IN: Mapping[str, Dialect] = {
         )
     ),
     "amazon-sp-api": (Bucket(limit="x-amzn-ratelimit-limit", is_pace=True),),
-    "shopify": (
-        Bucket(limit="x-shopify-shop-api-call-limit", used="x-shopify-shop-api-call-limit", is_window=False),
-    ),
+    "shopify": (Bucket(limit="x-shopify-shop-api-call-limit", used="x-shopify-shop-api-call-limit", is_window=False),),
     "discord": (
         Bucket(
             limit="x-ratelimit-limit",

@@ -1,8 +1,8 @@
 """Rule files: a table in TOML, and every fault of one at once.
 
-A file has ``[limits]``, each a rate or a table of settings, and ``[[rules]]``, each with ``url``, ``limit`` and perhaps
-``methods``, ``cost`` and ``headroom``; it may have ``[dialects]``, and above all of them ``unmatched``. Nothing else, so
-that no misspelled key is ignored.
+A file has ``[limits]``, each a rate or a table of settings, and ``[[rules]]``, each with ``url``, ``limit`` and
+perhaps ``methods``, ``cost`` and ``headroom``; it may have ``[dialects]``, and above all of them ``unmatched``. Nothing
+else, so that no misspelled key is ignored.
 """
 
 from __future__ import annotations

@@ -110,9 +110,7 @@ def nearest_rule(rules: Sequence[Rule], request: Pattern) -> tuple[int, list[str
     return None if best is None else (best, list(_unmet(rules[best].pattern, request)))
 
 
-def near_misses(
-    rules: Iterable[Rule], request: Pattern, lacking: Sequence[NearMiss] = ()
-) -> tuple[NearMiss, ...]:
+def near_misses(rules: Iterable[Rule], request: Pattern, lacking: Sequence[NearMiss] = ()) -> tuple[NearMiss, ...]:
     """Return the closest of the rules that nearly matched a request, in the table's order.
 
     ``lacking``: those whose pattern fits.

@@ -124,7 +124,10 @@ class Index:
         self.queries = self.queries or bool(pattern.query)
 
     def first(self, narrow: Pattern, after: int = -1, is_sure: bool = False) -> int | None:
-        """Return the lowest number over ``after`` whose pattern covers ``narrow``, or None; ``is_sure``: of sure ones."""
+        """Return the lowest number over ``after`` whose pattern covers ``narrow``, or None; ``is_sure``: of sure rules.
+
+        A rule is sure if nothing but its pattern decides whether it matches.
+        """
         best: int | None = None
         skipped: Collection[int] = self.unsure if is_sure else ()
         keys: Collection[Key] = ((None, None), (narrow.port, None))
@@ -139,9 +142,7 @@ class Index:
                             best = self._lower(best, later, narrow, skipped)
         return best
 
-    def _lower(
-        self, best: int | None, numbers: list[int], narrow: Pattern, skipped: Collection[int]
-    ) -> int | None:
+    def _lower(self, best: int | None, numbers: list[int], narrow: Pattern, skipped: Collection[int]) -> int | None:
         """Return the lower of ``best`` and the first of some numbers, ascending, whose pattern covers ``narrow``."""
         for number in numbers:
             if best is not None and number >= best:

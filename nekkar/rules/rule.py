@@ -23,9 +23,9 @@ class Rule:
 
     ``url`` is a pattern ``[scheme://]host[:port][/path][?query]``, see ``nekkar.rules.patterns``. ``limit`` is a
     limit's name, a list of names (all must admit the request; kept as a tuple), or False for explicitly unlimited.
-    ``methods`` ignores case (None: any) and is kept as a sorted tuple. ``cost``: what a request costs, a whole number of
-    calls or a mapping of units to hits; what the call itself says comes before it. ``headroom``: from 0 to below 1, the
-    part of each window that such a request leaves free; it comes before a limit's own.
+    ``methods`` ignores case (None: any) and is kept as a sorted tuple. ``cost``: what a request costs, a whole number
+    of calls or a mapping of units to hits; what the call itself says comes before it. ``headroom``: from 0 to below 1,
+    the part of each window that such a request leaves free; it comes before a limit's own.
     Raises ConfigurationError for what can't be a rule in any table.
     """
 
@@ -97,7 +97,7 @@ def read_limit(limit: object) -> str | tuple[str, ...] | Literal[False]:
     """Return a rule's limit, a list of names as a tuple; ConfigurationError for what is neither a name nor False."""
     if limit is False:
         return False
-    if isinstance(limit, str) or isinstance(limit, Mapping) or not isinstance(limit, Iterable):
+    if isinstance(limit, str | Mapping) or not isinstance(limit, Iterable):
         return read_template(limit).text
     names = tuple(read_template(name).text for name in limit) if not isinstance(limit, bytes) else ()
     if not names:

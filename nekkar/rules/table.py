@@ -3,9 +3,9 @@
 - A request that no rule matches is unlimited, and ``unmatched`` says whether it is sent: see ``unmatched``.
 - A rule is a pattern (see ``patterns``), the name of a limit or a list of names, all of which must admit the request,
   and perhaps some methods and a cost. ``limit=False`` is explicitly unlimited.
-- A limit's name may hold captures, as in ``user-{user}``, headers, as in ``openai-{header:Authorization}``, and fields
-  of the JSON body, as in ``openai-{json:model}``: each value is then a limit of its own (see ``names``). The name in the
-  rule is spelled as in ``limits``. A rule whose limit needs a field that the request lacks does not match.
+- A limit's name may hold captures, as in ``user-{user}``, headers, as in ``openai-{header:Authorization}``, and
+  fields of the JSON body, as in ``openai-{json:model}``: each value is then a limit of its own (see ``names``). The
+  name in the rule is spelled as in ``limits``. A rule whose limit needs a field that the request lacks does not match.
 - A table is checked when it is built: an unknown limit, a bad rate, a capture the pattern lacks, a rule
   that an earlier one hides, a template that can spell another limit's name. Errors begin with
   ``rules[3]:`` or ``limits['name']:``, counted from 0, after the file's name if they come from one.
@@ -22,9 +22,9 @@ from functools import lru_cache
 from typing import Any, Self
 
 from nekkar.core.errors import ConfigurationError, counted
-from nekkar.rules.fields import Body
 from nekkar.rules.checks import attempt, check, numbered, raised
 from nekkar.rules.dialects import Dialect
+from nekkar.rules.fields import Body
 from nekkar.rules.files import load, read_table
 from nekkar.rules.match import Candidates, Match, Unnamed, outcome_of
 from nekkar.rules.names import Headers
@@ -46,8 +46,8 @@ class RuleTable:
     and any of ``period``, ``spacing``, ``max_wait``, ``margin``, ``headers``, ``refused``, ``meter``, ``headroom``.
     ``unmatched``: a request that no rule matches is sent unlimited (``"ignore"``), or with one WARNING for each host
     (``"warn"``), or is refused before it is sent (``"error"``). ``dialects``: response headers of your own, by name,
-    each a dict with any of ``limit``, ``remaining``, ``used``, ``reset``, ``period`` (names of headers) and ``unit``, or
-    a list of such. Immutable, shared by threads, picklable; equal where all four are.
+    each a dict with any of ``limit``, ``remaining``, ``used``, ``reset``, ``period`` (names of headers) and ``unit``,
+    or a list of such. Immutable, shared by threads, picklable; equal where all four are.
     Raises ConfigurationError, naming the rule or the limit, for the first fault.
     """
 
@@ -175,12 +175,12 @@ class RuleTable:
         return bool(self._templates[limit].captures)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remade, (type(self), *self._given)
+        return _remade, (type(self), *self._given())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RuleTable):
             return NotImplemented
-        return self._given == other._given
+        return self._given() == other._given()
 
     def __hash__(self) -> int:
         return hash((self.rules, self.unmatched))
@@ -188,7 +188,6 @@ class RuleTable:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {counted(len(self.rules), 'rule')}, {counted(len(self.limits), 'limit')}>"
 
-    @property
     def _given(self) -> tuple[Any, ...]:
         return self.rules, self.limits, self.unmatched, self.dialects
 

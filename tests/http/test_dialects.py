@@ -323,7 +323,11 @@ def test_nonsense_is_a_fault(dialect: str, headers: dict[str, str]) -> None:
 
 
 NAMES = st.sampled_from(sorted({name for _, headers, _ in SERVICES for name in headers}))
-ODD = st.text() | st.from_regex(r"\A[0-9:/=;, .a-z*-]*\Z") | st.sampled_from([v for _, h, _ in SERVICES for v in h.values()])
+ODD = (
+    st.text()
+    | st.from_regex(r"\A[0-9:/=;, .a-z*-]*\Z")
+    | st.sampled_from([v for _, h, _ in SERVICES for v in h.values()])
+)
 
 
 @given(st.sampled_from(sorted(BUILT_IN)), st.dictionaries(NAMES, ODD, max_size=6))
@@ -366,7 +370,9 @@ def test_what_is_of_another_bucket_or_unit_is_kept_apart() -> None:
     assert heard(reading, core).budgets == ()
     assert [one.limit for one in heard(reading, core).others] == [30]
     assert heard(reading, core).pause_us() == 60 * S
-    errors = told_by(Given({"X-ESI-Error-Limit-Remain": "0", "X-ESI-Error-Limit-Reset": "42"}), BUILT_IN["esi"], (), NOW)
+    errors = told_by(
+        Given({"X-ESI-Error-Limit-Remain": "0", "X-ESI-Error-Limit-Reset": "42"}), BUILT_IN["esi"], (), NOW
+    )
     assert heard(errors, core).others == ()
     assert heard(errors, core).pause_us() == 42 * S
 

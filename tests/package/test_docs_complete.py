@@ -15,7 +15,7 @@ from nekkar.cli import _parser
 from nekkar.core.cache.redaction import SCHEMES
 from nekkar.core.events import Event
 from nekkar.plan.calls import _READERS
-from nekkar.rules.checks import SETTINGS
+from nekkar.rules.settings import SETTINGS
 from tests.support.pages import DOCS
 
 EVENTS = [kind.__name__ for kind in get_args(Event)]

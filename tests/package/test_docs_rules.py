@@ -21,11 +21,15 @@ AZURE = "https://RESOURCE.openai.azure.com/openai/deployments/gpt-4o/chat/comple
 MEANT: dict[str, tuple[str, ...]] = {
     # services
     "https://api.openai.com/v1/chat/completions": (f"POST {OPENAI}",),
+    "https://api.openai.com/v1/*": (f"POST {OPENAI}", "POST https://api.openai.com/v1/embeddings"),
+    "https://www.googleapis.com/youtube/v3/search": ("https://www.googleapis.com/youtube/v3/search?part=snippet&q=a",),
+    "https://www.googleapis.com/youtube/v3/*": ("https://www.googleapis.com/youtube/v3/videos?part=snippet&id=a",),
     "*.openai.azure.com/openai/deployments/{deployment}/*": (f"POST {AZURE}",),
     "https://api.anthropic.com/v1/messages": ("POST https://api.anthropic.com/v1/messages",),
     "https://api.github.com": (
         "https://api.github.com/repos/psf/requests/issues?page=2",
         "https://api.github.com/users",
+        "POST https://api.github.com/repos/psf/requests/issues",
     ),
     "api.github.com": ("https://api.github.com/repos/psf/requests", GITHUB_SEARCH),
     "https://api.github.com/search/*": (GITHUB_SEARCH, "https://api.github.com/search/issues?q=is:open"),
@@ -79,7 +83,8 @@ def rules_of(fence: Fence) -> Iterator[Rule]:
     """Yield the rules of a fence, in order, each of no limit."""
     if fence.language == "toml":
         for entry in tomllib.loads(fence.code).get("rules", []):
-            yield Rule(entry["url"], False, methods=entry.get("methods"))
+            if "{json:" not in str(entry["limit"]):  # such a rule needs a body, and hides no other
+                yield Rule(entry["url"], False, methods=entry.get("methods"))
         return
     calls = [node for node in ast.walk(ast.parse(fence.code)) if isinstance(node, ast.Call)]
     rules = [call for call in calls if getattr(call.func, "id", "") == "Rule"]

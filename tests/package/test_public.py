@@ -52,22 +52,29 @@ nekkar
     await .release_async()
     .reset()
     await .reset_async()
-  Match(name, rule, rate_limit, period=None, spacing=0.0, max_wait=None, margin=None, headers=False)
+  Match(name, rule, rate_limit, period=None, spacing=0.0, max_wait=None, margin=None, headers=False, refused=(), meter=None, own_headroom=None, limit='', also=())
+    .names
+    .parts
+    .cost
+    .headroom
     .options
   Nekkar(cache=None, *, clock='auto', on_cache_error='raise', local_share=1.0, max_hold=3600.0)
     .__call__(name, rate_limit, *, period=None, spacing=0.0, max_wait=None, margin=None)
     .listen(callback)
     .now_us()
   NekkarError: Exception
-  Rule(url, limit, *, methods=None)
-  RuleTable(rules, limits=None, *, unmatched='warn')
+  Rule(url, limit, *, methods=None, cost=None, headroom=None)
+    .limits
+  RuleTable(rules, limits=None, *, unmatched='warn', dialects=None)
     .from_file(path)
     .from_dict(mapping)
     .unmatched
-    .resolve(method, url, headers=None)
-    .match(method, url, headers=None)
-    .route(method, url, headers=None)
-    .explain(method, url, headers=None)
+    .needs_body
+    .resolve(method, url, headers=None, body=None)
+    .match(method, url, headers=None, body=None)
+    .route(method, url, headers=None, body=None)
+    .explain(method, url, headers=None, body=None)
+    .dialect(name)
     .limit_named(name)
     .is_template(limit)
   Status(name, windows, next_at, hold_until, waiting, at=0.0, last_at=None)
@@ -220,7 +227,7 @@ nekkar.progress
     .__call__(event)
 nekkar.opentelemetry
   instrument(limiter, rules=None, meter_provider=None)
-"""
+"""  # noqa: E501
 
 # No page of the reference lists what these show: it may change.
 PRIVATE = {"cli", "demo", "http", "plan", "plot", "tables"}

@@ -64,7 +64,9 @@ def test_without_a_field_and_without_another_rule_nothing_matches() -> None:
     """The table says what becomes of such a request; the error tells what was lacking."""
     table = RuleTable([Rule("h", "{json:model}")], {"{json:model}": 5}, unmatched="error")
     assert table.match("POST", "https://h/") is None
-    with pytest.raises(ConfigurationError, match=r"rules\[0\], 'h', whose limit needs a field that the JSON body lacks"):
+    with pytest.raises(
+        ConfigurationError, match=r"rules\[0\], 'h', whose limit needs a field that the JSON body lacks"
+    ):
         table.route("POST", "https://h/")
     match = table.route("POST", "https://h/", None, b'{"model": "m"}')
     assert match is not None
@@ -97,7 +99,9 @@ def test_a_body_is_read_only_if_a_rule_asks_for_it_and_once(monkeypatch: pytest.
     """Other hosts, and tables without such limits, never look at it."""
     read = []
     loads = json.loads
-    monkeypatch.setattr("nekkar.rules.fields.json.loads", lambda *args, **more: read.append(args) or loads(*args, **more))
+    monkeypatch.setattr(
+        "nekkar.rules.fields.json.loads", lambda *args, **more: read.append(args) or loads(*args, **more)
+    )
     body = b'{"model": "gpt-5"}'
     plain = RuleTable([Rule("api.openai.com", "rest")], {"rest": 5})
     assert plain.resolve("POST", URL, None, body) == "rest"

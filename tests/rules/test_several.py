@@ -28,7 +28,12 @@ def test_a_match_has_each_limit_with_its_settings() -> None:
         assert (match.name, made.resolve("GET", "https://h/")) == ("write", "write")
         assert (match.cost, match.headroom) == ({"calls": 2}, 0.2)
         first, second = match.parts
-        assert (first.rate_limit, first.limit, first.headers, first.refused) == ("80/minute; 500/hour", "write", False, ())
+        assert (first.rate_limit, first.limit, first.headers, first.refused) == (
+            "80/minute; 500/hour",
+            "write",
+            False,
+            (),
+        )
         assert (second.name, second.options, second.headers) == ("github", {"max_wait": 9}, "github")
         assert (second.refused, second.own_headroom) == ((403,), 0.1)
 
