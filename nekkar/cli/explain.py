@@ -79,9 +79,10 @@ def _outcome(max_wait: float | None, status: Status) -> str:
 
 def _as_json(told: Explanation, statuses: list[Status]) -> dict[str, Any]:
     """Return what is told; of several limits, ``limit`` and ``status`` are the first's."""
-    rule = told.rule and {"number": told.number, "url": told.rule.url, "limit": told.rule.limit}
-    if rule and told.rule:
-        rule |= {"cost": told.rule.cost, "headroom": told.rule.headroom}
+    rule: dict[str, Any] | None = None
+    if told.rule:
+        more = {"cost": told.rule.cost, "headroom": told.rule.headroom}
+        rule = {"number": told.number, "url": told.rule.url, "limit": told.rule.limit, **more}
     limits = [_limit_as_json(match) for match in told.match.parts] if told.match else []
     near = [{"number": miss.number, "url": miss.rule.url, "why_not": list(miss.why_not)} for miss in told.near]
     now = list(map(as_json, statuses))

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from nekkar.core.errors import shown
 from nekkar.core.limiter import Admission, Limit, Nekkar
 from nekkar.core.quota import SECOND
-from nekkar.core.window.feedback import Feedback
+from nekkar.core.window.feedback import Feedback, lower_rate, window_of
 from nekkar.http.buckets import Heard, heard, longest_reset
 from nekkar.http.dialects import told_by
-from nekkar.http.header_values import Headers
+from nekkar.http.header_values import Headers as Headers  # for those that import it from here
 from nekkar.http.ratelimit_headers import MILLISECOND
 from nekkar.http.retry_after import wait_us
 from nekkar.rules.dialects import Dialect
@@ -86,6 +86,9 @@ class Passage:
             what = "its service tells '%s', a bucket other than %s, which is ignored; if it is this limit's, write the"
             remedy = "service's own limit in the rate, and headroom to stay under it"
             self._say("other bucket", f"{what} {remedy}", told.others[0], quota)
+        if lower := next((one for one in told.budgets if lower_rate(one, quota)), None):
+            what = "its service tells '%s', lower than %s, which is kept for a period; write the service's own limit in"
+            self._say("lower limit", f"{what} the rate", lower, window_of(lower, quota))
         until = longest_reset(told.budgets) or 0
         if until > most:
             what = "nothing remains for %g s, says its service; held for max_hold, %g s, at most"

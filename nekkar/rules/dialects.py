@@ -51,7 +51,7 @@ Dialect = tuple[Bucket, ...]
 
 def _named(prefix: str, suffix: str = "", units: tuple[str, ...] = (CALLS,), **more: Any) -> Bucket:
     """Return the bucket of three headers whose names differ in one word."""
-    words = {word: f"{prefix}{word}{suffix}" for word in ("limit", "remaining", "reset")}
+    words: dict[str, Any] = {word: f"{prefix}{word}{suffix}" for word in ("limit", "remaining", "reset")}
     return Bucket(**words, units=units, **more)
 
 
@@ -196,6 +196,6 @@ def _faults_of(table: object) -> Iterator[str]:
 
 
 def _bucket(table: Mapping[str, str]) -> Bucket:
-    names = {key: table[key].lower() for key in HEADERS if key in table}
+    names: dict[str, Any] = {key: table[key].lower() for key in HEADERS if key in table}
     unit = table.get("unit", CALLS)
     return Bucket(**names, units=(CALLS if unit.lower() in OF_CALLS else unit,))

@@ -76,11 +76,6 @@ class Unnamed:
     by_url: bool
     captured: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """The fields of the body that the names need."""
-        return tuple(dict.fromkeys(field for _, template in self.parts for field in template.fields))
-
     def found(self, request: Pattern) -> Match | Unnamed:
         """Return the request's match; one that headers or the body name stays unnamed."""
         known = captured(self.places, request)

@@ -149,11 +149,12 @@ class RuleTable:
         for at in self._covering(request):
             found = self._outcome(at, request)
             named = found.values(headers, content) if isinstance(found, Unnamed) else {}
-            if named is not None:
+            if not isinstance(found, Unnamed) or named is not None:
                 number, rule = at, self.rules[at]
-                values = captured(rule.pattern.places(), request) | named
+                values = captured(rule.pattern.places(), request) | (named or {})
                 break
-            lacking.append(lacks_fields(at, self.rules[at], [name for name in found.fields if not content.field(name)]))
+            fields = [name for _, template in found.parts for name in template.fields if not content.field(name)]
+            lacking.append(lacks_fields(at, self.rules[at], list(dict.fromkeys(fields))))
         near = near_misses(self.rules[:number], request, lacking)
         match = self.match(method, url, headers, body)
         return Explanation(_text(method).upper(), _text(url), number, rule, values, match, near, self.unmatched)

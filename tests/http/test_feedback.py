@@ -143,6 +143,40 @@ def test_what_holds_and_for_how_long(limiter: Nekkar, status: int, headers: dict
     assert held(limiter) == hold
 
 
+REFUSED = RuleTable([Rule("*", "all")], {"all": {"rate": RATE, "refused": [403, 418, 429, 529]}})
+NOTHING_LEFT = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "30"}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "hold"),
+    [
+        (403, {"Retry-After": "60"}, 60),
+        (418, {"Retry-After": "120"}, 120),
+        (529, {"Retry-After": "5"}, 5),
+        (403, {"Retry-After-Ms": "1500"}, 1.5),
+        (403, NOTHING_LEFT, 30),
+        (529, NOTHING_LEFT, 30),
+        (403, {"X-RateLimit-Limit": "30", **NOTHING_LEFT}, 30),  # of another bucket
+        (403, {"X-RateLimit-Remaining": "4987", "X-RateLimit-Reset": "30"}, 0),
+        (403, {}, 0),
+        (403, {"Retry-After": "soon"}, 0),
+        (529, {}, 0),
+        (420, {"Retry-After": "60"}, 0),
+        (429, {}, 10),
+        (200, {"Retry-After": "60", **NOTHING_LEFT}, 0),
+    ],
+)
+def test_other_statuses_are_refusals_where_the_limit_says_so_and_the_answer_how_long(
+    status: int, headers: dict[str, str], hold: float, limiter: Nekkar
+) -> None:
+    """``refused``: GitHub's 403, Binance's 418, Anthropic's 529. A 403 for a missing permission holds nobody."""
+    with requests.Session() as session:
+        session.mount("https://", NekkarAdapter(limiter, REFUSED, Canned(status, headers)))
+        session.get(URL)
+    assert held(limiter) == hold
+    assert limiter("all", RATE).status().windows[0].used == 1
+
+
 @pytest.mark.parametrize("face", FACES, ids=str)
 def test_every_face_hears(face: Face, limiter: Nekkar, clock: FakeClock) -> None:
     """httpx and httpx2, sync, asyncio and trio: the answer comes back as it is, and the limit is held."""

@@ -262,6 +262,22 @@ class TestExplain:
         assert "now: the call would wait" in out
         assert "s: the limit is held" in out
 
+    def test_each_of_several_limits_and_the_body_are_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """With the cost; in JSON ``limit`` is the first."""
+        Path("several.toml").write_text(
+            "[limits]\nall = 5\n'model-{json:model}' = { rate = '9/second', headers = 'openai', refused = [403] }\n"
+            "[[rules]]\nurl = 'x.y'\nlimit = ['model-{json:model}', 'all']\ncost = 2\nheadroom = 0.5\n"
+        )
+        request = ["explain", "POST", "https://x.y/", "--rules", "several.toml"]
+        out = told(capsys, *request, "--body", '{"model": "m"}')
+        for text in ("captured {json:model} = 'm'", "limit 'model-m', from", "limit 'all'", "cost 2", "headroom 0.5"):
+            assert text in out
+        assert "the JSON body has no field 'model'" in told(capsys, *request)
+        found = as_json(capsys, *request, "--body", '{"model": "m"}')
+        assert found["limit"] == {"name": "model-m", "rate": "9/second", "headers": "openai", "refused": [403]}
+        assert [limit["name"] for limit in found["limits"]] == ["model-m", "all"]
+        assert (found["rule"]["cost"], found["rule"]["headroom"]) == (2, 0.5)
+
     def test_a_cache_that_is_away_does_not_keep_it_from_explaining(self, capsys: pytest.CaptureFixture[str]) -> None:
         """The rule first, then what is wrong with the cache."""
         away = ["--cache", "memcached://127.0.0.1:1"]

@@ -116,6 +116,66 @@ class TestFleet:
         assert [start.at for start in run([ask] * 5, 1)] == [0, 0, 1_050_000, 1_050_000, 2_100_000]
 
 
+class TestSeveral:
+    """Calls under several limits, and costs in units."""
+
+    TABLE = RuleTable(
+        [
+            Rule("*/write", ["write", "all"], cost={"calls": 1}),
+            Rule("*/model", "model-{json:model}", cost={"tokens": 40}),
+            Rule("*/metered", "metered"),
+            Rule("*", "all"),
+        ],
+        {
+            "write": "1/second",
+            "all": "3 per 2 s",
+            "model-{json:model}": "100 tokens per 10 s",
+            "metered": {"rate": "5/second; 100 tokens/second", "meter": "openai"},
+        },
+    )
+
+    def starts(self, *calls: Call, workers: int = 5, holds: Iterable[Hold] = ()) -> list[Start]:
+        return list(run(asked(calls, self.TABLE, 0.0), workers, list(holds)))
+
+    def test_each_limit_is_kept(self) -> None:
+        """And what binds is the one that was waited for."""
+        starts = self.starts(Call("POST", f"{URL}/write", 3), Call("GET", f"{URL}/read", 3))
+        assert [start.at for start in starts if start.name == "write"] == [0, 1_050_000, 2_100_000]
+        assert not spans_broken(sorted(start.at for start in starts), 3, 2 * SECOND)
+        assert {start.names for start in starts} >= {("write", "all"), ("all",)}
+        tally = tallied(starts, 5)
+        assert (tally.calls, tally.limits["write"].calls, tally.limits["all"].calls) == (6, 3, 6)
+
+    def test_units_are_kept(self) -> None:
+        """Each model has a limit of its own; two calls of 40 tokens fit into 100."""
+        calls = [Call("POST", f"{URL}/model", 3, body=f'{{"model": "{model}"}}') for model in "ab"]
+        starts = self.starts(*calls, workers=6)
+        for model in "ab":
+            at = [start.at for start in starts if start.name == f"model-{model}"]
+            assert at == [0, 0, 10_050_000]
+        assert {start.bound for start in starts} == {None, "100 tokens per 10 s"}
+
+    def test_the_cost_of_a_call_comes_before_its_rules(self) -> None:
+        """Unit by unit."""
+        call = Call("POST", f"{URL}/model", 2, cost={"tokens": 60}, body='{"model": "a"}')
+        assert [start.at for start in self.starts(call)] == [0, 10_050_000]
+
+    def test_what_a_meter_would_tell_counts_as_nothing(self) -> None:
+        """The calls count all the same."""
+        assert max(start.at for start in self.starts(Call("POST", f"{URL}/metered", 6), workers=6)) == 1_050_000
+
+    @pytest.mark.parametrize("cost", [{"points": 1}, {"tokens": 101}])
+    def test_a_cost_that_its_limit_would_refuse_is_bad_usage(self, cost: dict[str, int]) -> None:
+        """As in earnest."""
+        with pytest.raises(ConfigurationError):
+            self.starts(Call("POST", f"{URL}/model", cost=cost, body='{"model": "a"}'))
+
+    def test_a_hold_of_one_holds_all_that_fall_under_it(self) -> None:
+        """Their slots in other limits are given back too."""
+        starts = self.starts(Call("POST", f"{URL}/write", 4), workers=2, holds=[Hold("all", SECOND // 2, 4 * SECOND)])
+        assert [start.at for start in starts] == [0, 4_500_000, 5_550_000, 6_600_000]
+
+
 class TestAgreement:
     """A plan on paper and in earnest."""
 
@@ -203,6 +263,21 @@ class TestLogs:
         (tmp_path / name).write_text(text)
         expected = [Call("GET", "https://x.y/a", latency=0.5), Call("POST", "https://x.y/b", cost=3)]
         assert read_log(str(tmp_path / name)) == expected
+
+    def test_bodies_and_units_are_read(self, tmp_path: Path) -> None:
+        """A body as text or as JSON, a cost as a table; of a HAR what was posted."""
+        lines = [{"url": "https://x.y/a", "cost": {"tokens": 5}, "body": body} for body in ({"m": 1}, '{"m": 1}')]
+        (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        assert (
+            read_log(str(tmp_path / "log.jsonl"))
+            == [Call("GET", "https://x.y/a", cost={"tokens": 5}, body='{"m": 1}')] * 2
+        )
+        request = {"method": "POST", "url": "https://x.y/a", "postData": {"text": '{"m": 1}'}}
+        (tmp_path / "log.har").write_text(json.dumps({"log": {"entries": [{"request": request}]}}))
+        assert read_log(str(tmp_path / "log.har")) == [Call("POST", "https://x.y/a", body='{"m": 1}')]
+        (tmp_path / "log.jsonl").write_text('{"url": "https://x.y/a", "cost": {"tokens": -5}}')
+        with pytest.raises(ConfigurationError, match="request 1: cost in tokens -5"):
+            read_log(str(tmp_path / "log.jsonl"))
 
     def test_har_is_read(self, tmp_path: Path) -> None:
         """Its times are milliseconds; a negative one is that of a request that was broken off, and no time is none."""
