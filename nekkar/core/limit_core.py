@@ -86,7 +86,7 @@ class LimitCore:
         return Status(self.name, windows, next_at, held, self.waiting, now / SECOND, last)
 
     def _window(self, hits: HitLog, rate: Rate, most: int, now: int) -> Window:
-        """Return how a window stands; ``most``: the lower limit that its service told, what is over it counts as used."""
+        """Return how a window stands. Its service may have told a lower limit: what is over ``most`` counts as used."""
         used = hits.of(rate.unit).count_since(now - rate.period_us)
         if rate.unit == CALLS:
             used = max(0, used - sum(line.prefetched.left for line in self._own_lines()))

@@ -24,6 +24,7 @@ from nekkar.core.window.codec import LONGEST_STATE, MAGIC, MOST_BACK_US, VERSION
 from nekkar.core.window.hits import HitLog, column
 from nekkar.core.window.rejections import MOST_DOUBLINGS, Rejections
 from nekkar.core.window.state import MAX_RATES, MAX_TERMS, MOST_HORIZON_US, Grant, LimitState, Place
+from nekkar.core.window.told import MOST_TOLD, ToldRates
 from tests.window.drawing import HORIZON, NOW, S, new_state
 
 CORPUS = Path(__file__).parents[1] / "corpus"
@@ -209,6 +210,7 @@ FULL_IN_UNITS = replace(
     places=(PLACE, PLACE._replace(owner=9, cost=Cost(2, (("tokens", 900),)), terms=(TOKENS, 7))),
     rates=TOKENS,
     settles_from=22,
+    told=ToldRates(((2 * S, Rate(2 * S, 3, "tokens"), NOW), (5 * S, Rate(9 * S, 3), NOW))),
 )
 
 
@@ -235,6 +237,13 @@ def test_a_limit_of_calls_alone_pays_nothing_for_units() -> None:
         replace(FULL_IN_UNITS, places=(PLACE._replace(cost=Cost(1, (("tokens", 1001),)), terms=(TOKENS, 7)),)),
         replace(FULL_IN_UNITS, places=(PLACE._replace(cost=Cost(1, (("points", 1),)), terms=(TOKENS, 7)),)),
         replace(FULL_IN_UNITS, rates=(Rate(S, 5), Rate(2 * S, 0, "tokens"))),
+        replace(FULL, told=ToldRates(((S, Rate(S, 0), NOW),))),
+        replace(FULL, told=ToldRates(((S, Rate(0, 5), NOW),))),
+        replace(FULL, told=ToldRates(((0, Rate(S, 5), NOW),))),
+        replace(FULL, told=ToldRates(((S, Rate(S, 5), LATEST_US + 1),))),
+        replace(FULL, told=ToldRates(((S, Rate(S, 5, "not a name"), NOW),))),
+        replace(FULL, told=ToldRates(((2 * S, Rate(S, 5), NOW), (S, Rate(S, 5), NOW)))),
+        replace(FULL, told=ToldRates(tuple((S + n, Rate(S, 5), NOW) for n in range(MOST_TOLD + 1)))),
     ],
 )
 def test_units_out_of_bounds_are_refused(altered: LimitState) -> None:

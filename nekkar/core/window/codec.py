@@ -20,8 +20,8 @@ from nekkar.core.errors import CacheError, CorruptLog, counted
 from nekkar.core.quota import MAX_PERIOD, Quota, Rate
 from nekkar.core.window import codec_v1
 from nekkar.core.window.checks import check, checked_rates
-from nekkar.core.window.codec_units import UNIT_TERMS, terms_in_units, unit_sections, with_unit_sections
 from nekkar.core.window.codec_told import told_of, told_section
+from nekkar.core.window.codec_units import UNIT_TERMS, terms_in_units, unit_sections, with_unit_sections
 from nekkar.core.window.hits import HitLog
 from nekkar.core.window.rejections import NONE, Rejections
 from nekkar.core.window.sections import column_bytes, column_of, section, sections

@@ -39,7 +39,7 @@ def told_of(found: Mapping[int, tuple[int, memoryview]]) -> ToldRates:
         window_us, period_us, count, until, length = _ROW.unpack_from(raw, at)
         at += _ROW.size + length
         unit = raw[at - length : at].decode("ascii")
-        is_sound = MIN_PERIOD <= min(window_us, period_us) and max(window_us, period_us) <= MAX_PERIOD
+        is_sound = min(window_us, period_us) >= MIN_PERIOD and max(window_us, period_us) <= MAX_PERIOD
         if not (is_sound and 1 <= count <= MAX_COUNT and until <= LATEST_US and _is_unit(unit) and at <= len(raw)):
             raise CorruptLog("what its service told is out of bounds")
         rates.append((window_us, Rate(period_us, count, unit), until))

@@ -62,8 +62,8 @@ class LimitState:
     slot before this instant. ``margin_us``, ``horizon_us``, ``spacing_us``: the largest in use; ``rates``: all in use,
     by period. ``written_at``: when the newest write was sent, by its writer's clock (0: never written).
     ``assumed_until``: hits up to this time may be guesses made after a loss. ``rejections``: what its service's
-    refusals taught. ``told``: the lower rates that its service told. ``settles_from``: from this instant on, hits of calls may be given back long after their slot (0:
-    never); see ``settlement.py``.
+    refusals taught. ``settles_from``: from this instant on, hits of calls may be given back long after their slot (0:
+    never); see ``settlement.py``. ``told``: the lower rates that its service told.
     """
 
     epoch: int
@@ -87,7 +87,8 @@ class LimitState:
     def retention_us(self) -> int:
         """How long a hit matters: the longest period or spacing, the margin, and 1 s for clocks that differ."""
         longest = self.rates[-1].period_us if self.rates else 0
-        return max(longest, self.spacing_us, self.told.longest_us) + max(self.margin_us, self.rejections.margin_us) + SECOND
+        margin = max(self.margin_us, self.rejections.margin_us)
+        return max(longest, self.spacing_us, self.told.longest_us) + margin + SECOND
 
     @property
     def matters_until(self) -> int:

@@ -19,7 +19,7 @@ RENEWED_PART = 8
 
 @dataclass(frozen=True, slots=True)
 class ToldRates:
-    """``rates``: (the period of the window that was told of, the rate that was told, until when it is kept), in order."""
+    """``rates``, in order: the period of the window that was told of, the rate that was told, until when it is kept."""
 
     rates: tuple[tuple[int, Rate, int], ...] = ()
 
