@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -97,11 +98,14 @@ def test_other_values_give_other_names(value: object) -> None:
 
 def test_a_body_is_read_only_if_a_rule_asks_for_it_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other hosts, and tables without such limits, never look at it."""
-    read = []
+    read: list[object] = []
     loads = json.loads
-    monkeypatch.setattr(
-        "nekkar.rules.fields.json.loads", lambda *args, **more: read.append(args) or loads(*args, **more)
-    )
+
+    def counted(content: bytes, **more: Any) -> Any:
+        read.append(content)
+        return loads(content, **more)
+
+    monkeypatch.setattr("nekkar.rules.fields.json.loads", counted)
     body = b'{"model": "gpt-5"}'
     plain = RuleTable([Rule("api.openai.com", "rest")], {"rest": 5})
     assert plain.resolve("POST", URL, None, body) == "rest"
