@@ -303,6 +303,16 @@ def test_a_small_difference_waits_until_it_matters() -> None:
     assert apply_feedback(log, large, told(ReportedQuota(49)), NOW).hits.count_since(NOW - S) == 4951
 
 
+def test_what_others_used_without_a_reset_counts_in_no_shorter_window() -> None:
+    """When they called is not told; in a second they may have used nothing. With a reset it is known."""
+    limit = quota("20/s; 100/120s")
+    log = apply_feedback(log_of(limit, (0, 1)), limit, told(ReportedQuota(60, 100, 120 * S)), NOW)
+    assert [log.hits.count_since(NOW - period) for period in (S, 60 * S, 120 * S)] == [1, 1, 40]
+    assert slot_of(log, limit, 1, NOW) == NOW
+    log = apply_feedback(log_of(limit, (0, 1)), limit, told(ReportedQuota(60, 100, reset_us=120 * S)), NOW)
+    assert log.hits.count_since(NOW - S) == 40
+
+
 def test_nothing_left_holds_until_the_reset() -> None:
     """The log thought that 99 remain: nobody calls for 30 s; told no reset, nobody for a period."""
     log = apply_feedback(log_of(HUNDRED, (0, 1)), HUNDRED, told(ReportedQuota(0, 100, reset_us=30 * S)), NOW)

@@ -133,7 +133,12 @@ def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback,
     own = log.hits.of(rate.unit).count_between(word.sent_at - rate.period_us + begun - margin, now + margin)
     own -= refused and rate.unit == CALLS and begun > rate.period_us // MARGIN_PART
     foreign = count - own - remaining
-    reset = rate.period_us if budget.reset_us is None else max(budget.reset_us, budget.grain_us)
+    if budget.reset_us is None:
+        # When others used them is not told: in a shorter window, which has a word of its own, they do not count.
+        shorter = [one.period_us + margin for one in quota.rates if one.unit == rate.unit and one < rate]
+        reset = rate.period_us - min(max(shorter, default=0), rate.period_us)
+    else:
+        reset = max(budget.reset_us, budget.grain_us)
     is_told = remaining == 0 and budget.reset_us is not None
     if is_told and (foreign > 0 or reset > rate.period_us or (refused and not word.pause_us)):
         log = with_hold(log, now + min(reset, word.most_us))
