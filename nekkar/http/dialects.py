@@ -7,6 +7,7 @@ Pure, and raises for no text whatever.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 
 from nekkar.core.quota import SECOND
 from nekkar.core.window.feedback import ReportedQuota
@@ -43,15 +44,14 @@ def _standard(headers: Headers) -> dict[str, str]:
 
 def _told(bucket: Bucket, headers: Headers) -> Iterator[tuple[Told, str]]:
     """Yield the texts of a bucket, and the resource that they name; of each suffix, where its names have one."""
-    names = {role: name for role in HEADERS if (name := getattr(bucket, role))}
-    starred = [name for name in names.values() if name.endswith(SUFFIX) and name != SUFFIX]
-    for suffix in _suffixes(starred[0].removesuffix(SUFFIX), headers) if starred else ("",):
+    names, prefix = _names(bucket)
+    for suffix in _suffixes(prefix, headers) if prefix else ("",):
         told = Told({}, {})
-        for role, name in names.items():
+        for role, name in names:
             if name == SUFFIX:
                 told.texts[role] = suffix
                 continue
-            full = name.removesuffix(SUFFIX) + suffix
+            full = name.removesuffix(SUFFIX) + suffix if suffix else name
             text = headers.get(full)
             if text is not None:
                 value, limit = parts_of(bounded(text).strip(), role)
@@ -60,6 +60,14 @@ def _told(bucket: Bucket, headers: Headers) -> Iterator[tuple[Told, str]]:
                     told.add("limit", full, limit)
         if any(role in told.texts for role in ("limit", "remaining", "used")):
             yield told, suffix if bucket.resource == SUFFIX else _resource(bucket, headers)
+
+
+@lru_cache(256)
+def _names(bucket: Bucket) -> tuple[tuple[tuple[str, str], ...], str]:
+    """Return the headers of a bucket by what they tell, and what those that end in a suffix begin with."""
+    names = tuple((role, name) for role in HEADERS if (name := getattr(bucket, role)))
+    starred = (name.removesuffix(SUFFIX) for _, name in names if name.endswith(SUFFIX) and name != SUFFIX)
+    return names, next(starred, "")
 
 
 def _suffixes(prefix: str, headers: Headers) -> list[str]:

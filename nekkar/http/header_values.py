@@ -23,6 +23,7 @@ from nekkar.http.retry_after import left_us, point_us, span_us
 
 NOTHING = "nothing"
 MOST_TEXT, MOST_ITEMS = 2000, 32  # characters and members of one header
+MOST_PLAIN = 15  # digits of a number that is read as it is
 TOO_LONG = f"over {MOST_TEXT} characters"  # a text that can't be read, in place of one that takes long to
 
 # Atomic groups: a text that nearly fits takes no exponential time.
@@ -72,6 +73,8 @@ def bounded(text: str) -> str:
 def items(text: str) -> Items:
     """Return the members of a structured list, with their parameters; nothing where it is none."""
     found: Items = []
+    if _is_plain(text):
+        return [(text, {})]
     at = 0
     while at < len(text):
         item = _ITEM.match(text, at)
@@ -86,6 +89,8 @@ def counts(text: str | None, is_list: bool = False) -> list[Count]:
     """Return the counts that a header lists, none where it was not sent; ``is_list``: it stands beside such a list."""
     if text is None:
         return []
+    if _is_plain(text):
+        return [Count(text, int(text))]
     if _GROUPED.fullmatch(text) and not is_list:
         return [Count(text)]  # 4,987: one number or two?
     return [count(name, window_us(terms)) for name, terms in items(text)] or [Count(text)]
@@ -104,6 +109,11 @@ def count(text: str, period_us: int | None = None) -> Count:
     return Count(text, int(calls), not fraction.strip("0"), period_us)
 
 
+def _is_plain(text: str) -> bool:
+    """Whether a text is what most are, a whole number: it needs no pattern."""
+    return len(text) <= MOST_PLAIN and text.isdecimal() and text.isascii()
+
+
 def left_of(limit: Count, used: Count) -> Count:
     """Return what remains, where a service tells what is used instead."""
     if limit.calls is None or used.calls is None:
@@ -114,6 +124,8 @@ def left_of(limit: Count, used: Count) -> Count:
 
 def parts_of(text: str, role: str) -> tuple[str, str | None]:
     """Return what a header's text says in one role, and the limit that it names beside that, None without one."""
+    if _is_plain(text):
+        return text, None
     if _NAMED.match(text.lower()):
         pairs = _NAMED.findall(text.lower())[:MOST_ITEMS]
         text = next((value for name, value in pairs if name in _ROLES[role]), pairs[0][1])
