@@ -77,6 +77,21 @@ def test_what_is_told_again_at_once_is_no_news() -> None:
     assert heard(same, ReportedQuota(None, 300, 60 * S)) is same
 
 
+@given(
+    st.builds(
+        ReportedQuota, st.none(), st.integers(1, 400), st.integers(1, 10**14) | st.just(60 * S), is_pace=st.booleans()
+    ),
+    st.integers(0, 300),
+    st.integers(1, 10**10),
+)
+def test_no_told_limit_stops_ours_for_longer_than_the_longest_hold(told: ReportedQuota, own: int, most: int) -> None:
+    """However low it is: a call a century, say."""
+    state = new_state(LIMIT, (NOW - 30 * S, own)) if own else new_state(LIMIT)
+    state = apply_feedback(state, LIMIT, Feedback(NOW, most, budgets=(told,)), NOW)
+    later = NOW + max(most, 60 * S)
+    assert slot_of(state, state.told.kept(LIMIT, later), 1, later) <= later + LIMIT.margin_us
+
+
 def test_the_newest_word_counts() -> None:
     """Lower, higher, or ours again; it never raises ours."""
     state = new_state(LIMIT)
@@ -105,7 +120,7 @@ def test_it_is_part_of_the_state(words: list[tuple[Rate, Rate | None, int]]) -> 
     told, now = ToldRates(), NOW
     for window, lower, wait in words:
         now += wait
-        told = told.heard(window, lower, now)
+        told = told.heard(window, lower, now, HOUR)
     assert len(told.rates) <= MOST_TOLD
     assert decode(encode(LimitState(1, told=told))).told == told
 

@@ -84,7 +84,7 @@ def apply_feedback(log: LimitState, quota: Quota, word: Feedback, now: int) -> L
     """Return the log with what the word, heard now, says of this quota."""
     known, pause, period = log, word.pause_us, quota.rates[0].period_us
     for budget in word.budgets:
-        log = _spent(_told(log, quota, budget, now), quota, budget, word, now)
+        log = _spent(_told(log, quota, budget, word, now), quota, budget, word, now)
     if word.is_refusal and word.sent_at >= known.hold_until:
         refusals = _taught(known, quota, word, now, by_others=log.hits is not known.hits)
         if pause is None:
@@ -148,7 +148,7 @@ def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback,
     return replace(log, hits=log.hits.insert([(counted_at, cost_of({rate.unit: foreign}))]))
 
 
-def _told(log: LimitState, quota: Quota, budget: ReportedQuota, now: int) -> LimitState:
+def _told(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback, now: int) -> LimitState:
     """Return the log with a limit that the service tells with its period: kept for a period, where it is lower.
 
     One that is no lower ends what was told of this window before.
@@ -156,7 +156,7 @@ def _told(log: LimitState, quota: Quota, budget: ReportedQuota, now: int) -> Lim
     rate = window_of(budget, quota)
     if rate is None or budget.limit is None or budget.period_us is None:
         return log
-    told = log.told.heard(rate, lower_rate(budget, quota), now)
+    told = log.told.heard(rate, lower_rate(budget, quota), now, word.most_us)
     return log if told is log.told else replace(log, told=told)
 
 

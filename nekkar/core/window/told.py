@@ -1,7 +1,7 @@
 """Limits that a service tells: rates lower than those of the users, kept beside them for a while.
 
-- A told rate is kept for its period from when it was last heard, or an eighth of that less: only an answer that comes
-  later than an eighth of it is news, so that hardly any answer costs a write.
+- A told rate is kept for its period from when it was last heard, at most for as long as a service may hold a limit. It
+  may be an eighth less: only an answer that comes later than that is news, so that hardly any answer costs a write.
 - Of a window the newest word counts. One that is no lower than the window ends what was told before.
 
 Pure.
@@ -28,16 +28,20 @@ class ToldRates:
         """The longest of their periods."""
         return max((rate.period_us for _, rate, _ in self.rates), default=0)
 
-    def heard(self, window: Rate, lower: Rate | None, now: int) -> ToldRates:
-        """Return what is told after a word about a window: a lower rate, or None where it is no lower."""
+    def heard(self, window: Rate, lower: Rate | None, now: int, most_us: int) -> ToldRates:
+        """Return what is told after a word about a window: a lower rate, or None where it is no lower.
+
+        ``most_us``: how long it is kept at most.
+        """
         kept = [told for told in self.rates if told[2] > now]
         known = next((told for told in kept if (told[0], told[1].unit) == (window.period_us, window.unit)), None)
         if lower is None and known is None:
             return self
-        if known and lower == known[1] and known[2] - now > lower.period_us - lower.period_us // RENEWED_PART:
+        keep_us = min(lower.period_us, most_us) if lower else 0
+        if known and lower == known[1] and known[2] - now > keep_us - keep_us // RENEWED_PART:
             return self
         others = [told for told in kept if told is not known][: MOST_TOLD - 1]
-        news = [(window.period_us, lower, now + lower.period_us)] if lower else []
+        news = [(window.period_us, lower, now + keep_us)] if lower else []
         return ToldRates(tuple(sorted(others + news)))
 
     def kept(self, quota: Quota, now: int) -> Quota:
