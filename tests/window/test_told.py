@@ -44,7 +44,10 @@ def heard(state: LimitState, *budgets: ReportedQuota, at: int = NOW) -> LimitSta
         (ReportedQuota(7, 300, 60 * S), None),
         (ReportedQuota(7, 5000, 60 * S), None),
         (ReportedQuota(7, 10), None),  # without its period
-        (ReportedQuota(7, 10, HOUR), None),  # of another
+        (ReportedQuota(7, 10, HOUR), Rate(HOUR, 10)),  # the count of one window, in a longer period
+        (ReportedQuota(7, 10, S // 2), None),
+        (ReportedQuota(7, 11, HOUR), None),  # of another bucket
+        (ReportedQuota(None, 10, 2 * MAX_PERIOD), Rate(MAX_PERIOD, 10)),
         (ReportedQuota(7, None, 60 * S), None),
         (ReportedQuota(None, 10, 60 * S, unit="tokens"), None),
         (ReportedQuota(None, 1, S, is_pace=True), Rate(300 * S, 300)),

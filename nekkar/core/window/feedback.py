@@ -122,17 +122,16 @@ def _came_too_soon(log: LimitState, quota: Quota, sent_at: int) -> bool:
 
 def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback, now: int) -> LimitState:
     """Return the log with what others have used of a window, as far as it matters."""
-    rate, margin = window_of(budget, quota), log.margin(quota, now)
+    rate, margin = lower_rate(budget, quota) or window_of(budget, quota), log.margin(quota, now)
     if rate is None:
         return log
-    count = (lower_rate(budget, quota) or rate).count
-    remaining = budget.remaining if budget.used is None else max(0, count - budget.used)
+    remaining = budget.remaining if budget.used is None else max(0, rate.count - budget.used)
     if remaining is None:
         return log
     refused, begun = word.is_refusal and not remaining, _begun(budget, rate)
     own = log.hits.of(rate.unit).count_between(word.sent_at - rate.period_us + begun - margin, now + margin)
     own -= refused and rate.unit == CALLS and begun > rate.period_us // MARGIN_PART
-    foreign = count - own - remaining
+    foreign = rate.count - own - remaining
     if budget.reset_us is None:
         # When others used them is not told: in a shorter window, which has a word of its own, they do not count.
         shorter = [one.period_us + margin for one in quota.rates if one.unit == rate.unit and one < rate]
@@ -175,16 +174,15 @@ def unit_of(budget: ReportedQuota, quota: Quota) -> str:
 def lower_rate(budget: ReportedQuota, quota: Quota) -> Rate | None:
     """Return the rate that a service tells with its period, where that is lower than the window that it is told of.
 
-    A pace is lower where the window's hits take longer at it than the window lasts.
+    That is fewer hits in the window's period, or the window's hits in a longer one: at a pace too.
     """
     rate = window_of(budget, quota)
     if rate is None or budget.limit is None or budget.period_us is None:
         return None
-    if budget.is_pace:
-        period = min(rate.count * budget.period_us // budget.limit, MAX_PERIOD)
-        return Rate(period, rate.count, rate.unit) if period > rate.period_us else None
-    is_lower = budget.period_us == rate.period_us and budget.limit < rate.count
-    return Rate(rate.period_us, budget.limit, rate.unit) if is_lower else None
+    if budget.period_us == rate.period_us and not budget.is_pace:
+        return Rate(rate.period_us, budget.limit, rate.unit) if budget.limit < rate.count else None
+    period = min(rate.count * budget.period_us // budget.limit, MAX_PERIOD)
+    return Rate(period, rate.count, rate.unit) if period > rate.period_us else None
 
 
 def window_of(budget: ReportedQuota, quota: Quota) -> Rate | None:
