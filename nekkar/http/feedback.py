@@ -86,7 +86,7 @@ class Passage:
             what = "its service tells '%s', a bucket other than %s, which is ignored; if it is this limit's, write the"
             remedy = "service's own limit in the rate, and headroom to stay under it"
             self._say("other bucket", f"{what} {remedy}", told.others[0], quota)
-        if lower := next((one for one in told.budgets if lower_rate(one, quota)), None):
+        if lower := next((one for one in told.budgets if lower_rate(one, quota, most)), None):
             what = "its service tells '%s', lower than %s, which is kept for a period; write the service's own limit in"
             self._say("lower limit", f"{what} the rate", lower, window_of(lower, quota))
         until = longest_reset(told.budgets) or 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nekkar.rules.costs import Cost
 from nekkar.rules.fields import Body
 from nekkar.rules.names import Headers, Template
 from nekkar.rules.patterns import Pattern, Place, captured
@@ -47,7 +48,7 @@ class Match:
         return (self, *self.also)
 
     @property
-    def cost(self) -> Any:
+    def cost(self) -> Cost | None:
         """What the rule says that the request costs: a number of calls, or hits by unit; None where it says nothing."""
         return self.rule.cost
 

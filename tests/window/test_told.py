@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nekkar.core.cache import MemoryCache
 from nekkar.core.limiter import Nekkar
-from nekkar.core.quota import MAX_PERIOD, Rate, quota
+from nekkar.core.quota import Rate, quota
 from nekkar.core.window.codec import decode, encode
 from nekkar.core.window.feedback import Feedback, ReportedQuota, apply_feedback, lower_rate
 from nekkar.core.window.state import LimitState
@@ -47,19 +47,19 @@ def heard(state: LimitState, *budgets: ReportedQuota, at: int = NOW) -> LimitSta
         (ReportedQuota(7, 10, HOUR), Rate(HOUR, 10)),  # the count of one window, in a longer period
         (ReportedQuota(7, 10, S // 2), None),
         (ReportedQuota(7, 11, HOUR), None),  # of another bucket
-        (ReportedQuota(None, 10, 2 * MAX_PERIOD), Rate(MAX_PERIOD, 10)),
+        (ReportedQuota(None, 10, 2 * HOUR), Rate(HOUR, 10)),  # at most as long as the longest hold
         (ReportedQuota(7, None, 60 * S), None),
         (ReportedQuota(None, 10, 60 * S, unit="tokens"), None),
         (ReportedQuota(None, 1, S, is_pace=True), Rate(300 * S, 300)),
         (ReportedQuota(None, 1, S // 5, is_pace=True), None),
         (ReportedQuota(None, 1, S // 6, is_pace=True), None),
-        (ReportedQuota(None, 1, MAX_PERIOD, is_pace=True), Rate(MAX_PERIOD, 300)),
+        (ReportedQuota(None, 1, 10**18, is_pace=True), Rate(HOUR, 300)),
     ],
     ids=str,
 )
 def test_a_limit_lowers_a_window_only_together_with_its_period(told: ReportedQuota, lower: Rate | None) -> None:
     """A pace is lower where the window takes longer at it."""
-    assert lower_rate(told, LIMIT) == lower
+    assert lower_rate(told, LIMIT, HOUR) == lower
 
 
 def test_a_lower_limit_is_kept_for_a_period() -> None:
@@ -82,7 +82,11 @@ def test_what_is_told_again_at_once_is_no_news() -> None:
 
 @given(
     st.builds(
-        ReportedQuota, st.none(), st.integers(1, 400), st.integers(1, 10**14) | st.just(60 * S), is_pace=st.booleans()
+        ReportedQuota,
+        st.none() | st.integers(0, 1),
+        st.sampled_from([1, 5, 10, 300]),
+        st.integers(1, 10**18) | st.just(60 * S),
+        is_pace=st.booleans(),
     ),
     st.integers(0, 300),
     st.integers(1, 10**10),
@@ -91,6 +95,7 @@ def test_no_told_limit_stops_ours_for_longer_than_the_longest_hold(told: Reporte
     """However low it is: a call a century, say."""
     state = new_state(LIMIT, (NOW - 30 * S, own)) if own else new_state(LIMIT)
     state = apply_feedback(state, LIMIT, Feedback(NOW, most, budgets=(told,)), NOW)
+    assert decode(encode(state)) == state
     later = NOW + max(most, 60 * S)
     assert slot_of(state, state.told.kept(LIMIT, later), 1, later) <= later + LIMIT.margin_us
 

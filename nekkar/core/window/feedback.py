@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nekkar.core.cost import CALLS, cost_of
-from nekkar.core.quota import MAX_PERIOD, SECOND, Quota, Rate
+from nekkar.core.quota import SECOND, Quota, Rate
 from nekkar.core.window.rejections import MARGIN_PART, Rejections
 from nekkar.core.window.state import LimitState
 
@@ -122,7 +122,7 @@ def _came_too_soon(log: LimitState, quota: Quota, sent_at: int) -> bool:
 
 def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback, now: int) -> LimitState:
     """Return the log with what others have used of a window, as far as it matters."""
-    rate, margin = lower_rate(budget, quota) or window_of(budget, quota), log.margin(quota, now)
+    rate, margin = lower_rate(budget, quota, word.most_us) or window_of(budget, quota), log.margin(quota, now)
     if rate is None:
         return log
     remaining = budget.remaining if budget.used is None else max(0, rate.count - budget.used)
@@ -155,7 +155,7 @@ def _told(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback, 
     rate = window_of(budget, quota)
     if rate is None or budget.limit is None or budget.period_us is None:
         return log
-    told = log.told.heard(rate, lower_rate(budget, quota), now, word.most_us)
+    told = log.told.heard(rate, lower_rate(budget, quota, word.most_us), now, word.most_us)
     return log if told is log.told else replace(log, told=told)
 
 
@@ -171,17 +171,17 @@ def unit_of(budget: ReportedQuota, quota: Quota) -> str:
     return budget.resource if budget.resource in quota.units else budget.unit
 
 
-def lower_rate(budget: ReportedQuota, quota: Quota) -> Rate | None:
+def lower_rate(budget: ReportedQuota, quota: Quota, most_us: int) -> Rate | None:
     """Return the rate that a service tells with its period, where that is lower than the window that it is told of.
 
-    That is fewer hits in the window's period, or the window's hits in a longer one: at a pace too.
+    That is fewer hits in the window's period, or the window's hits in a longer one, up to ``most_us``: at a pace too.
     """
     rate = window_of(budget, quota)
     if rate is None or budget.limit is None or budget.period_us is None:
         return None
     if budget.period_us == rate.period_us and not budget.is_pace:
         return Rate(rate.period_us, budget.limit, rate.unit) if budget.limit < rate.count else None
-    period = min(rate.count * budget.period_us // budget.limit, MAX_PERIOD)
+    period = min(rate.count * budget.period_us // budget.limit, most_us)
     return Rate(period, rate.count, rate.unit) if period > rate.period_us else None
 
 
