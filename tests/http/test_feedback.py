@@ -177,6 +177,24 @@ def test_other_statuses_are_refusals_where_the_limit_says_so_and_the_answer_how_
     assert limiter("all", RATE).status().windows[0].used == 1
 
 
+@pytest.mark.parametrize(("status", "counts"), [(403, True), (429, True), (529, False)])
+def test_a_service_that_is_overloaded_teaches_no_margin(
+    status: int, counts: bool, clock: FakeClock, limiter: Nekkar
+) -> None:
+    """A refusal by 5xx is no word of our pace. One below is, as a 429 is: the window was full, so the call came early."""
+    rules = RuleTable([Rule("*", "all")], {"all": {"rate": "2/10s", "refused": [403, 529]}})
+    with requests.Session() as session:
+        answer = Canned(200, {"Retry-After": "1"})
+        session.mount("https://", NekkarAdapter(limiter, rules, answer))
+        for answer.status in (200, 200, status):
+            session.get(URL)
+    clock.advance(30)
+    begin = clock.now
+    for _ in range(3):
+        limiter("all", "2/10s").acquire()
+    assert clock.now - begin == pytest.approx(10.1 if counts else 10.05, abs=0.01)
+
+
 @pytest.mark.parametrize("face", FACES, ids=str)
 def test_every_face_hears(face: Face, limiter: Nekkar, clock: FakeClock) -> None:
     """httpx and httpx2, sync, asyncio and trio: the answer comes back as it is, and the limit is held."""
