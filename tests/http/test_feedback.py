@@ -181,7 +181,7 @@ def test_other_statuses_are_refusals_where_the_limit_says_so_and_the_answer_how_
 def test_a_service_that_is_overloaded_teaches_no_margin(
     status: int, counts: bool, clock: FakeClock, limiter: Nekkar
 ) -> None:
-    """A refusal by 5xx is no word of our pace. One below is, as a 429 is: the window was full, so the call came early."""
+    """A refusal by 5xx is no word of our pace. One below is, as a 429 is: the window was full, the call came early."""
     rules = RuleTable([Rule("*", "all")], {"all": {"rate": "2/10s", "refused": [403, 529]}})
     with requests.Session() as session:
         answer = Canned(200, {"Retry-After": "1"})
