@@ -116,7 +116,7 @@ class TestStatus:
         """The log itself tells the terms; a name of a template is known too."""
         limiter("user-42", "250/minute").acquire()
         search, user = as_json(capsys, "status", "search", "user-42")
-        assert search["windows"][0] == {"limit": 10, "period": 1.0, "used": 4, "remaining": 6}
+        assert search["windows"][0] == {"limit": 10, "period": 1.0, "used": 4, "remaining": 6, "unit": "calls"}
         assert (user["name"], user["windows"][0]["used"]) == ("user-42", 1)
         assert user["last_at"] <= user["at"] <= user["next_at"]
 
