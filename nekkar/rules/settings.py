@@ -8,6 +8,7 @@ from typing import Any
 
 from nekkar.core.errors import ConfigurationError, kind_of, shown
 from nekkar.core.quota import Quota, micros, quota
+from nekkar.meters import BUILT_IN
 from nekkar.rules.costs import read_headroom
 from nekkar.rules.dialects import Dialect, check_headers
 from nekkar.rules.nearest import unknown
@@ -15,7 +16,7 @@ from nekkar.rules.nearest import unknown
 TERMS = ("period", "spacing", "max_wait", "margin")  # what a limit of a table may have of a Nekkar's call
 SETTINGS = ("rate", *TERMS, "headers", "refused", "meter", "headroom")
 NOT_YET = ("concurrency", "lease")
-METERS = ("openai", "anthropic")
+METERS = tuple(BUILT_IN)
 LEAST_REFUSED, MOST_REFUSED = 400, 599
 _METER = f"give {' or '.join(map(repr, METERS))}"
 _KNOWN = (*SETTINGS, *NOT_YET)

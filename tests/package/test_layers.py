@@ -41,6 +41,7 @@ LAYERS = [
     "nekkar.core.reservation",
     "nekkar.core.limit",
     "nekkar.core.limiter",
+    "nekkar.meters",
     "nekkar.rules",
     "nekkar",
     "nekkar.http",
@@ -62,8 +63,11 @@ ADAPTERS = {"nekkar.requests", "nekkar.httpx", "nekkar.httpx2", "nekkar.redis"}
 SHARED = {
     "nekkar.http.retry_after",
     "nekkar.http.ratelimit_headers",
+    "nekkar.http.bodies",
+    "nekkar.http.inspection",
     "nekkar.http.feedback",
     "nekkar.http.limiter",
+    "nekkar.http.taps",
     "nekkar.http.transport",
 }
 HTTP = {"requests", "httpx", "httpx2", "urllib3", "http", "httpcore", "httpcore2", "aiohttp", "h11"}
