@@ -20,14 +20,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 from weakref import ReferenceType, ref
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, kind_of, missing
 from nekkar.core.limiter import Nekkar
-from nekkar.http.feedback import Headers
+from nekkar.http.bodies import bytes_of
+from nekkar.http.inspection import Refused
 from nekkar.http.limiter import NO_OPTIONS, Gate, Options
 from nekkar.http.permit import Errors, Permit
 from nekkar.rules import RuleTable
@@ -40,7 +40,9 @@ except ModuleNotFoundError as error:
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool
 
-from nekkar.http.urllib3 import Refused, ask_first, attempts
+from nekkar.http.attempts import AdmittedAttempts
+from nekkar.http.urllib3 import Refused as NotAdmitted
+from nekkar.http.urllib3 import ask_first, attempts
 
 __all__ = [
     "NekkarAdapter",
@@ -82,12 +84,20 @@ class RequestConfigurationError(requests.exceptions.RequestException, Configurat
 _ERRORS = Errors(RequestWaitTooLong, RequestCacheError, RequestCorruptLog, RequestConfigurationError)
 
 
-def limit(session: S, limiter: Nekkar, rules: RuleTable, *, max_wait: float | None = None) -> S:
+def limit(
+    session: S,
+    limiter: Nekkar,
+    rules: RuleTable,
+    *,
+    max_wait: float | None = None,
+    refused: Refused | None = None,
+) -> S:
     """Limit all that the session mounts, now and later; return the session.
 
     Its adapters go on sending, each behind a ``NekkarAdapter`` under the same prefix; so does each that is mounted
     later, unless it is a ``NekkarAdapter`` itself. ``max_wait``: the longest wait of each attempt in seconds, before
-    the limit's own. Raises ConfigurationError, and changes nothing, where an adapter is limited already.
+    the limit's own. ``refused``: a function of each response that returns the seconds to pause, None where it is no
+    refusal. Raises ConfigurationError, and changes nothing, where an adapter is limited already.
     """
     if not isinstance(session, requests.Session):
         raise ConfigurationError(f"session {kind_of(session)} is no requests.Session; give one such as Session()")
@@ -95,16 +105,18 @@ def limit(session: S, limiter: Nekkar, rules: RuleTable, *, max_wait: float | No
         raise ConfigurationError(f"session {kind_of(session)} is limited already; give its limits in one RuleTable")
     for adapter in session.adapters.values():
         _check(adapter, {})
-    session.adapters = _LimitedAdapters.of(session.adapters, partial(NekkarAdapter, limiter, rules, max_wait=max_wait))
+    wrap = partial(NekkarAdapter, limiter, rules, max_wait=max_wait, refused=refused)
+    session.adapters = _LimitedAdapters.of(session.adapters, wrap)
     return session
 
 
 @contextmanager
-def options(*, cost: int | None = None, max_wait: float | None = None) -> Iterator[None]:
-    """Set what each attempt inside the block asks for: ``cost`` hits, at most ``max_wait`` seconds of waiting.
+def options(*, cost: int | Mapping[str, int] | None = None, max_wait: float | None = None) -> Iterator[None]:
+    """Set what each attempt inside the block asks for: its ``cost``, at most ``max_wait`` seconds of waiting.
 
-    What is not given stays as it is outside the block. Holds in this thread or task, and wherever its context
-    is copied to (``asyncio.to_thread``). Raises ConfigurationError for what can't be either.
+    ``cost``: a number of calls, or hits by unit such as ``{"tokens": 1200}``. What is not given stays as it is outside
+    the block. Holds in this thread or task, and wherever its context is copied to (``asyncio.to_thread``). Raises
+    ConfigurationError for what can't be either.
     """
     outside = _options.get()
     inside = Options(
@@ -123,9 +135,10 @@ class NekkarAdapter(HTTPAdapter):
 
     ``adapter``: the adapter that sends, whose attributes this one then shows; else it sends itself, made with
     ``http_adapter_args``, those of ``requests.adapters.HTTPAdapter``. ``max_wait``: the longest wait in seconds;
-    that of ``options`` comes before it, the limit's own after it. Responses carry the admission of their last
-    attempt as ``response.nekkar`` (None where no rule applied). Thread-safe; pickles with its limits if the
-    cache does.
+    that of ``options`` comes before it, the limit's own after it. ``refused``: a function of each response that returns
+    the seconds to pause, None where it is no refusal; up to 64 kB of a body are read for that. Responses carry the
+    admission of their last attempt as ``response.nekkar`` (None where no rule applied). Thread-safe; pickles with its
+    limits if the cache and ``refused`` do.
 
     ``send`` blocks, and raises RequestWaitTooLong, RequestCacheError, RequestConfigurationError, and what sending
     raises.
@@ -140,9 +153,10 @@ class NekkarAdapter(HTTPAdapter):
         adapter: BaseAdapter | None = None,
         *,
         max_wait: float | None = None,
+        refused: Refused | None = None,
         **http_adapter_args: Any,
     ) -> None:
-        self._gate = Gate(limiter, rules, max_wait)
+        self._gate = Gate(limiter, rules, max_wait, refused)
         if adapter is not None:
             _check(adapter, http_adapter_args)
         self._adapter = adapter
@@ -154,21 +168,26 @@ class NekkarAdapter(HTTPAdapter):
         """Send the request, each attempt as soon as its limit admits it."""
         send = super().send if self._adapter is None else self._adapter.send
         try:
-            passage = self._gate.passage(request.method or "GET", request.url, request.headers)
+            body = _content(request) if self._gate.rules.needs_body else None
+            passage = self._gate.passage(request.method or "GET", request.url, request.headers, body)
         except ConfigurationError as error:
             raise RequestConfigurationError(*error.args, request=request) from error
-        permit = Permit(passage, self._gate.asked(_options.get()), _ERRORS, request) if passage else None
-        sent = _Attempts(permit)
+        permit = None
+        if passage:
+            asked = self._gate.asked(_options.get(), passage, request, _content)
+            permit = Permit(passage, asked, _ERRORS, request)
+        sent = AdmittedAttempts(permit)
         token = attempts.set(sent)
         try:
             if not self._waits_for_connections(send):
                 sent.admit_ahead()
             response = send(request, *args, **kwargs)
-        except Refused as refused:
+        except NotAdmitted as refused:
             raise refused.error from refused.error.__cause__
         finally:
             attempts.reset(token)
-        sent.hear(response.status_code, response.headers)
+        made = response.content if response.raw is None else response.raw  # an adapter may make the answer itself
+        sent.hear(response.status_code, response.headers, made)
         response.nekkar = permit and permit.whole  # type: ignore[attr-defined]
         response.connection = self  # the next step of a digest goes through it
         return response
@@ -217,39 +236,6 @@ class NekkarAdapter(HTTPAdapter):
         return getattr(send, "__globals__", None) is vars(requests.adapters) and bool(self._pool_block)
 
 
-@dataclass(slots=True, eq=False)
-class _Attempts:
-    """The attempts of one request, each admitted once and heard once; no permit: all are unlimited."""
-
-    permit: Permit | None
-    is_ahead: bool = False
-    is_heard: bool = False
-
-    def ask(self) -> None:
-        """Admit an attempt that starts now, if that was not done ahead of it."""
-        if self.is_ahead:
-            self.is_ahead = False
-        elif self.permit:
-            self.permit.is_used = True
-            self.permit.acquire()
-            self.is_heard = False
-
-    def confirm(self) -> float:
-        """Admit the attempt anew where its slot went stale; return the seconds waited."""
-        return self.permit.acquire() if self.permit else 0.0
-
-    def admit_ahead(self) -> None:
-        """Admit the first attempt before it is sent."""
-        self.ask()
-        self.is_ahead = True
-
-    def hear(self, status: int, headers: Headers) -> None:
-        """Hear what came back of an attempt: in its pool, or else of the adapter that sent it."""
-        if self.permit and not self.is_heard:
-            self.is_heard = True
-            self.permit.hear(status, headers)
-
-
 class _LimitedAdapters(OrderedDict[str, Any]):
     """The adapters of a limited session: one that is put in is wrapped, however it comes here.
 
@@ -270,6 +256,10 @@ class _LimitedAdapters(OrderedDict[str, Any]):
             wrapped = (known for known in self.values() if known.__dict__.get("_adapter") is adapter)
             adapter = next(wrapped, None) or self.wrap(adapter)
         super().__setitem__(prefix, adapter)
+
+
+def _content(request: requests.PreparedRequest) -> bytes:
+    return bytes_of(request.body)
 
 
 def _check(adapter: object, http_adapter_args: dict[str, Any]) -> None:

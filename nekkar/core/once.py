@@ -13,8 +13,8 @@ class Once:
     def __init__(self) -> None:
         self._said: set[str] = set()
 
-    def warn(self, kind: str, text: str, *values: object) -> None:
-        """Warn, if nothing of this kind was said yet."""
+    def warn(self, kind: str, text: str, *values: object, error: BaseException | None = None) -> None:
+        """Warn, with the traceback of an error where one is given, if nothing of this kind was said yet."""
         if kind not in self._said:
             self._said.add(kind)
-            log.warning(text, *values)
+            log.warning(text, *values, exc_info=error)

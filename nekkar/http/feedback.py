@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nekkar.core.errors import shown
@@ -23,7 +24,8 @@ from nekkar.core.quota import SECOND
 from nekkar.core.window.feedback import Feedback, lower_rate, window_of
 from nekkar.http.buckets import Heard, heard, longest_reset
 from nekkar.http.dialects import told_by
-from nekkar.http.header_values import Headers as Headers  # for those that import it from here
+from nekkar.http.header_values import Headers
+from nekkar.http.inspection import Inspection
 from nekkar.http.ratelimit_headers import MILLISECOND
 from nekkar.http.retry_after import wait_us
 from nekkar.rules.dialects import Dialect
@@ -38,6 +40,7 @@ class Passage:
 
     ``reads_budgets``: whether every answer is read for what remains of the limit, not refusals alone; in which
     ``dialect``, None for the RateLimit headers. ``refused``: the statuses that are refusals beside 429 and 503.
+    ``inspection``: what is read of bodies, None for nothing. ``cost``: what the rule says that a call costs.
     """
 
     limiter: Nekkar
@@ -45,25 +48,32 @@ class Passage:
     reads_budgets: bool = False
     dialect: Dialect | None = None
     refused: tuple[int, ...] = ()
+    inspection: Inspection | None = None
+    cost: int | Mapping[str, int] | None = None
 
-    def hear(self, admission: Admission, status: int, headers: Headers) -> None:
-        """Let the fleet know what an answer says of the limit; blocks for a swap where that is news."""
-        if word := self._word(admission, status, headers):
+    def hear(self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None) -> None:
+        """Let the fleet know what an answer says of the limit; blocks for a swap where that is news.
+
+        ``pause_us``: the answer is a refusal that pauses for so long, whatever its status and headers say.
+        """
+        if word := self._word(admission, status, headers, pause_us):
             self.limit._hear(word)
 
-    async def hear_async(self, admission: Admission, status: int, headers: Headers) -> None:
+    async def hear_async(
+        self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None
+    ) -> None:
         """Hear, from a task."""
-        if word := self._word(admission, status, headers):
+        if word := self._word(admission, status, headers, pause_us):
             await self.limit._hear_async(word)
 
-    def _word(self, admission: Admission, status: int, headers: Headers) -> Feedback | None:
-        is_refusal, is_named = status == REFUSED, status in self.refused
+    def _word(self, admission: Admission, status: int, headers: Headers, pause_us: int | None) -> Feedback | None:
+        is_refusal, is_named = status == REFUSED or pause_us is not None, status in self.refused
         is_no = is_refusal or is_named or status == AWAY
-        is_success = self.limit._core.is_in_a_row() and (status < FIRST_ERROR or status == ABSENT)
+        is_success = not is_refusal and self.limit._core.is_in_a_row() and (status < FIRST_ERROR or status == ABSENT)
         if not (is_no or is_success or self.reads_budgets):
             return None
         most = round(self.limiter.max_hold * SECOND)
-        pause = self._pause(headers, most) if is_no else None
+        pause = self._pause(headers, most) if is_no and pause_us is None else pause_us
         told = self._told(headers, most) if self.reads_budgets or is_named else NOTHING
         if pause is None and (is_refusal or is_named):
             pause = told.pause_us()

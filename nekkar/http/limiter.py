@@ -6,14 +6,19 @@ brings the method, the URL, the headers and the options of a call, and turns the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import iscoroutinefunction
 from typing import Any
 
+from nekkar.core.cost import merged
 from nekkar.core.errors import ConfigurationError, kind_of, shown
 from nekkar.core.limiter import Nekkar, terms
 from nekkar.core.quota import Quota, micros, whole
+from nekkar.http.bodies import RequestView
 from nekkar.http.feedback import Passage
+from nekkar.http.inspection import Inspection, Refused
+from nekkar.meters import Meter, meter_of
 from nekkar.rules import RuleTable
 from nekkar.rules.settings import TERMS
 
@@ -22,16 +27,17 @@ _OPTIONS = ("cost", "max_wait")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What one call asks for: ``cost`` hits, at most ``max_wait`` seconds of waiting (None: no bound of its own).
+    """What one call asks for: its ``cost``, at most ``max_wait`` seconds of waiting; None for nothing of its own.
 
-    Raises ConfigurationError for what can't be either.
+    ``cost``: a number of calls, or hits by unit. Raises ConfigurationError for what can't be either.
     """
 
-    cost: int = 1
+    cost: int | Mapping[str, int] | None = None
     max_wait: float | None = None
 
     def __post_init__(self) -> None:
-        whole(self.cost, "cost")
+        if self.cost is not None and not isinstance(self.cost, Mapping):
+            whole(self.cost, "cost")  # the units of a mapping are checked where the limit is known
         if self.max_wait is not None:
             micros(self.max_wait, "max_wait")
 
@@ -52,13 +58,16 @@ NO_OPTIONS = Options()
 class Gate:
     """A limiter and the rules that say which of its limits a request falls under; picklable if the cache is.
 
-    ``max_wait``: the longest wait in seconds; a call's own comes before it, the limit's after it.
+    ``max_wait``: the longest wait in seconds; a call's own comes before it, the limit's after it. ``refused``: a
+    function of each answer that tells a refusal by its seconds, see ``inspection``.
     """
 
     limiter: Nekkar
     rules: RuleTable
     max_wait: float | None = None
+    refused: Refused | None = None
     _terms: dict[str, tuple[Quota, float | None]] = field(init=False, repr=False, compare=False)
+    _meters: dict[str, Meter] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.limiter, Nekkar):
@@ -69,6 +78,13 @@ class Gate:
             )
         if self.max_wait is not None:
             micros(self.max_wait, "max_wait")
+        if self.refused is not None and (not callable(self.refused) or iscoroutinefunction(self.refused)):
+            raise ConfigurationError(
+                f"refused {kind_of(self.refused)} is not a plain function; give one of a response that returns None, or"
+                " the seconds to pause"
+            )
+        meters = {name: meter_of(given["meter"]) for name, given in self.rules.limits.items() if given.get("meter")}
+        object.__setattr__(self, "_meters", meters)
         object.__setattr__(self, "_terms", {name: _terms(name, given) for name, given in self.rules.limits.items()})
         for name in self.rules.limits:  # told now, where the terms are written, and not by a request
             if not self.rules.is_template(name):
@@ -87,12 +103,24 @@ class Gate:
             return None
         limit = self.limiter._limit_of(match.name, *self._terms[match.limit], by_hand=False)
         dialect = self.rules.dialect(match.headers) if isinstance(match.headers, str) else None
-        return Passage(self.limiter, limit, bool(match.headers), dialect, match.refused)
+        meter = self._meters.get(match.limit)
+        inspection = Inspection(self.limiter, limit, meter, self.refused) if meter or self.refused else None
+        return Passage(self.limiter, limit, bool(match.headers), dialect, match.refused, inspection, match.cost)
 
-    def asked(self, options: Options) -> dict[str, Any]:
-        """Return the arguments for the limit's ``acquire``: the call's own max_wait comes before the gate's."""
-        longest = self.max_wait if options.max_wait is None else options.max_wait
-        return {"cost": options.cost, "max_wait": longest}
+    def asked(
+        self, options: Options, passage: Passage, request: Any, content: Callable[[Any], bytes]
+    ) -> dict[str, Any]:
+        """Return the arguments for the limit's ``acquire``: the call's own cost and max_wait come first.
+
+        ``content``: returns the request's body, ``b""`` where it is a stream; a meter alone needs it.
+        """
+        cost: int | Mapping[str, int] = 1 if options.cost is None else options.cost
+        if passage.inspection and passage.inspection.meter:
+            view = RequestView(request.method, str(request.url), request.headers, content(request))
+            cost = passage.inspection.cost(merged(options.cost, passage.cost), view)
+        elif passage.cost is not None:
+            cost = merged(options.cost, passage.cost)
+        return {"cost": cost, "max_wait": self.max_wait if options.max_wait is None else options.max_wait}
 
 
 def _terms(name: str, given: Mapping[str, Any]) -> tuple[Quota, float | None]:

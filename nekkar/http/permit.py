@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong
 from nekkar.core.limiter import Admission
-from nekkar.http.feedback import Headers, Passage
+from nekkar.http.bodies import Answer
+from nekkar.http.feedback import Passage
+from nekkar.http.header_values import Headers
+from nekkar.http.inspection import Measuring
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,28 @@ class Errors:
     cache_error: Callable[..., Exception]
     corrupt_log: Callable[..., Exception]
     configuration_error: Callable[..., Exception]
+
+
+class Body(Protocol):
+    """The body of an answer. ``is_whole``: it was read already, so that nothing will pass."""
+
+    is_whole: bool
+
+    def tap(self, measuring: Measuring) -> None:
+        """Have the body measured as it passes."""
+
+    def read_ahead(self) -> bytes | None:
+        """Return the body as it came, None where it is over 64 kB; whoever reads it later gets it as it came."""
+
+
+class AsyncBody(Protocol):
+    """The body of an answer that is read in a task; otherwise as ``Body``."""
+
+    is_whole: bool
+
+    def tap(self, measuring: Measuring) -> None: ...
+
+    async def read_ahead_async(self) -> bytes | None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -90,20 +115,55 @@ class Permit:
         except (WaitTooLong, CacheError, ConfigurationError) as error:
             raise self._refused(error) from error
 
-    def hear(self, status: int, headers: Headers) -> None:
-        """Let the fleet know what an answer to the newest attempt says; blocks for a swap where that is news."""
-        if self.admission:
-            self.passage.hear(self.admission, status, headers)
+    def hear(self, status: int, headers: Headers, body: Body | None = None) -> None:
+        """Let the fleet know what an answer to the newest attempt says; blocks for a swap where that is news.
 
-    async def hear_async(self, status: int, headers: Headers) -> None:
+        ``body``: given where the limit has an inspection. Up to 64 kB of it may be read, which blocks.
+        """
+        if not self.admission:
+            return
+        if body is None:
+            self.passage.hear(self.admission, status, headers)
+            return
+        answer = Answer(status, headers, is_decoded=body.is_whole)
+        measuring = self._measuring(answer, body)
+        ahead = body.read_ahead() if self._reads_ahead(answer) else None
+        self.passage.hear(self.admission, status, headers, self._pause(answer, ahead))
+        if measuring and body.is_whole:
+            measuring.settle()
+
+    async def hear_async(self, status: int, headers: Headers, body: AsyncBody | None = None) -> None:
         """Let the fleet know, from a task; see ``hear``."""
-        if self.admission:
+        if not self.admission:
+            return
+        if body is None:
             await self.passage.hear_async(self.admission, status, headers)
+            return
+        answer = Answer(status, headers, is_decoded=body.is_whole)
+        measuring = self._measuring(answer, body)
+        ahead = await body.read_ahead_async() if self._reads_ahead(answer) else None
+        await self.passage.hear_async(self.admission, status, headers, self._pause(answer, ahead))
+        if measuring and body.is_whole:
+            await measuring.settle_async()
 
     def explain(self, error: BaseException) -> None:
         """Give an error of ``acquire`` its cause again, which httpcore takes from what passes through it."""
         if self._refusal and self._refusal[0] is error:
             error.__cause__ = self._refusal[1]
+
+    def _measuring(self, answer: Answer, body: Body | AsyncBody) -> Measuring | None:
+        """Have the body measured as it passes, for a limit with a meter."""
+        inspection, admission = self.passage.inspection, self.whole
+        measuring = inspection.measuring(admission, answer) if inspection and admission else None
+        if measuring:
+            body.tap(measuring)
+        return measuring
+
+    def _reads_ahead(self, answer: Answer) -> bool:
+        return bool(self.passage.inspection and self.passage.inspection.reads_ahead(answer))
+
+    def _pause(self, answer: Answer, ahead: bytes | None) -> int | None:
+        return self.passage.inspection.pause(answer, ahead) if self.passage.inspection else None
 
     @property
     def _longest(self) -> float | None:

@@ -3,8 +3,9 @@
 - This module names no class of either library: each face (``nekkar.httpx``, ``nekkar.httpx2``) inherits from here
   beside its library's own base, and brings the classes.
 - The options of a call are read, and its limit found, before anything is sent; so a bad option sends nothing.
-- A request is admitted by its method, its URL, its headers and its options alone. While it is sent its ``trace``
-  extension is nekkar's (see ``wire``); nothing else of it changes. Of the response the status and headers are heard.
+- A request is admitted by its method, its URL, its headers and its options; for a meter its body is read, where that
+  is no stream. While it is sent its ``trace`` extension is nekkar's (see ``wire``); nothing else of it changes.
+- Of the response the status and headers are heard; for a meter or ``refused=`` the body is read on its way (``taps``).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from nekkar.core.errors import ConfigurationError, kind_of
 from nekkar.core.limiter import Nekkar
+from nekkar.http.inspection import Refused
 from nekkar.http.limiter import Gate, Options
 from nekkar.http.permit import Errors, Permit
+from nekkar.http.taps import Whole
 from nekkar.http.wire import AsyncWire, NotSent, Wire
 from nekkar.rules import RuleTable
 
@@ -32,11 +35,13 @@ class Transport(Generic[Inner]):
     """What sync and async transports share.
 
     ``_errors``: the library's. ``_make``: makes the library's own transport. ``_method``: what a transport has to have.
+    ``_tap``: makes a stream of the library's of another one, which is read on its way.
     """
 
     _errors: ClassVar[Errors]
     _make: ClassVar[Callable[..., Any]]
     _method: ClassVar[str]
+    _tap: ClassVar[type[Any]]
 
     def __init__(
         self,
@@ -45,19 +50,32 @@ class Transport(Generic[Inner]):
         transport: Inner | None = None,
         *,
         max_wait: float | None = None,
+        refused: Refused | None = None,
         **http_transport_args: Any,
     ) -> None:
-        self._gate = Gate(limiter, rules, max_wait)
+        self._gate = Gate(limiter, rules, max_wait, refused)
         self._transport: Any = _inner(transport, self._method, self._make, http_transport_args)
 
     def _permit(self, request: Any) -> Permit | None:
         """Return what a request needs to be sent; None where it is unlimited."""
         try:
             options = Options.read(request.extensions.get(KEY))
-            passage = self._gate.passage(request.method, request.url, request.headers)
+            body = _content(request) if self._gate.rules.needs_body else None
+            passage = self._gate.passage(request.method, request.url, request.headers, body)
         except ConfigurationError as error:
             raise self._errors.configuration_error(str(error), request=request) from error
-        return Permit(passage, self._gate.asked(options), self._errors, request) if passage else None
+        if passage is None:
+            return None
+        return Permit(passage, self._gate.asked(options, passage, request, _content), self._errors, request)
+
+    def _body(self, response: Any, permit: Permit) -> Any:
+        """Return the body of the response, where it is to be read on its way."""
+        if permit.passage.inspection is None:
+            return None
+        if response.is_stream_consumed:
+            return Whole(response.content)
+        response.stream = body = self._tap(response.stream)
+        return body
 
 
 class SyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
@@ -84,7 +102,7 @@ class SyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
             finally:
                 wire.leave()
         try:
-            permit.hear(response.status_code, response.headers)
+            permit.hear(response.status_code, response.headers, self._body(response, permit))
         except BaseException:  # an interrupt: nobody gets the response, which has a connection
             response.close()
             raise
@@ -131,7 +149,7 @@ class AsyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
             finally:
                 wire.leave()
         try:
-            await permit.hear_async(response.status_code, response.headers)
+            await permit.hear_async(response.status_code, response.headers, self._body(response, permit))
         except BaseException:
             await response.aclose()
             raise
@@ -154,7 +172,7 @@ class AsyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
         await self._transport.__aexit__(kind, error, traceback)
 
 
-def limit_client(client: Any, wrapper: type[Any], limiter: Nekkar, rules: RuleTable, max_wait: float | None) -> None:
+def limit_client(client: Any, wrap: Callable[[Any], Any], wrapper: type[Any]) -> None:
     """Put a wrapper around each transport that a client has, those of its proxies and mounts too.
 
     What is mounted as None stays so: it stands for the client's default transport. Neither library has a public name
@@ -163,11 +181,16 @@ def limit_client(client: Any, wrapper: type[Any], limiter: Nekkar, rules: RuleTa
     mounts = client._mounts
     if any(isinstance(transport, wrapper) for transport in (client._transport, *mounts.values())):
         raise ConfigurationError(f"client {kind_of(client)} is limited already; give its limits in one RuleTable")
-    made = [
-        transport and wrapper(limiter, rules, transport, max_wait=max_wait)
-        for transport in (client._transport, *mounts.values())
-    ]
+    made = [transport and wrap(transport) for transport in (client._transport, *mounts.values())]
     client._transport, client._mounts = made[0], dict(zip(mounts, made[1:], strict=True))
+
+
+def _content(request: Any) -> bytes:
+    try:
+        content: bytes = request.content
+    except RuntimeError:  # RequestNotRead, of either library: the body is a stream
+        return b""
+    return content
 
 
 def _noted(response: Any, permit: Permit | None) -> Any:

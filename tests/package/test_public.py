@@ -164,21 +164,21 @@ nekkar.rules
   RuleTable = nekkar
   faults(path)
 nekkar.requests
-  NekkarAdapter(limiter, rules, adapter=None, *, max_wait=None, **http_adapter_args): HTTPAdapter
+  NekkarAdapter(limiter, rules, adapter=None, *, max_wait=None, refused=None, **http_adapter_args): HTTPAdapter
     .send(request, *args, **kwargs)
     .close()
   RequestCacheError(*args, **kwargs): CacheError, ConnectionError
   RequestConfigurationError(*args, **kwargs): RequestException, ConfigurationError
   RequestCorruptLog(*args, **kwargs): CorruptLog, RequestCacheError
   RequestWaitTooLong(name, retry_after, max_wait, request=None): WaitTooLong, Timeout
-  limit(session, limiter, rules, *, max_wait=None)
+  limit(session, limiter, rules, *, max_wait=None, refused=None)
   options(*, cost=None, max_wait=None)
 nekkar.httpx
-  AsyncNekkarTransport(limiter, rules, transport=None, *, max_wait=None, **http_transport_args): AsyncBaseTransport
+  AsyncNekkarTransport(limiter, rules, transport=None, *, max_wait=None, refused=None, **http_transport_args): AsyncBaseTransport
     await .handle_async_request(request)
     await .aclose()
     await .__aenter__()
-  NekkarTransport(limiter, rules, transport=None, *, max_wait=None, **http_transport_args): BaseTransport
+  NekkarTransport(limiter, rules, transport=None, *, max_wait=None, refused=None, **http_transport_args): BaseTransport
     .handle_request(request)
     .close()
     .__enter__()
@@ -186,13 +186,13 @@ nekkar.httpx
   RequestConfigurationError(message, *, request=None): TransportError, ConfigurationError
   RequestCorruptLog(message, *, request=None): RequestCacheError, CorruptLog
   RequestWaitTooLong(name, retry_after, max_wait, request=None): WaitTooLong, TimeoutException
-  limit(client, limiter, rules, *, max_wait=None)
+  limit(client, limiter, rules, *, max_wait=None, refused=None)
 nekkar.httpx2
-  AsyncNekkarTransport(limiter, rules, transport=None, *, max_wait=None, **http_transport_args): AsyncBaseTransport
+  AsyncNekkarTransport(limiter, rules, transport=None, *, max_wait=None, refused=None, **http_transport_args): AsyncBaseTransport
     await .handle_async_request(request)
     await .aclose()
     await .__aenter__()
-  NekkarTransport(limiter, rules, transport=None, *, max_wait=None, **http_transport_args): BaseTransport
+  NekkarTransport(limiter, rules, transport=None, *, max_wait=None, refused=None, **http_transport_args): BaseTransport
     .handle_request(request)
     .close()
     .__enter__()
@@ -200,7 +200,24 @@ nekkar.httpx2
   RequestConfigurationError(message, *, request=None): TransportError, ConfigurationError
   RequestCorruptLog(message, *, request=None): RequestCacheError, CorruptLog
   RequestWaitTooLong(name, retry_after, max_wait, request=None): WaitTooLong, TimeoutException
-  limit(client, limiter, rules, *, max_wait=None)
+  limit(client, limiter, rules, *, max_wait=None, refused=None)
+nekkar.meters
+  Anthropic(default_output=1024, tokenizer=None)
+    .for_stream()
+    .measure_event(data)
+    .estimate(request)
+    .measure(response)
+  Meter: Protocol
+    .estimate(request)
+    .measure(response)
+  OpenAI(default_output=1024, tokenizer=None)
+    .measure_event(data)
+    .estimate(request)
+    .measure(response)
+  Request: Protocol
+    .json()
+  Response: Protocol
+    .json()
 nekkar.redis
   RedisCache(host='localhost', port=6379, db=0, *, timeout=1.0, **options): BaseCache
     .add(key, value)
@@ -259,8 +276,8 @@ def members(kind: type) -> Iterator[str]:
 
 
 def bodies(kind: type) -> list[type]:
-    """Return what a class inherits from ``nekkar.http``, which is private."""
-    return [base for base in kind.__mro__ if base.__module__.startswith("nekkar.http.")]
+    """Return what a class inherits that is private: from ``nekkar.http``, or from a class with an underscore."""
+    return [base for base in kind.__mro__ if base.__module__.startswith("nekkar.http.") or base.__name__[0] == "_"]
 
 
 def described(name: str, kind: type) -> Iterator[str]:

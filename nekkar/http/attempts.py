@@ -1,0 +1,46 @@
+"""The attempts of one request of requests', as the pools of urllib3 and the adapter tell of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nekkar.http.header_values import Headers
+from nekkar.http.permit import Permit
+from nekkar.http.urllib3_taps import body_of
+
+
+@dataclass(slots=True, eq=False)
+class AdmittedAttempts:
+    """Each attempt is admitted once and heard once; no permit: all are unlimited."""
+
+    permit: Permit | None
+    is_ahead: bool = False
+    is_heard: bool = False
+
+    def ask(self) -> None:
+        """Admit an attempt that starts now, if that was not done ahead of it."""
+        if self.is_ahead:
+            self.is_ahead = False
+        elif self.permit:
+            self.permit.is_used = True
+            self.permit.acquire()
+            self.is_heard = False
+
+    def confirm(self) -> float:
+        """Admit the attempt anew where its slot went stale; return the seconds waited."""
+        return self.permit.acquire() if self.permit else 0.0
+
+    def admit_ahead(self) -> None:
+        """Admit the first attempt before it is sent."""
+        self.ask()
+        self.is_ahead = True
+
+    def hear(self, status: int, headers: Headers, raw: Any) -> None:
+        """Hear what came back of an attempt: in its pool, or else of the adapter that sent it.
+
+        ``raw``: the response of urllib3, or the bytes of a body that was read already.
+        """
+        if self.permit and not self.is_heard:
+            self.is_heard = True
+            self.permit.hear(status, headers, body_of(raw) if self.permit.passage.inspection else None)

@@ -1,0 +1,215 @@
+"""Inspection: what of a limit's requests and answers is read beyond status and headers, and what is made of it.
+
+- ``refused=`` is asked of every answer. Up to 64 kB of a body are read before it is asked, never of a stream.
+- A meter's estimate joins the cost of the call: the call's own cost comes before its rule's, that before the meter's.
+- What a meter measures settles the call's admission, once the body has ended or was closed. What it does not measure,
+  or can't read, goes on costing its estimate.
+- Neither ever fails a call of the user's. What they raise or return amiss is logged, once for each kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nekkar.core.admission import Admission
+from nekkar.core.cost import CALLS, merged
+from nekkar.core.errors import CacheError, ConfigurationError, kind_of, shown
+from nekkar.core.limiter import Limit, Nekkar
+from nekkar.core.quota import SECOND
+from nekkar.http.bodies import (
+    MOST_AHEAD,
+    MOST_MEASURED,
+    Answer,
+    Decoder,
+    Events,
+    RequestView,
+    Unreadable,
+)
+from nekkar.meters import FIRST_ERROR, Meter, Response
+
+Refused = Callable[[Response], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What is read of the requests and answers of one limit: for ``meter``, and for ``refused``."""
+
+    limiter: Nekkar
+    limit: Limit
+    meter: Meter | None = None
+    refused: Refused | None = None
+
+    def cost(self, known: Mapping[str, int], request: RequestView) -> dict[str, int]:
+        """Return what is known of a call's cost with what its meter estimates; 0 of a unit that neither names."""
+        estimated: dict[str, int] = {}
+        if self.meter:
+            try:
+                estimated = self._counted(self.meter.estimate(request)) or {}
+            except Exception as error:
+                self._failed("estimate", error, "the call costs 0 of what it would have told")
+        return merged(known, estimated, {unit: 0 for unit in self._units if unit != CALLS})
+
+    def reads_ahead(self, answer: Answer) -> bool:
+        """Whether the body is to be read before the response is handed on."""
+        told = answer.headers.get("content-length") or ""
+        is_long = told.isdecimal() and (len(told) > 9 or int(told) > MOST_AHEAD)
+        return self.refused is not None and answer.status >= 200 and not (answer.is_stream or is_long)
+
+    def pause(self, answer: Answer, body: bytes | None) -> int | None:
+        """Return the µs of the pause that ``refused`` tells; None where the usual rules hold.
+
+        ``body``: as it came; None where it is too long, or was not read.
+        """
+        if self.refused is None:
+            return None
+        try:
+            told = self.refused(answer.view(_decoded(answer, body)))
+        except Exception as error:
+            self._failed("refused=", error, "the answer is heard by the usual rules")
+            return None
+        if told is None:
+            return None
+        if isinstance(told, bool) or not isinstance(told, int | float) or not told >= 0:
+            what = "refused= returned %s, which is no number of seconds from 0; the answer is heard by the usual rules"
+            self._say("odd refusal", what, kind_of(told))
+            return None
+        most = self.limiter.max_hold
+        if told > most:
+            self._say("long refusal", "refused= asks for a pause of %s s; held for max_hold, %g s", shown(told), most)
+        return math.ceil(min(told, most) * SECOND)
+
+    def measuring(self, admission: Admission, answer: Answer) -> Measuring | None:
+        """Return what measures an answer as its body passes; None without a meter."""
+        return Measuring(self, self.meter, admission, answer) if self.meter else None
+
+    @property
+    def _units(self) -> tuple[str, ...]:
+        return self.limit._core.quota.units
+
+    def _counted(self, told: Any) -> dict[str, int] | None:
+        """Return what a meter tells of the units that the limit counts, each at most a whole window; None for None."""
+        if told is None:
+            return None
+        if not isinstance(told, Mapping) or not all(map(_is_count, told.values())):
+            raise TypeError(f"a meter returns whole numbers from 0 by unit, got {shown(told)}")
+        return {unit: min(told[unit], self.limit._core.quota.most(unit)) for unit in self._units if unit in told}
+
+    def _failed(self, what: str, error: Exception, so: str) -> None:
+        self._say(f"{what} failed", f"{what} failed with %s; {so}", type(error).__name__, error=error)
+
+    def _say(self, kind: str, text: str, *values: object, error: Exception | None = None) -> None:
+        text = f"limit %r: {text}; said once"
+        self.limiter.once.warn(kind, text, self.limit.name, *values, error=error)
+
+
+class Measuring:
+    """One answer, as its body passes: fed with each piece, it tells at the end what the call did cost."""
+
+    def __init__(self, inspection: Inspection, meter: Meter, admission: Admission, answer: Answer) -> None:
+        self._inspection, self._meter, self._admission, self._answer = inspection, meter, admission, answer
+        self._decoder: Decoder | None = None
+        self._events: Events | None = None
+        self._pieces: list[bytes] = []
+        self._told: Any = None
+        self._is_over = False
+        if answer.is_event_stream:
+            if not hasattr(meter, "measure_event"):
+                return
+            self._events = Events(MOST_MEASURED)
+            self._meter = self._for_stream()
+        try:
+            self._decoder = Decoder(answer.encoding, MOST_MEASURED)
+        except Unreadable:
+            self._give_up()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the body, as it came."""
+        if self._decoder is None or self._is_over:
+            return
+        try:
+            made = self._decoder.decode(data)
+            if self._events is None:
+                self._pieces.append(made)
+            else:
+                self._hear(self._events, made)
+        except Unreadable:
+            self._give_up()
+
+    def settle(self) -> None:
+        """Settle the admission by what was measured, once; blocks for a swap."""
+        if units := self._measured():
+            try:
+                self._admission.settle(**units)
+            except (CacheError, ConfigurationError) as error:
+                self._unsettled(error)
+
+    async def settle_async(self) -> None:
+        """Settle, from a task; see ``settle``."""
+        if units := self._measured():
+            try:
+                await self._admission.settle_async(**units)
+            except (CacheError, ConfigurationError) as error:
+                self._unsettled(error)
+
+    def _measured(self) -> dict[str, int] | None:
+        """Return what the call did cost, the first time; None where that is not known."""
+        if self._is_over:
+            return None
+        self._is_over = True
+        try:
+            return self._inspection._counted(self._asked())
+        except Exception as error:
+            self._inspection._failed("measure", error, "the call costs its estimate")
+            return None
+
+    def _asked(self) -> Any:
+        """Return what the meter tells. Of an error it is asked without a body too."""
+        if self._events and self._decoder:
+            self._hear(self._events, b"\n\n")  # some services leave out the end of the last event
+        if self._decoder and not self._events:
+            return self._meter.measure(self._answer.view(b"".join(self._pieces)))
+        if self._told is None and self._answer.status >= FIRST_ERROR:
+            return self._meter.measure(self._answer.view())
+        return self._told
+
+    def _hear(self, events: Events, made: bytes) -> None:
+        for event in events.feed(made):
+            try:
+                told = self._meter.measure_event(event)  # type: ignore[attr-defined]
+            except Exception as error:
+                self._inspection._failed("measure_event", error, "the event is as if it told nothing")
+                continue
+            if told is not None:
+                self._told = told
+
+    def _for_stream(self) -> Meter:
+        try:
+            return self._meter.for_stream() if hasattr(self._meter, "for_stream") else self._meter
+        except Exception as error:
+            self._inspection._failed("for_stream", error, "the meter itself is asked")
+            return self._meter
+
+    def _give_up(self) -> None:
+        self._decoder, self._pieces = None, []
+        if self._answer.status >= FIRST_ERROR:
+            return
+        what = "its meter can't read an answer encoded as %r, or of over 8 MB; the call costs its estimate"
+        self._inspection._say("unreadable", what, self._answer.encoding)
+
+    def _unsettled(self, error: Exception) -> None:
+        if isinstance(error, CacheError):  # the other one: the user has settled it by hand
+            self._inspection._say("unsettled", "a call is not settled, and costs its estimate: %s", error)
+
+
+def _decoded(answer: Answer, body: bytes | None) -> bytes:
+    try:
+        return Decoder(answer.encoding, MOST_AHEAD).decode(body) if body else b""
+    except Unreadable:
+        return b""
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
