@@ -27,6 +27,7 @@ MODULES: list[tuple[str, list[str], str]] = [
     ("nekkar.requests", [], "how-to/requests.md"),
     ("nekkar.httpx", [], "how-to/httpx.md"),
     ("nekkar.httpx2", [], "how-to/httpx.md"),
+    ("nekkar.meters", [], "how-to/tokens.md"),
     ("nekkar.core.cache", [], "how-to/caches/*.md"),
     ("nekkar.redis", ["RedisCache"], "how-to/caches/*.md"),
     ("nekkar.core.events", [*EVENTS, "Listening"], "how-to/telemetry.md"),

@@ -26,6 +26,8 @@ MEANT: dict[str, tuple[str, ...]] = {
     "https://www.googleapis.com/youtube/v3/*": ("https://www.googleapis.com/youtube/v3/videos?part=snippet&id=a",),
     "*.openai.azure.com/openai/deployments/{deployment}/*": (f"POST {AZURE}",),
     "https://api.anthropic.com/v1/messages": ("POST https://api.anthropic.com/v1/messages",),
+    "*.myshopify.com/admin/api/*/graphql.json": ("POST https://a-shop.myshopify.com/admin/api/2026-07/graphql.json",),
+    "https://api.airtable.com": ("https://api.airtable.com/v0/appBASE/Table%201?pageSize=100",),
     "https://api.github.com": (
         "https://api.github.com/repos/psf/requests/issues?page=2",
         "https://api.github.com/users",
