@@ -118,7 +118,7 @@ class Kind:
             async with entered(self.face.limit(plain, limiter, rules, **options)) as client:
                 yield client
 
-    async def send(self, client: Any, url: str, body: bytes | None = b"{}", method: str = "POST") -> Streamed:
+    async def send(self, client: Any, url: str, body: Any = b"{}", method: str = "POST") -> Streamed:
         """Send a request, and return its response before its body is read."""
         if self.face is None:
             response = client.request(method, url, data=body, stream=True, timeout=TIMEOUT)
