@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from tests.support.http_server import Server
 from tests.support.web import running
 
 EVERYTHING = RuleTable([Rule("*", "all")], {"all": "1000/hour"})
+METERED = RuleTable([Rule("*", "all")], {"all": {"rate": "1000/hour; 1000000 tokens/hour", "meter": "openai"}})
 
 
 @dataclass
@@ -36,11 +37,14 @@ class World:
     h2: H2Server
     authority: trustme.CA
     limiter: Nekkar | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     def client(self, **arguments: Any) -> Any:
         """Return a client, for a ``with`` that any face may use; limited if this world is."""
         client = self.face.client(**{"trust_env": False} | arguments)
-        return entered(self.face.limit(client, self.limiter, EVERYTHING) if self.limiter else client)
+        return entered(
+            self.face.limit(client, self.limiter, **{"rules": EVERYTHING} | self.options) if self.limiter else client
+        )
 
     @property
     def trust(self) -> ssl.SSLContext:
@@ -304,9 +308,9 @@ def worlds(face: Face, authority: trustme.CA) -> Callable[..., tuple[Any, World]
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
 
-    def run(call: Callable[[World], Awaitable[Any]], limiter: Nekkar | None) -> tuple[Any, World]:
+    def run(call: Callable[[World], Awaitable[Any]], limiter: Nekkar | None, **options: Any) -> tuple[Any, World]:
         with running(Server()) as plain, running(Server(context)) as secured, H2Server() as h2:
-            world = World(face, plain, secured, h2, authority, limiter)
+            world = World(face, plain, secured, h2, authority, limiter, options)
             return face.run(outcome, call, world), world
 
     return run
@@ -328,3 +332,18 @@ def test_a_limited_call_is_as_without(
     assert len(limited.seen) == reached
     assert limiter("all", "1000/hour").status().windows[0].used == admitted
     assert not error or outcome[0] == error
+
+
+# A stream that is left early needs no other connection where it was read ahead.
+READ = [row[0] for row in CALLS if row[0].__name__ != "a_stream_left_early"]
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <async_generator object:Warning")
+@pytest.mark.parametrize("face", [FACES[0], FACES[5]], ids=str)
+@pytest.mark.parametrize("call", READ, ids=lambda call: call.__name__)
+def test_a_call_whose_bodies_are_read_is_as_without(call: Any, face: Face, worlds: Any) -> None:
+    """For a meter, and for ``refused=``."""
+    plainly, plain = worlds(call, None)
+    outcome, limited = worlds(call, Nekkar(clock=FakeClock()), rules=METERED, refused=lambda response: None)
+    assert outcome == plainly
+    assert limited.seen == plain.seen

@@ -29,6 +29,7 @@ from nekkar.testing import FakeClock
 from tests.support.web import TIMEOUT, Hit, Proxy, Site, running
 
 RULES = RuleTable([Rule("*", "all")], {"all": "1000/hour"})
+METERED = RuleTable([Rule("*", "all")], {"all": {"rate": "1000/hour; 1000000 tokens/hour", "meter": "openai"}})
 
 
 @dataclass(frozen=True)
@@ -243,12 +244,18 @@ def limited(session: requests.Session) -> requests.Session:
     return limit(session, Nekkar(), RULES)
 
 
+def inspected(session: requests.Session) -> requests.Session:
+    """Limit with bodies that are read on their way."""
+    return limit(session, Nekkar(), METERED, refused=lambda response: None)
+
+
 Make = Callable[[requests.Session], requests.Session]
 
 PAIRS: dict[str, tuple[Make, Make]] = {
     "limit": (lambda session: session, limited),
     "mounted": (lambda session: session, mounted),
     "blocking": (blocking, lambda session: limited(blocking(session))),
+    "inspected": (lambda session: session, inspected),
 }
 
 
