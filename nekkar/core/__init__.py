@@ -6,7 +6,8 @@ Reading order, about 20 minutes:
 2. ``window/``      The algorithm, pure. Start with ``hits.py``: hit n comes at least a period after hit n − N. Then
                     ``state.py`` (what is shared), ``plan.py`` (who gets which slot), ``recovery.py`` (after a loss).
 3. ``shared/``      One limit's state in one cache: ``ledger.py`` reads it, changes it, swaps it, in one loop.
-4. ``waiting/``     The callers of one process: ``wait_queue.py`` leads a caller, ``turn.py`` one update of the state.
+4. ``waiting/``     The callers of one process: ``wait_queue.py`` leads a caller, ``turn.py`` one update of the state,
+                    ``together.py`` a call under several limits.
 5. ``runtime/``     How the generators of 3 and 4 are run in threads and tasks; clocks.
 6. ``limit_core.py``, ``limit.py``, ``limiter.py``   What users hold. ``cache/``: the backends.
 
@@ -17,5 +18,5 @@ A turn is handed to the driver whole (``RunSteps``): once begun it finishes, eve
 Words: slot: the instant at which a call may start. hit: a slot that is booked. place: a line that waits, in the state.
 grant: hits with the name of the line that may use them. horizon: how far ahead slots are booked (100 ms).
 margin: what each window is longer than its period. epoch: the identity of a state; a new one after a loss makes older
-slots void. hold: no slot before this instant. The rules by number: docs/concepts/line.md and faults.md.
+slots void. hold: no slot before this instant. The rules by number: docs/concepts/line.md, together.md, faults.md.
 """

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
-from nekkar.core.cost import CALLS, Hits, as_mapping, cost_of, hits_in
+from nekkar.core.cost import CALLS, Hits, as_mapping, cost_of, hits_in, merged
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.quota import SECOND
 
@@ -121,6 +121,35 @@ def _copied(name: str, at: float, waited: float, costs: dict[str, int]) -> Admis
     admission = Admission(name, costs[CALLS], at, waited)
     _set(admission, "_costs", cost_of(costs))
     return admission
+
+
+@dataclass(frozen=True, slots=True)
+class JointAdmission(Admission):
+    """A call's leave to start now under several limits: ``parts`` has the admission of each, in the order given.
+
+    ``name`` and ``at`` are the first's. A settlement goes to the parts that count the unit.
+    """
+
+    parts: tuple[Admission, ...] = ()
+
+    @classmethod
+    def _of_parts(cls, parts: tuple[Admission, ...], booking: Booking | None) -> JointAdmission:
+        first, costs = parts[0], merged(*(part.costs for part in parts))
+        admission = cls(first.name, costs[CALLS], first.at, first.waited, parts)
+        object.__setattr__(admission, "_booking", booking)
+        object.__setattr__(admission, "_costs", cost_of(costs))
+        return admission
+
+    def _after(self, waited: float) -> JointAdmission:
+        """Return the same admission of a call that waited so long, in seconds."""
+        return JointAdmission._of_parts(tuple(part._after(waited) for part in self.parts), self._booking)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copied_parts, (self.parts,)
+
+
+def _copied_parts(parts: tuple[Admission, ...]) -> JointAdmission:
+    return JointAdmission._of_parts(parts, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from nekkar.core.waiting.callers import Slot
 from nekkar.core.window.feedback import Feedback
 
 if TYPE_CHECKING:
+    from nekkar.core.joint import JointLimit
     from nekkar.core.limiter import Nekkar
 
 P = ParamSpec("P")
@@ -51,6 +52,15 @@ class Limit:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (self._limiter, self.name, self._core.quota, self._max_wait)
+
+    def __and__(self, other: Limit | JointLimit) -> JointLimit:
+        """Return a limit of both: a call starts only while it has a slot in each.
+
+        Raises ConfigurationError where it is the same limit twice.
+        """
+        from nekkar.core.joint import JointLimit, joint
+
+        return joint(self, other) if isinstance(other, Limit | JointLimit) else NotImplemented
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a callable: each call waits for its slot, then runs.
@@ -212,6 +222,10 @@ class Limit:
         except CacheError as error:
             said = "limit %r: what its service said reaches no other process: %s"
             self._limiter.once.warn("unheard", said, self.name, error)
+
+    def _shares_state(self, other: Limit) -> bool:
+        """Whether both are one limit: the same name in the same cache."""
+        return self.name == other.name and self._limiter._cache is other._limiter._cache
 
     def _run(self, steps: CacheSteps[T]) -> T:
         return run_steps(steps, self._core.clock)

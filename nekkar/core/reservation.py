@@ -54,6 +54,20 @@ class Reservation(NamedTuple):
 
     def _settlement(self, admission: Admission, units: Mapping[str, Any]) -> Settlement | None:
         """Return what to write, None where nothing changes; a second call raises ConfigurationError."""
+        used = self.check(admission, units)
+        if not admission._settles():
+            raise self._settled_already(admission.name)
+        changes = tuple((unit, hits - hits_in(self.cost, unit)) for unit, hits in used.items())
+        changes = tuple((unit, change) for unit, change in changes if change)
+        return Settlement(self.slot.source.epoch, self.slot.at, changes) if changes else None
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The units that its limit counts."""
+        return self.core.quota.units
+
+    def check(self, admission: Admission, units: Mapping[str, Any]) -> dict[str, int]:
+        """Return what is to be settled, checked; ConfigurationError where that can't be. Nothing is changed."""
         name = admission.name
         used = {unit: self._checked(name, unit, hits) for unit, hits in units.items()}
         if self.slot.source.pid != os.getpid():
@@ -61,13 +75,13 @@ class Reservation(NamedTuple):
                 f"limit {name!r}: an admission can be settled only in the process that acquired it, and this one was"
                 " forked from that; settle it there"
             )
-        if not admission._settles():
-            raise ConfigurationError(
-                f"limit {name!r}: the admission of {shown(as_mapping(self.cost))} is settled already; settle it once"
-            )
-        changes = tuple((unit, hits - hits_in(self.cost, unit)) for unit, hits in used.items())
-        changes = tuple((unit, change) for unit, change in changes if change)
-        return Settlement(self.slot.source.epoch, self.slot.at, changes) if changes else None
+        if getattr(admission, "_is_settled", False):
+            raise self._settled_already(name)
+        return used
+
+    def _settled_already(self, name: str) -> ConfigurationError:
+        text = f"limit {name!r}: the admission of {shown(as_mapping(self.cost))} is settled already; settle it once"
+        return ConfigurationError(text)
 
     def _checked(self, name: str, unit: str, hits: Any) -> int:
         counted = self.core.quota.units

@@ -40,6 +40,7 @@ LAYERS = [
     "nekkar.core.limit_core",
     "nekkar.core.reservation",
     "nekkar.core.limit",
+    "nekkar.core.joint",
     "nekkar.core.limiter",
     "nekkar.meters",
     "nekkar.rules",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.limiter import Nekkar
 from nekkar.core.shared.replica import Replica
-from nekkar.core.waiting.turn import LOOK_EVERY_US
+from nekkar.core.waiting.assignments import LOOK_EVERY_US
 from nekkar.core.window.booking import Ask
 from nekkar.core.window.plan import _Planner
 from nekkar.core.window.state import LimitState
@@ -52,8 +53,8 @@ def test_a_plan_that_does_not_keep_a_hold_is_found(monkeypatch: pytest.MonkeyPat
     """Planted: slots are booked through a hold."""
     begin = _Planner.__init__
 
-    def heedless(self: _Planner, state: LimitState, ask: Ask) -> None:
-        begin(self, state, ask)
+    def heedless(self: _Planner, state: LimitState, ask: Ask, exact: Any) -> None:
+        begin(self, state, ask, exact)
         self.soonest = ask.now + ask.lead_us
 
     monkeypatch.setattr(_Planner, "__init__", heedless)

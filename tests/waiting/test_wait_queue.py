@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import pairwise
@@ -16,7 +16,7 @@ from nekkar.core.errors import WaitTooLong
 from nekkar.core.quota import SECOND, quota
 from nekkar.core.shared import latency, ledger, replica
 from nekkar.core.waiting import assignments, turn
-from nekkar.core.window import booking, checks, hits, plan, recovery, state
+from nekkar.core.window import booking, checks, entries, hits, plan, recovery, state
 from nekkar.core.window.settlement import settled
 from tests.support.simulation import MS, Cancelled, Store, Story, World
 from tests.support.stories import FAST, SCHEDULES, STORIES
@@ -67,7 +67,7 @@ def _taken_back_by_time(hits: Any, grants: Any, returned: Any) -> Any:
 
 
 _pick_up = assignments.Assignments.pick_up
-_entries = plan._Planner._entries
+_entries_of = entries.entries_of
 _planned = plan.planned
 
 
@@ -76,8 +76,8 @@ def _picked_up_again(self: Any, state: Any, read_at: int, now: int) -> None:
     _pick_up(self, state, read_at, now)
 
 
-def _own_first(self: Any, terms: Any) -> Iterator[Any]:
-    return iter(sorted(_entries(self, terms), key=lambda entry: not entry.is_own))
+def _own_first(*args: Any) -> list[Any]:
+    return sorted(_entries_of(*args), key=lambda entry: not entry.is_own)
 
 
 def _all_by_own_terms(state: Any, ask: Any) -> Any:
@@ -169,7 +169,7 @@ FAULTS = {
     "a survivor trusts hits that a settlement may have given back": Fault(
         lambda: patch.object(recovery, "_free", _free_of_known), "refunds", 126
     ),
-    "who writes goes first": Fault(lambda: patch.object(plan._Planner, "_entries", _own_first), "fair", 18),
+    "who writes goes first": Fault(lambda: patch.object(plan, "entries_of", _own_first), "fair", 18),
 }
 
 

@@ -98,7 +98,7 @@ def run(effects: QueueSteps[T], clock: Clock) -> T:
 
     def perform(effect: RunSteps | WaitUntil | Checkpoint) -> Any:
         if isinstance(effect, WaitUntil):
-            return clock.sleep_until(effect.until_us, cast(threading.Event, effect.event))
+            return (effect.clock or clock).sleep_until(effect.until_us, cast(threading.Event, effect.event))
         return run_steps(effect.steps, clock) if isinstance(effect, RunSteps) else None
 
     return _drive(effects, perform)
@@ -126,14 +126,16 @@ async def run_async(effects: QueueSteps[T], clock: Clock, loop: Loop, in_process
             try:
                 outcome: Any = None
                 if isinstance(effect, RunSteps):
-                    outcome = await run_steps_async(effect.steps, clock, loop, in_process, effect.shielded)
+                    at_once = in_process if effect.in_process is None else effect.in_process
+                    outcome = await run_steps_async(effect.steps, clock, loop, at_once, effect.shielded)
                 elif isinstance(effect, Checkpoint):
                     await loop.checkpoint()
                 elif effect.until_us is None:  # nor does such a task have a timer, unless it watches
                     event = effect.event
                     await (nap(LOOK_AGAIN_S, cast("anyio.Event", event)) if effect.is_watchful else loop.until(event))
                 else:
-                    await clock.sleep_until_async(effect.until_us, cast("anyio.Event", effect.event))
+                    sleep = (effect.clock or clock).sleep_until_async
+                    await sleep(effect.until_us, cast("anyio.Event", effect.event))
             except BaseException as error:
                 effect = effects.throw(error)
             else:

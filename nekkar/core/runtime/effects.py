@@ -12,6 +12,8 @@ from inspect import GEN_RUNNING, GEN_SUSPENDED, getgeneratorstate
 from typing import Any, Protocol, TypeVar
 from weakref import ref
 
+from nekkar.core.clock import Clock
+
 T = TypeVar("T")
 
 
@@ -43,11 +45,13 @@ CacheSteps = Generator[CacheCall | Backoff, Any, T]
 class RunSteps:
     """An effect: run these steps to their end, and send what they return.
 
-    ``shielded``: the caller is leaving, and a cancellation must not cut these short.
+    ``shielded``: the caller is leaving, and a cancellation must not cut these short. ``in_process``: whether their
+    cache answers at once, without I/O; None: as the driver was told.
     """
 
     steps: CacheSteps[Any]
     shielded: bool = False
+    in_process: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,13 @@ class WaitUntil:
     """An effect: wait until an instant (None: no bound) or until the event is set; it may end early.
 
     ``is_watchful``: the wait ends after a second at most, to see whether others still do their part. In threads every
-    wait does; tasks are many, and each such wait costs one a timer.
+    wait does; tasks are many, and each such wait costs one a timer. ``clock``: of the instant; None: the driver's.
     """
 
     until_us: int | None
     event: Event
     is_watchful: bool = False
+    clock: Clock | None = None
 
 
 @dataclass(frozen=True, slots=True)

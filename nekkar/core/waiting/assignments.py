@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from secrets import randbits
 
 from nekkar.core.cost import fits
 from nekkar.core.errors import CacheError, copied
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.callers import Caller, InHand, Queue, Settling, Slot, StartOrder, State
+from nekkar.core.waiting.exact_requests import ExactRequest, ExactRequests
 from nekkar.core.waiting.standing import Standing
 from nekkar.core.window.booking import Returned, earliest_slot_behind, spaced_after
 from nekkar.core.window.state import LimitState
+
+LOOK_EVERY_US = 1_000_000
 
 
 class Assignments:
@@ -36,7 +40,8 @@ class Assignments:
         self.returned: list[InHand] = []
         self.settling: list[Settling] = []
         self.must_write = False
-        self.to_wake: list[Caller | Settling] = []
+        self.to_wake: list[Caller | ExactRequest | Settling] = []
+        self.exact = ExactRequests(self)
         self.standing = Standing()
         self._epoch: int | None = None
         self._picked_up = 0  # the serial of the last grant taken in this epoch
@@ -91,7 +96,7 @@ class Assignments:
         self.given += 1
         caller.slot, caller.state = Slot(grant.grant.slot, caller.cost, grant), State.BOOKED
         self.queue.leave(caller)
-        if self.order:
+        if self.order and not caller.elsewhere:  # else once its other limits have the same slot
             self.order.add(caller, caller.slot)
             self.wake_next()
         else:
@@ -163,6 +168,18 @@ class Assignments:
 
     # Callers.
 
+    def arrives_alone(self, caller: Caller, now: int) -> int:
+        """Return when a line that nobody waited in looks next: before the deadline of the caller that comes."""
+        ledger, state = self.ledger, self.ledger.state
+        place = state.place_of(self.owner) if state else None
+        if place and place.credit and now > ledger.good_until(place.ready):
+            self.standing.was_absent()
+        self.standing.arrives(now)
+        if not (place and state):
+            return now
+        looks_at = min(place.ready - state.horizon_us // 4, ledger.read_at + LOOK_EVERY_US)
+        return now if caller.deadline is not None and caller.deadline < looks_at else looks_at
+
     def earliest_slot_of(self, caller: Caller) -> int:
         """Return a lower bound of the slot of a caller behind all in line; 0 before a state was read."""
         state, quota = self.ledger.state, self.ledger.quota
@@ -181,8 +198,10 @@ class Assignments:
         if caller.state is not State.BOOKED or caller.slot is None:
             return False
         slot = caller.slot
-        if self.is_good(slot.source, now):
+        if self.is_good(slot.source, now) and (caller.elsewhere is None or caller.elsewhere.is_good(slot)):
             caller.state = State.STARTED
+            if caller.elsewhere:
+                caller.elsewhere.starts()
             self.ledger.started(slot.at, slot.cost)
             self.standing.starts(slot.at, bool(self.queue.head) or any(grant.left for grant in self.hand))
             self.wake_next()
@@ -227,6 +246,18 @@ class Assignments:
         caller.state = State.LEFT  # last: an interrupt before it lets the caller leave again
         self.wake_next()
         self.wake_head()
+
+    def move_full(self, most: int) -> bool:
+        """Have those of the first callers wait elsewhere for which another limit has no room; return whether any do."""
+        room: dict[object, int] = {}
+        moved = [
+            (caller, full)
+            for caller in islice(self.queue, most)
+            if caller.elsewhere and (full := caller.elsewhere.full(room, most))
+        ]
+        for caller, full in moved:
+            self.fail([caller], full)
+        return bool(moved)
 
     def refuse(self, caller: Caller, at: int, now: int) -> None:
         """Answer a caller that its slot can't come before ``at``."""

@@ -16,15 +16,22 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heappop, heappush
-from itertools import takewhile
-from typing import Any, NamedTuple
+from itertools import count, takewhile
+from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
 from nekkar.core.cost import Hits
 from nekkar.core.errors import WaitTooLong
-from nekkar.core.runtime.effects import Event, is_under_way
+from nekkar.core.runtime.effects import Event, QueueSteps, is_under_way
 from nekkar.core.window.settlement import Settlement
 from nekkar.core.window.state import Grant
+
+_tickets, _front_tickets = count(1), count(-(1 << 40))
+
+
+def new_ticket(is_front: bool) -> int:
+    """Return the ticket of a caller that comes now, or stands in front: callers stand in order of these."""
+    return next(_front_tickets if is_front else _tickets)
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +61,50 @@ class Slot(NamedTuple):
     source: InHand
 
 
+class Elsewhere(Protocol):
+    """The other limits of a caller's call, as the line sees them in which it waits; see ``together.py``."""
+
+    @property
+    def lead_us(self) -> int:
+        """How far ahead its slot must be booked, so that the others can be asked for it."""
+
+    @property
+    def horizon_us(self) -> int:
+        """The longest horizon that one of its limits asks for."""
+
+    def look(self) -> QueueSteps[None]:
+        """Read the states of the others, where these are not quite new."""
+
+    def follow(self, turn_at: int) -> QueueSteps[None]:
+        """Keep places in the others for a turn that comes at ``turn_at``, where these bind."""
+
+    def full(self, room: dict[object, int], most: int) -> WaitsElsewhere | None:
+        """Return the way to the limit that has no room for it, of what those in front have left; take its part."""
+
+    def way_to(self, line: Any) -> WaitsElsewhere | None:
+        """Return the way to the limit of another line; None where the call is under no such limit."""
+
+    def book(self, slot: Slot) -> QueueSteps[bool]:
+        """Book the same instant in each; return whether that was in time. Raises WaitsElsewhere where one refuses."""
+
+    def is_good(self, slot: Slot) -> bool:
+        """Whether the others have the same slot, and the call may still start on it there."""
+
+    def starts(self) -> None:
+        """Take note that it starts."""
+
+    def cancel(self) -> QueueSteps[None]:
+        """Give back what is booked in the others."""
+
+
+class WaitsElsewhere(Exception):
+    """A caller is to wait in the line of another of its limits, the one numbered ``lead``."""
+
+    def __init__(self, lead: int) -> None:
+        super().__init__(lead)
+        self.lead = lead
+
+
 class State(Enum):
     """What becomes of a caller; see the table above."""
 
@@ -65,7 +116,10 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """One call of this cost, by ``deadline`` (µs; None: no deadline). ``call``: the generator that runs it."""
+    """One call of this cost, by ``deadline`` (µs; None: no deadline). ``call``: the generator that runs it.
+
+    ``elsewhere``: its other limits, where it has several.
+    """
 
     ticket: int
     cost: Hits
@@ -78,6 +132,7 @@ class Caller:
     error: Exception | None = None
     event: Event | None = None
     told_until: int = 0  # what listeners were told of its wait (reporter.py)
+    elsewhere: Elsewhere | None = None
 
     @property
     def is_gone(self) -> bool:

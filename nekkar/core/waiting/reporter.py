@@ -12,7 +12,7 @@ from nekkar.core.cost import CALLS, Hits, as_mapping, hits_in
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.events import Admitted, Held, Left, Listeners, Refused, Waiting
 from nekkar.core.quota import SECOND
-from nekkar.core.waiting.callers import Caller, Slot
+from nekkar.core.waiting.callers import Caller, Slot, WaitsElsewhere
 
 LONG_US = 5 * SECOND
 MOVED_US = SECOND
@@ -60,7 +60,7 @@ class CallReporter:
 
     def ended(self, caller: Caller, error: BaseException, now: int) -> None:
         """Say that a call goes without a slot, and why."""
-        if not self.listening:
+        if not self.listening or isinstance(error, WaitsElsewhere):
             return
         told = (*self._of(caller.cost), now / SECOND, max(0, now - caller.arrived) / SECOND)
         call = (caller.ticket, as_mapping(caller.cost))

@@ -56,6 +56,10 @@ class Standing:
         """Remember that the limit bound: the next call had to wait for room."""
         self._bound_at = now
 
+    def has_bound(self, now: int, window_us: int) -> bool:
+        """Whether the limit bound within ``window_us``."""
+        return now <= self._bound_at + window_us
+
     def credit(self, is_far: bool) -> int:
         """Return how often others may grant the place."""
         return MOST_CREDIT if is_far else min(MOST_CREDIT, max(self._run, self._usual_run) // CALLS_A_CREDIT)
@@ -70,4 +74,4 @@ class Standing:
         It binds where it bound within ``window_us``, and there is not ``room`` for many hits now.
         """
         comes_back = bool(self._returns) and max(self._returns) <= MOST_BACK_US
-        return comes_back and (is_far or (now <= self._bound_at + window_us and room < MUCH_ROOM))
+        return comes_back and (is_far or (self.has_bound(now, window_us) and room < MUCH_ROOM))

@@ -11,19 +11,21 @@ Rules (numbered as in docs/concepts/line.md):
 from __future__ import annotations
 
 import threading
+from itertools import islice, takewhile
 
-from nekkar.core.cost import cost_of
+from nekkar.core.cost import Hits, cost_of
 from nekkar.core.errors import CacheError
+from nekkar.core.quota import Quota
 from nekkar.core.shared.account import Account
-from nekkar.core.waiting.assignments import Assignments
+from nekkar.core.waiting.assignments import LOOK_EVERY_US, Assignments
 from nekkar.core.waiting.callers import Caller, Settling
 from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit, room_for, spaced_after, tidied
 from nekkar.core.window.plan import Plan, planned
 from nekkar.core.window.settlement import settled
-from nekkar.core.window.state import LimitState
+from nekkar.core.window.state import LimitState, Place
 
-LOOK_EVERY_US = 1_000_000
+LOOKED_AT = 64  # callers of a line: more hardly start within a horizon
 
 
 class Turn:
@@ -39,6 +41,7 @@ class Turn:
         self._must_write = False
         self._sent: list[Returned] = []
         self._settling: list[Settling] = []
+        self._kept: list[Place] = []
         self._prefetch: int | None = None
         self._waiting = 0
         self.look_at = 0
@@ -51,26 +54,35 @@ class Turn:
         with self._lock:
             if not is_recovery:
                 mine.pick_up(state, seen_at, now)
+                mine.exact.pick_up(state)
             self._fail_too_dear()
             self._must_write, mine.must_write = self._must_write or mine.must_write or is_recovery, False
-            if not (mine.queue.head or self._must_write):
+            if not (mine.queue.head or self._must_write or mine.exact.open):
                 return None
             self._settling = list(mine.settling)
             for settling in self._settling:
                 state = settled(state, settling.settlement, now)
+            state = state.with_quota(self.ledger.quota, self._joint_horizon_us())
             ask = self._ask(state, now)
             plan = planned(state, ask)
+            while mine.move_full(plan.own_grants):  # these wait elsewhere now, before anything is booked here
+                ask = self._ask(state, now)
+                plan = planned(state, ask)
             if plan.is_bound:
                 mine.standing.binds(now)
-            too_late = self._too_late(state, plan, ask)
-            if too_late and read_at is None:  # others may have written since: a state that was not read refuses nobody
+            too_late, refused = self._too_late(state, plan, ask), mine.exact.refused(ask.exact, plan.state)
+            if (
+                too_late or refused
+            ) and read_at is None:  # others may have written since: a state that was not read refuses nobody
                 return None
             for caller, at in too_late:
                 mine.refuse(caller, at, now)
+            if mine.exact.refuse(refused, state, now):
+                mine.standing.binds(now)
             self._must_write, mine.must_write = self._must_write or mine.must_write, False
             self.expected_at = plan.turn or 0
             self.look_at = self._next_look(state, plan, seen_at)
-            return plan.state if self._must_write or self._is_due(state, plan, now) else None
+            return plan.state if self._must_write or mine.exact.open or self._is_due(state, plan, now) else None
 
     def won(self, state: LimitState, sent: int) -> None:
         """Take up what was granted."""
@@ -82,6 +94,8 @@ class Turn:
             mine.were_returned(self._sent)
             mine.were_settled(self._settling)
             mine.pick_up(state, sent, now)
+            mine.exact.pick_up(state)
+            mine.exact.were_kept(self._kept)
             if have_left and not mine.queue.head:
                 mine.return_hand()
             self.prefetched.counted_from = now
@@ -105,12 +119,14 @@ class Turn:
         mine, ledger = self.assignments, self.ledger
         quota, head = ledger.quota, mine.queue.head
         lead = ledger.latency.lead_us(state.margin_us)
+        joint_lead = max((c.elsewhere.lead_us for c in islice(mine.queue, LOOKED_AT) if c.elsewhere), default=0)
         is_far = lead > 0 and not ledger.in_process
         window = quota.rates[-1].period_us + state.margin_us
         credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(is_far))
         # In this process a look costs nothing, so nothing is won by standing. And a caller that will not wait can't use
         # a slot that is granted ahead; nor can the next call of a limit with units, which costs something else.
         is_alone = head is not None and len(mine.queue) == 1 and head.deadline is None and quota.counts_calls_alone
+        is_alone = is_alone and not (head and head.elsewhere)
         if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
             self._prefetch = self.prefetched.wanted(len(mine.queue), now)
         # Where calls are so frequent that slots are prefetched, a place would hold them back.
@@ -118,19 +134,31 @@ class Turn:
         room = room_for(state.hits, quota, state.margin(quota, now), now)
         stands = may_stand and mine.standing.may_stand(now, window, is_far, room)
         self._sent, self._waiting = mine.to_return(), len(mine.queue)
+        self._kept = list(mine.exact.kept.values())
         return Ask(
             mine.owner,
             quota,
             mine.queue,
             now,
-            waiting=len(mine.queue),
-            lead_us=lead,
+            # What others grant, nobody has compared with the other limits of a call.
+            waiting=sum(1 for _ in takewhile(lambda caller: not caller.elsewhere, mine.queue)),
+            lead_us=max(lead, joint_lead),
             credit=credit,
             back_us=mine.standing.back_us(ledger.latency.read_us),
             stands=stands,
             returned=self._sent,
             prefetch=self._prefetch,
+            exact=mine.exact.wanted(),
+            kept=self._kept,
+            gone=set(mine.exact.gone),
         )
+
+    def _joint_horizon_us(self) -> int:
+        """Return how far ahead the calls under several limits must be booked."""
+        mine = self.assignments
+        callers = (caller.elsewhere for caller in islice(mine.queue, LOOKED_AT) if caller.elsewhere)
+        wanted = [*(one.horizon_us for one in callers), *(one.horizon_us for one in mine.exact.open)]
+        return max(wanted, default=0)
 
     def _is_due(self, state: LimitState, plan: Plan, now: int) -> bool:
         mine = self.assignments
@@ -177,5 +205,10 @@ class Turn:
         """Answer the callers whose cost no window holds: under the share of an outage, windows are smaller."""
         quota, mine = self.ledger.quota, self.assignments
         for caller in [caller for caller in mine.queue if not quota.admits(caller.cost)]:
-            error = f"cost {caller.cost} is above this process's share while the cache is away: {quota}"
-            mine.fail([caller], CacheError(error))
+            mine.fail([caller], _too_dear(caller.cost, quota))
+        for request in [request for request in mine.exact.open if not quota.admits(request.cost)]:
+            mine.exact.fail(_too_dear(request.cost, quota), [request])
+
+
+def _too_dear(cost: Hits, quota: Quota) -> CacheError:
+    return CacheError(f"cost {cost} is above this process's share while the cache is away: {quota}")

@@ -15,6 +15,7 @@ from nekkar.core.quota import SECOND
 from nekkar.core.runtime.effects import CacheSteps, QueueSteps, RunSteps, is_under_way
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
+from nekkar.core.waiting.callers import Caller
 from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.waiting.turn import Turn
 
@@ -74,12 +75,17 @@ class Turns:
         self.under_way = TurnUnderWay(turn, max(ticket, self._assignments.queue.last_ticket), self._ticks())
         return self.under_way
 
+    def is_due_for(self, caller: Caller) -> bool:
+        """Whether a turn is due, and this caller is to lead it."""
+        is_due = self._assignments.must_write or self.ledger.clock.now_us() >= self.look_at
+        return is_due and not self.under_way and self._assignments.queue.head is caller
+
     def lead(self, under_way: TurnUnderWay, shielded: bool = False) -> QueueSteps[None]:
         """Have a turn taken, and wake the others behind its leader."""
         steps = self._take(under_way)
         under_way.steps = ref(steps)
         try:
-            yield RunSteps(steps, shielded)
+            yield RunSteps(steps, shielded, self.ledger.in_process)
         finally:
             under_way.is_left = True
             if under_way.is_over:
@@ -99,6 +105,7 @@ class Turns:
                     with self._lock:
                         mine.fail([caller for caller in mine.queue if caller.ticket <= under_way.last_ticket], error)
                         mine.were_settled(mine.settling, error)
+                        mine.exact.fail(error)
                     return
                 finally:
                     turn.ended()
@@ -123,5 +130,6 @@ class Turns:
                 looks_at = 0 if self._is_asked else under_way.turn.look_at
                 self.look_at = looks_at or self.ledger.clock.now_us()
             self._assignments.wake_head()
+            self._assignments.to_wake += self._assignments.exact.open[:1]
         if under_way.is_left:  # else the leader wakes the others, behind itself
             self._wake_all()

@@ -21,7 +21,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
 from weakref import ref
 
 from nekkar.core.clock import ticks
@@ -31,18 +30,17 @@ from nekkar.core.quota import SECOND
 from nekkar.core.runtime.effects import Checkpoint, Event, QueueSteps, WaitUntil
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
-from nekkar.core.waiting.callers import Caller, Settling, Slot, State
+from nekkar.core.waiting.callers import Caller, Settling, Slot, State, new_ticket
+from nekkar.core.waiting.exact import ExactSlots
+from nekkar.core.waiting.exact_requests import ExactRequest
 from nekkar.core.waiting.forks import abandon_in_children
 from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.waiting.reporter import CallReporter
 from nekkar.core.waiting.timekeeper import TimeKeeper
-from nekkar.core.waiting.turn import LOOK_EVERY_US
 from nekkar.core.waiting.turns import ABANDONED_US, Turns, TurnUnderWay
 from nekkar.core.window.settlement import Settlement
 
 Wake = Callable[[list[Event]], None]
-
-_tickets, _front_tickets = count(1), count(-(1 << 40))
 
 
 class WaitQueue:
@@ -62,7 +60,7 @@ class WaitQueue:
         wake: Wake,
         in_order: bool = False,
     ) -> None:
-        self.name, self._reporter, self.ledger = reporter.name, reporter, ledger
+        self.name, self.reporter, self.ledger = reporter.name, reporter, ledger
         self._new_event, self._wake = new_event, wake
         self._is_of_tasks = in_order
         self._lock = threading.RLock()  # finalisers and signal handlers may make limited calls while it is held
@@ -71,6 +69,7 @@ class WaitQueue:
         ahead = self.callers if in_order else self._assignments.queue
         self.prefetched = PrefetchedSlots(ledger, self._assignments, ahead, self._lock)
         self._turns = Turns(ledger, self._assignments, self.prefetched, self._lock, self._wake_all, self.ticks)
+        self.exact = ExactSlots(ledger, self._assignments, self._turns, self._lock, self._wake_all, new_event)
         time = TimeKeeper(ledger, self._assignments, self._turns, self.callers, self._lock)
         self._turns.on_shift, self._keep_time = time.follow, time.keep
         abandon_in_children(self)
@@ -95,7 +94,10 @@ class WaitQueue:
         # The ticket is drawn before anything is waited for: the cache's clock, too, is read by the first turn.
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
-        caller = Caller(next(_front_tickets if stale else _tickets), cost, now, deadline, max_wait)
+        return self.enter(Caller(new_ticket(stale is not None), cost, now, deadline, max_wait), stale)
+
+    def enter(self, caller: Caller, stale: Slot | None = None) -> QueueSteps[tuple[Slot, int]]:
+        """Have a caller wait for its slot; see ``acquire``. Raises WaitsElsewhere where its other limits say so."""
         steps = self._acquire(caller, stale)
         caller.call = ref(steps)
         return steps
@@ -107,9 +109,12 @@ class WaitQueue:
                 yield Checkpoint()
             while True:
                 yield from self._until_booked(caller)
-                yield from self._until_slot(caller)
+                if not caller.elsewhere or (yield from self.exact.book_elsewhere(caller, caller.elsewhere)):
+                    yield from self._until_slot(caller)
                 if (slot := self._start(caller)) is not None:
-                    return slot, self._reporter.admitted(caller, slot, self.ledger.clock.now_us(), len(self.callers))
+                    return slot, self.reporter.admitted(caller, slot, self.ledger.clock.now_us(), len(self.callers))
+                if caller.elsewhere:
+                    yield from caller.elsewhere.cancel()
         except GeneratorExit as error:  # dropped by its driver: nothing more can be asked of the cache
             self._leave(caller, error)
             raise
@@ -150,7 +155,7 @@ class WaitQueue:
 
     def _join(self, caller: Caller, stale: Slot | None) -> None:
         """Stand in line; WaitTooLong where the line, and a state read within the horizon, show no slot in time."""
-        now, at = caller.arrived, 0
+        now, at = self.ledger.clock.now_us(), 0
         mine = self._assignments
         with self._lock:
             self.callers.add(caller)
@@ -163,29 +168,20 @@ class WaitQueue:
                         raise caller.too_long(self.name, at, now)
                     self._turns.look_now()
             else:
-                self._arrives_alone(caller)
-            mine.queue.join(caller)
-            if stale:
+                self._turns.look_at = mine.arrives_alone(caller, now)
+            if caller.ticket < mine.queue.last_ticket:  # it came before some that wait here
                 mine.queue.rejoin([caller])
-        self._reporter.waits(caller, at, now, len(self.callers))
-
-    def _arrives_alone(self, caller: Caller) -> None:
-        """Note when the line that nobody waited in looks next: before the caller's deadline."""
-        mine, ledger, now = self._assignments, self.ledger, caller.arrived
-        place = ledger.state.place_of(mine.owner) if ledger.state else None
-        if place and place.credit and now > ledger.good_until(place.ready):
-            mine.standing.was_absent()
-        mine.standing.arrives(now)
-        looks_at = now
-        if place and ledger.state:
-            looks_at = min(place.ready - ledger.state.horizon_us // 4, ledger.read_at + LOOK_EVERY_US)
-        self._turns.look_at = now if caller.deadline is not None and caller.deadline < looks_at else looks_at
+            else:
+                mine.queue.join(caller)
+        self.reporter.waits(caller, at, now, len(self.callers))
 
     def _until_booked(self, caller: Caller) -> QueueSteps[None]:
         while caller.state is State.QUEUED:
             self._keep_time()
             if caller.error:
                 raise caller.error
+            if caller.elsewhere and self._assignments.queue.head is caller:
+                yield from self.exact.before_turn(caller.elsewhere, self._turns.is_due_for(caller))
             step = self._next_step(caller, self.ledger.clock.now_us())
             if self._assignments.to_wake:
                 self._wake_all()
@@ -193,7 +189,7 @@ class WaitQueue:
                 yield step
             elif step:
                 yield from self._turns.lead(step)
-                self._reporter.waits(caller, step.turn.expected_at, self.ledger.clock.now_us(), len(self.callers))
+                self.reporter.waits(caller, step.turn.expected_at, self.ledger.clock.now_us(), len(self.callers))
         if caller.error:
             raise caller.error
 
@@ -211,23 +207,20 @@ class WaitQueue:
                 mine.queue.rejoin([caller])
             leads, is_due = mine.queue.head is caller, mine.must_write or now >= self._turns.look_at
             # The head may be gone without a word, where an interrupt cut its leaving short.
-            if (
-                is_due
-                and (leads or now >= self._turns.look_at + ABANDONED_US)
-                and (turn := self._turns.begin(caller.ticket))
-            ):
+            may_lead = leads or now >= self._turns.look_at + ABANDONED_US
+            if is_due and may_lead and (turn := self._turns.begin(caller.ticket)):
                 return turn
             until = self._deadline(caller, now, is_due)
             if leads and not is_due:
                 until = self._turns.look_at if until is None else min(until, self._turns.look_at)
-            return WaitUntil(until, self._event_of(caller), is_watchful=leads)
+            return WaitUntil(until, self._event_of(caller), leads, self.ledger.clock)
 
     def _until_slot(self, caller: Caller) -> QueueSteps[None]:
         """Sleep until the slot; tasks let those start before them that come before them."""
         slot, clock, mine = caller.slot, self.ledger.clock, self._assignments
         if slot is None:
             return
-        self._reporter.waits(caller, slot.at, clock.now_us(), len(self.callers))
+        self.reporter.waits(caller, slot.at, clock.now_us(), len(self.callers))
         while caller.slot is slot:
             self._keep_time()
             now = clock.now_us()
@@ -236,7 +229,7 @@ class WaitQueue:
                 if is_next and (now >= slot.at or not mine.is_good(slot.source, now)):
                     return
                 event = self._event_of(caller)
-            yield WaitUntil(slot.at if is_next else None, event)
+            yield WaitUntil(slot.at if is_next else None, event, clock=clock)
 
     def _start(self, caller: Caller) -> Slot | None:
         """Return the slot where the caller starts on it; None where it has to be booked again."""
@@ -251,7 +244,7 @@ class WaitQueue:
 
     def _leave(self, caller: Caller, error: BaseException) -> None:
         self._take_out(caller)
-        self._reporter.ended(caller, error, self.ledger.clock.now_us())
+        self.reporter.ended(caller, error, self.ledger.clock.now_us())
 
     def _take_out(self, caller: Caller) -> None:
         with self._lock:
@@ -273,7 +266,7 @@ class WaitQueue:
 
     def _wake_all(self) -> None:
         """Wake the callers that are to be woken; not under the lock: a wake may have to wait for an event loop."""
-        mine, woken = self._assignments, list[Caller | Settling]()
+        mine, woken = self._assignments, list[Caller | ExactRequest | Settling]()
         try:
             with self._lock:
                 woken, mine.to_wake = mine.to_wake, woken
@@ -286,6 +279,7 @@ class WaitQueue:
 
     def abandon(self) -> None:
         """In a forked child: have the copies of the parent's callers raise an error. The parent's own go on."""
+        self.exact.abandon()
         if not self.callers:
             return
         self._lock, self._turns.under_way = threading.RLock(), None  # a thread that is not here may hold the lock

@@ -5,12 +5,13 @@ Pure. ``plan.py`` books with these for all that wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from nekkar.core.cost import CALLS, Hits, fits, hits_in, items
 from nekkar.core.quota import MAX_COUNT, Quota
+from nekkar.core.window.exact import ExactSlot
 from nekkar.core.window.hits import HitLog
 from nekkar.core.window.state import Grant, LimitState, Place, Terms
 
@@ -50,7 +51,9 @@ class Ask:
 
     ``callers``: the ``waiting`` ones without a slot, in order. ``lead_us``: the time of a swap, where it matters.
     ``credit`` and ``back_us``: of its place, if it ``stands`` again after its only caller has a slot. ``returned``:
-    what it gives back. ``prefetch``: how many hits more it could use, where the limit is far from binding.
+    what it gives back. ``prefetch``: how many hits more it could use, where the limit is far from binding. ``exact``:
+    slots that its calls have under other limits, and want here too. ``kept``: places to be kept for such calls.
+    ``gone``: owners of such places that are needed no more; where the line has no place, it takes theirs.
     """
 
     owner: int
@@ -64,6 +67,9 @@ class Ask:
     stands: bool = False
     returned: Sequence[Returned] = ()
     prefetch: int = 0
+    exact: Sequence[ExactSlot] = ()
+    kept: Sequence[Place] = ()
+    gone: Collection[int] = ()
 
     @property
     def terms(self) -> Terms:
@@ -128,7 +134,7 @@ def tidied(state: LimitState, ask: Ask) -> LimitState:
     """Return the state without what is too old, and without what the asking line gives back."""
     state = state.forget(ask.now)
     hits, grants, places = state.hits, state.grants, state.places
-    if grants and grants[0].slot < ask.now - state.horizon_us:
+    if any(grant.slot < ask.now - state.horizon_us for grant in grants):
         grants = tuple(grant for grant in grants if grant.slot >= ask.now - state.horizon_us)
     if ask.returned:
         hits, grants = taken_back(hits, grants, ask.returned)

@@ -53,6 +53,7 @@ _RATE = struct.Struct("<QQ")  # period, count: of the calls
 _TERMS = struct.Struct("<QB")  # spacing, how many rates follow
 _GRANT = (struct.Struct("<IQII"), struct.Struct("<QQQI"))  # serials back from the newest, owner, slot, cost
 _PLACE = (struct.Struct("<QHIBHB"), struct.Struct("<QIQBHB"))  # owner, cost, ready, credit, back in ms, terms
+_KEPT = 0x80  # beside the credit
 _NARROW_TIME, _NARROW_COST = 1 << 32, 1 << 16
 MOST_BACK_US = 65_535_000
 NOTHING = LimitState(0)
@@ -181,8 +182,8 @@ def _places_as_bytes(places: tuple[Place, ...], earliest: int) -> tuple[bytes, .
     )
     pack = _PLACE[is_wide].pack
     rows = [
-        pack(owner, hits_in(cost, CALLS), ready - earliest, credit, -(-back_us // 1000), indexes[own])
-        for owner, cost, ready, credit, back_us, own in places
+        pack(owner, hits_in(cost, CALLS), ready - earliest, credit | is_kept * _KEPT, -(-back_us // 1000), indexes[own])
+        for owner, cost, ready, credit, back_us, own, is_kept in places
     ]
     listed = []
     for rates, spacing_us in terms:
@@ -196,7 +197,7 @@ def _places(is_wide: int, raw: memoryview, terms: tuple[Terms, ...], earliest: i
     try:
         return tuple(
             [
-                Place(owner, cost, earliest + ready, credit, back_ms * 1000, terms[index])
+                Place(owner, cost, earliest + ready, credit & ~_KEPT, back_ms * 1000, terms[index], credit >= _KEPT)
                 for owner, cost, ready, credit, back_ms, index in rows
             ]
         )

@@ -136,7 +136,7 @@ class HitLog:
         return self._in_each_unit(slots, HitLog._append)
 
     def insert(self, slots: Sequence[tuple[int, Hits]]) -> HitLog:
-        """Add (time, cost) for each slot, at any time. Only for hits that somebody made whatever this log allows."""
+        """Add (time, cost) for each slot, at any time: where there is room around it, or the hits were made anyway."""
         return self._in_each_unit(slots, HitLog._insert)
 
     def remove(self, at: int, cost: Hits) -> HitLog:

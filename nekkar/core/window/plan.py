@@ -22,8 +22,8 @@ Planned slots that are not due are not stored: the next reader plans again. Pure
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -39,7 +39,10 @@ from nekkar.core.window.booking import (
     spent,
     tidied,
 )
-from nekkar.core.window.state import Grant, LimitState, Place, Terms
+from nekkar.core.window.entries import Entry, entries_of
+from nekkar.core.window.exact import ExactSlot, insert_exact, with_places
+from nekkar.core.window.guarded import next_guarded
+from nekkar.core.window.state import Grant, LimitState, Place
 from nekkar.core.window.timeline import Timeline
 
 PLANNED_AHEAD = 16  # behind more places than this, a bound of the turn does instead of a plan
@@ -63,24 +66,14 @@ class Plan(NamedTuple):
 
 def planned(state: LimitState, ask: Ask) -> Plan:
     """Grant all that falls due within the horizon, in the order of turns; return what to write."""
-    return _Planner(tidied(state, ask), ask).plan()
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """A place while it is planned. The writer's own (``is_own``) is awake, so it has no promise to keep."""
-
-    place: Place
-    ready: int
-    cost: Hits
-    is_own: bool = False
-    is_granted: bool = False
+    state, behind = insert_exact(with_places(tidied(state, ask), ask.kept), ask.exact, ask.quota, ask.now)
+    return _Planner(state, ask, behind).plan()
 
 
 class _Planner:
     """One plan under way: hits that are booked, hits that are only planned, and the entries that still want a turn."""
 
-    def __init__(self, state: LimitState, ask: Ask) -> None:
+    def __init__(self, state: LimitState, ask: Ask, exact: Sequence[ExactSlot]) -> None:
         self.state, self.ask, self.quota = state, ask, state.told.kept(ask.quota, ask.now)
         self.margin_us = state.margin(ask.quota, ask.now)
         self.soonest = max(ask.now + ask.lead_us, state.hold_until)
@@ -93,30 +86,22 @@ class _Planner:
         self.caller = next(self.callers, None)
         self.own_grants = 0
         self.too_late: list[tuple[SlotRequest, int]] = []
-        terms = ask.terms
         # Nobody plans, grants or waits for a place under other terms: it keeps its own against the shared hits.
-        self.others = [place for place in state.places if place.owner != ask.owner and place.terms != terms]
-        self.entries = list(self._entries(terms))
-        self.open = list(self.entries)
+        foreign = [place for place in state.places if place.owner != ask.owner and place.terms != ask.terms]
+        self.others = [place for place in foreign if place.owner not in ask.gone]
+        self.open = entries_of(state, ask, self.caller.cost if self.caller else None, exact)
+        self.own = next((entry for entry in self.open if entry.is_own), None)
+        self.entries = [entry for entry in self.open if entry.place.cost or not entry.exact]
+        self.is_guarded = any(entry.is_kept for entry in self.open)
         self.weight: Hits = sum((entry.cost for entry in self.entries), 0)
         self.turn: int | None = None
-
-    def _entries(self, terms: Terms) -> Iterator[_Entry]:
-        self.own: _Entry | None = None
-        for place in self.state.places:
-            if place.owner == self.ask.owner:
-                if self.caller:
-                    self.own = _Entry(place, 0, self.caller.cost, is_own=True)
-                    yield self.own
-            elif place.terms == terms:
-                yield _Entry(place, place.ready, place.cost)
-        if self.caller and self.own is None:
-            self.own = _Entry(Place(self.ask.owner, 0, 0, 0, 0, terms), 0, self.caller.cost, is_own=True)
-            yield self.own
 
     def plan(self) -> Plan:
         while self.open:
             entry, slot = self._next_turn()
+            if entry.exact:
+                self._book_exact(entry, entry.exact, slot)
+                continue
             if entry.is_own and self._is_too_late(slot):
                 self._skip_caller(entry, slot)
                 continue
@@ -137,10 +122,12 @@ class _Planner:
         self._prefetch()
         return Plan(self._state(), self.turn, self.own_grants, self.too_late, self._turn_of_tail() > self.soonest)
 
-    def _next_turn(self) -> tuple[_Entry, int]:
+    def _next_turn(self) -> tuple[Entry, int]:
         """Return the entry whose turn comes next, and its slot (rules 2 and 3)."""
+        if self.is_guarded:
+            return next_guarded(self.open, self._slot_of, lambda one, at, then: self._slot_behind(at, one.cost, then))
         slots: dict[Hits, int] = {}
-        first: tuple[_Entry, int] | None = None
+        first: tuple[Entry, int] | None = None
         for entry in self.open:
             slot = slots.get(entry.cost)
             if slot is None:
@@ -159,10 +146,21 @@ class _Planner:
                     return entry, at
         return best, slot
 
+    def _book_exact(self, entry: Entry, one: ExactSlot, slot: int) -> None:
+        """Book an exact slot where its turn comes at that instant (rule 27); else its place stays as it is."""
+        self.open.remove(entry)
+        if slot == one.at:
+            self.ahead.add(slot, one.cost)
+            self._book(one.owner, slot, one.cost)
+            entry.is_granted = True
+
+    def _slot_of(self, entry: Entry) -> int:
+        return self._slot(entry.cost, min(entry.ready, self.soonest) if entry.exact else self.soonest)
+
     def _slot(self, cost: Hits, soonest: int) -> int:
         return earliest_slot(self.ahead, self.quota, self.margin_us, cost, soonest)
 
-    def _slot_behind(self, at: int, cost: Hits, best: _Entry) -> int:
+    def _slot_behind(self, at: int, cost: Hits, best: Entry) -> int:
         """Return the slot that ``best`` would have behind ``cost`` hits at ``at``."""
         return earliest_slot(self.ahead.plus(at, cost), self.quota, self.margin_us, best.cost, best.ready)
 
@@ -188,7 +186,7 @@ class _Planner:
         by_other_clock = slot == self.ahead.last_at and slot <= self.soonest + CLOCKS_APART_US
         return deadline is not None and slot > max(deadline, self.ask.now + self.ask.lead_us) and not by_other_clock
 
-    def _skip_caller(self, entry: _Entry, slot: int) -> None:
+    def _skip_caller(self, entry: Entry, slot: int) -> None:
         assert self.caller is not None
         self.too_late.append((self.caller, slot))
         self.caller = next(self.callers, None)
@@ -201,18 +199,18 @@ class _Planner:
             self.open.remove(entry)
             self.entries.remove(entry)
 
-    def _grant(self, entry: _Entry, slot: int) -> None:
+    def _grant(self, entry: Entry, slot: int) -> None:
         self._book(entry.place.owner, slot, entry.cost)
         entry.is_granted = True
         self.weight -= entry.cost
         place = entry.place
-        again: _Entry | None = None
+        again: Entry | None = None
         if entry.is_own:
             self.own = None
             self.own_grants += 1
             self.caller = next(self.callers, None)
             if self.caller:
-                again = self.own = _Entry(place, 0, self.caller.cost, is_own=True)
+                again = self.own = Entry(place, 0, self.caller.cost, is_own=True)
             elif self.ask.stands:
                 place = place._replace(cost=entry.cost, credit=self.ask.credit, back_us=self.ask.back_us)
                 again = self._standing(place, slot)
@@ -223,13 +221,13 @@ class _Planner:
             self.open.append(again)
             self.weight += again.cost
 
-    def _standing(self, place: Place, slot: int) -> _Entry | None:
+    def _standing(self, place: Place, slot: int) -> Entry | None:
         """Return the place at the tail, if its owner is back before the turn of the tail, or within the horizon."""
         tail = self._turn_of_tail()
         if place.back_us > self.state.horizon_us and slot + place.back_us > tail:
             return None
         place = place._replace(ready=max(slot + place.back_us, tail))
-        return _Entry(place, place.ready, place.cost)
+        return Entry(place, place.ready, place.cost)
 
     def _book(self, owner: int, slot: int, cost: Hits) -> None:
         self.slots.append((slot, cost))
@@ -269,7 +267,7 @@ class _Planner:
             places=tuple(places),
         )
 
-    def _own_place(self, entry: _Entry) -> Place:
+    def _own_place(self, entry: Entry) -> Place:
         ask = self.ask
         credit = min(most_credit(self.quota, entry.cost), self._waiting_alike(entry.cost) + ask.stands * ask.credit)
         ready = self.soonest if self.turn is None else self.turn
@@ -278,5 +276,6 @@ class _Planner:
     def _waiting_alike(self, cost: Hits) -> int:
         """Return how many of the own callers can use slots of the first one's cost, one after another."""
         if self.quota.counts_calls_alone:
-            return self.ask.waiting - len(self.too_late)
-        return 1 + sum(1 for _ in takewhile(lambda caller: caller.cost == cost, self.callers))
+            return max(0, self.ask.waiting - len(self.too_late))
+        alike = 1 + sum(1 for _ in takewhile(lambda caller: caller.cost == cost, self.callers))
+        return min(alike, self.ask.waiting)

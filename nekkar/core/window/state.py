@@ -33,7 +33,8 @@ class Place(NamedTuple):
 
     ``owner``: the line. ``cost``: of its first caller. ``ready``: it gets no slot before this instant, and its
     owner looks a quarter horizon earlier. ``credit``: how often others may still grant it a slot. ``back_us``: how long
-    after a slot its owner asks again. ``terms``: its rates and spacing.
+    after a slot its owner asks again. ``terms``: its rates and spacing. ``is_kept``: its owner waits for another limit
+    too, and is not passed over until it is ready.
     """
 
     owner: int
@@ -42,6 +43,7 @@ class Place(NamedTuple):
     credit: int
     back_us: int
     terms: Terms
+    is_kept: bool = False
 
 
 class Grant(NamedTuple):

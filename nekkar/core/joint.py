@@ -1,0 +1,259 @@
+"""A limit of several limits, ``endpoint & account``: its calls start only while they have a slot in each.
+
+How that is done, without a swap over several states: ``waiting/together.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, cast
+
+from nekkar.core.admission import Admission, JointAdmission, Status
+from nekkar.core.cost import CALLS, Hits, largest
+from nekkar.core.decorator import decorated, metered
+from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.limit import Limit, _reservation
+from nekkar.core.quota import patience
+from nekkar.core.reservation import Reservation
+from nekkar.core.runtime.drivers import is_nested, run, run_async
+from nekkar.core.runtime.effects import QueueSteps, RunSteps
+from nekkar.core.runtime.loops import Loop, this_loop
+from nekkar.core.waiting.callers import Slot
+from nekkar.core.waiting.together import JointCall
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class JointLimit:
+    """Several limits as one: decorate with it, enter it, or acquire from it. Made by ``a & b``.
+
+    Safe between threads, tasks and event loops, and in a forked child. ``limits``: in the order given.
+    """
+
+    def __init__(self, limits: Iterable[Limit]) -> None:
+        self.limits = tuple(limits)
+        for index, limit in enumerate(self.limits):
+            if any(limit._shares_state(other) for other in self.limits[:index]):
+                raise ConfigurationError(
+                    f"limit {shown(limit.name)} is given twice, in {self.name}; a call is under a limit once: leave one"
+                    " out"
+                )
+        bounds = [limit.max_wait for limit in self.limits if limit.max_wait is not None]
+        self._max_wait = min(bounds, default=None)
+
+    @property
+    def name(self) -> str:
+        """The names of its limits, with ``&`` between."""
+        return " & ".join(limit.name for limit in self.limits)
+
+    @property
+    def max_wait(self) -> float | None:
+        """The longest wait of a call in seconds: the shortest of its limits'; None: without a bound."""
+        return self._max_wait
+
+    def __repr__(self) -> str:
+        return " & ".join(map(repr, self.limits))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JointLimit, (self.limits,)
+
+    def __and__(self, other: Limit | JointLimit) -> JointLimit:
+        """Return a limit of these limits and others."""
+        return joint(self, other) if isinstance(other, Limit | JointLimit) else NotImplemented
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a callable: each call waits for its slot in each limit, then runs; see ``Limit.__call__``."""
+        return cast("Callable[P, R]", decorated(self, function))
+
+    def metered(
+        self, cost: Callable[P, int | Mapping[str, int]], settle: Callable[[Any], Mapping[str, int]] | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Return a decorator for calls whose cost depends on their arguments, and is settled by their result.
+
+        See ``Limit.metered``.
+        """
+        return metered(self, cost, settle)
+
+    def acquire(self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None) -> JointAdmission:
+        """Block until a call may start under each limit, at most ``max_wait`` seconds (default: the least of theirs).
+
+        Calls count in each limit, other units in those that count them. Raises WaitTooLong, CacheError and
+        ConfigurationError, as ``Limit.acquire``, with the name of the limit that refused. Then nothing stays booked in
+        any of them.
+        """
+        return self._acquired(self._call(cost, max_wait))
+
+    async def acquire_async(self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None) -> JointAdmission:
+        """Wait, in a task, until a call may start under each limit; otherwise as ``acquire``.
+
+        A cancelled wait keeps no slot and no place in line.
+        """
+        return await self._acquired_async(self._call(cost, max_wait, this_loop()))
+
+    def _is_good(self, admission: Admission) -> bool:
+        """Return whether a call may still start on its admission, in each limit."""
+        return all(limit._is_good(part) for limit, part in self._parts(admission))
+
+    def _exchange(self, admission: Admission, max_wait: float | None = None) -> JointAdmission:
+        """Block until a call may start that did not start on its admission in time; see ``Limit._exchange``."""
+        return self._acquired(self._again(admission, max_wait))
+
+    async def _exchange_async(self, admission: Admission, max_wait: float | None = None) -> JointAdmission:
+        """Wait, in a task, until a call may start that did not start on its admission in time."""
+        return await self._acquired_async(self._again(admission, max_wait, this_loop()))
+
+    def _least_wait(self, admission: Admission) -> float:
+        """Return a lower bound, in seconds, of how long an exchange would block, as far as this process knows."""
+        return max(limit._least_wait(part) for limit, part in self._parts(admission))
+
+    def __enter__(self) -> JointAdmission:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Do nothing: a limit counts starts, not ends."""
+
+    async def __aenter__(self) -> JointAdmission:
+        return await self.acquire_async()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Do nothing: a limit counts starts, not ends."""
+
+    def status(self) -> tuple[Status, ...]:
+        """Read how each limit stands; blocks for a cache command each, and raises CacheError where one fails."""
+        return tuple(limit.status() for limit in self.limits)
+
+    async def status_async(self) -> tuple[Status, ...]:
+        """Read how each limit stands, from a task."""
+        return tuple([await limit.status_async() for limit in self.limits])
+
+    def _call(self, cost: int | Mapping[str, int], max_wait: float | None, loop: Loop | None = None) -> _Call:
+        costs = [limit._checked(_part_of(cost, limit), None)[0] for limit in self.limits]
+        if isinstance(cost, Mapping):
+            self._check_units(cost)
+        return _Call(self.limits, costs, self._longest(max_wait), loop)
+
+    def _again(self, admission: Admission, max_wait: float | None, loop: Loop | None = None) -> _Call:
+        parts = [limit._stale(part, None) for limit, part in self._parts(admission)]
+        stale = [slot for *_, slot in parts]
+        return _Call(self.limits, [cost for cost, *_ in parts], self._longest(max_wait), loop, stale)
+
+    def _longest(self, max_wait: float | None) -> float | None:
+        return self._max_wait if max_wait is None else patience(max_wait, self.name)
+
+    def _check_units(self, cost: Mapping[str, int]) -> None:
+        counted = list(dict.fromkeys(unit for limit in self.limits for unit in (CALLS, *limit._core.quota.units)))
+        for unit in cost:
+            if unit not in counted:
+                raise ConfigurationError(
+                    f"limit {shown(self.name)}: cost {shown(cost)}: no limit of these counts {shown(unit)}, but"
+                    f" {', '.join(counted)}"
+                )
+
+    def _acquired(self, call: _Call) -> JointAdmission:
+        return self._admission(*run(call.steps(), self.limits[0]._core.clock))
+
+    async def _acquired_async(self, call: _Call) -> JointAdmission:
+        first = self.limits[0]._core
+        return self._admission(*await run_async(call.steps(), first.clock, this_loop(), first.ledger.in_process))
+
+    def _admission(self, slots: Sequence[Slot], waited_us: int) -> JointAdmission:
+        parts = zip(self.limits, slots, strict=True)
+        admissions = tuple(limit._admission(slot, waited_us) for limit, slot in parts)
+        return JointAdmission._of_parts(admissions, _Bookings(admissions))
+
+    def _parts(self, admission: Admission) -> Iterable[tuple[Limit, Admission]]:
+        assert isinstance(admission, JointAdmission)
+        return zip(self.limits, admission.parts, strict=True)
+
+
+class _Call:
+    """One call under these limits: those in which it costs nothing only hold it back, the others book it together."""
+
+    def __init__(
+        self,
+        limits: Sequence[Limit],
+        costs: Sequence[Hits],
+        max_wait: float | None,
+        loop: Loop | None,
+        stale: Sequence[Slot | None] = (),
+    ) -> None:
+        self.limits, self.costs, self.max_wait, self.stale = limits, costs, max_wait, stale
+        cores, is_nested_call = [limit._core for limit in limits], not loop and is_nested()
+        self.lines = [
+            core.loop_line(loop) if loop else core.own_line() if is_nested_call else core.thread_line()
+            for core in cores
+        ]
+
+    def steps(self) -> QueueSteps[tuple[list[Slot], int]]:
+        """Wait for a slot in each; return them in order, and the µs waited."""
+        counted = [index for index, cost in enumerate(self.costs) if cost]
+        slots: dict[int, Slot] = {}
+        waited = 0
+        for index, limit in enumerate(self.limits):
+            if index not in counted:
+                core = limit._core
+                slots[index], held = yield RunSteps(core.uncounted(self.max_wait), in_process=core.ledger.in_process)
+                waited = max(waited, held)
+        if counted:
+            lines, costs = [self.lines[index] for index in counted], [self.costs[index] for index in counted]
+            stale = [self.stale[index] for index in counted] if self.stale else ()
+            booked, booked_after = yield from JointCall(lines, costs, self.max_wait).steps(stale)
+            slots |= dict(zip(counted, booked, strict=True))
+            waited += booked_after
+        return [slots[index] for index in range(len(self.limits))], waited
+
+
+class _Bookings:
+    """What an admission under several limits settles: each unit in the limits that count it."""
+
+    def __init__(self, parts: Sequence[Admission]) -> None:
+        self.parts = [(part.name, reserved) for part in parts if (reserved := _reservation(part))]
+
+    @property
+    def cost(self) -> Hits:
+        """What it reserved, in each unit."""
+        return largest(reserved.cost for _, reserved in self.parts)
+
+    def settle(self, name: str, units: Mapping[str, Any]) -> None:
+        """Settle each part; see ``Admission.settle``."""
+        for part, reserved, own in self._settled(name, units):
+            reserved.settle(part, own)
+
+    async def settle_async(self, name: str, units: Mapping[str, Any]) -> None:
+        """Settle each part, from a task."""
+        for part, reserved, own in self._settled(name, units):
+            await reserved.settle_async(part, own)
+
+    def _settled(self, name: str, units: Mapping[str, Any]) -> list[tuple[str, Reservation, dict[str, Any]]]:
+        """Return what goes to which part; ConfigurationError, and nothing changed, where one can't be settled."""
+        counted = list(dict.fromkeys(unit for _, reserved in self.parts for unit in reserved.units))
+        for unit in units:
+            if unit not in counted:
+                raise ConfigurationError(f"limit {name!r} does not count {shown(unit)}; settle {', '.join(counted)}")
+        parts = []
+        for part, reserved in self.parts:
+            own = {unit: hits for unit, hits in units.items() if unit in reserved.units}
+            reserved.check(part, own)
+            parts.append((part, reserved, own))
+        return parts
+
+
+def _part_of(cost: int | Mapping[str, int], limit: Limit) -> int | Mapping[str, int]:
+    """Return what a call costs in one of its limits: calls, and the units that it counts."""
+    if not isinstance(cost, Mapping):
+        return cost
+    return {unit: hits for unit, hits in cost.items() if unit == CALLS or unit in limit._core.quota.units}
+
+
+def joint(*limits: Limit | JointLimit) -> JointLimit:
+    """Return one limit of several, in order; those of a joint one come one by one."""
+    each: list[Limit] = []
+    for limit in limits:
+        each += limit.limits if isinstance(limit, JointLimit) else [limit]
+    return JointLimit(each)

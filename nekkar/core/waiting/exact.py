@@ -1,0 +1,190 @@
+"""Exact slots of a line: its process's calls that have a slot under another limit ask for that very instant here.
+
+All that are asked for at once go into one turn of the line, with the slots of its own callers. Each wish is an owner of
+its own in the state. So its slot is found by its name, whatever answers were lost, and no other caller takes it.
+
+Rules (numbered as in docs/concepts/together.md): 27 is in ``window/exact.py``, 28 and 29 in ``together.py``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from itertools import islice
+
+from nekkar.core.cost import Hits
+from nekkar.core.runtime.effects import Event, QueueSteps, RunSteps, WaitUntil
+from nekkar.core.shared.account import Account
+from nekkar.core.waiting.assignments import Assignments
+from nekkar.core.waiting.callers import Caller, Elsewhere, Slot
+from nekkar.core.waiting.exact_requests import ExactRequest
+from nekkar.core.waiting.turns import Turns
+from nekkar.core.window.booking import Ask, SlotRequest, earliest_slot_behind, spaced_after
+from nekkar.core.window.plan import planned
+from nekkar.core.window.state import LimitState, Place
+
+
+class ExactSlots:
+    """What a call with a slot under another limit does with a line. Takes the line's lock.
+
+    ``turns``, ``wake_all`` and ``new_event`` are the line's.
+    """
+
+    def __init__(
+        self, ledger: Account, assignments: Assignments, turns: Turns, lock: threading.RLock,
+        wake_all: Callable[[], None], new_event: Callable[[], Event],
+    ) -> None:  # fmt: skip
+        self.ledger, self._assignments, self._turns, self._lock = ledger, assignments, turns, lock
+        self._wake_all, self._new_event = wake_all, new_event
+        self._is_abandoned = False
+
+    def ask(self, request: ExactRequest) -> QueueSteps[None]:
+        """Ask for a slot, and wait for the answer. Raises CacheError."""
+        mine = self._assignments
+        with self._lock:
+            mine.exact.open.append(request)
+        while request.is_open:
+            with self._lock:
+                turn = self._turns.begin(request.ticket)
+                event = request.event = self._new_event()
+            if turn:
+                yield from self._turns.lead(turn)
+            elif request.is_open:
+                yield WaitUntil(None, event, is_watchful=True, clock=self.ledger.clock)
+        if request.error:
+            raise request.error
+
+    def withdraw(self, request: ExactRequest) -> None:
+        """Have the slot of a request taken out by the next write, whether it is known to be booked or not."""
+        if self._is_abandoned or request.is_started:
+            return
+        with self._lock:
+            self._assignments.exact.withdraw(request)
+
+    def before_turn(self, elsewhere: Elsewhere, is_due: bool) -> QueueSteps[None]:
+        """Look at the other limits of the first caller in line before its turn; until then, keep places there."""
+        state = self.ledger.state
+        if is_due:
+            yield from elsewhere.look()
+        elif state and (place := state.place_of(self._assignments.owner)):
+            yield from elsewhere.follow(place.ready)
+
+    def book_elsewhere(self, caller: Caller, elsewhere: Elsewhere) -> QueueSteps[bool]:
+        """Book the slot of a caller of this line in its other limits too; return whether that was in time."""
+        slot, mine = caller.slot, self._assignments
+        if slot is None or not (yield from elsewhere.book(slot)):
+            return False
+        with self._lock:
+            if mine.order and caller.slot is slot:
+                mine.order.add(caller, slot)
+                mine.wake_next()
+        self._wake_all()
+        return True
+
+    def take_back(self, slot: Slot) -> None:
+        """Have a slot taken out on which its call did not start in time."""
+        with self._lock:
+            self._assignments.take_back(slot)
+
+    def send_to(self, other: object) -> None:
+        """Have the callers in this line that need the limit of another line too wait there."""
+        mine = self._assignments
+        with self._lock:
+            for caller in list(mine.queue):
+                if caller.elsewhere and (way := caller.elsewhere.way_to(other)):
+                    mine.fail([caller], way)
+        self._wake_all()
+
+    def write_back(self) -> QueueSteps[None]:
+        """Write what is to be taken out, where no caller of the line is about to."""
+        if self._is_abandoned:
+            return
+        mine = self._assignments
+        with self._lock:
+            is_idle = mine.must_write and not mine.queue.head
+            turn = self._turns.begin(0) if is_idle else None
+        if turn:
+            yield from self._turns.lead(turn, shielded=True)
+
+    def look(self) -> QueueSteps[None]:
+        """Read the state, where this limit bound lately and the newest state seen is not quite new (rule 24)."""
+        ledger, now = self.ledger, self.ledger.clock.now_us()
+        state = ledger.state
+        if state is None or now <= ledger.read_at + state.horizon_us // 4:
+            return
+        if self._has_bound(state, now):
+            yield RunSteps(ledger.edit(_unchanged), in_process=ledger.in_process)
+
+    def wait_us(self, cost: Hits) -> int:
+        """Return a lower bound of how long a call would wait behind all that wait, as far as is known."""
+        ledger, mine, now = self.ledger, self._assignments, self.ledger.clock.now_us()
+        state = ledger.state
+        if state is None:
+            return 0
+        quota, margin = ledger.quota, state.margin(ledger.quota, now)
+        places = [place for place in state.places if place.owner != mine.owner]
+        ahead = sum((place.cost for place in places), mine.queue.hits)
+        soonest = max(now, state.hold_until, spaced_after(state.hits, quota, len(places) + len(mine.queue) + 1))
+        return earliest_slot_behind(state.hits, ahead, quota, margin, soonest, cost) - now
+
+    def keep(self, owner: int, cost: Hits, ready: int) -> QueueSteps[None]:
+        """Keep a place for a call that has its turn elsewhere at ``ready``, where this limit bound lately (rule 22)."""
+        ledger, now = self.ledger, self.ledger.clock.now_us()
+        state, mine = ledger.state, self._assignments
+        if state is None or not self._has_bound(state, now):
+            return
+        known = state.place_of(owner)
+        if known and now < known.ready + state.horizon_us // 4:
+            return
+        quota = ledger.quota
+        place = Place(owner, cost, ready, 0, 0, (quota.rates, quota.spacing_us), is_kept=True)
+        with self._lock:
+            mine.exact.keep(place)
+            turn = self._turns.begin(0)
+        if turn:
+            yield from self._turns.lead(turn)
+
+    def drop(self, owner: int, *, at_once: bool) -> None:
+        """Give up a kept place: to the line, if its caller waits here now; ``at_once``: it does not."""
+        with self._lock:
+            if not self._is_abandoned:
+                self._assignments.exact.drop(owner, at_once=at_once)
+
+    def _has_bound(self, state: LimitState, now: int) -> bool:
+        window = self.ledger.quota.rates[-1].period_us + state.margin_us
+        return self._assignments.standing.has_bound(now, window)
+
+    def room(self, cost: Hits, most: int) -> int:
+        """Return how many calls of this cost would get a slot within the horizon, as far as is known (rule 24)."""
+        ledger, mine = self.ledger, self._assignments
+        state = ledger.state
+        if state is None or not ledger.quota.admits(cost):
+            return most
+        ahead: list[SlotRequest] = list(islice(mine.queue, most))
+        wanted = [Caller(0, cost, 0, None, None)] * most
+        plan = planned(state, Ask(mine.owner, ledger.quota, [*ahead, *wanted], ledger.clock.now_us()))
+        return plan.own_grants - len(ahead)
+
+    def has_place(self, owner: int) -> bool:
+        """Return whether a place is kept for a call, as far as is known."""
+        state = self.ledger.state
+        return state is not None and owner != 0 and state.place_of(owner) is not None
+
+    def is_good(self, request: ExactRequest) -> bool:
+        """Return whether a call may still start on the slot of a request (rule 9)."""
+        slot = request.slot
+        return slot is not None and self._assignments.is_good(slot.source, self.ledger.clock.now_us())
+
+    def starts(self, request: ExactRequest) -> None:
+        """Take note of a call that starts on its slot."""
+        assert request.slot is not None
+        request.is_started = True
+        self.ledger.started(request.slot.at, request.slot.cost)
+
+    def abandon(self) -> None:
+        """In a forked child: do nothing more. The slots are the parent's."""
+        self._is_abandoned = True
+
+
+def _unchanged(state: LimitState, now: int) -> LimitState:
+    return state

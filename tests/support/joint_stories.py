@@ -1,0 +1,52 @@
+"""The stories of several limits on one call, and how many schedules of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nekkar.core.quota import quota
+from tests.support.joint_world import Group, JointStory
+from tests.support.simulation import MS
+
+SMALL = (quota("4/s"), quota("6 per 2 s"))
+CLOSE: Any = ((MS // 5,),)
+FAULTY: Any = {"flushes": 1, "kills": 1, "freezes": 1, "cancels": 3, "lost": 0.03, "starved": 0.02, "skew_us": 5 * MS}
+BOTH = (Group((0, 1), 3, 2), Group((1,), 2, 2, 2))
+
+STORIES = {
+    "plain": JointStory(
+        quotas=SMALL, groups=(Group((0, 1), 3, 2), Group((1,), 2, 2, 3)), away_us=CLOSE, leaks=True,
+        judged=True, seconds=6,
+    ),
+    "costs": JointStory(
+        quotas=(quota("6/s"), quota("9 per 2 s")),
+        groups=(Group((0, 1), 3, 2, 0, (1, 1, 3)), Group((1,), 2, 2, 2, (1, 2)), Group((0,), 1, 1, 3)),
+        away_us=CLOSE, leaks=True, judged=True, seconds=6,
+    ),
+    "both": JointStory(
+        quotas=(quota("5/s"), quota("5/s")), groups=(Group((0, 1), 2, 2), Group((0,), 2, 2, 1), Group((1,), 2, 2, 2)),
+        away_us=CLOSE, leaks=True, judged=True, seconds=8,
+    ),
+    "cancelled": JointStory(quotas=SMALL, groups=BOTH, cancels=12, away_us=CLOSE, tasks=True, leaks=True, max_wait=0.5),
+    "flushed": JointStory(quotas=SMALL, groups=BOTH, flushes=2, skew_us=5 * MS),
+    "storm": JointStory(quotas=SMALL, groups=(*BOTH, Group((0,), 1, 1, 4)), **FAULTY),
+    "tasks": JointStory(quotas=SMALL, groups=(*BOTH, Group((0,), 1, 1, 4)), tasks=True, max_wait=0.3, **FAULTY),
+    "deaf": JointStory(quotas=SMALL, groups=BOTH, lost=0.2, freezes=1, cancels=4, starved=0.05),
+    "three": JointStory(
+        quotas=(*SMALL, quota("5/s")),
+        groups=(Group((0, 1, 2), 3, 2), Group((1, 2), 2, 1, 2), Group((2,), 1, 2)), **FAULTY
+    ),
+    "returned": JointStory(
+        quotas=(*SMALL, quota("5/s")), groups=(Group((0, 1, 2), 2, 2), Group((1, 2), 2, 1, 1), Group((2,), 1, 2)),
+        away_us=CLOSE, leaks=True, judged=True, seconds=6,
+    ),
+    "apart": JointStory(quotas=SMALL, groups=BOTH, away_us=((150, 10 * MS), (10 * MS, 150, 40 * MS)), **FAULTY),
+    "far": JointStory(
+        quotas=(*SMALL, quota("9/s")), groups=(Group((0, 1, 2), 2, 1), Group((2,), 1, 1, 2)),
+        away_us=((20 * MS, 30 * MS),), judged=True, seconds=8,
+    ),
+    "reversed": JointStory(
+        quotas=SMALL, groups=(Group((0, 1), 2, 2), Group((1, 0), 2, 2, 1), Group((0,), 1, 1)), away_us=CLOSE,
+        leaks=True,
+    ),
+}  # fmt: skip

@@ -1,0 +1,353 @@
+"""A world of ``simulation.py`` in which calls are under several limits, each a state in a cache of its own.
+
+Processes have a line in each limit. Groups of callers call under some of them. ``JointWorld.run().problems`` tells what
+broke, at true times: a limit that was over, room that stayed empty, a caller that waited too long or was left behind, a
+slot of a joint call that stays booked though nobody started on it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from nekkar.core.cost import CALLS, hits_in
+from nekkar.core.errors import CacheError, NekkarError
+from nekkar.core.events import Listeners
+from nekkar.core.quota import SECOND, Quota
+from nekkar.core.runtime.effects import Backoff, CacheCall, QueueSteps
+from nekkar.core.shared.ledger import Ledger
+from nekkar.core.shared.store import store_of
+from nekkar.core.waiting.callers import Slot
+from nekkar.core.waiting.reporter import CallReporter
+from nekkar.core.waiting.together import JointCall
+from nekkar.core.window.booking import earliest_slot
+from nekkar.core.window.codec import decode
+from nekkar.core.window.state import LimitState
+from tests.support.simulation import (
+    LOOK_EVERY_US,
+    MS,
+    START_US,
+    Actor,
+    Cancelled,
+    Clock,
+    Event,
+    Store,
+    Story,
+    World,
+    _Line,
+    _set_all,
+)
+
+
+class Group(NamedTuple):
+    """Callers alike: so many in each of so many processes, from the ``first`` on, under the limits of these numbers.
+
+    ``phase``: only in even, or odd, fives of seconds. ``rest``: seconds between two calls of a caller, on average.
+    """
+
+    limits: tuple[int, ...]
+    processes: int
+    callers: int
+    first: int = 0
+    costs: tuple[int, ...] = (1,)
+    phase: int | None = None
+    rest: float = 0.0
+
+
+@dataclass(frozen=True)
+class JointStory(Story):
+    """A story of several limits. ``quotas``: of each. ``groups``: the callers. ``away_us``: how far each cache is.
+
+    ``leaks``: a hit that joint calls booked in a limit that did not lead, and did not use, is a problem. ``judged``: so
+    are long waits.
+    """
+
+    quotas: tuple[Quota, ...] = ()
+    groups: tuple[Group, ...] = ()
+    away_us: tuple[tuple[int, ...], ...] = ((MS // 5, 3 * MS, 30 * MS),)
+    leaks: bool = False
+    judged: bool = False
+    seconds: float = 4.0
+
+
+class Begun(NamedTuple):
+    """A call that started: when, its hits, its slot."""
+
+    at: int
+    cost: int
+    slot: int
+
+
+class Shared:
+    """One limit: its cache, and who started."""
+
+    def __init__(self, world: JointWorld, number: int, quota: Quota, latency_us: int) -> None:
+        self.number, self.quota, self.latency_us = number, quota, latency_us
+        self.store = Store(_Writes(self))  # type: ignore[arg-type]
+        self.starts: list[Begun] = []
+        self.asked: set[int] = set()  # owners: the requests of joint calls
+        self.granted: dict[int, set[int]] = {}  # the owners of grants, by slot
+        self.flushed = self.void = False
+
+
+class _Writes:
+    """What a store needs of its world."""
+
+    def __init__(self, limit: Shared) -> None:
+        self.limit = limit
+
+    def decode(self, value: bytes) -> LimitState:
+        return decode(value)
+
+    def wrote(self, state: LimitState, before: LimitState | None) -> None:
+        for grant in state.grants:
+            self.limit.granted.setdefault(grant.slot, set()).add(grant.owner)
+
+
+@dataclass
+class Node:
+    """A process: a clock, and a ledger and a line for each limit."""
+
+    number: int
+    clock: Clock
+    ledgers: list[Ledger] = field(default_factory=list)
+    lines: list[_Line] = field(default_factory=list)
+    dead: bool = False
+    frozen_until: int = 0
+    busy_until: int = 0
+    actors: list[Actor] = field(default_factory=list)
+
+
+class RecordedCall(JointCall):
+    """A joint call; what it asks of the limits that do not lead is remembered."""
+
+    world: JointWorld
+    joint_limits: tuple[Shared, ...]
+
+    def book(self, slot: Slot) -> QueueSteps[bool]:
+        try:
+            return (yield from super().book(slot))
+        finally:
+            for limit, part in zip(self.joint_limits, self.parts, strict=True):
+                if part.request:
+                    limit.asked.add(part.request.owner)
+
+
+class JointWorld(World):
+    """One schedule of a joint story, told with one seed."""
+
+    story: JointStory
+
+    def __init__(self, story: JointStory, seed: int) -> None:
+        self.story, self.seed, self.random = story, seed, random.Random(seed)
+        random.seed(seed)
+        self.now = START_US
+        self.events: list[tuple[int, int, Callable[[], None]]] = []
+        self.order, self.running = itertools.count(), []
+        self.until = self.now + int(story.seconds * SECOND)
+        self.shared = [
+            Shared(self, index, quota, self.random.choice(story.away_us[index % len(story.away_us)]))
+            for index, quota in enumerate(story.quotas)
+        ]
+        self.problems, self.outcomes = [], []
+        # Of each group: when a call started, how long it waited, and its rounds.
+        self.waits: dict[int, list[tuple[int, int, int]]] = {i: [] for i in range(len(story.groups))}
+        self.waiting: Counter[int] = Counter()
+        self.quiet: dict[int, int] = {}
+        self.nodes = [self._node(n) for n in range(max(group.first + group.processes for group in story.groups))]
+        for index, group in enumerate(story.groups):
+            for node in self.nodes[group.first : group.first + group.processes]:
+                for _ in range(group.callers if story.exact else self.random.randint(1, group.callers)):
+                    actor = Actor(self, node, self._calls(index, group, node))  # type: ignore[arg-type]
+                    node.actors.append(actor)
+                    actor.later(self.random.randint(0, SECOND // 4))
+
+    def _node(self, number: int) -> Node:
+        node = Node(number, Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2))
+        for limit in self.shared:
+            ledger = Ledger(store_of(limit.store, node.clock), "key", limit.quota, node.clock)
+            line = _Line(CallReporter(f"l{limit.number}", Listeners()), ledger, Event, _set_all, self.story.tasks)
+            line.world = self
+            node.ledgers.append(ledger)
+            node.lines.append(line)
+        return node
+
+    def run(self) -> JointWorld:
+        """Play the schedule."""
+        draw, story = self.random, self.story
+        for count, happen in (
+            (story.flushes, self._flush_some),
+            (story.kills, self._kill_some),
+            (story.freezes, self._freeze_some),
+            (story.cancels, lambda: draw.choice(draw.choice(self.nodes).actors or [_IDLE]).cancel()),
+        ):
+            for _ in range(draw.randint(0, count)):
+                self.at(START_US + draw.randint(SECOND // 4, int(story.seconds * SECOND * 3 / 4)), happen)
+        self.at(self.now, self._watch)
+        ends = self.until + 60 * SECOND
+        while self.events and self.now < ends:
+            self.now, _, happen = heapq.heappop(self.events)
+            happen()
+        live = [node for node in self.nodes if not node.dead]
+        self.problems += [f"stuck: p{n.number}" for n in live for actor in n.actors if not actor.done]
+        self.problems += [f"stuck: a turn of p{n.number}" for n in live for line in n.lines if line._turns.under_way]
+        for limit in self.shared:
+            self._judge_limit(limit)
+        if story.judged:
+            for index, group in enumerate(story.groups):
+                longest, share = max((wait for _, wait, _ in self.waits[index]), default=0), self.fair_share(group)
+                if longest > 4 * share + 2 * SECOND:
+                    self.problems.append(
+                        f"starved: a caller of {group.limits} waited {longest / 1e6:.1f} s of {share / 1e6:.1f}"
+                    )
+        return self
+
+    def call(self, actor: Actor, effect: CacheCall) -> None:
+        """Send a call to the cache of the limit that it is about."""
+        limit = next(each for each in self.shared if each.store is effect.function.__self__)  # type: ignore[attr-defined]
+        turn = actor.turn
+
+        def take_effect() -> None:
+            value, error, arrives = None, None, True
+            if self.story.lost and self.random.random() < self.story.lost:
+                arrives, error = self.random.random() < 0.5, CacheError("no answer")
+            if arrives:
+                newborn = actor.process.ledgers[limit.number].replica.snapshot is None  # type: ignore[attr-defined]
+                limit.void |= newborn and limit.flushed and not limit.store.items
+                value = effect.function(*effect.args)
+            delay = self._way(limit) if error is None else self.random.randint(5 * MS, 60 * MS)
+            self.after(delay, lambda: actor.resume(turn, value, error))
+
+        self.after(self._way(limit), take_effect)
+
+    def _way(self, limit: Shared) -> int:
+        return int(self.random.expovariate(1 / limit.latency_us)) + 20
+
+    # Callers.
+
+    def _calls(self, index: int, group: Group, node: Node) -> Generator[Any, Any, None]:
+        lines, limits = [node.lines[i] for i in group.limits], tuple(self.shared[i] for i in group.limits)
+        story, draw = self.story, self.random
+        while self.now < self.until:
+            if group.phase is not None and (phase := (self.now - START_US) // (5 * SECOND)) % 2 != group.phase:
+                yield Backoff(START_US + (phase + 1) * 5 * SECOND - self.now)
+                continue
+            cost, arrived = draw.choice(group.costs), self.now
+            max_wait = story.max_wait if story.max_wait is not None and draw.random() < 0.5 else None
+            self.waiting[index] += 1
+            try:
+                if len(lines) == 1:
+                    slot, _ = yield from lines[0].acquire(cost, max_wait)
+                    slots, rounds = [slot], 1
+                else:
+                    call = RecordedCall(lines, [cost] * len(lines), max_wait)
+                    call.world, call.joint_limits = self, limits
+                    slots, _ = yield from call.steps()
+                    rounds = call.rounds
+                for limit, slot in zip(limits, slots, strict=True):
+                    limit.starts.append(Begun(self.now, cost, slot.at))
+                    for key, each in enumerate(story.groups):
+                        if limit.number in each.limits:
+                            self.quiet[key] = self.now
+                self.waits[index].append((self.now, self.now - arrived, rounds))
+            except (Cancelled, NekkarError) as error:
+                self.outcomes.append(error)
+                yield Backoff(draw.randint(MS, 20 * MS))
+            finally:
+                self.waiting[index] -= 1
+            if group.rest:
+                yield Backoff(int(draw.expovariate(1 / group.rest) * SECOND))
+            elif pause := draw.randint(0, MS) if story.exact or draw.random() < 0.7 else draw.randint(0, SECOND // 8):
+                yield Backoff(pause)
+
+    # Faults.
+
+    def _flush_some(self) -> None:
+        for limit in self.shared if self.random.random() < 0.5 else [self.random.choice(self.shared)]:
+            limit.store.flush()
+            limit.flushed = True
+        self.quiet = dict.fromkeys(self.quiet, self.now)
+
+    def _kill_some(self) -> None:
+        if sum(not node.dead for node in self.nodes) > 1:
+            self.random.choice(self.nodes).dead = True
+
+    def _freeze_some(self) -> None:
+        self.random.choice(self.nodes).frozen_until = self.now + self.random.randint(MS, 2 * SECOND)
+
+    # What must hold.
+
+    def _watch(self) -> None:
+        """While each limit of a group has room for any who waits under it, somebody starts there soon."""
+        frozen = any(not node.dead and node.frozen_until >= self.now for node in self.nodes)
+        for index, group in enumerate(self.story.groups):
+            cost = max(max(each.costs) for each in self.story.groups)
+            able = self.waiting[index] and not any(node.dead for node in self.nodes)
+            if not able or frozen or not all(self._has_room(self.shared[i], cost) for i in group.limits):
+                self.quiet[index] = self.now
+            quiet = self.now - self.quiet.setdefault(index, self.now)
+            if quiet > self._slack():
+                when = (self.now - START_US) / 1e3
+                self.problems.append(f"silent: room, and {group.limits} wait, for {quiet / 1e6:.2f} s at {when:.1f} ms")
+                self.quiet[index] = self.now
+        if self.now < self.until or any(self.waiting.values()):
+            self.after(20 * MS, self._watch)
+
+    def _has_room(self, limit: Shared, cost: int) -> bool:
+        state = limit.store.state()
+        if state is None:
+            return True
+        kept = sum(
+            hits_in(p.cost, CALLS) for p in state.places if p.is_kept and p.ready + state.horizon_us >= self.now
+        )  # is not free
+        cost = min(cost + kept, limit.quota.max_cost)
+        return earliest_slot(state.hits, limit.quota, state.margin_us, cost, self.now) <= self.now
+
+    def _slack(self) -> int:
+        horizon = max(ledger.latency.horizon_us for node in self.nodes for ledger in node.ledgers)
+        disturbed = 500 * MS if self.story.lost or self.story.starved else 0
+        return LOOK_EVERY_US + 2 * horizon + 24 * max(each.latency_us for each in self.shared) + 100 * MS + disturbed
+
+    def _judge_limit(self, limit: Shared) -> None:
+        starts = sorted(limit.starts)
+        for rate in limit.quota.rates if not limit.void else ():
+            inside = first = 0
+            for start in starts:
+                inside += start.cost
+                while starts[first].at <= start.at - rate.period_us:
+                    inside -= starts[first].cost
+                    first += 1
+                if inside > rate.count:
+                    when = (start.at - START_US) / 1e3
+                    self.problems.append(f"over: limit {limit.number}, {inside} of {rate.count} at {when:.1f} ms")
+        state = limit.store.state()
+        if self.story.leaks and state:
+            unused = Counter({at: n for at, n in state.hits.entries() if limit.granted.get(at, {0}) <= limit.asked})
+            for start in limit.starts:
+                unused[start.slot] -= start.cost
+            if leaked := sum((+unused).values()):
+                self.problems.append(f"leaked: limit {limit.number}, {leaked} hits that nobody used")
+
+    def fair_share(self, group: Group) -> int:
+        """Return how long a round over all callers of the tightest limit takes (µs)."""
+
+        def round_of(number: int) -> float:
+            groups = [each for each in self.story.groups if number in each.limits]
+            cost = sum(each.processes * each.callers * sum(each.costs) / len(each.costs) for each in groups)
+            quota = self.shared[number].quota
+            return max(max(r.period_us, cost * (r.period_us + quota.margin_us) / r.count) for r in quota.rates)
+
+        return int(max(map(round_of, group.limits)))
+
+
+class _Idle:
+    def cancel(self) -> None:
+        """Nobody to cancel."""
+
+
+_IDLE: Any = _Idle()

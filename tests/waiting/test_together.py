@@ -1,0 +1,198 @@
+"""Calls under several limits, in random schedules and in fleets: never over in any of them, and nobody starves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import pytest
+
+from nekkar.core.quota import SECOND, quota
+from nekkar.core.shared import ledger
+from nekkar.core.waiting import exact as exact_slots
+from nekkar.core.waiting import together
+from nekkar.core.window import booking, exact, plan
+from tests.support.joint_stories import STORIES
+from tests.support.joint_world import Group, JointStory, JointWorld
+from tests.support.simulation import MS, START_US
+from tests.support.stories import SCHEDULES
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_no_schedule_breaks_a_promise(name: str) -> None:
+    """No limit is over, room does not stay empty, nobody is left behind, and nothing unused stays booked."""
+    for seed in range(SCHEDULES):
+        assert JointWorld(STORIES[name], seed).run().problems == [], seed
+
+
+def test_the_schedules_have_contention() -> None:
+    """Calls are refused by another limit, swaps are lost, and callers leave: else the stories would show nothing."""
+    rounds = lost = 0
+    for seed in range(5):
+        world = JointWorld(STORIES["both"], seed).run()
+        rounds += sum(more - 1 for _, _, more in world.waits[0])
+        lost += sum(limit.store.lost_swaps for limit in world.shared)
+    assert rounds > 0
+    assert lost > 0
+    assert any(JointWorld(STORIES["storm"], seed).run().outcomes for seed in range(5))
+
+
+# Rules broken on purpose.
+
+
+def _later(self: Any, entry: Any, one: Any, slot: int) -> None:
+    """Book an exact slot whenever its turn comes."""
+    self.open.remove(entry)
+    self.ahead.add(slot, one.cost)
+    self._book(one.owner, slot, one.cost)
+    entry.is_granted = True
+
+
+def _look_back(state: Any, one: Any, limit: Any, margin_us: int) -> bool:
+    """Look whether there is room before a slot, and not behind it."""
+    hits = state.hits
+    return all(
+        hits.count_between(one.at - rate.period_us - margin_us, one.at) + one.cost <= rate.count for rate in limit.rates
+    )
+
+
+def _by_time(hits: Any, grants: Any, returned: Any) -> Any:
+    for back in returned:
+        hits = hits.remove(back.grant.slot, back.grant.cost - back.keep)
+    gone = {back.grant.serial for back in returned}
+    return hits, tuple(grant for grant in grants if grant.serial not in gone)
+
+
+class Fault(NamedTuple):
+    """A rule broken on purpose: how, in which story it shows, and the first seed to try."""
+
+    break_it: Callable[[], AbstractContextManager[object]]
+    story: str
+    seed: int
+
+
+FAULTS = {
+    "a call starts however late": Fault(
+        lambda: patch.object(ledger.Ledger, "good_until", lambda self, slot: slot + 10**12), "storm", 0
+    ),
+    "a call starts though another limit refused its slot": Fault(
+        lambda: patch.object(together.JointCall, "is_good", lambda self, slot: True), "deaf", 0
+    ),
+    "a slot is not given back": Fault(
+        lambda: patch.object(exact_slots.ExactSlots, "withdraw", lambda self, request: None), "returned", 0
+    ),
+    "another limit books later than asked": Fault(
+        lambda: patch.object(plan._Planner, "_book_exact", _later), "both", 0
+    ),
+    "a slot between hits looks back only": Fault(lambda: patch.object(exact, "_fits_between", _look_back), "both", 0),
+    "a slot between hits is booked without looking": Fault(
+        lambda: patch.object(exact, "_fits_between", lambda *args: True), "plain", 0
+    ),
+    "slots go back by their time, not by their name": Fault(
+        lambda: patch.object(booking, "taken_back", _by_time), "deaf", 0
+    ),
+    "a slot is not booked so far ahead that the others can be asked": Fault(
+        lambda: patch.object(together.JointCall, "lead_us", 0), "far", 0
+    ),
+    "no place is kept in the others": Fault(
+        lambda: patch.object(together.JointCall, "follow", lambda self, turn_at: iter(())), "both", 0
+    ),
+}
+
+
+class TestPlantedFaults:
+    """Each rule broken on purpose is found."""
+
+    @pytest.mark.parametrize("name", FAULTS)
+    def test_a_broken_rule_is_found(self, name: str) -> None:
+        """By its story, within some seeds."""
+        fault = FAULTS[name]
+        with fault.break_it():
+            assert any(self._finds(fault.story, fault.seed + seed) for seed in range(60))
+
+    def _finds(self, story: str, seed: int) -> bool:
+        try:
+            return bool(JointWorld(STORIES[story], seed).run().problems)
+        except (AssertionError, IndexError, ValueError):  # what the broken rule left made no sense
+            return True
+
+
+# Fleets.
+
+ENDPOINT, ACCOUNT = quota("10/s"), quota("30 per 3 s")
+BOTH = Group((0, 1), 4, 4)
+
+
+def fleet(*groups: Group, quotas: Any = (ENDPOINT, ACCOUNT), away: Any = ((150,),)) -> JointStory:
+    return JointStory(quotas=quotas, groups=groups, away_us=away, exact=True, seconds=24)
+
+
+class Figures(NamedTuple):
+    """What was used of each limit (1: all), rounds and commands a call, and the longest joint wait, in fair shares."""
+
+    used: list[float]
+    rounds: float
+    commands: float
+    wait: float
+
+
+def figures_of(story: JointStory, seed: int = 1) -> Figures:
+    """Run a fleet, and measure whole windows after the first two."""
+    world = JointWorld(story, seed).run()
+    assert world.problems == []
+    used = []
+    for limit in world.shared:
+        (rate,) = limit.quota.rates
+        window = rate.period_us + limit.quota.margin_us
+        since, ends = START_US + 2 * window, START_US + (world.until - START_US) // window * window
+        hits = sum(start.cost for start in limit.starts if since <= start.at < ends)
+        used.append(hits / (rate.count * (ends - since) / window))
+    joint = world.waits[0]
+    calls = sum(map(len, world.waits.values()))
+    return Figures(
+        used,
+        sum(rounds for *_, rounds in joint) / len(joint),
+        sum(limit.store.commands for limit in world.shared) / calls,
+        max(wait for _, wait, _ in joint) / world.fair_share(story.groups[0]),
+    )
+
+
+FLEETS = {
+    # the fleet, the limit that binds and the least that is used of it, the most rounds and commands a call, and the
+    # longest joint wait, in fair shares
+    "all take both": (fleet(BOTH), 0, 0.95, 1.1, 3.5, 1.5),
+    "others take the account alone": (fleet(BOTH, Group((1,), 2, 1, 4)), 1, 0.95, 2.0, 6.5, 4),
+    "many others take the account alone": (fleet(BOTH, Group((1,), 2, 8, 4)), 1, 0.95, 2.0, 4.5, 4),
+    "two alike": (fleet(BOTH, quotas=(ENDPOINT, ENDPOINT)), 0, 0.95, 1.1, 4, 2.5),
+    "two alike, and others take each alone": (
+        fleet(BOTH, Group((0,), 2, 4, 4), Group((1,), 2, 4, 6), quotas=(ENDPOINT, ENDPOINT)), 0, 0.92, 1.8, 5.5, 4,
+    ),
+    "roles that change": (
+        fleet(BOTH, Group((0,), 2, 4, 4, phase=0), Group((1,), 2, 4, 6, phase=1), quotas=(ENDPOINT, ENDPOINT)),
+        0, 0.7, 1.8, 6, 4,
+    ),
+    "an account 20 ms away": (fleet(BOTH, Group((1,), 2, 4, 4), away=((150,), (10 * MS,))), 1, 0.95, 2.0, 6.5, 4),
+    "costs": (fleet(Group((0, 1), 4, 4, 0, (1, 1, 3)), Group((1,), 2, 4, 4, (1, 5))), 1, 0.95, 2.5, 10, 4.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_a_fleet_uses_the_limit_that_binds(name: str) -> None:
+    """In few rounds and commands a call; and no call under both waits for many fair shares."""
+    story, binds, least, rounds, commands, shares = FLEETS[name]
+    figures = figures_of(story)
+    assert figures.used[binds] >= least
+    assert figures.rounds <= rounds
+    assert figures.commands <= commands
+    assert figures.wait <= shares
+
+
+def test_nobody_starves_between_two_full_limits() -> None:
+    """Calls under both go on, though others fill each limit, with periods that never fall together."""
+    story = fleet(BOTH, Group((0,), 2, 4, 4), Group((1,), 2, 4, 6))
+    world = JointWorld(story, 1).run()
+    assert world.problems == []
+    assert len(world.waits[0]) >= 24
+    assert max(wait for _, wait, _ in world.waits[0]) <= 24 * SECOND
