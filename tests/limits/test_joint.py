@@ -315,3 +315,74 @@ class TestTogether:
         assert (len(starts["a"]), len(starts["b"])) == (25, 30)
         assert_never_over(sorted(starts["a"]), "20/second")
         assert_never_over(sorted(starts["b"]), "30 per 2 s")
+
+
+class TestUnits:
+    """Units go to the limits that count them, calls to all; so do settlements."""
+
+    def limits(self, clock: FakeClock) -> JointLimit:
+        limiter = Nekkar(clock=clock)
+        return limiter("calls", "5/second") & limiter("tokens", "9/second; 1000 tokens/minute")
+
+    def used(self, limit: JointLimit) -> list[list[int]]:
+        return [[window.used for window in status.windows] for status in limit.status()]
+
+    def test_a_cost_is_parted(self, clock: FakeClock) -> None:
+        """The admission tells all of it, each part its own."""
+        limit = self.limits(clock)
+        admission = limit.acquire({"tokens": 600})
+        assert self.used(limit) == [[1], [1, 600]]
+        assert admission.costs == {"calls": 1, "tokens": 600}
+        assert [part.costs for part in admission.parts] == [{"calls": 1}, {"calls": 1, "tokens": 600}]
+        with pytest.raises(WaitTooLong, match="'tokens'"):
+            limit.acquire({"tokens": 600}, max_wait=1)
+        assert self.used(limit) == [[1], [1, 600]]
+
+    def test_a_settlement_goes_to_the_parts_that_count_the_unit(self, clock: FakeClock) -> None:
+        """Calls to all; once; and where one part can't be settled, none is."""
+        limit = self.limits(clock)
+        first, second = limit.acquire({"tokens": 600}), limit.acquire({"tokens": 100})
+        with pytest.raises(ConfigurationError, match="does not count 'points'"):
+            first.settle(tokens=1, points=2)
+        first.settle(tokens=50)
+        assert self.used(limit) == [[2], [2, 150]]
+        with pytest.raises(ConfigurationError, match="settled already"):
+            first.settle(tokens=50)
+        second.settle(calls=0, tokens=0)
+        assert self.used(limit) == [[1], [1, 50]]
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_tasks_settle_too(self, backend: str, clock: FakeClock) -> None:
+        """``settle_async``, and ``metered`` on a coroutine function."""
+        limit = self.limits(clock)
+
+        @limit.metered(cost=lambda most: {"tokens": most}, settle=lambda used: {"tokens": used})
+        async def call(most: int) -> int:
+            return most // 10
+
+        async def main() -> None:
+            admission = await limit.acquire_async({"tokens": 500})
+            await admission.settle_async(tokens=7)
+            assert await call(900) == 90
+
+        anyio.run(main, backend=backend)
+        assert self.used(limit) == [[2], [2, 97]]
+
+    def test_a_limit_in_which_a_call_costs_nothing_only_holds_it_back(self, clock: FakeClock) -> None:
+        """No slot is taken there; but its holds count."""
+        limiter = Nekkar(clock=clock)
+        calls, tokens = limiter("calls", "1/second"), limiter("tokens", "100 tokens/second")
+        limit = calls & tokens
+        for _ in range(3):
+            assert limit.acquire({"calls": 0, "tokens": 10}).waited == 0
+        assert self.used(limit) == [[0], [30]]
+        calls.hold(5)
+        assert limit.acquire({"calls": 0, "tokens": 10}).waited == pytest.approx(5)
+
+    def test_units_must_be_counted_and_given(self, clock: FakeClock) -> None:
+        """By at least one limit; and each limit's must be there."""
+        limit = self.limits(clock)
+        with pytest.raises(ConfigurationError, match="no limit of these counts 'points'"):
+            limit.acquire({"tokens": 1, "points": 1})
+        with pytest.raises(ConfigurationError, match="does not give tokens"):
+            limit.acquire(1)

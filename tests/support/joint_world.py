@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from nekkar.core.cost import CALLS, hits_in
+from nekkar.core.cost import CALLS, Hits, cost_of, hits_in, items, largest
 from nekkar.core.errors import CacheError, NekkarError
 from nekkar.core.events import Listeners
 from nekkar.core.quota import SECOND, Quota
@@ -54,7 +54,7 @@ class Group(NamedTuple):
     processes: int
     callers: int
     first: int = 0
-    costs: tuple[int, ...] = (1,)
+    costs: tuple[Hits, ...] = (1,)
     phase: int | None = None
     rest: float = 0.0
 
@@ -79,7 +79,7 @@ class Begun(NamedTuple):
     """A call that started: when, its hits, its slot."""
 
     at: int
-    cost: int
+    cost: Hits
     slot: int
 
 
@@ -93,6 +93,14 @@ class Shared:
         self.asked: set[int] = set()  # owners: the requests of joint calls
         self.granted: dict[int, set[int]] = {}  # the owners of grants, by slot
         self.flushed = self.void = False
+
+    def counted(self, cost: Hits) -> Hits:
+        """Return what a call costs here: the units that the limit counts."""
+        return cost_of({unit: hits for unit, hits in items(cost) if unit in self.quota.units})
+
+
+def _calls_in(cost: Hits) -> int:
+    return hits_in(cost, CALLS)
 
 
 class _Writes:
@@ -242,15 +250,15 @@ class JointWorld(World):
             self.waiting[index] += 1
             try:
                 if len(lines) == 1:
-                    slot, _ = yield from lines[0].acquire(cost, max_wait)
+                    slot, _ = yield from lines[0].acquire(limits[0].counted(cost), max_wait)
                     slots, rounds = [slot], 1
                 else:
-                    call = RecordedCall(lines, [cost] * len(lines), max_wait)
+                    call = RecordedCall(lines, [limit.counted(cost) for limit in limits], max_wait)
                     call.world, call.joint_limits = self, limits
                     slots, _ = yield from call.steps()
                     rounds = call.rounds
                 for limit, slot in zip(limits, slots, strict=True):
-                    limit.starts.append(Begun(self.now, cost, slot.at))
+                    limit.starts.append(Begun(self.now, limit.counted(cost), slot.at))
                     for key, each in enumerate(story.groups):
                         if limit.number in each.limits:
                             self.quiet[key] = self.now
@@ -286,7 +294,7 @@ class JointWorld(World):
         """While each limit of a group has room for any who waits under it, somebody starts there soon."""
         frozen = any(not node.dead and node.frozen_until >= self.now for node in self.nodes)
         for index, group in enumerate(self.story.groups):
-            cost = max(max(each.costs) for each in self.story.groups)
+            cost = largest(cost for each in self.story.groups for cost in each.costs)
             able = self.waiting[index] and not any(node.dead for node in self.nodes)
             if not able or frozen or not all(self._has_room(self.shared[i], cost) for i in group.limits):
                 self.quiet[index] = self.now
@@ -298,7 +306,7 @@ class JointWorld(World):
         if self.now < self.until or any(self.waiting.values()):
             self.after(20 * MS, self._watch)
 
-    def _has_room(self, limit: Shared, cost: int) -> bool:
+    def _has_room(self, limit: Shared, cost: Hits) -> bool:
         state = limit.store.state()
         if state is None:
             return True
@@ -314,13 +322,13 @@ class JointWorld(World):
         return LOOK_EVERY_US + 2 * horizon + 24 * max(each.latency_us for each in self.shared) + 100 * MS + disturbed
 
     def _judge_limit(self, limit: Shared) -> None:
-        starts = sorted(limit.starts)
+        starts = sorted(limit.starts, key=lambda start: start.at)
         for rate in limit.quota.rates if not limit.void else ():
             inside = first = 0
             for start in starts:
-                inside += start.cost
+                inside += hits_in(start.cost, rate.unit)
                 while starts[first].at <= start.at - rate.period_us:
-                    inside -= starts[first].cost
+                    inside -= hits_in(starts[first].cost, rate.unit)
                     first += 1
                 if inside > rate.count:
                     when = (start.at - START_US) / 1e3
@@ -329,7 +337,7 @@ class JointWorld(World):
         if self.story.leaks and state:
             unused = Counter({at: n for at, n in state.hits.entries() if limit.granted.get(at, {0}) <= limit.asked})
             for start in limit.starts:
-                unused[start.slot] -= start.cost
+                unused[start.slot] -= hits_in(start.cost, CALLS)
             if leaked := sum((+unused).values()):
                 self.problems.append(f"leaked: limit {limit.number}, {leaked} hits that nobody used")
 
@@ -338,7 +346,9 @@ class JointWorld(World):
 
         def round_of(number: int) -> float:
             groups = [each for each in self.story.groups if number in each.limits]
-            cost = sum(each.processes * each.callers * sum(each.costs) / len(each.costs) for each in groups)
+            cost = sum(
+                each.processes * each.callers * sum(map(_calls_in, each.costs)) / len(each.costs) for each in groups
+            )
             quota = self.shared[number].quota
             return max(max(r.period_us, cost * (r.period_us + quota.margin_us) / r.count) for r in quota.rates)
 
