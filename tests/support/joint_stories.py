@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nekkar.core.cost import cost_of
 from nekkar.core.quota import quota
 from tests.support.joint_world import Group, JointStory
 from tests.support.simulation import MS
@@ -11,6 +12,7 @@ from tests.support.simulation import MS
 SMALL = (quota("4/s"), quota("6 per 2 s"))
 CLOSE: Any = ((MS // 5,),)
 FAULTY: Any = {"flushes": 1, "kills": 1, "freezes": 1, "cancels": 3, "lost": 0.03, "starved": 0.02, "skew_us": 5 * MS}
+LIGHT, HEAVY = cost_of({"calls": 1, "tokens": 10}), cost_of({"calls": 1, "tokens": 60})
 BOTH = (Group((0, 1), 3, 2), Group((1,), 2, 2, 2))
 
 STORIES = {
@@ -44,6 +46,11 @@ STORIES = {
     "far": JointStory(
         quotas=(*SMALL, quota("9/s")), groups=(Group((0, 1, 2), 2, 1), Group((2,), 1, 1, 2)),
         away_us=((20 * MS, 30 * MS),), judged=True, seconds=8,
+    ),
+    "units": JointStory(
+        quotas=(quota("5/s"), quota("9/s; 100 tokens/2s")),
+        groups=(Group((0, 1), 3, 2, 0, (LIGHT, HEAVY)), Group((1,), 1, 2, 2, (LIGHT,)), Group((0,), 1, 1, 3)),
+        cancels=2, freezes=1, skew_us=5 * MS, seconds=6,
     ),
     "reversed": JointStory(
         quotas=SMALL, groups=(Group((0, 1), 2, 2), Group((1, 0), 2, 2, 1), Group((0,), 1, 1)), away_us=CLOSE,

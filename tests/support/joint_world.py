@@ -310,10 +310,10 @@ class JointWorld(World):
         state = limit.store.state()
         if state is None:
             return True
-        kept = sum(
-            hits_in(p.cost, CALLS) for p in state.places if p.is_kept and p.ready + state.horizon_us >= self.now
-        )  # is not free
-        cost = min(cost + kept, limit.quota.max_cost)
+        kept = [place for place in state.places if place.is_kept and place.ready + state.horizon_us >= self.now]
+        cost = sum((place.cost for place in kept), limit.counted(cost))  # what is kept is not free
+        most = limit.quota.largest_cost
+        cost = cost_of({unit: min(hits, hits_in(most, unit)) for unit, hits in items(cost)})
         return earliest_slot(state.hits, limit.quota, state.margin_us, cost, self.now) <= self.now
 
     def _slack(self) -> int:

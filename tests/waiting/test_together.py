@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
+from nekkar.core.cost import CALLS, hits_in
 from nekkar.core.quota import SECOND, quota
 from nekkar.core.shared import ledger
 from nekkar.core.waiting import exact as exact_slots
@@ -147,7 +148,7 @@ def figures_of(story: JointStory, seed: int = 1) -> Figures:
         (rate,) = limit.quota.rates
         window = rate.period_us + limit.quota.margin_us
         since, ends = START_US + 2 * window, START_US + (world.until - START_US) // window * window
-        hits = sum(start.cost for start in limit.starts if since <= start.at < ends)
+        hits = sum(hits_in(start.cost, CALLS) for start in limit.starts if since <= start.at < ends)
         used.append(hits / (rate.count * (ends - since) / window))
     joint = world.waits[0]
     calls = sum(map(len, world.waits.values()))
