@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from nekkar.core.admission import Admission, JointAdmission, Status
 from nekkar.core.cost import CALLS, Hits, largest
@@ -21,6 +21,7 @@ from nekkar.core.runtime.effects import QueueSteps, RunSteps
 from nekkar.core.runtime.loops import Loop, this_loop
 from nekkar.core.waiting.callers import Slot
 from nekkar.core.waiting.together import JointCall
+from nekkar.core.waiting.wait_queue import WaitQueue
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,21 +77,25 @@ class JointLimit:
         """
         return metered(self, cost, settle)
 
-    def acquire(self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None) -> JointAdmission:
+    def acquire(
+        self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None, headroom: float | None = None
+    ) -> JointAdmission:
         """Block until a call may start under each limit, at most ``max_wait`` seconds (default: the least of theirs).
 
         Calls count in each limit, other units in those that count them. Raises WaitTooLong, CacheError and
         ConfigurationError, as ``Limit.acquire``, with the name of the limit that refused. Then nothing stays booked in
         any of them.
         """
-        return self._acquired(self._call(cost, max_wait))
+        return self._acquired(self._call(cost, max_wait, headroom))
 
-    async def acquire_async(self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None) -> JointAdmission:
+    async def acquire_async(
+        self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None, headroom: float | None = None
+    ) -> JointAdmission:
         """Wait, in a task, until a call may start under each limit; otherwise as ``acquire``.
 
         A cancelled wait keeps no slot and no place in line.
         """
-        return await self._acquired_async(self._call(cost, max_wait, this_loop()))
+        return await self._acquired_async(self._call(cost, max_wait, headroom, this_loop()))
 
     def _is_good(self, admission: Admission) -> bool:
         """Return whether a call may still start on its admission, in each limit."""
@@ -132,16 +137,25 @@ class JointLimit:
         """Read how each limit stands, from a task."""
         return tuple([await limit.status_async() for limit in self.limits])
 
-    def _call(self, cost: int | Mapping[str, int], max_wait: float | None, loop: Loop | None = None) -> _Call:
-        costs = [limit._checked(_part_of(cost, limit), None)[0] for limit in self.limits]
+    def _call(
+        self,
+        cost: int | Mapping[str, int],
+        max_wait: float | None,
+        headroom: float | None,
+        loop: Loop | None = None,
+    ) -> _Call:
+        checked = [limit._checked(_part_of(cost, limit), None, headroom) for limit in self.limits]
         if isinstance(cost, Mapping):
             self._check_units(cost)
-        return _Call(self.limits, costs, self._longest(max_wait), loop)
+        parts = [_Part(limit, asked, free) for limit, (asked, _, free) in zip(self.limits, checked, strict=True)]
+        return _Call(parts, self._longest(max_wait), loop)
 
     def _again(self, admission: Admission, max_wait: float | None, loop: Loop | None = None) -> _Call:
-        parts = [limit._stale(part, None) for limit, part in self._parts(admission)]
-        stale = [slot for *_, slot in parts]
-        return _Call(self.limits, [cost for cost, *_ in parts], self._longest(max_wait), loop, stale)
+        parts = []
+        for limit, part in self._parts(admission):
+            asked, _, slot = limit._stale(part, None)
+            parts.append(_Part(limit, asked, limit._left_free(part), slot))
+        return _Call(parts, self._longest(max_wait), loop, is_again=True)
 
     def _longest(self, max_wait: float | None) -> float | None:
         return self._max_wait if max_wait is None else patience(max_wait, self.name)
@@ -162,9 +176,8 @@ class JointLimit:
         first = self.limits[0]._core
         return self._admission(*await run_async(call.steps(), first.clock, this_loop(), first.ledger.in_process))
 
-    def _admission(self, slots: Sequence[Slot], waited_us: int) -> JointAdmission:
-        parts = zip(self.limits, slots, strict=True)
-        admissions = tuple(limit._admission(slot, waited_us) for limit, slot in parts)
+    def _admission(self, parts: Sequence[tuple[_Part, Slot]], waited_us: int) -> JointAdmission:
+        admissions = tuple(part.limit._admission(slot, waited_us, part.headroom) for part, slot in parts)
         return JointAdmission._of_parts(admissions, _Bookings(admissions))
 
     def _parts(self, admission: Admission) -> Iterable[tuple[Limit, Admission]]:
@@ -172,41 +185,49 @@ class JointLimit:
         return zip(self.limits, admission.parts, strict=True)
 
 
+class _Part(NamedTuple):
+    """What a call asks of one limit, and a slot there on which it did not start in time."""
+
+    limit: Limit
+    cost: Hits
+    headroom: int
+    stale: Slot | None = None
+
+
 class _Call:
-    """One call under these limits: those in which it costs nothing only hold it back, the others book it together."""
+    """One call: the limits in which it costs nothing only hold it back, the others book it together."""
 
     def __init__(
-        self,
-        limits: Sequence[Limit],
-        costs: Sequence[Hits],
-        max_wait: float | None,
-        loop: Loop | None,
-        stale: Sequence[Slot | None] = (),
+        self, parts: Sequence[_Part], max_wait: float | None, loop: Loop | None, is_again: bool = False
     ) -> None:
-        self.limits, self.costs, self.max_wait, self.stale = limits, costs, max_wait, stale
-        cores, is_nested_call = [limit._core for limit in limits], not loop and is_nested()
-        self.lines = [
-            core.loop_line(loop) if loop else core.own_line() if is_nested_call else core.thread_line()
-            for core in cores
-        ]
+        self.parts, self.max_wait, self.is_again = parts, max_wait, is_again
+        is_inner = not loop and is_nested()
+        self.lines = [_line_of(part, loop, is_inner) for part in parts]
 
-    def steps(self) -> QueueSteps[tuple[list[Slot], int]]:
+    def steps(self) -> QueueSteps[tuple[list[tuple[_Part, Slot]], int]]:
         """Wait for a slot in each; return them in order, and the µs waited."""
-        counted = [index for index, cost in enumerate(self.costs) if cost]
+        counted = [index for index, part in enumerate(self.parts) if part.cost]
         slots: dict[int, Slot] = {}
         waited = 0
-        for index, limit in enumerate(self.limits):
-            if index not in counted:
-                core = limit._core
+        for index, part in enumerate(self.parts):
+            if not part.cost:
+                core = part.limit._core
                 slots[index], held = yield RunSteps(core.uncounted(self.max_wait), in_process=core.ledger.in_process)
                 waited = max(waited, held)
         if counted:
-            lines, costs = [self.lines[index] for index in counted], [self.costs[index] for index in counted]
-            stale = [self.stale[index] for index in counted] if self.stale else ()
+            lines, costs = [self.lines[index] for index in counted], [self.parts[index].cost for index in counted]
+            stale = [self.parts[index].stale for index in counted] if self.is_again else ()
             booked, booked_after = yield from JointCall(lines, costs, self.max_wait).steps(stale)
             slots |= dict(zip(counted, booked, strict=True))
             waited += booked_after
-        return [slots[index] for index in range(len(self.limits))], waited
+        return [(part, slots[index]) for index, part in enumerate(self.parts)], waited
+
+
+def _line_of(part: _Part, loop: Loop | None, is_inner: bool) -> WaitQueue:
+    core = part.limit._core
+    if loop:
+        return core.loop_line(loop, part.headroom)
+    return core.own_line(part.headroom) if is_inner else core.thread_line(part.headroom)
 
 
 class _Bookings:

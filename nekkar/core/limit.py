@@ -11,7 +11,7 @@ from nekkar.core.cost import Hits, cost_of
 from nekkar.core.decorator import decorated, metered
 from nekkar.core.errors import CacheError
 from nekkar.core.limit_core import LimitCore
-from nekkar.core.quota import SECOND, Quota, micros, patience, read_cost
+from nekkar.core.quota import SECOND, WHOLE, Quota, micros, patience, read_cost, read_headroom
 from nekkar.core.reservation import Reservation
 from nekkar.core.runtime.drivers import is_nested, run, run_async, run_steps, run_steps_async
 from nekkar.core.runtime.effects import CacheSteps
@@ -34,8 +34,8 @@ class Limit:
     Safe between threads, tasks and event loops, and in a forked child.
     """
 
-    def __init__(self, limiter: Nekkar, core: LimitCore, max_wait: float | None) -> None:
-        self._limiter, self._core, self._max_wait = limiter, core, max_wait
+    def __init__(self, limiter: Nekkar, core: LimitCore, max_wait: float | None, headroom: int = 0) -> None:
+        self._limiter, self._core, self._max_wait, self._headroom = limiter, core, max_wait, headroom
 
     @property
     def name(self) -> str:
@@ -47,11 +47,16 @@ class Limit:
         """The longest wait of a call in seconds, where the call gives none of its own; None: without a bound."""
         return self._max_wait
 
+    @property
+    def headroom(self) -> float:
+        """The part of each window that its calls leave free, where a call says nothing else."""
+        return self._headroom / WHOLE
+
     def __repr__(self) -> str:
         return f"<Limit {self.name!r}: {self._core.quota}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self._limiter, self.name, self._core.quota, self._max_wait)
+        return _again, (self._limiter, self.name, self._core.quota, self._max_wait, self._headroom)
 
     def __and__(self, other: Limit | JointLimit) -> JointLimit:
         """Return a limit of both: a call starts only while it has a slot in each.
@@ -83,31 +88,37 @@ class Limit:
         """
         return metered(self, cost, settle)
 
-    def acquire(self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None) -> Admission:
+    def acquire(
+        self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None, headroom: float | None = None
+    ) -> Admission:
         """Block until a call of this cost may start, at most ``max_wait`` seconds (default: the limit's).
 
         ``cost``: a whole number of calls, or a mapping of units to hits, such as ``{"tokens": 1200}``: that is one call
-        and 1,200 tokens. Raises WaitTooLong as soon as the slot is known to lie too far off, CacheError where the cache
-        does not answer within its timeout, and ConfigurationError for a cost that can never be admitted, for a unit
-        that the limit does not count, and for one that it counts and the cost does not give.
+        and 1,200 tokens. ``headroom``: the part of each window that the call leaves free, from 0 to below 1 (default:
+        the limit's). It yields to all calls with less. Raises WaitTooLong as soon as the slot is known to lie too far
+        off, CacheError where the cache does not answer within its timeout, and ConfigurationError for a cost that can
+        never be admitted, for a unit that the limit does not count, and for one that it counts and the cost does not
+        give.
         """
-        asked, longest = self._checked(cost, max_wait)
-        line = self._core.thread_line()
+        asked, longest, free = self._checked(cost, max_wait, headroom)
+        line = self._core.thread_line(free)
         if asked == 1 and (slot := line.prefetched.take()):
             return self._prefetched(slot)
         if not asked:
             return self._admission(*self._run(self._core.uncounted(longest)))
-        line = self._core.own_line() if is_nested() else line
-        return self._admission(*run(line.acquire(asked, longest), self._core.clock))
+        line = self._core.own_line(free) if is_nested() else line
+        return self._admission(*run(line.acquire(asked, longest), self._core.clock), free)
 
-    async def acquire_async(self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None) -> Admission:
+    async def acquire_async(
+        self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None, headroom: float | None = None
+    ) -> Admission:
         """Wait, in a task, until a call of this cost may start; otherwise as ``acquire``.
 
         A cancelled wait keeps no slot and no place in line.
         """
-        asked, longest = self._checked(cost, max_wait)
+        asked, longest, free = self._checked(cost, max_wait, headroom)
         core, loop = self._core, this_loop()
-        line = core.loop_line(loop)
+        line = core.loop_line(loop, free)
         if asked == 1 and line.prefetched.left:
             await loop.checkpoint()  # before the slot is taken: a cancellation here loses none
             if slot := line.prefetched.take():
@@ -115,7 +126,7 @@ class Limit:
         if not asked:
             return self._admission(*await self._run_async(core.uncounted(longest)))
         steps = line.acquire(asked, longest)
-        return self._admission(*await run_async(steps, core.clock, loop, core.ledger.in_process))
+        return self._admission(*await run_async(steps, core.clock, loop, core.ledger.in_process), free)
 
     def _is_good(self, admission: Admission) -> bool:
         """Return whether a call may still start on its admission: until half of the margin after its slot.
@@ -131,14 +142,19 @@ class Limit:
         It stands in front of the line. Its old slot goes back if it is at most a horizon (100 ms) old; an older one is
         spent. An admission may be exchanged once.
         """
-        steps = self._core.thread_line().acquire(*self._stale(admission, max_wait))
-        return self._admission(*run(steps, self._core.clock))
+        free = self._left_free(admission)
+        steps = self._core.thread_line(free).acquire(*self._stale(admission, max_wait))
+        return self._admission(*run(steps, self._core.clock), free)
 
     async def _exchange_async(self, admission: Admission, max_wait: float | None = None) -> Admission:
         """Wait, in a task, until a call may start that did not start on its admission in time; see ``_exchange``."""
-        core, loop = self._core, this_loop()
-        steps = core.loop_line(loop).acquire(*self._stale(admission, max_wait))
-        return self._admission(*await run_async(steps, core.clock, loop, core.ledger.in_process))
+        core, loop, free = self._core, this_loop(), self._left_free(admission)
+        steps = core.loop_line(loop, free).acquire(*self._stale(admission, max_wait))
+        return self._admission(*await run_async(steps, core.clock, loop, core.ledger.in_process), free)
+
+    def _left_free(self, admission: Admission) -> int:
+        reserved = _reservation(admission)
+        return reserved.headroom if reserved else self._headroom
 
     def _stale(self, admission: Admission, max_wait: float | None) -> tuple[Hits, float | None, Slot | None]:
         reserved = _reservation(admission)
@@ -237,24 +253,30 @@ class Limit:
     def _held(self, seconds: float) -> int:
         return micros(seconds, f"limit {self.name!r}: hold")
 
-    def _checked(self, cost: int | Mapping[str, int], max_wait: float | None) -> tuple[Hits, float | None]:
-        quota = self._core.quota
-        asked = 1 if type(cost) is int and cost == 1 and quota.counts_calls_alone else read_cost(cost, quota, self.name)
-        return asked, self._max_wait if max_wait is None else patience(max_wait, self.name)
+    def _checked(
+        self, cost: int | Mapping[str, int], max_wait: float | None, headroom: float | None = None
+    ) -> tuple[Hits, float | None, int]:
+        """Return what a call costs, how long it waits at most, and what it leaves free."""
+        quota, free = self._core.quota, self._headroom
+        if headroom is not None:
+            free = read_headroom(headroom, f"limit {self.name!r}: headroom")
+        is_plain = type(cost) is int and cost == 1 and quota.counts_calls_alone and not free
+        asked = 1 if is_plain else read_cost(cost, quota, self.name, free)
+        return asked, self._max_wait if max_wait is None else patience(max_wait, self.name), free
 
     def _prefetched(self, slot: Slot) -> Admission:
         if self._core.reporter.listening:
             self._core.reporter.prefetched(slot)
         return Admission._of(self.name, Reservation(self._core, slot))
 
-    def _admission(self, slot: Slot, waited_us: int) -> Admission:
+    def _admission(self, slot: Slot, waited_us: int, headroom: int = 0) -> Admission:
         self._limiter._forget_idle(slot.at)
-        return Admission._of(self.name, Reservation(self._core, slot), waited_us / SECOND)
+        return Admission._of(self.name, Reservation(self._core, slot, headroom), waited_us / SECOND)
 
 
 def _reservation(admission: Admission) -> Reservation | None:
     return cast("Reservation | None", admission._booking)
 
 
-def _again(limiter: Nekkar, name: str, terms: Quota, max_wait: float | None) -> Limit:
-    return limiter._limit_of(name, terms, max_wait)
+def _again(limiter: Nekkar, name: str, terms: Quota, max_wait: float | None, headroom: int) -> Limit:
+    return limiter._limit_of(name, terms, max_wait, headroom)

@@ -56,22 +56,27 @@ class LimitCore:
         known = self.accounts.state
         return not self.waiting and (known is None or known.matters_until <= now)
 
-    def thread_line(self) -> WaitQueue:
-        """Return the line of this process's threads."""
+    def thread_line(self, headroom: int = 0) -> WaitQueue:
+        """Return the line of this process's threads, for calls that leave so much free."""
         self._follow_fork()
-        return self._threads_line
+        if not headroom:
+            return self._threads_line
+        line = self._headroom_lines.get(headroom)
+        return line or self._headroom_lines.setdefault(headroom, self.own_line(headroom))
 
-    def own_line(self) -> WaitQueue:
+    def own_line(self, headroom: int = 0) -> WaitQueue:
         """Return a line for one call alone, made inside another call of its thread: it must not wait for that one."""
-        return self._new_line(Signal, wake_threads)
+        return self._new_line(Signal, wake_threads, headroom=headroom)
 
-    def loop_line(self, loop: Loop) -> WaitQueue:
-        """Return the line of an event loop."""
+    def loop_line(self, loop: Loop, headroom: int = 0) -> WaitQueue:
+        """Return the line of an event loop, for calls that leave so much free."""
         self._follow_fork()
-        line = loop.own.get(self)
-        if line is None:
-            line = loop.own[self] = self._new_line(loop.new_event, loop.wake, in_order=True)
-        return cast(WaitQueue, line)
+        lines = loop.own.get(self)
+        if lines is None:
+            lines = loop.own[self] = {}
+        if headroom not in lines:
+            lines[headroom] = self._new_line(loop.new_event, loop.wake, in_order=True, headroom=headroom)
+        return cast(WaitQueue, lines[headroom])
 
     def status(self, state: LimitState, now: int) -> Status:
         """Return how the limit stands by a state read at ``now``."""
@@ -176,9 +181,13 @@ class LimitCore:
                 line.look_soon()
 
     def _new_line(
-        self, new_event: Callable[[], Event], wake: Callable[[list[Event]], None], in_order: bool = False
+        self,
+        new_event: Callable[[], Event],
+        wake: Callable[[list[Event]], None],
+        in_order: bool = False,
+        headroom: int = 0,
     ) -> WaitQueue:
-        line = WaitQueue(self.reporter, self.accounts, new_event, wake, in_order)
+        line = WaitQueue(self.reporter, self.accounts, new_event, wake, in_order, headroom)
         self._lines[id(line)] = line
         return line
 
@@ -190,6 +199,7 @@ class LimitCore:
     def _begin(self) -> None:
         self._lines: WeakValueDictionary[int, WaitQueue] = WeakValueDictionary()
         self._threads_line = self._new_line(Signal, wake_threads)
+        self._headroom_lines: dict[int, WaitQueue] = {}
         self._pid = os.getpid()
 
     def _follow_fork(self) -> None:

@@ -17,7 +17,7 @@ from nekkar.core.events import Callback, Listeners, Listening
 from nekkar.core.limit import Limit
 from nekkar.core.limit_core import LimitCore
 from nekkar.core.once import Once
-from nekkar.core.quota import SECOND, Quota, micros, patience, quota
+from nekkar.core.quota import SECOND, Quota, micros, patience, quota, read_headroom
 from nekkar.core.rounds import Rounds
 from nekkar.core.runtime.fork_lock import lock_over_forks
 from nekkar.core.shared.key import cache_key
@@ -81,6 +81,7 @@ class Nekkar:
         spacing: float | str = 0.0,
         max_wait: float | None = None,
         margin: float | None = None,
+        headroom: float = 0.0,
     ) -> Limit:
         """Return the limit ``name``: ``rate_limit`` calls per ``period`` seconds (60 unless given).
 
@@ -88,14 +89,20 @@ class Nekkar:
         ``period``). ``spacing``: least seconds between two slots, or ``"even"``. ``max_wait``: the
         longest that a call waits, in seconds; None: as long as it takes. ``margin``: seconds added to
         each window against jitter; the larger of 50 ms and 1/200 of the shortest period, at most 1 s,
-        unless given. The same name again must have the same terms, but for ``max_wait``.
+        unless given. ``headroom``: the part of each window, from 0 to below 1, that calls of this limit leave free for
+        calls with less; they yield to those. The same name again must have the same terms, but for ``max_wait`` and
+        ``headroom``.
         Raises ConfigurationError, naming what was given and what is expected.
         """
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"limit name {shown(name)} is no text; give a non-empty str")
-        return self._limit_of(name, *terms(name, rate_limit, period, spacing, margin, max_wait))
+        quota, longest = terms(name, rate_limit, period, spacing, margin, max_wait)
+        free = read_headroom(headroom, f"limit {shown(name)}: headroom") if headroom else 0
+        return self._limit_of(name, quota, longest, free)
 
-    def _limit_of(self, name: str, terms: Quota, max_wait: float | None, *, by_hand: bool = True) -> Limit:
+    def _limit_of(
+        self, name: str, terms: Quota, max_wait: float | None, headroom: int = 0, *, by_hand: bool = True
+    ) -> Limit:
         """Return the limit ``name`` of these terms; ConfigurationError where it is defined by hand with others.
 
         A request's limit (not ``by_hand``) is never refused: what a URL spells must not raise into the user's call.
@@ -103,7 +110,7 @@ class Nekkar:
         """
         first = self._kept.get(name)
         if first and first.quota is terms and not (by_hand and self._defined.get(name) is not first):
-            return Limit(self, first, max_wait)  # without the lock: each request of an HTTP client asks
+            return Limit(self, first, max_wait, headroom)  # without the lock: each request of an HTTP client asks
         with _lock:
             if by_hand:
                 self._check_terms(name, terms)
@@ -121,7 +128,7 @@ class Nekkar:
             text = "limit %r has other terms by hand or in other rules, %s and %s: each keeps its own, and counts the"
             text += " calls of both; give both the same terms, or another name; said once"
             self.once.warn("terms", text, name, first.quota.described(), terms.described())
-        return Limit(self, core, max_wait)
+        return Limit(self, core, max_wait, headroom)
 
     def _check_terms(self, name: str, terms: Quota) -> None:
         """Raise ConfigurationError where ``name`` is defined by hand with other terms."""

@@ -13,7 +13,7 @@ import math
 import operator
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, SupportsIndex
 
@@ -21,6 +21,7 @@ from nekkar.core.cost import CALLS, Hits, cost_of, fits
 from nekkar.core.errors import ConfigurationError, plain, shown
 
 SECOND = 1_000_000
+WHOLE = 10_000  # of a headroom: it is counted in hundredths of a percent
 MAX_COUNT = 10**9
 MIN_PERIOD = SECOND // 1000
 MAX_PERIOD = 100 * 365 * 86_400 * SECOND
@@ -163,7 +164,28 @@ def patience(max_wait: Any, name: str) -> float:
     return micros(max_wait, f"limit {shown(name)}: max_wait") / SECOND
 
 
-def read_cost(cost: Any, quota: Quota, name: str) -> Hits:
+def leaving(quota: Quota, headroom: int) -> Quota:
+    """Return what calls may use that leave this headroom, in parts of ``WHOLE``: as many whole hits of each window."""
+    return _leaving(quota, headroom) if headroom else quota
+
+
+@lru_cache(maxsize=1024)
+def _leaving(quota: Quota, headroom: int) -> Quota:
+    rates = tuple(replace(rate, count=rate.count * (WHOLE - headroom) // WHOLE) for rate in quota.rates)
+    return Quota(rates, quota.spacing_us, quota.margin_us)
+
+
+def read_headroom(headroom: Any, what: str) -> int:
+    """Return a headroom, from 0 to below 1, in parts of ``WHOLE``, rounded up; ConfigurationError otherwise."""
+    is_number = isinstance(headroom, int | float) and not isinstance(headroom, bool)
+    if not is_number or not 0 <= headroom < 1:
+        raise ConfigurationError(
+            f"{what} {shown(headroom)} is out of bounds; give a number from 0 to below 1; 0.2 leaves a fifth free"
+        )
+    return min(math.ceil(round(float(headroom) * WHOLE, 6)), WHOLE - 1)
+
+
+def read_cost(cost: Any, quota: Quota, name: str, headroom: int = 0) -> Hits:
     """Return what a call of limit ``name`` costs: a whole number of calls, or a mapping of units to hits.
 
     Raises ConfigurationError for a unit that the quota does not count, for one that it counts and ``cost`` does not
@@ -183,9 +205,11 @@ def read_cost(cost: Any, quota: Quota, name: str) -> Hits:
         if unit not in costs:
             raise ConfigurationError(f"{what} {shown(cost)} does not give {unit}, which {quota} counts; give both")
     asked = cost_of({unit: costs[unit] for unit in quota.units})
-    if not quota.admits(asked):
+    part = leaving(quota, headroom)
+    if not part.admits(asked):
+        left = f" with headroom {plain(headroom / WHOLE)}" if headroom else ""
         raise ConfigurationError(
-            f"{what} {asked} can never be admitted under {quota}; give at most {quota.largest_cost}"
+            f"{what} {asked} can never be admitted under {quota}{left}; give at most {part.largest_cost}"
         )
     return asked
 

@@ -22,6 +22,7 @@ class Reservation(NamedTuple):
 
     core: LimitCore
     slot: Slot
+    headroom: int = 0
 
     @property
     def cost(self) -> Hits:

@@ -52,6 +52,18 @@ STORIES = {
         groups=(Group((0, 1), 3, 2, 0, (LIGHT, HEAVY)), Group((1,), 1, 2, 2, (LIGHT,)), Group((0,), 1, 1, 3)),
         cancels=2, freezes=1, skew_us=5 * MS, seconds=6,
     ),
+    "batch": JointStory(
+        quotas=(quota("10/s"),),
+        groups=(Group((0,), 3, 2, 0, (1, 1, 2)), Group((0,), 3, 3, 1, (1, 2), headroom=3000)), **FAULTY,
+    ),
+    "batch both": JointStory(
+        quotas=(quota("6/s"), quota("12 per 2 s")),
+        groups=(Group((0, 1), 3, 1), Group((0, 1), 2, 3, 2, headroom=4000), Group((1,), 2, 1)), **FAULTY,
+    ),
+    "batch heavy": JointStory(
+        quotas=(quota("10/s"),), groups=(Group((0,), 2, 1, 0, (8,)), Group((0,), 3, 3, 1, headroom=3000)),
+        away_us=CLOSE, judged=True, exact=True, seconds=6,
+    ),
     "reversed": JointStory(
         quotas=SMALL, groups=(Group((0, 1), 2, 2), Group((1, 0), 2, 2, 1), Group((0,), 1, 1)), away_us=CLOSE,
         leaks=True,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from nekkar.core.cost import CALLS, Hits, cost_of, hits_in, items, largest
 from nekkar.core.errors import CacheError, NekkarError
 from nekkar.core.events import Listeners
-from nekkar.core.quota import SECOND, Quota
+from nekkar.core.quota import SECOND, Quota, leaving
 from nekkar.core.runtime.effects import Backoff, CacheCall, QueueSteps
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.shared.store import store_of
@@ -47,7 +47,8 @@ from tests.support.simulation import (
 class Group(NamedTuple):
     """Callers alike: so many in each of so many processes, from the ``first`` on, under the limits of these numbers.
 
-    ``phase``: only in even, or odd, fives of seconds. ``rest``: seconds between two calls of a caller, on average.
+    ``headroom``: what they leave free. ``phase``: only in even, or odd, fives of seconds. ``rest``: seconds between two
+    calls of a caller, on average.
     """
 
     limits: tuple[int, ...]
@@ -57,6 +58,7 @@ class Group(NamedTuple):
     costs: tuple[Hits, ...] = (1,)
     phase: int | None = None
     rest: float = 0.0
+    headroom: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Begun(NamedTuple):
     at: int
     cost: Hits
     slot: int
+    headroom: int = 0
 
 
 class Shared:
@@ -124,7 +127,7 @@ class Node:
     number: int
     clock: Clock
     ledgers: list[Ledger] = field(default_factory=list)
-    lines: list[_Line] = field(default_factory=list)
+    lines: dict[tuple[int, int], _Line] = field(default_factory=dict)
     dead: bool = False
     frozen_until: int = 0
     busy_until: int = 0
@@ -179,11 +182,18 @@ class JointWorld(World):
         node = Node(number, Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2))
         for limit in self.shared:
             ledger = Ledger(store_of(limit.store, node.clock), "key", limit.quota, node.clock)
-            line = _Line(CallReporter(f"l{limit.number}", Listeners()), ledger, Event, _set_all, self.story.tasks)
-            line.world = self
             node.ledgers.append(ledger)
-            node.lines.append(line)
         return node
+
+    def _line(self, node: Node, number: int, headroom: int) -> _Line:
+        """Return the line of a process in one limit, for calls that leave so much free."""
+        line = node.lines.get((number, headroom))
+        if line is None:
+            reporter, in_order = CallReporter(f"l{number}", Listeners()), self.story.tasks
+            line = _Line(reporter, node.ledgers[number], Event, _set_all, in_order, headroom)
+            line.world = self
+            node.lines[number, headroom] = line
+        return line
 
     def run(self) -> JointWorld:
         """Play the schedule."""
@@ -203,13 +213,15 @@ class JointWorld(World):
             happen()
         live = [node for node in self.nodes if not node.dead]
         self.problems += [f"stuck: p{n.number}" for n in live for actor in n.actors if not actor.done]
-        self.problems += [f"stuck: a turn of p{n.number}" for n in live for line in n.lines if line._turns.under_way]
+        self.problems += [
+            f"stuck: a turn of p{n.number}" for n in live for line in n.lines.values() if line._turns.under_way
+        ]
         for limit in self.shared:
             self._judge_limit(limit)
         if story.judged:
             for index, group in enumerate(story.groups):
                 longest, share = max((wait for _, wait, _ in self.waits[index]), default=0), self.fair_share(group)
-                if longest > 4 * share + 2 * SECOND:
+                if longest > 4 * share + 2 * SECOND and not group.headroom:
                     self.problems.append(
                         f"starved: a caller of {group.limits} waited {longest / 1e6:.1f} s of {share / 1e6:.1f}"
                     )
@@ -239,7 +251,8 @@ class JointWorld(World):
     # Callers.
 
     def _calls(self, index: int, group: Group, node: Node) -> Generator[Any, Any, None]:
-        lines, limits = [node.lines[i] for i in group.limits], tuple(self.shared[i] for i in group.limits)
+        lines = [self._line(node, number, group.headroom) for number in group.limits]
+        limits = tuple(self.shared[number] for number in group.limits)
         story, draw = self.story, self.random
         while self.now < self.until:
             if group.phase is not None and (phase := (self.now - START_US) // (5 * SECOND)) % 2 != group.phase:
@@ -258,7 +271,7 @@ class JointWorld(World):
                     slots, _ = yield from call.steps()
                     rounds = call.rounds
                 for limit, slot in zip(limits, slots, strict=True):
-                    limit.starts.append(Begun(self.now, limit.counted(cost), slot.at))
+                    limit.starts.append(Begun(self.now, limit.counted(cost), slot.at, group.headroom))
                     for key, each in enumerate(story.groups):
                         if limit.number in each.limits:
                             self.quiet[key] = self.now
@@ -296,7 +309,9 @@ class JointWorld(World):
         for index, group in enumerate(self.story.groups):
             cost = largest(cost for each in self.story.groups for cost in each.costs)
             able = self.waiting[index] and not any(node.dead for node in self.nodes)
-            if not able or frozen or not all(self._has_room(self.shared[i], cost) for i in group.limits):
+            yields = any(self.waiting[i] for i, each in enumerate(self.story.groups) if each.headroom < group.headroom)
+            has_room = all(self._has_room(self.shared[i], cost, group.headroom) for i in group.limits)
+            if not able or frozen or yields or not has_room:
                 self.quiet[index] = self.now
             quiet = self.now - self.quiet.setdefault(index, self.now)
             if quiet > self._slack():
@@ -306,15 +321,16 @@ class JointWorld(World):
         if self.now < self.until or any(self.waiting.values()):
             self.after(20 * MS, self._watch)
 
-    def _has_room(self, limit: Shared, cost: Hits) -> bool:
+    def _has_room(self, limit: Shared, cost: Hits, headroom: int) -> bool:
         state = limit.store.state()
         if state is None:
             return True
         kept = [place for place in state.places if place.is_kept and place.ready + state.horizon_us >= self.now]
         cost = sum((place.cost for place in kept), limit.counted(cost))  # what is kept is not free
-        most = limit.quota.largest_cost
+        part = leaving(limit.quota, headroom)
+        most = part.largest_cost
         cost = cost_of({unit: min(hits, hits_in(most, unit)) for unit, hits in items(cost)})
-        return earliest_slot(state.hits, limit.quota, state.margin_us, cost, self.now) <= self.now
+        return earliest_slot(state.hits, part, state.margin_us, cost, self.now) <= self.now
 
     def _slack(self) -> int:
         horizon = max(ledger.latency.horizon_us for node in self.nodes for ledger in node.ledgers)
@@ -333,6 +349,12 @@ class JointWorld(World):
                 if inside > rate.count:
                     when = (start.at - START_US) / 1e3
                     self.problems.append(f"over: limit {limit.number}, {inside} of {rate.count} at {when:.1f} ms")
+        for last in (start for start in starts if start.headroom and not limit.void):
+            for rate in leaving(limit.quota, last.headroom).rates:
+                inside = [s for s in starts if last.at - rate.period_us < s.at <= last.at and s.slot < last.slot]
+                hits = sum(hits_in(start.cost, rate.unit) for start in (*inside, last))
+                if hits > rate.count and not limit.flushed:
+                    self.problems.append(f"headroom: limit {limit.number}, {hits} of {rate.count}")
         state = limit.store.state()
         if self.story.leaks and state:
             unused = Counter({at: n for at, n in state.hits.entries() if limit.granted.get(at, {0}) <= limit.asked})

@@ -51,7 +51,7 @@ def _later(self: Any, entry: Any, one: Any, slot: int) -> None:
     entry.is_granted = True
 
 
-def _look_back(state: Any, one: Any, limit: Any, margin_us: int) -> bool:
+def _look_back(state: Any, one: Any, limit: Any, part: Any, margin_us: int) -> bool:
     """Look whether there is room before a slot, and not behind it."""
     hits = state.hits
     return all(

@@ -12,6 +12,7 @@ from secrets import randbits
 
 from nekkar.core.cost import fits
 from nekkar.core.errors import CacheError, copied
+from nekkar.core.quota import Quota, leaving
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.callers import Caller, InHand, Queue, Settling, Slot, StartOrder, State
 from nekkar.core.waiting.exact_requests import ExactRequest, ExactRequests
@@ -31,8 +32,8 @@ class Assignments:
     to wait. ``to_wake``: callers for whom something changed.
     """
 
-    def __init__(self, name: str, ledger: Account, in_order: bool) -> None:
-        self.name, self.ledger = name, ledger
+    def __init__(self, name: str, ledger: Account, in_order: bool, headroom: int = 0) -> None:
+        self.name, self.ledger, self.headroom = name, ledger, headroom
         self.owner = randbits(64)
         self.queue, self.order = Queue(), StartOrder() if in_order else None
         self.hand: deque[InHand] = deque()
@@ -45,6 +46,11 @@ class Assignments:
         self.standing = Standing()
         self._epoch: int | None = None
         self._picked_up = 0  # the serial of the last grant taken in this epoch
+
+    @property
+    def quota(self) -> Quota:
+        """What its calls may use: all but their headroom."""
+        return leaving(self.ledger.quota, self.headroom)
 
     # Slots come.
 
@@ -182,7 +188,7 @@ class Assignments:
 
     def earliest_slot_of(self, caller: Caller) -> int:
         """Return a lower bound of the slot of a caller behind all in line; 0 before a state was read."""
-        state, quota = self.ledger.state, self.ledger.quota
+        state, quota = self.ledger.state, self.quota
         if state is None:
             return 0
         margin, soonest = state.margin(quota, caller.arrived), spaced_after(state.hits, quota, len(self.queue) + 1)

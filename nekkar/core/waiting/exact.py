@@ -121,7 +121,7 @@ class ExactSlots:
         state = ledger.state
         if state is None:
             return 0
-        quota, margin = ledger.quota, state.margin(ledger.quota, now)
+        quota, margin = mine.quota, state.margin(ledger.quota, now)
         places = [place for place in state.places if place.owner != mine.owner]
         ahead = sum((place.cost for place in places), mine.queue.hits)
         soonest = max(now, state.hold_until, spaced_after(state.hits, quota, len(places) + len(mine.queue) + 1))
@@ -137,7 +137,8 @@ class ExactSlots:
         if known and now < known.ready + state.horizon_us // 4:
             return
         quota = ledger.quota
-        place = Place(owner, cost, ready, 0, 0, (quota.rates, quota.spacing_us), is_kept=True)
+        terms = (quota.rates, quota.spacing_us)
+        place = Place(owner, cost, ready, 0, 0, terms, is_kept=True, headroom=mine.headroom)
         with self._lock:
             mine.exact.keep(place)
             turn = self._turns.begin(0)
@@ -158,11 +159,12 @@ class ExactSlots:
         """Return how many calls of this cost would get a slot within the horizon, as far as is known (rule 24)."""
         ledger, mine = self.ledger, self._assignments
         state = ledger.state
-        if state is None or not ledger.quota.admits(cost):
+        if state is None or not mine.quota.admits(cost):
             return most
         ahead: list[SlotRequest] = list(islice(mine.queue, most))
         wanted = [Caller(0, cost, 0, None, None)] * most
-        plan = planned(state, Ask(mine.owner, ledger.quota, [*ahead, *wanted], ledger.clock.now_us()))
+        now, headroom = ledger.clock.now_us(), mine.headroom
+        plan = planned(state, Ask(mine.owner, ledger.quota, [*ahead, *wanted], now, headroom=headroom))
         return plan.own_grants - len(ahead)
 
     def has_place(self, owner: int) -> bool:

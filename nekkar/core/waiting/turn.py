@@ -127,8 +127,9 @@ class Turn:
         # a slot that is granted ahead; nor can the next call of a limit with units, which costs something else.
         is_alone = head is not None and len(mine.queue) == 1 and head.deadline is None and quota.counts_calls_alone
         is_alone = is_alone and not (head and head.elsewhere)
+        is_alone = is_alone and not mine.headroom
         if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
-            self._prefetch = self.prefetched.wanted(len(mine.queue), now)
+            self._prefetch = 0 if mine.headroom else self.prefetched.wanted(len(mine.queue), now)
         # Where calls are so frequent that slots are prefetched, a place would hold them back.
         may_stand = is_alone and credit > 0 and not ledger.in_process and not self._prefetch
         room = room_for(state.hits, quota, state.margin(quota, now), now)
@@ -151,6 +152,7 @@ class Turn:
             exact=mine.exact.wanted(),
             kept=self._kept,
             gone=set(mine.exact.gone),
+            headroom=mine.headroom,
         )
 
     def _joint_horizon_us(self) -> int:
@@ -193,7 +195,7 @@ class Turn:
                 continue
             if caller.deadline is not None:
                 spaced = max(soonest, spaced_after(log, ask.quota, calls))
-                at = earliest_slot_behind(log, ahead, ask.quota, margin, spaced, caller.cost)
+                at = earliest_slot_behind(log, ahead, ask.part, margin, spaced, caller.cost)
                 if at > max(caller.deadline, now + ask.lead_us):  # the time of a swap is no wait
                     too_late[caller] = at
                     continue
@@ -203,7 +205,7 @@ class Turn:
 
     def _fail_too_dear(self) -> None:
         """Answer the callers whose cost no window holds: under the share of an outage, windows are smaller."""
-        quota, mine = self.ledger.quota, self.assignments
+        quota, mine = self.assignments.quota, self.assignments
         for caller in [caller for caller in mine.queue if not quota.admits(caller.cost)]:
             mine.fail([caller], _too_dear(caller.cost, quota))
         for request in [request for request in mine.exact.open if not quota.admits(request.cost)]:

@@ -47,7 +47,8 @@ class WaitQueue:
     """Callers of one limit that share a lock and a way to wake each other.
 
     ``new_event`` makes what a caller waits on; ``wake`` sets such events, from any thread. ``callers``: all that wait
-    now, for a slot or until theirs comes. ``in_order``: they are tasks, and start in order.
+    now, for a slot or until theirs comes. ``in_order``: they are tasks, and start in order. ``headroom``: what their
+    calls leave free.
     """
 
     ticks = staticmethod(ticks)
@@ -59,12 +60,13 @@ class WaitQueue:
         new_event: Callable[[], Event],
         wake: Wake,
         in_order: bool = False,
+        headroom: int = 0,
     ) -> None:
         self.name, self.reporter, self.ledger = reporter.name, reporter, ledger
         self._new_event, self._wake = new_event, wake
         self._is_of_tasks = in_order
         self._lock = threading.RLock()  # finalisers and signal handlers may make limited calls while it is held
-        self._assignments = Assignments(self.name, ledger, in_order)
+        self._assignments = Assignments(self.name, ledger, in_order, headroom)
         self.callers: set[Caller] = set()
         ahead = self.callers if in_order else self._assignments.queue
         self.prefetched = PrefetchedSlots(ledger, self._assignments, ahead, self._lock)
@@ -287,7 +289,7 @@ class WaitQueue:
         for caller in list(self.callers):
             caller.slot, caller.state = None, State.QUEUED
             caller.error = ConfigurationError(f"limit {self.name!r}: {remedy}")
-        self._assignments = Assignments(self.name, self.ledger, self._is_of_tasks)
+        self._assignments = Assignments(self.name, self.ledger, self._is_of_tasks, self._assignments.headroom)
         if self._is_of_tasks:  # no thread of the parent's is here to be woken
             with suppress(RuntimeError):
                 self._wake([caller.event for caller in list(self.callers) if caller.event])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from nekkar.core.cost import CALLS, Hits, fits, hits_in, items
-from nekkar.core.quota import MAX_COUNT, Quota
+from nekkar.core.quota import MAX_COUNT, Quota, leaving
 from nekkar.core.window.exact import ExactSlot
 from nekkar.core.window.hits import HitLog
 from nekkar.core.window.state import Grant, LimitState, Place, Terms
@@ -53,7 +53,8 @@ class Ask:
     ``credit`` and ``back_us``: of its place, if it ``stands`` again after its only caller has a slot. ``returned``:
     what it gives back. ``prefetch``: how many hits more it could use, where the limit is far from binding. ``exact``:
     slots that its calls have under other limits, and want here too. ``kept``: places to be kept for such calls.
-    ``gone``: owners of such places that are needed no more; where the line has no place, it takes theirs.
+    ``gone``: owners of such places that are needed no more; where the line has no place, it takes theirs. ``headroom``:
+    what its calls leave free of each window.
     """
 
     owner: int
@@ -70,6 +71,12 @@ class Ask:
     exact: Sequence[ExactSlot] = ()
     kept: Sequence[Place] = ()
     gone: Collection[int] = ()
+    headroom: int = 0
+
+    @property
+    def part(self) -> Quota:
+        """What its calls may use."""
+        return leaving(self.quota, self.headroom)
 
     @property
     def terms(self) -> Terms:

@@ -17,7 +17,7 @@ from zlib import crc32
 
 from nekkar.core.cost import CALLS, Hits, fits, hits_in
 from nekkar.core.errors import CacheError, CorruptLog, counted
-from nekkar.core.quota import MAX_PERIOD, Quota, Rate
+from nekkar.core.quota import MAX_PERIOD, WHOLE, Quota, Rate, leaving
 from nekkar.core.window import codec_v1
 from nekkar.core.window.checks import check, checked_rates
 from nekkar.core.window.codec_told import told_of, told_section
@@ -48,12 +48,13 @@ _HEADER = struct.Struct("<Q?QqqqqqqQqQqHqqq")  # the fields above, then the time
 _values = attrgetter(
     *_FIELDS, *(f"hits.{name}" for name in _OF_HITS), *(f"rejections.{name}" for name in _OF_REJECTIONS)
 )
-RATES, HIT_TIMES, HIT_NUMBERS, GRANTS, PLACES, TERMS = range(1, 7)
+RATES, HIT_TIMES, HIT_NUMBERS, GRANTS, PLACES, TERMS, HEADROOMS = range(1, 8)
 _RATE = struct.Struct("<QQ")  # period, count: of the calls
 _TERMS = struct.Struct("<QB")  # spacing, how many rates follow
 _GRANT = (struct.Struct("<IQII"), struct.Struct("<QQQI"))  # serials back from the newest, owner, slot, cost
 _PLACE = (struct.Struct("<QHIBHB"), struct.Struct("<QIQBHB"))  # owner, cost, ready, credit, back in ms, terms
 _KEPT = 0x80  # beside the credit
+_HEADROOM = struct.Struct("<IH")  # the index of a place, and its headroom
 _NARROW_TIME, _NARROW_COST = 1 << 32, 1 << 16
 MOST_BACK_US = 65_535_000
 NOTHING = LimitState(0)
@@ -137,6 +138,7 @@ def _decode(body: memoryview, header_size: int, checksum: int) -> LimitState:
         places = _places(
             *found[PLACES], _terms(bytes(found[TERMS][1]), bytes(found.get(UNIT_TERMS, EMPTY)[1])), earliest
         )
+        places = _with_headrooms(places, found.get(HEADROOMS, EMPTY)[1])
     state = LimitState(
         **own,
         hits=_hits(found, rest[: len(_OF_HITS)]),
@@ -147,15 +149,15 @@ def _decode(body: memoryview, header_size: int, checksum: int) -> LimitState:
         told=told_of(found),
     )
     state = with_unit_sections(state, found)
-    if any(not fits(place.cost, _largest(place.terms)) for place in state.places):
+    if any(not fits(place.cost, _largest(place.terms, place.headroom)) for place in state.places):
         raise CorruptLog("the cost of a place is over its rates")
     return state
 
 
 @lru_cache(256)
-def _largest(terms: Terms) -> Hits:
+def _largest(terms: Terms, headroom: int) -> Hits:
     """Return the largest cost that every window of a place's rates can hold; of no other unit may it have any."""
-    return Quota(*terms, 0).largest_cost
+    return leaving(Quota(*terms, 0), headroom).largest_cost
 
 
 def _hits(found: dict[int, tuple[int, memoryview]], of_hits: list[Any]) -> HitLog:
@@ -183,13 +185,24 @@ def _places_as_bytes(places: tuple[Place, ...], earliest: int) -> tuple[bytes, .
     pack = _PLACE[is_wide].pack
     rows = [
         pack(owner, hits_in(cost, CALLS), ready - earliest, credit | is_kept * _KEPT, -(-back_us // 1000), indexes[own])
-        for owner, cost, ready, credit, back_us, own, is_kept in places
+        for owner, cost, ready, credit, back_us, own, is_kept, _ in places
     ]
     listed = []
     for rates, spacing_us in terms:
         of_calls = _rate_rows(rates)
         listed += [_TERMS.pack(spacing_us, len(of_calls)), *of_calls]
-    return (*section(PLACES, is_wide, rows), *section(TERMS, 0, listed))
+    left_free = [_HEADROOM.pack(index, place.headroom) for index, place in enumerate(places) if place.headroom]
+    headrooms = section(HEADROOMS, 0, left_free) if left_free else ()
+    return (*section(PLACES, is_wide, rows), *section(TERMS, 0, listed), *headrooms)
+
+
+def _with_headrooms(places: tuple[Place, ...], raw: bytes | memoryview) -> tuple[Place, ...]:
+    changed = list(places)
+    for index, headroom in _HEADROOM.iter_unpack(raw):
+        if not 0 < headroom < WHOLE:
+            raise CorruptLog("the headroom of its places is out of bounds")
+        changed[index] = changed[index]._replace(headroom=headroom)
+    return tuple(changed)
 
 
 def _places(is_wide: int, raw: memoryview, terms: tuple[Terms, ...], earliest: int) -> tuple[Place, ...]:

@@ -45,7 +45,7 @@ def is_past(at: int, margin_us: int, now: int) -> bool:
 
 
 def insert_exact(
-    state: LimitState, wanted: Sequence[ExactSlot], quota: Quota, now: int
+    state: LimitState, wanted: Sequence[ExactSlot], quota: Quota, part: Quota, now: int
 ) -> tuple[LimitState, list[ExactSlot]]:
     """Book the slots before the last hit, where there is room; return the state, and the slots that come behind it."""
     margin, behind = state.margin(quota, now), list[ExactSlot]()
@@ -54,7 +54,7 @@ def insert_exact(
             continue
         if state.hits.last_at is None or one.at >= state.hits.last_at:
             behind.append(one)
-        elif _fits_between(state, one, quota, margin):
+        elif _fits_between(state, one, quota, part, margin):
             serial = state.serial + 1
             grant = Grant(serial, one.owner, one.at, one.cost)
             hits = state.hits.insert([(one.at, one.cost)])
@@ -72,10 +72,11 @@ def with_places(state: LimitState, kept: Sequence[Place]) -> LimitState:
     return replace(state, places=(*places, *new.values()))
 
 
-def _fits_between(state: LimitState, one: ExactSlot, quota: Quota, margin_us: int) -> bool:
+def _fits_between(state: LimitState, one: ExactSlot, quota: Quota, part: Quota, margin_us: int) -> bool:
     """Return whether the hits around a slot leave room for it.
 
-    The hits behind it may be booked under other terms. For those, all rates and the spacing in use count.
+    The hits behind it may be booked under other terms. For those, all rates and the spacing in use count. ``part``:
+    what its call may use.
     """
     hits = state.hits
     times = sorted({time for _, log in hits.timelines() for time, _ in log.entries()})
@@ -85,7 +86,7 @@ def _fits_between(state: LimitState, one: ExactSlot, quota: Quota, margin_us: in
         return False
     if later and later[0] < one.at + max(quota.spacing_us, state.spacing_us):
         return False
-    ends = [(rate, one.at) for rate in quota.rates]
+    ends = [(rate, one.at) for rate in part.rates]
     ends += [
         (rate, at)
         for rate in {*quota.rates, *state.rates}

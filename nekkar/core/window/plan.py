@@ -22,12 +22,15 @@ Planned slots that are not due are not stored: the next reader plans again. Pure
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from nekkar.core.cost import Hits, is_smaller
+from nekkar.core.quota import leaving
 from nekkar.core.window.booking import (
     Ask,
     SlotRequest,
@@ -66,7 +69,8 @@ class Plan(NamedTuple):
 
 def planned(state: LimitState, ask: Ask) -> Plan:
     """Grant all that falls due within the horizon, in the order of turns; return what to write."""
-    state, behind = insert_exact(with_places(tidied(state, ask), ask.kept), ask.exact, ask.quota, ask.now)
+    state = with_places(tidied(state, ask), ask.kept)
+    state, behind = insert_exact(state, ask.exact, ask.quota, ask.part, ask.now)
     return _Planner(state, ask, behind).plan()
 
 
@@ -92,7 +96,7 @@ class _Planner:
         self.open = entries_of(state, ask, self.caller.cost if self.caller else None, exact)
         self.own = next((entry for entry in self.open if entry.is_own), None)
         self.entries = [entry for entry in self.open if entry.place.cost or not entry.exact]
-        self.is_guarded = any(entry.is_kept for entry in self.open)
+        self.is_guarded = any(entry.is_kept or entry.headroom for entry in self.open)
         self.weight: Hits = sum((entry.cost for entry in self.entries), 0)
         self.turn: int | None = None
 
@@ -155,21 +159,24 @@ class _Planner:
             entry.is_granted = True
 
     def _slot_of(self, entry: Entry) -> int:
-        return self._slot(entry.cost, min(entry.ready, self.soonest) if entry.exact else self.soonest)
+        soonest = min(entry.ready, self.soonest) if entry.exact else self.soonest
+        quota = leaving(self.quota, entry.headroom)
+        return earliest_slot(self.ahead, quota, self.margin_us, entry.cost, soonest)
 
     def _slot(self, cost: Hits, soonest: int) -> int:
         return earliest_slot(self.ahead, self.quota, self.margin_us, cost, soonest)
 
     def _slot_behind(self, at: int, cost: Hits, best: Entry) -> int:
         """Return the slot that ``best`` would have behind ``cost`` hits at ``at``."""
-        return earliest_slot(self.ahead.plus(at, cost), self.quota, self.margin_us, best.cost, best.ready)
+        quota = leaving(self.quota, best.headroom)
+        return earliest_slot(self.ahead.plus(at, cost), quota, self.margin_us, best.cost, best.ready)
 
     def _bound_of_own_turn(self) -> int:
         assert self.own is not None
         place = self.open.index(self.own)
         before: Hits = sum((entry.cost for entry in self.open[:place]), 0)
         soonest = max(self.soonest, spaced_after(self.ahead, self.quota, place + 1))
-        return earliest_slot_behind(self.ahead, before, self.quota, self.margin_us, soonest, self.own.cost)
+        return earliest_slot_behind(self.ahead, before, self.ask.part, self.margin_us, soonest, self.own.cost)
 
     def _turn_of_tail(self) -> int:
         """Return a bound of the slot of one more call behind all that want one."""
@@ -210,15 +217,15 @@ class _Planner:
             self.own_grants += 1
             self.caller = next(self.callers, None)
             if self.caller:
-                again = self.own = Entry(place, 0, self.caller.cost, is_own=True)
+                again = self.own = Entry(place, 0, self.caller.cost, is_own=True, headroom=entry.headroom)
             elif self.ask.stands:
                 place = place._replace(cost=entry.cost, credit=self.ask.credit, back_us=self.ask.back_us)
                 again = self._standing(place, slot)
         elif (place := spent(place)).credit:
             again = self._standing(place, slot)
         if again:
-            self.entries.append(again)
-            self.open.append(again)
+            for line in (self.entries, self.open):  # at the tail, but before all with more headroom
+                insort(line, again, key=attrgetter("headroom"))
             self.weight += again.cost
 
     def _standing(self, place: Place, slot: int) -> Entry | None:
@@ -227,7 +234,7 @@ class _Planner:
         if place.back_us > self.state.horizon_us and slot + place.back_us > tail:
             return None
         place = place._replace(ready=max(slot + place.back_us, tail))
-        return Entry(place, place.ready, place.cost)
+        return Entry(place, place.ready, place.cost, headroom=place.headroom)
 
     def _book(self, owner: int, slot: int, cost: Hits) -> None:
         self.slots.append((slot, cost))
@@ -269,9 +276,10 @@ class _Planner:
 
     def _own_place(self, entry: Entry) -> Place:
         ask = self.ask
-        credit = min(most_credit(self.quota, entry.cost), self._waiting_alike(entry.cost) + ask.stands * ask.credit)
+        credit = min(most_credit(self.ask.part, entry.cost), self._waiting_alike(entry.cost) + ask.stands * ask.credit)
         ready = self.soonest if self.turn is None else self.turn
-        return Place(ask.owner, entry.cost, ready, credit, ask.stands * ask.back_us, ask.terms)
+        back_us = ask.stands * ask.back_us
+        return Place(ask.owner, entry.cost, ready, credit, back_us, ask.terms, headroom=ask.headroom)
 
     def _waiting_alike(self, cost: Hits) -> int:
         """Return how many of the own callers can use slots of the first one's cost, one after another."""

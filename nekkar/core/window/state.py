@@ -34,7 +34,7 @@ class Place(NamedTuple):
     ``owner``: the line. ``cost``: of its first caller. ``ready``: it gets no slot before this instant, and its
     owner looks a quarter horizon earlier. ``credit``: how often others may still grant it a slot. ``back_us``: how long
     after a slot its owner asks again. ``terms``: its rates and spacing. ``is_kept``: its owner waits for another limit
-    too, and is not passed over until it is ready.
+    too, and is not passed over until it is ready. ``headroom``: what it leaves free of each window, in parts of WHOLE.
     """
 
     owner: int
@@ -44,6 +44,7 @@ class Place(NamedTuple):
     back_us: int
     terms: Terms
     is_kept: bool = False
+    headroom: int = 0
 
 
 class Grant(NamedTuple):
