@@ -70,7 +70,8 @@ class Plan(NamedTuple):
 def planned(state: LimitState, ask: Ask) -> Plan:
     """Grant all that falls due within the horizon, in the order of turns; return what to write."""
     state = with_places(tidied(state, ask), ask.kept)
-    state, behind = insert_exact(state, ask.exact, ask.quota, ask.part, ask.now)
+    quota = state.told.kept(ask.quota, ask.now)
+    state, behind = insert_exact(state, ask.exact, quota, leaving(quota, ask.headroom), ask.now)
     return _Planner(state, ask, behind).plan()
 
 
@@ -79,6 +80,7 @@ class _Planner:
 
     def __init__(self, state: LimitState, ask: Ask, exact: Sequence[ExactSlot]) -> None:
         self.state, self.ask, self.quota = state, ask, state.told.kept(ask.quota, ask.now)
+        self.part = leaving(self.quota, ask.headroom)
         self.margin_us = state.margin(ask.quota, ask.now)
         self.soonest = max(ask.now + ask.lead_us, state.hold_until)
         self.until = ask.now + state.horizon_us
@@ -176,7 +178,7 @@ class _Planner:
         place = self.open.index(self.own)
         before: Hits = sum((entry.cost for entry in self.open[:place]), 0)
         soonest = max(self.soonest, spaced_after(self.ahead, self.quota, place + 1))
-        return earliest_slot_behind(self.ahead, before, self.ask.part, self.margin_us, soonest, self.own.cost)
+        return earliest_slot_behind(self.ahead, before, self.part, self.margin_us, soonest, self.own.cost)
 
     def _turn_of_tail(self) -> int:
         """Return a bound of the slot of one more call behind all that want one."""
@@ -276,7 +278,7 @@ class _Planner:
 
     def _own_place(self, entry: Entry) -> Place:
         ask = self.ask
-        credit = min(most_credit(self.ask.part, entry.cost), self._waiting_alike(entry.cost) + ask.stands * ask.credit)
+        credit = min(most_credit(self.part, entry.cost), self._waiting_alike(entry.cost) + ask.stands * ask.credit)
         ready = self.soonest if self.turn is None else self.turn
         back_us = ask.stands * ask.back_us
         return Place(ask.owner, entry.cost, ready, credit, back_us, ask.terms, headroom=ask.headroom)
