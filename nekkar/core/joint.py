@@ -14,7 +14,7 @@ from nekkar.core.cost import CALLS, Hits, largest
 from nekkar.core.decorator import decorated, metered
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit import Limit, _reservation
-from nekkar.core.quota import patience
+from nekkar.core.quota import Quota, patience
 from nekkar.core.reservation import Reservation
 from nekkar.core.runtime.drivers import is_nested, run, run_async
 from nekkar.core.runtime.effects import QueueSteps, RunSteps
@@ -96,6 +96,10 @@ class JointLimit:
         A cancelled wait keeps no slot and no place in line.
         """
         return await self._acquired_async(self._call(cost, max_wait, headroom, this_loop()))
+
+    @property
+    def _quotas(self) -> tuple[Quota, ...]:
+        return tuple(limit._core.quota for limit in self.limits)
 
     def _is_good(self, admission: Admission) -> bool:
         """Return whether a call may still start on its admission, in each limit."""

@@ -239,6 +239,10 @@ class Limit:
             said = "limit %r: what its service said reaches no other process: %s"
             self._limiter.once.warn("unheard", said, self.name, error)
 
+    @property
+    def _quotas(self) -> tuple[Quota, ...]:
+        return (self._core.quota,)
+
     def _shares_state(self, other: Limit) -> bool:
         """Whether both are one limit: the same name in the same cache."""
         return self.name == other.name and self._limiter._cache is other._limiter._cache

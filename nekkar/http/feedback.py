@@ -40,7 +40,7 @@ class Passage:
 
     ``reads_budgets``: whether every answer is read for what remains of the limit, not refusals alone; in which
     ``dialect``, None for the RateLimit headers. ``refused``: the statuses that are refusals beside 429 and 503.
-    ``inspection``: what is read of bodies, None for nothing. ``cost``: what the rule says that a call costs.
+    ``inspection``: what is read of bodies, None for nothing. ``cost``, ``headroom``: what the rule says of a call's.
     """
 
     limiter: Nekkar
@@ -50,31 +50,46 @@ class Passage:
     refused: tuple[int, ...] = ()
     inspection: Inspection | None = None
     cost: int | Mapping[str, int] | None = None
+    headroom: float | None = None
 
     def hear(self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None) -> None:
         """Let the fleet know what an answer says of the limit; blocks for a swap where that is news.
 
         ``pause_us``: the answer is a refusal that pauses for so long, whatever its status and headers say.
         """
-        if word := self._word(admission, status, headers, pause_us):
+        if word := self.word(admission, status, headers, pause_us):
             self.limit._hear(word)
 
     async def hear_async(
         self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None
     ) -> None:
         """Hear, from a task."""
-        if word := self._word(admission, status, headers, pause_us):
+        if word := self.word(admission, status, headers, pause_us):
             await self.limit._hear_async(word)
 
-    def _word(self, admission: Admission, status: int, headers: Headers, pause_us: int | None) -> Feedback | None:
+    def word(
+        self,
+        admission: Admission,
+        status: int,
+        headers: Headers,
+        pause_us: int | None,
+        told: Heard | None = None,
+        may_refuse: bool = True,
+    ) -> Feedback | None:
+        """Return what the limit is to hear of an answer; None for nothing.
+
+        ``told``: its share of what the headers say, where the request is under several limits. ``may_refuse``: a
+        refusal is this limit's.
+        """
         is_refusal, is_named = status == REFUSED or pause_us is not None, status in self.refused
-        is_no = is_refusal or is_named or status == AWAY
+        is_no = may_refuse and (is_refusal or is_named or status == AWAY)
         is_success = not is_refusal and self.limit._core.is_in_a_row() and (status < FIRST_ERROR or status == ABSENT)
         if not (is_no or is_success or self.reads_budgets):
             return None
         most = round(self.limiter.max_hold * SECOND)
         pause = self._pause(headers, most) if is_no and pause_us is None else pause_us
-        told = self._told(headers, most) if self.reads_budgets or is_named else NOTHING
+        is_refusal, is_named = is_refusal and may_refuse, is_named and may_refuse
+        told = self._told(headers, most, told) if self.reads_budgets or is_named else NOTHING
         if pause is None and (is_refusal or is_named):
             pause = told.pause_us()
         is_refusal = is_refusal or (is_named and pause is not None and status < FIRST_OF_SERVER)
@@ -83,14 +98,17 @@ class Passage:
             return None
         return Feedback(round(admission.at * SECOND), most, is_refusal, pause, budgets, is_success)
 
-    def _told(self, headers: Headers, most: int) -> Heard:
+    def _told(self, headers: Headers, most: int, share: Heard | None) -> Heard:
         """Return what the service says remains of the limit's windows, and of other buckets."""
-        quota = self.limit._core.quota
-        reading = told_by(headers, self.dialect, quota.units, self.limiter.now_us())
-        told = heard(reading, quota)
+        quota, faults = self.limit._core.quota, tuple[str, ...]()
+        if share is None:
+            reading = told_by(headers, self.dialect, quota.units, self.limiter.now_us())
+            told, faults = heard(reading, quota), tuple(reading.faults)
+        else:
+            told = share
         if not self.reads_budgets:
             return told
-        for fault in reading.faults:
+        for fault in faults:
             self._say("odd budget", "its service tells %s, which is ignored", shown(fault))
         if told.others:
             what = "its service tells '%s', a bucket other than %s, which is ignored; if it is this limit's, write the"

@@ -17,6 +17,7 @@ from typing import Any
 from nekkar.core.admission import Admission
 from nekkar.core.cost import CALLS, merged
 from nekkar.core.errors import CacheError, ConfigurationError, kind_of, shown
+from nekkar.core.joint import JointLimit
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.core.quota import SECOND
 from nekkar.http.bodies import (
@@ -38,7 +39,7 @@ class Inspection:
     """What is read of the requests and answers of one limit: for ``meter``, and for ``refused``."""
 
     limiter: Nekkar
-    limit: Limit
+    limit: Limit | JointLimit
     meter: Meter | None = None
     refused: Refused | None = None
 
@@ -87,7 +88,7 @@ class Inspection:
 
     @property
     def _units(self) -> tuple[str, ...]:
-        return self.limit._core.quota.units
+        return tuple(dict.fromkeys(unit for quota in self.limit._quotas for unit in quota.units))
 
     def _counted(self, told: Any) -> dict[str, int] | None:
         """Return what a meter tells of the units that the limit counts, each at most a whole window; None for None."""
@@ -95,7 +96,9 @@ class Inspection:
             return None
         if not isinstance(told, Mapping) or not all(map(_is_count, told.values())):
             raise TypeError(f"a meter returns whole numbers from 0 by unit, got {shown(told)}")
-        return {unit: min(told[unit], self.limit._core.quota.most(unit)) for unit in self._units if unit in told}
+        quotas = self.limit._quotas
+        most = {unit: min(quota.most(unit) for quota in quotas if unit in quota.units) for unit in self._units}
+        return {unit: min(told[unit], most[unit]) for unit in self._units if unit in told}
 
     def _failed(self, what: str, error: Exception, so: str) -> None:
         self._say(f"{what} failed", f"{what} failed with %s; {so}", type(error).__name__, error=error)

@@ -7,19 +7,21 @@ brings the method, the URL, the headers and the options of a call, and turns the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import iscoroutinefunction
 from typing import Any
 
 from nekkar.core.cost import merged
 from nekkar.core.errors import ConfigurationError, kind_of, shown
-from nekkar.core.limiter import Nekkar, terms
-from nekkar.core.quota import Quota, micros, whole
+from nekkar.core.joint import JointLimit
+from nekkar.core.limiter import Limit, Nekkar, terms
+from nekkar.core.quota import Quota, micros, read_headroom, whole
 from nekkar.http.bodies import RequestView
 from nekkar.http.feedback import Passage
 from nekkar.http.inspection import Inspection, Refused
+from nekkar.http.passages import Passages
 from nekkar.meters import Meter, meter_of
-from nekkar.rules import RuleTable
+from nekkar.rules import Match, RuleTable
 from nekkar.rules.settings import TERMS
 
 _OPTIONS = ("cost", "max_wait")
@@ -68,6 +70,7 @@ class Gate:
     refused: Refused | None = None
     _terms: dict[str, tuple[Quota, float | None]] = field(init=False, repr=False, compare=False)
     _meters: dict[str, Meter] = field(init=False, repr=False, compare=False)
+    _headrooms: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.limiter, Nekkar):
@@ -84,6 +87,9 @@ class Gate:
                 " the seconds to pause"
             )
         meters = {name: meter_of(given["meter"]) for name, given in self.rules.limits.items() if given.get("meter")}
+        given = self.rules.limits.items()
+        headrooms = {name: read_headroom(one.get("headroom") or 0, f"limit {name!r}: headroom") for name, one in given}
+        object.__setattr__(self, "_headrooms", headrooms)
         object.__setattr__(self, "_meters", meters)
         object.__setattr__(self, "_terms", {name: _terms(name, given) for name, given in self.rules.limits.items()})
         for name in self.rules.limits:  # told now, where the terms are written, and not by a request
@@ -92,7 +98,7 @@ class Gate:
 
     def passage(
         self, method: str, url: object, headers: Mapping[str, str] | None = None, body: object = None
-    ) -> Passage | None:
+    ) -> Passage | Passages | None:
         """Return the limit of a request, with the way back for its answer; None where it is unlimited.
 
         ``body``: the request's, if it is there already; only where ``rules.needs_body``.
@@ -101,14 +107,24 @@ class Gate:
         match = self.rules.route(method, url, headers, body)
         if match is None:
             return None
-        limit = self.limiter._limit_of(match.name, *self._terms[match.limit], by_hand=False)
-        dialect = self.rules.dialect(match.headers) if isinstance(match.headers, str) else None
-        meter = self._meters.get(match.limit)
+        parts = [self._part(one) for one in match.parts]
+        limits = [part.limit for part in parts]
+        limit: Limit | JointLimit = JointLimit(limits) if len(parts) > 1 else limits[0]
+        meter = next((meter for one in match.parts if (meter := self._meters.get(one.limit))), None)
         inspection = Inspection(self.limiter, limit, meter, self.refused) if meter or self.refused else None
-        return Passage(self.limiter, limit, bool(match.headers), dialect, match.refused, inspection, match.cost)
+        if isinstance(limit, Limit):
+            return replace(parts[0], inspection=inspection, cost=match.cost, headroom=match.headroom)
+        names = tuple(one.limit for one in match.parts)
+        return Passages(tuple(parts), limit, names, inspection, match.cost, match.headroom)
+
+    def _part(self, match: Match) -> Passage:
+        quota, longest = self._terms[match.limit]
+        limit = self.limiter._limit_of(match.name, quota, longest, self._headrooms[match.limit], by_hand=False)
+        dialect = self.rules.dialect(match.headers) if isinstance(match.headers, str) else None
+        return Passage(self.limiter, limit, bool(match.headers), dialect, match.refused)
 
     def asked(
-        self, options: Options, passage: Passage, request: Any, content: Callable[[Any], bytes]
+        self, options: Options, passage: Passage | Passages, request: Any, content: Callable[[Any], bytes]
     ) -> dict[str, Any]:
         """Return the arguments for the limit's ``acquire``: the call's own cost and max_wait come first.
 
@@ -120,7 +136,8 @@ class Gate:
             cost = passage.inspection.cost(merged(options.cost, passage.cost), view)
         elif passage.cost is not None:
             cost = merged(options.cost, passage.cost)
-        return {"cost": cost, "max_wait": self.max_wait if options.max_wait is None else options.max_wait}
+        longest = self.max_wait if options.max_wait is None else options.max_wait
+        return {"cost": cost, "max_wait": longest, "headroom": passage.headroom}
 
 
 def _terms(name: str, given: Mapping[str, Any]) -> tuple[Quota, float | None]:

@@ -20,6 +20,7 @@ from nekkar.http.bodies import Answer
 from nekkar.http.feedback import Passage
 from nekkar.http.header_values import Headers
 from nekkar.http.inspection import Measuring
+from nekkar.http.passages import Passages
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Permit:
     another attempt needs another.
     """
 
-    passage: Passage
+    passage: Passage | Passages
     arguments: dict[str, Any]
     errors: Errors
     request: Any

@@ -21,6 +21,7 @@ from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.limiter import Nekkar
 from nekkar.core.window.feedback import Feedback
+from nekkar.http.feedback import Passage
 from nekkar.http.limiter import Gate
 from nekkar.requests import NekkarAdapter, limit
 from nekkar.rules import Rule, RuleTable
@@ -401,7 +402,7 @@ def test_an_interrupted_hearing_closes_the_response(
     def interrupt(*args: Any) -> None:
         raise Interrupted
 
-    monkeypatch.setattr("nekkar.http.feedback.Passage._word", interrupt)
+    monkeypatch.setattr("nekkar.http.feedback.Passage.word", interrupt)
 
     async def body() -> None:
         transport = face.library.MockTransport(lambda request: face.library.Response(429, stream=Body()))
@@ -708,7 +709,7 @@ def test_no_header_raises_or_holds_past_max_hold(headers: dict[str, str], status
     """Whatever a service sends."""
     limiter = Nekkar(clock=FakeClock(), max_hold=20)
     passage = Gate(limiter, LISTENING).passage("GET", URL)
-    assert passage is not None
+    assert isinstance(passage, Passage)
     passage.hear(passage.limit.acquire(), status, headers)
     assert passage.limit.status().next_at - limiter.now_us() / 1e6 <= 20.1  # the margin
 

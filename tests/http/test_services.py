@@ -10,6 +10,7 @@ from requests.structures import CaseInsensitiveDict
 
 from nekkar.core.limiter import Nekkar
 from nekkar.core.quota import quota
+from nekkar.http.feedback import Passage
 from nekkar.http.limiter import Gate
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
@@ -309,7 +310,7 @@ def test_what_a_services_answer_does_to_its_limit(answer: Answer, caplog: pytest
     """One call, its answer, and how the limit stands for all who share it."""
     limiter = Nekkar(clock=FakeClock())
     passage = Gate(limiter, RuleTable([Rule("*", "api")], {"api": answer.settings})).passage("GET", URL)
-    assert passage is not None
+    assert isinstance(passage, Passage)
     cost = dict.fromkeys(quota(answer.settings["rate"]).units, 0) | {"calls": 1}
     with caplog.at_level(logging.WARNING, "nekkar"):
         passage.hear(passage.limit.acquire(cost=cost), answer.status, CaseInsensitiveDict(answer.headers))

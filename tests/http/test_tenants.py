@@ -13,6 +13,7 @@ import requests
 
 from nekkar.core.cache import MemoryCache
 from nekkar.core.limiter import Nekkar
+from nekkar.http.feedback import Passage
 from nekkar.http.limiter import Gate
 from nekkar.requests import NekkarAdapter, RequestWaitTooLong
 from nekkar.rules import Rule, RuleTable
@@ -79,7 +80,7 @@ def test_a_secret_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     shown: list[object] = [RULES.explain("GET", URL, {"Authorization": SECRET})]
     gate = Gate(limiter, RULES)
     passage = gate.passage("GET", URL, {"Authorization": SECRET})
-    assert passage is not None
+    assert isinstance(passage, Passage)
     shown += [gate, passage, passage.limit, passage.limit.status()]
     with caplog.at_level(logging.DEBUG, "nekkar"), requests.Session() as session:
         session.headers["Authorization"] = SECRET
@@ -106,7 +107,7 @@ def test_idle_tenants_are_forgotten() -> None:
     for batch in range(10):
         for number in range(2000):
             passage = gate.passage("GET", URL, {"Authorization": f"{batch}-{number}"})
-            assert passage is not None
+            assert isinstance(passage, Passage)
             passage.limit.acquire()
             first = first or ref(passage.limit._core)
         most = max(most, len(limiter._kept))

@@ -351,8 +351,9 @@ class JointWorld(World):
                     self.problems.append(f"over: limit {limit.number}, {inside} of {rate.count} at {when:.1f} ms")
         for last in (start for start in starts if start.headroom and not limit.void):
             for rate in leaving(limit.quota, last.headroom).rates:
-                inside = [s for s in starts if last.at - rate.period_us < s.at <= last.at and s.slot < last.slot]
-                hits = sum(hits_in(start.cost, rate.unit) for start in (*inside, last))
+                since = last.at - rate.period_us
+                before = [s for s in starts if since < s.at <= last.at and s.slot < last.slot]
+                hits = sum(hits_in(start.cost, rate.unit) for start in (*before, last))
                 if hits > rate.count and not limit.flushed:
                     self.problems.append(f"headroom: limit {limit.number}, {hits} of {rate.count}")
         state = limit.store.state()

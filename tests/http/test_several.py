@@ -1,0 +1,130 @@
+"""Rules with a list of limits: a request starts under all of them, and what its service says goes to the right one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import requests
+
+from nekkar import Nekkar, Rule, RuleTable
+from nekkar.core.admission import JointAdmission
+from nekkar.http.limiter import Gate
+from nekkar.http.passages import Passages
+from nekkar.requests import NekkarAdapter, RequestWaitTooLong
+from nekkar.testing import FakeClock
+from tests.support.faces import FACES, Face, done, entered
+
+URL = "https://api.example.com/search"
+LIMITS: dict[str, Any] = {
+    "search": {"rate": "10/second", "headers": True},
+    "account": {"rate": "30 per 3 seconds", "headers": True},
+}
+
+
+def table(limits: Any = LIMITS, **settings: Any) -> RuleTable:
+    return RuleTable([Rule("api.example.com", list(limits), **settings)], limits)
+
+
+def passed(clock: FakeClock, limits: Any = LIMITS, **settings: Any) -> Passages:
+    passage = Gate(Nekkar(clock=clock), table(limits, **settings)).passage("GET", URL)
+    assert isinstance(passage, Passages)
+    return passage
+
+
+def used(passage: Passages) -> list[int]:
+    return [status.windows[0].used for status in passage.limit.status()]
+
+
+def held(passage: Passages) -> list[float | None]:
+    """Return how long each limit is held, from now, in seconds."""
+    return [status.hold_until and round(status.hold_until - status.at, 3) for status in passage.limit.status()]
+
+
+class TestRequests:
+    """A request under several limits, with each client."""
+
+    def test_requests_tells_each_part(self, clock: FakeClock) -> None:
+        """And counts in each."""
+        session, limiter = requests.Session(), Nekkar(clock=clock)
+        session.mount("https://", NekkarAdapter(limiter, table(), Canned()))
+        response = session.get(URL)
+        admission = vars(response)["nekkar"]
+        assert isinstance(admission, JointAdmission)
+        assert [part.name for part in admission.parts] == ["search", "account"]
+
+    def test_the_limit_that_refuses_is_named(self, clock: FakeClock) -> None:
+        """In the library's own error."""
+        session, limiter = requests.Session(), Nekkar(clock=clock)
+        limits = {"wide": "9/second", "narrow": "1/minute"}
+        session.mount("https://", NekkarAdapter(limiter, table(limits), Canned(), max_wait=1))
+        session.get(URL)
+        with pytest.raises(RequestWaitTooLong, match="narrow"):
+            session.get(URL)
+
+    @pytest.mark.parametrize("face", FACES, ids=str)
+    def test_httpx_counts_in_each(self, face: Face) -> None:
+        """Sync and async."""
+        limiter = Nekkar(clock=FakeClock())
+
+        async def main() -> list[str]:
+            inner = face.library.MockTransport(lambda request: face.library.Response(200))
+            async with entered(face.client(transport=face.transport(limiter, table(), inner))) as client:
+                response = await done(client.get(URL))
+            return [part.name for part in response.extensions["nekkar"].parts]
+
+        assert face.run(main) == ["search", "account"]
+        assert limiter("account", "30 per 3 seconds").status().windows[0].used == 1
+
+    def test_the_rule_and_the_limit_say_the_headroom(self, clock: FakeClock) -> None:
+        """The rule's comes before each limit's."""
+        limits = {"a": {"rate": "10/second", "headroom": 0.5}, "b": "10/second"}
+        gate = Gate(Nekkar(clock=clock), table(limits))
+        passage = gate.passage("GET", URL)
+        assert isinstance(passage, Passages)
+        assert [limit.headroom for limit in passage.limit.limits] == [0.5, 0.0]
+        assert passed(clock, limits, headroom=0.2).headroom == 0.2
+
+
+class TestHearing:
+    """What a service says of its limits."""
+
+    def hear(self, passage: Passages, status: int, headers: Mapping[str, str]) -> None:
+        passage.hear(passage.limit.acquire(), status, requests.structures.CaseInsensitiveDict(headers))
+
+    def test_a_count_names_the_limit(self, clock: FakeClock) -> None:
+        """What remains of 30 is the account's."""
+        passage = passed(clock)
+        self.hear(passage, 200, {"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "5", "X-RateLimit-Reset": "2"})
+        assert used(passage) == [1, 25]
+
+    def test_a_refusal_pauses_the_limit_of_which_nothing_remains(self, clock: FakeClock) -> None:
+        """The other one goes on."""
+        passage = passed(clock)
+        headers = {
+            "X-RateLimit-Limit": "30",
+            "X-RateLimit-Remaining": "0",
+            "X-RateLimit-Reset": "2",
+            "Retry-After": "2",
+        }
+        self.hear(passage, 429, headers)
+        assert held(passage) == [None, pytest.approx(2)]
+
+    def test_a_refusal_that_names_none_pauses_the_first(self, clock: FakeClock) -> None:
+        """With or without a wait."""
+        passage = passed(clock, {"search": "10/second", "account": "30 per 3 seconds"})
+        self.hear(passage, 429, {"Retry-After": "7"})
+        assert held(passage) == [pytest.approx(7), None]
+
+
+class Canned(requests.adapters.BaseAdapter):
+    """Answers each request."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        response = requests.Response()
+        response.status_code, response.request, response.url = 200, request, str(request.url)
+        return response
+
+    def close(self) -> None:
+        """Nothing is open."""
