@@ -136,12 +136,12 @@ class JointAdmission(Admission):
     def _of_parts(cls, parts: tuple[Admission, ...], booking: Booking | None) -> JointAdmission:
         first, costs = parts[0], merged(*(part.costs for part in parts))
         admission = cls(first.name, costs[CALLS], first.at, first.waited, parts)
-        object.__setattr__(admission, "_booking", booking)
-        object.__setattr__(admission, "_costs", cost_of(costs))
+        _set(admission, "_booking", booking)
+        _set(admission, "_costs", cost_of(costs))
         return admission
 
     def _after(self, waited: float) -> JointAdmission:
-        """Return the same admission of a call that waited so long, in seconds."""
+        """Return the admission of the same bookings, after a longer wait in seconds."""
         return JointAdmission._of_parts(tuple(part._after(waited) for part in self.parts), self._booking)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from nekkar.core.admission import Admission, JointAdmission, Status
-from nekkar.core.cost import CALLS, Hits, largest
+from nekkar.core.cost import CALLS, Hits, cost_of, largest
 from nekkar.core.decorator import decorated, metered
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit import Limit, _reservation
-from nekkar.core.quota import Quota, patience
+from nekkar.core.quota import SECOND, Quota, patience
 from nekkar.core.reservation import Reservation
 from nekkar.core.runtime.drivers import is_nested, run, run_async
 from nekkar.core.runtime.effects import QueueSteps, RunSteps
@@ -234,35 +234,40 @@ def _line_of(part: _Part, loop: Loop | None, is_inner: bool) -> WaitQueue:
     return core.own_line(part.headroom) if is_inner else core.thread_line(part.headroom)
 
 
-class _Bookings:
+class _Bookings(NamedTuple):
     """What an admission under several limits settles: each unit in the limits that count it."""
 
-    def __init__(self, parts: Sequence[Admission]) -> None:
-        self.parts = [(part.name, reserved) for part in parts if (reserved := _reservation(part))]
+    parts: tuple[Admission, ...]
 
     @property
     def cost(self) -> Hits:
         """What it reserved, in each unit."""
-        return largest(reserved.cost for _, reserved in self.parts)
+        return largest(cost_of(part.costs) for part in self.parts)
 
-    def settle(self, name: str, units: Mapping[str, Any]) -> None:
+    @property
+    def at(self) -> int:
+        """The slot of the first, in microseconds on its limit's clock."""
+        return round(self.parts[0].at * SECOND)
+
+    def settle(self, admission: Admission, units: Mapping[str, Any]) -> None:
         """Settle each part; see ``Admission.settle``."""
-        for part, reserved, own in self._settled(name, units):
+        for part, reserved, own in self._settled(admission.name, units):
             reserved.settle(part, own)
 
-    async def settle_async(self, name: str, units: Mapping[str, Any]) -> None:
+    async def settle_async(self, admission: Admission, units: Mapping[str, Any]) -> None:
         """Settle each part, from a task."""
-        for part, reserved, own in self._settled(name, units):
+        for part, reserved, own in self._settled(admission.name, units):
             await reserved.settle_async(part, own)
 
-    def _settled(self, name: str, units: Mapping[str, Any]) -> list[tuple[str, Reservation, dict[str, Any]]]:
+    def _settled(self, name: str, units: Mapping[str, Any]) -> list[tuple[Admission, Reservation, dict[str, Any]]]:
         """Return what goes to which part; ConfigurationError, and nothing changed, where one can't be settled."""
-        counted = list(dict.fromkeys(unit for _, reserved in self.parts for unit in reserved.units))
+        known = [(part, reserved) for part in self.parts if (reserved := _reservation(part))]
+        counted = list(dict.fromkeys(unit for _, reserved in known for unit in reserved.units))
         for unit in units:
             if unit not in counted:
                 raise ConfigurationError(f"limit {name!r} does not count {shown(unit)}; settle {', '.join(counted)}")
         parts = []
-        for part, reserved in self.parts:
+        for part, reserved in known:
             own = {unit: hits for unit, hits in units.items() if unit in reserved.units}
             reserved.check(part, own)
             parts.append((part, reserved, own))
