@@ -97,7 +97,6 @@ class JointLimit:
         """
         return await self._acquired_async(self._call(cost, max_wait, headroom, this_loop()))
 
-    @property
     def _quotas(self) -> tuple[Quota, ...]:
         return tuple(limit._core.quota for limit in self.limits)
 

@@ -239,7 +239,6 @@ class Limit:
             said = "limit %r: what its service said reaches no other process: %s"
             self._limiter.once.warn("unheard", said, self.name, error)
 
-    @property
     def _quotas(self) -> tuple[Quota, ...]:
         return (self._core.quota,)
 

@@ -88,7 +88,7 @@ class Inspection:
 
     @property
     def _units(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(unit for quota in self.limit._quotas for unit in quota.units))
+        return tuple(dict.fromkeys(unit for quota in self.limit._quotas() for unit in quota.units))
 
     def _counted(self, told: Any) -> dict[str, int] | None:
         """Return what a meter tells of the units that the limit counts, each at most a whole window; None for None."""
@@ -96,7 +96,7 @@ class Inspection:
             return None
         if not isinstance(told, Mapping) or not all(map(_is_count, told.values())):
             raise TypeError(f"a meter returns whole numbers from 0 by unit, got {shown(told)}")
-        quotas = self.limit._quotas
+        quotas = self.limit._quotas()
         most = {unit: min(quota.most(unit) for quota in quotas if unit in quota.units) for unit in self._units}
         return {unit: min(told[unit], most[unit]) for unit in self._units if unit in told}
 

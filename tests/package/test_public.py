@@ -38,10 +38,11 @@ nekkar
   Limit
     .name
     .max_wait
+    .headroom
     .__call__(function)
     .metered(cost, settle=None)
-    .acquire(cost=1, max_wait=None)
-    await .acquire_async(cost=1, max_wait=None)
+    .acquire(cost=1, max_wait=None, headroom=None)
+    await .acquire_async(cost=1, max_wait=None, headroom=None)
     .__enter__()
     await .__aenter__()
     .status()
@@ -59,7 +60,7 @@ nekkar
     .headroom
     .options
   Nekkar(cache=None, *, clock='auto', on_cache_error='raise', local_share=1.0, max_hold=3600.0)
-    .__call__(name, rate_limit, *, period=None, spacing=0.0, max_wait=None, margin=None)
+    .__call__(name, rate_limit, *, period=None, spacing=0.0, max_wait=None, margin=None, headroom=0.0)
     .listen(callback)
     .now_us()
   NekkarError: Exception
