@@ -6,7 +6,7 @@ one name are one limit, in this process and wherever the cache is shared.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 from nekkar.core.admission import Admission, Status, Window
@@ -75,12 +75,14 @@ class Nekkar:
     def __call__(
         self,
         name: str,
-        rate_limit: int | str,
+        rate_limit: int | str | None,
         *,
         period: float | None = None,
         spacing: float | str = 0.0,
         max_wait: float | None = None,
         margin: float | None = None,
+        concurrency: int | None = None,
+        lease: float = 60.0,
         headroom: float = 0.0,
     ) -> Limit:
         """Return the limit ``name``: ``rate_limit`` calls per ``period`` seconds (60 unless given).
@@ -91,11 +93,15 @@ class Nekkar:
         each window against jitter; the larger of 50 ms and 1/200 of the shortest period, at most 1 s,
         unless given. ``headroom``: the part of each window, from 0 to below 1, that calls of this limit leave free for
         calls with less; they yield to those. The same name again must have the same terms, but for ``max_wait`` and
-        ``headroom``.
+        ``headroom``. ``concurrency`` and ``lease`` are kept for a later release, and refused now.
         Raises ConfigurationError, naming what was given and what is expected.
         """
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"limit name {shown(name)} is no text; give a non-empty str")
+        for word, given, default in (("concurrency", concurrency, None), ("lease", lease, 60.0)):
+            if given != default:
+                what = f"limit {shown(name)}: {word} {shown(given)}"
+                raise ConfigurationError(f"{what} is not supported yet; leave it out")
         quota, longest = terms(name, rate_limit, period, spacing, margin, max_wait)
         free = read_headroom(headroom, f"limit {shown(name)}: headroom") if headroom else 0
         return self._limit_of(name, quota, longest, free)
@@ -176,7 +182,7 @@ class Nekkar:
 
 def terms(
     name: str,
-    rate_limit: int | str,
+    rate_limit: int | str | None,
     period: float | None = None,
     spacing: float | str = 0.0,
     margin: float | None = None,
@@ -184,7 +190,7 @@ def terms(
 ) -> tuple[Quota, float | None]:
     """Read the terms of limit ``name`` as users write them; ConfigurationError, with the name, for what are none."""
     try:
-        read = quota(rate_limit, period, spacing, margin)
+        read = quota(cast("int | str", rate_limit), period, spacing, margin)
     except ConfigurationError as cause:
         raise ConfigurationError(f"limit {shown(name)}: {cause}") from None
     return read, None if max_wait is None else patience(max_wait, name)

@@ -208,3 +208,11 @@ async def started(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def test_a_number_of_seconds_beyond_any_float_is_refused_in_words(setting: str) -> None:
     """However large a number, it is out of bounds, not an OverflowError."""
     refused(lambda: Nekkar()("calls", 5, **{setting: 10**400}), setting, SECONDS)
+
+
+@pytest.mark.parametrize("given", [{"concurrency": 5}, {"lease": 5.0}])
+def test_what_a_later_release_brings_is_refused_by_name(given: dict[str, Any]) -> None:
+    """Calls at once are not limited yet: nobody is to believe that they are."""
+    (word,) = given
+    with pytest.raises(ConfigurationError, match=f"limit 'jobs': {word} 5.* is not supported yet"):
+        Nekkar()("jobs", 10, **given)

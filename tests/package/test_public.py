@@ -60,7 +60,7 @@ nekkar
     .headroom
     .options
   Nekkar(cache=None, *, clock='auto', on_cache_error='raise', local_share=1.0, max_hold=3600.0)
-    .__call__(name, rate_limit, *, period=None, spacing=0.0, max_wait=None, margin=None, headroom=0.0)
+    .__call__(name, rate_limit, *, period=None, spacing=0.0, max_wait=None, margin=None, concurrency=None, lease=60.0, headroom=0.0)
     .listen(callback)
     .now_us()
   NekkarError: Exception
