@@ -103,7 +103,7 @@ class Nekkar:
                 what = f"limit {shown(name)}: {word} {shown(given)}"
                 raise ConfigurationError(f"{what} is not supported yet; leave it out")
         quota, longest = terms(name, rate_limit, period, spacing, margin, max_wait)
-        free = read_headroom(headroom, f"limit {shown(name)}: headroom") if headroom else 0
+        free = read_headroom(headroom, f"limit {shown(name)}: headroom") if headroom != 0 else 0
         return self._limit_of(name, quota, longest, free)
 
     def _limit_of(
