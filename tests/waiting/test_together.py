@@ -97,6 +97,7 @@ FAULTS = {
     "a slot is not booked so far ahead that the others can be asked": Fault(
         lambda: patch.object(together.JointCall, "lead_us", 0), "far", 0
     ),
+    "headroom is not left": Fault(lambda: patch.object(plan, "leaving", lambda limit, headroom: limit), "batch", 0),
     "no place is kept in the others": Fault(
         lambda: patch.object(together.JointCall, "follow", lambda self, turn_at: iter(())), "both", 0
     ),
@@ -188,6 +189,29 @@ def test_a_fleet_uses_the_limit_that_binds(name: str) -> None:
     assert figures.rounds <= rounds
     assert figures.commands <= commands
     assert figures.wait <= shares
+
+
+@pytest.mark.parametrize("live", [Group((0,), 8, 4, rest=1.0), Group((0,), 4, 20, rest=3.0)], ids=["steady", "bursts"])
+def test_batch_beside_live_calls_delays_none_by_more_than_a_period(live: Group) -> None:
+    """The longest wait of live calls is that without batch, plus one period and margin; and batch uses what is left."""
+    batch = Group((0,), 3, 8, 2, (1, 1, 2), headroom=3000)
+    alone, beside = (fleet(*groups, quotas=(quota("50/s"),)) for groups in ((live,), (live, batch)))
+    before, after = JointWorld(alone, 1).run(), JointWorld(beside, 1).run()
+    assert before.problems == after.problems == []
+    longest = [max(wait for _, wait, _ in world.waits[0]) for world in (before, after)]
+    assert longest[1] <= longest[0] + 1.05 * SECOND
+    assert _calls(after) >= 1.1 * _calls(before)
+
+
+def test_batch_alone_uses_its_part() -> None:
+    """All of it, 35 of 50, and no more."""
+    world = JointWorld(fleet(Group((0,), 3, 8, headroom=3000), quotas=(quota("50/s"),)), 1).run()
+    assert world.problems == []
+    assert 0.97 * 35 <= _calls(world) / 24 * 1.05 <= 36.5
+
+
+def _calls(world: JointWorld) -> int:
+    return sum(hits_in(start.cost, CALLS) for limit in world.shared for start in limit.starts)
 
 
 def test_nobody_starves_between_two_full_limits() -> None:
