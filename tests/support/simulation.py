@@ -507,6 +507,8 @@ class World:
             known = writer.ledger.replica.snapshot
             is_reset = self.running[-1].resets
             self.life += is_reset
+            for held in self.held if is_reset else ():
+                held[1] = min(held[1], self.now)
             self.lives[state.epoch] = self.life if is_reset else self.lives.get(known.state.epoch, 0) if known else 0
         self.most_bytes = max(self.most_bytes, len(self.store.items["key"][0]))
         serial = before.serial if before and before.epoch == state.epoch else 0
@@ -717,6 +719,9 @@ class World:
 
         def began() -> None:
             self.held_at = self.now
+            state = self.store.state()
+            if state is None or state.hold_until <= self.now:
+                return  # a flush or a reset came before the answer
             horizon = max(process.ledger.latency.horizon_us for process in self.processes)
             self.held.append([self.now, ends, horizon + 160 * MS])
 
@@ -729,8 +734,6 @@ class World:
         self._operator(lambda process: process.ledger.edit(_released), lambda: self._expect_all("release"))
 
     def _reset(self) -> None:
-        for held in self.held:
-            held[1] = min(held[1], self.now)
         self.held_at = self.now  # what was expected of a release before means nothing now
         self._operator(lambda process: process.ledger.reset(), lambda: self._expect_all("reset"), resets=True)
 
