@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sized
 
-from nekkar.core.cost import CALLS, hits_in
+from nekkar.core.cost import CALLS, fits, hits_in
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import InHand, Slot
@@ -51,7 +51,7 @@ class PrefetchedSlots:
             if not hand or self._ahead:
                 return None
             grant = hand[0]
-            if not grant.left or not self.may_start(grant):
+            if not fits(1, grant.left) or not self.may_start(grant):
                 return None
             grant.used += 1
             self._taken += 1
