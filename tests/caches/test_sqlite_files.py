@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import shutil
 import sqlite3
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -224,3 +229,28 @@ def test_forks_beside_busy_threads_leave_children_free(tmp_path: Path) -> None:
         stop.set()
         for thread in threads:
             thread.join(PATIENCE)
+
+
+def test_an_interrupt_while_a_command_begins_leaves_the_file_to_other_threads(tmp_path: Path) -> None:
+    """Raised at each line up to the command, even right behind the acquiring of the lock that commands share."""
+    cache = SqliteCache(tmp_path / "limits.db", timeout=2)
+    cache.set("key", "value")
+    steps = sqlite_module._one_at_a_time.__wrapped__  # type: ignore[attr-defined]
+    lines, first = inspect.getsourcelines(steps)
+    last = first + next(number for number, line in enumerate(lines) if line.strip() == "yield")
+    for interrupted in range(first + 2, last + 1):
+
+        def local(frame: FrameType, event: str, _: object, line: int = interrupted) -> Any:
+            if event == "line" and frame.f_lineno == line:
+                raise KeyboardInterrupt
+            return local
+
+        before = sys.gettrace()
+        sys.settrace(lambda frame, event, _: local if frame.f_code is steps.__code__ else None)
+        try:
+            with suppress(KeyboardInterrupt):
+                cache.get("key")
+        finally:
+            sys.settrace(before)
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(cache.get, "key").result(PATIENCE) == "value", f"after an interrupt at {interrupted}"

@@ -257,22 +257,29 @@ def _is_busy(error: Exception) -> bool:
 
 @contextmanager
 def _one_at_a_time(until: float) -> Iterator[None]:
-    if not _lock.acquire(timeout=max(0.0, until - monotonic())):
-        raise TimeoutError("other threads of this process still wait for their commands")
+    waits = max(0.0, until - monotonic())
     try:
+        if not _lock.acquire(timeout=waits):
+            raise TimeoutError("other threads of this process still wait for their commands")
         yield
     finally:
-        _lock.release()
+        # An interrupt right after the acquiring tells nobody of it; one before a call made here would lose the release.
+        try:  # noqa: SIM105
+            _lock.release()
+        except RuntimeError:  # not acquired
+            pass
 
 
 def _close(opened: _Opened) -> None:
     """Close a connection, in any thread; a collector that meets a stuck command does not wait for it."""
-    is_held = _lock.acquire(timeout=CLOSE_WITHIN_S)
     try:
+        _lock.acquire(timeout=CLOSE_WITHIN_S)
         opened.connection.close()
     finally:
-        if is_held:
+        try:  # noqa: SIM105
             _lock.release()
+        except RuntimeError:  # not acquired
+            pass
 
 
 def _close_before_fork() -> None:
