@@ -16,6 +16,7 @@ from nekkar.core.clock import SystemClock
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.limit import Limit
 from nekkar.core.limiter import Admission, Nekkar
+from nekkar.core.shared.key import cache_key
 from nekkar.testing import START_US, FakeClock
 from tests.support.checks import spans_broken
 from tests.support.limits import (
@@ -478,3 +479,31 @@ def test_a_caller_with_a_deadline_uses_a_slot_that_another_process_granted() -> 
     assert booked(cache) == [0, 0, 10_050_000, 10_050_000]
     clock.advance(0.02)
     assert [since_start(admission) for admission in crowd.outcomes()] == [10_050_000] * 2
+
+
+@pytest.mark.parametrize("stands_in_line", [False, True])
+def test_who_loses_each_swap_is_refused_soon_after_its_deadline(stands_in_line: bool, clock: FakeClock) -> None:
+    """A cache 60 ms away, and others write between any two of its commands: no call goes on for 500 tries."""
+    cache = WatchedCache(in_process=False)
+    limit = Nekkar(cache, clock=clock)("calls", 5, period=1.0, margin=0.05)
+    for _ in range(5 if stands_in_line else 1):
+        limit.acquire()
+    if stands_in_line:
+        clock.advance(0.8)
+    calls = cache.calls
+
+    def others_write(number: int) -> None:
+        clock.advance(0.06)
+        value, token = cache.memory.gets(booked_key)
+        if value and number > calls + (2 if stands_in_line else 0):
+            cache.memory.cas(booked_key, value, token, 60)
+
+    booked_key = cache_key("calls")
+    cache.before = others_write
+    began = clock.now_us()
+    with pytest.raises(WaitTooLong):
+        limit.acquire(max_wait=0.5)
+    assert clock.now_us() - began < 500_000 + 3 * 120_000
+    cache.before = lambda number: None
+    clock.advance(2)
+    assert limit.acquire(max_wait=0).cost == 1

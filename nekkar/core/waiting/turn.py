@@ -31,7 +31,8 @@ LOOKED_AT = 64  # callers of a line: more hardly start within a horizon
 class Turn:
     """One update under way: it keeps what it sent, until the swap is known to have won.
 
-    ``look_at``: when the line is to look next. Its methods take the lock of the line.
+    ``look_at``: when the line is to look next. ``has_given_up``: what it was to write is left to the next turn. Its
+    methods take the lock of the line.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class Turn:
         self._settling: list[Settling] = []
         self._kept: list[Place] = []
         self._prefetch: int | None = None
-        self._waiting = 0
+        self._waiting = self._attempts = 0
+        self._begun_at: int | None = None
+        self.has_given_up = False
         self.look_at = 0
         self.expected_at = 0
 
@@ -57,7 +60,11 @@ class Turn:
                 mine.exact.pick_up(state)
             self._fail_too_dear()
             self._must_write, mine.must_write = self._must_write or mine.must_write or is_recovery, False
-            if not (mine.queue.head or self._must_write or mine.exact.open):
+            if read_at is not None and self._takes_long(now):
+                self._refuse_overdue(now)
+                self.has_given_up = not (mine.queue.head or mine.settling or mine.exact.open)
+                self._must_write |= mine.must_write
+            if self.has_given_up or not (mine.queue.head or self._must_write or mine.exact.open):
                 return None
             self._settling = list(mine.settling)
             for settling in self._settling:
@@ -202,6 +209,23 @@ class Turn:
             ahead += caller.cost
             calls += 1
         return list(too_late.items())
+
+    def _takes_long(self, now: int) -> bool:
+        """Count an attempt; return whether others won two swaps, and another would end over half a horizon later."""
+        self._attempts += 1
+        self._begun_at = now if self._begun_at is None else self._begun_at
+        return self._attempts > 2 and self._is_over(self._begun_at, now)
+
+    def _is_over(self, since: int, now: int) -> bool:
+        latency = self.ledger.latency
+        return now + latency.swap_us > since + latency.horizon_us // 2
+
+    def _refuse_overdue(self, now: int) -> None:
+        """Refuse the callers whose deadline is past while other processes win each swap: two swaps more are enough."""
+        mine = self.assignments
+        for caller in list(mine.queue) if mine.queue.bounded else ():
+            if caller.deadline is not None and self._is_over(caller.deadline, now):
+                mine.refuse(caller, mine.earliest_slot_of(caller), now)
 
     def _fail_too_dear(self) -> None:
         """Answer the callers whose cost no window holds: under the share of an outage, windows are smaller."""

@@ -58,6 +58,7 @@ class Turns:
         self.on_shift: Callable[[int], None] = lambda by: None
         self.under_way: TurnUnderWay | None = None
         self.look_at = 0
+        self._has_given_up = False  # the last turn: others won each swap, and nobody waits for what is to be written
         self._is_asked = False  # for a look, since the turn under way began
 
     def look_now(self) -> None:
@@ -70,8 +71,11 @@ class Turns:
         other = self.under_way
         if other and not other.is_over and self._ticks() < other.begun_at + ABANDONED_US:
             return None
+        mine = self._assignments
+        if self._has_given_up and not (mine.queue.head or mine.settling or mine.exact.open):
+            return None
         turn = Turn(self.ledger, self._assignments, self._prefetched, self._lock)
-        self._is_asked = False
+        self._is_asked = self._has_given_up = False
         self.under_way = TurnUnderWay(turn, max(ticket, self._assignments.queue.last_ticket), self._ticks())
         return self.under_way
 
@@ -109,7 +113,8 @@ class Turns:
                     return
                 finally:
                     turn.ended()
-                if not mine.must_write:
+                self._has_given_up = turn.has_given_up
+                if self._has_given_up or not mine.must_write:
                     return
                 self._wake_all()
         finally:
