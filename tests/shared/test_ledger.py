@@ -484,10 +484,14 @@ class TestCreation:
 
     @pytest.mark.parametrize("is_lost", [False, True], ids=["answered", "unanswered"])
     @pytest.mark.parametrize("is_survivor", [False, True], ids=["newcomer", "survivor"])
-    def test_a_state_created_late_assumes_what_came_and_went(self, is_survivor: bool, is_lost: bool) -> None:
+    @pytest.mark.parametrize("in_process", [False, True])
+    def test_a_state_created_late_assumes_what_came_and_went(
+        self, in_process: bool, is_survivor: bool, is_lost: bool
+    ) -> None:
         """The other used ten of ten a second: the creator, however little it knows, starts no call within a period."""
         clock = FakeClock()
         store = Slow(clock)
+        store.in_process = in_process
         creator, others = ledger(store, clock), list[int]()
         if is_survivor:
             book(creator, 1)
@@ -502,6 +506,13 @@ class TestCreation:
         assert book(creator, 1) == []
         assert len(others) == 10
         assert turn(creator, clock) >= others[0] + SECOND
+
+    def test_a_busy_machine_that_stops_a_call_shortly_is_no_doubt_in_this_process(self) -> None:
+        """Nothing is on its way there, so half a second is nothing to doubt."""
+        clock = FakeClock()
+        store = Slow(clock)
+        store.in_process, store.seconds = True, 0.4
+        assert len(book(ledger(store, clock), 1)) == 1
 
     def test_a_first_call_that_takes_a_while_does_not_wait(self) -> None:
         """A cache that is slow in both ways is no reason to doubt a state that nobody else knows."""
