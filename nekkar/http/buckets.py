@@ -27,11 +27,15 @@ _WORD = re.compile(r"[a-z0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What an answer tells one limit: of its windows, of another bucket, and in units that it does not count."""
+    """What an answer tells one limit: of its windows, of another bucket, and in units that it does not count.
+
+    ``faults``: what of it can't be meant.
+    """
 
     budgets: tuple[ReportedQuota, ...] = ()
     others: tuple[ReportedQuota, ...] = ()
     uncounted: tuple[ReportedQuota, ...] = ()
+    faults: tuple[str, ...] = ()
 
     def pause_us(self) -> int | None:
         """Return how long until the last of the buckets of which nothing remains is free again; its own first."""
@@ -45,7 +49,8 @@ def heard(reading: Reading, quota: Quota) -> Heard:
     exact = {window for told, window in windows.items() if window and _is_exact(told, quota)}
     own = tuple(told for told, window in windows.items() if window and (window not in exact or _is_exact(told, quota)))
     others = (*reading.others, *(told for told in counted if told not in own))
-    return Heard(own, others, tuple(told for told in reading.budgets if told not in windows))
+    uncounted = tuple(told for told in reading.budgets if told not in windows)
+    return Heard(own, others, uncounted, reading.faults)
 
 
 def shared_out(reading: Reading, limits: Limits) -> tuple[Heard, ...]:
@@ -56,7 +61,7 @@ def shared_out(reading: Reading, limits: Limits) -> tuple[Heard, ...]:
     for told in reading.budgets:
         shares[limit_of(told, limits)].append(told)
     return tuple(
-        heard(Reading(tuple(share), () if number else reading.others, ()), quota)
+        heard(Reading(tuple(share), *(((), ()) if number else (reading.others, reading.faults))), quota)
         for number, (share, (_, quota)) in enumerate(zip(shares, limits, strict=True))
     )
 
@@ -73,19 +78,19 @@ def limit_of(told: ReportedQuota, limits: Limits) -> int:
     return next((number for number, (_, quota) in enumerate(limits) if unit_of(told, quota) in quota.units), 0)
 
 
-def refusing(reading: Reading, limits: Limits) -> int:
+def refusing(reading: Reading, limits: Limits, named: Sequence[int]) -> int:
     """Return the number of the limit, of several, that a refusal is of.
 
-    It is the one of whose bucket nothing remains, of several such the one whose reset is last; else the one that the
-    answer's resource names; else the first.
+    It is the one of whose bucket nothing remains, of several such the one whose reset is last; else, of those ``named``
+    by their numbers, for which the answer's status is a refusal, the one that its resource names; else the first.
     """
     empty = [told for told in reading.budgets if told.remaining == 0]
     if empty:
         return limit_of(max(empty, key=lambda told: told.reset_us or 0), limits)
     resources = dict.fromkeys(told.resource for told in reading.budgets if told.resource)
-    names = [name for name, _ in limits]
-    found = (_named(resource, names, range(len(limits))) for resource in resources)
-    return next((number for number in found if number is not None), 0)
+    names = [limits[number][0] for number in named]
+    found = (_named(resource, names, named) for resource in resources)
+    return next((number for number in found if number is not None), named[0])
 
 
 def longest_reset(budgets: Iterable[ReportedQuota]) -> int | None:

@@ -100,15 +100,13 @@ class Passage:
 
     def _told(self, headers: Headers, most: int, share: Heard | None) -> Heard:
         """Return what the service says remains of the limit's windows, and of other buckets."""
-        quota, faults = self.limit._core.quota, tuple[str, ...]()
-        if share is None:
-            reading = told_by(headers, self.dialect, quota.units, self.limiter.now_us())
-            told, faults = heard(reading, quota), tuple(reading.faults)
-        else:
-            told = share
+        quota = self.limit._core.quota
+        told = share
+        if told is None:
+            told = heard(told_by(headers, self.dialect, quota.units, self.limiter.now_us()), quota)
         if not self.reads_budgets:
             return told
-        for fault in faults:
+        for fault in told.faults:
             self._say("odd budget", "its service tells %s, which is ignored", shown(fault))
         if told.others:
             what = "its service tells '%s', a bucket other than %s, which is ignored; if it is this limit's, write the"

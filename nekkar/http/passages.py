@@ -1,14 +1,15 @@
 """Several limits of one request, as one, and the way of its answer back to them.
 
 What a service tells belongs to the limit that its header names: by its count, its resource or its unit, else to the
-first of the rule (``buckets``). So does a refusal: the limit of which nothing remains pauses, else the first. The other
-limits hear what else is told of them.
+first of the rule (``buckets``). So does a refusal: the limit of which nothing remains pauses, else the first whose
+``refused`` names the status, else the first. The other limits hear what else is told of them. Each limit reads its own
+dialect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from nekkar.core.admission import JointAdmission
 from nekkar.core.joint import JointLimit
@@ -16,9 +17,10 @@ from nekkar.core.limiter import Admission, Limit
 from nekkar.core.window.feedback import Feedback
 from nekkar.http.buckets import Heard, refusing, shared_out
 from nekkar.http.dialects import told_by
-from nekkar.http.feedback import Passage
+from nekkar.http.feedback import NOTHING, Passage
 from nekkar.http.header_values import Headers
 from nekkar.http.inspection import Inspection
+from nekkar.http.ratelimit_headers import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +53,31 @@ class Passages:
         self, admission: Admission, status: int, headers: Headers, pause_us: int | None
     ) -> Iterator[tuple[Limit, Feedback]]:
         assert isinstance(admission, JointAdmission)
-        number, shares = self._shares(status, headers)
+        named = [number for number, part in enumerate(self.parts) if status in part.refused]
+        number, shares = self._shares(headers, named)
         for index, (passage, part) in enumerate(zip(self.parts, admission.parts, strict=True)):
             is_its_own = index == number
+            if is_its_own and named and index not in named:  # its bucket is the empty one, and others name the status
+                passage = replace(passage, refused=(status,))
             heard = passage.word(
                 part, status, headers, pause_us if is_its_own else None, told=shares[index], may_refuse=is_its_own
             )
             if heard:
                 yield passage.limit, heard
 
-    def _shares(self, status: int, headers: Headers) -> tuple[int, tuple[Heard, ...]]:
-        """Return the number of the limit that a refusal is of, and what each limit is told."""
-        readers = [part for part in self.parts if part.reads_budgets or status in part.refused]
+    def _shares(self, headers: Headers, named: Sequence[int]) -> tuple[int, Sequence[Heard]]:
+        """Return the number of the limit that a refusal is of, and what each limit is told, in its dialect.
+
+        ``named``: the numbers of the limits whose ``refused`` names the status.
+        """
+        readers = [number for number, part in enumerate(self.parts) if part.reads_budgets or number in named]
         if not readers:
-            return 0, (Heard(),) * len(self.parts)
+            return 0, (NOTHING,) * len(self.parts)
         quotas = [part.limit._core.quota for part in self.parts]
         units = list(dict.fromkeys(unit for quota in quotas for unit in quota.units))
-        first = next((part for part in readers if part.dialect), readers[0])
-        reading = told_by(headers, first.dialect, units, first.limiter.now_us())
         limits = list(zip(self.names, quotas, strict=True))
-        return refusing(reading, limits), shared_out(reading, limits)
+        dialects = [self.parts[number if number in readers else readers[0]].dialect for number in range(len(limits))]
+        readings = {dialect: told_by(headers, dialect, units, self.parts[0].limiter.now_us()) for dialect in dialects}
+        shares = [shared_out(readings[dialect], limits)[number] for number, dialect in enumerate(dialects)]
+        whole = Reading(tuple(told for reading in readings.values() for told in reading.budgets), (), ())
+        return refusing(whole, limits, named or range(len(limits))), shares

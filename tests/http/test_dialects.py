@@ -430,14 +430,17 @@ def test_what_is_told_is_shared_out() -> None:
 
 
 def test_a_refusal_is_of_the_limit_of_which_nothing_remains() -> None:
-    """Else of the one that the answer names, else of the first."""
+    """Else of the one that the answer names, else of the first, of those for which its status is a refusal."""
     limits = [("discord-channel", quota("5 per 5 s")), ("discord-global", quota("50/s"))]
 
-    def refused(**headers: str) -> int:
+    def refused(of: tuple[int, ...] = (0, 1), **headers: str) -> int:
         named = {f"X-RateLimit-{name}": value for name, value in headers.items()}
-        return refusing(told_by(Given(named), BUILT_IN["discord"], ("calls",), NOW), limits)
+        return refusing(told_by(Given(named), BUILT_IN["discord"], ("calls",), NOW), limits, of)
 
     assert refused(Limit="5", Remaining="0") == 0
     assert refused(Limit="50", Remaining="0") == 1
     assert refused(Limit="5", Remaining="3", Scope="global") == 1
     assert refused() == 0
+    assert refused((1,)) == 1
+    assert refused((1,), Limit="5", Remaining="3", Scope="channel") == 1
+    assert refused((1,), Limit="5", Remaining="0") == 0

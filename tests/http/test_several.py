@@ -111,6 +111,42 @@ class TestHearing:
         self.hear(passage, 429, headers)
         assert held(passage) == [None, pytest.approx(2)]
 
+    @pytest.mark.parametrize(
+        ("status", "headers", "pauses"),
+        [
+            (403, {"Retry-After": "7"}, [0, 7]),
+            (403, {}, [0, 0]),
+            (403, {"X-RateLimit-Limit": "10", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "8"}, [8, 0]),
+            (403, {"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "2"}, [0, 2]),
+            (529, {"Retry-After": "7"}, [7, 0]),
+            (429, {"Retry-After": "7"}, [7, 0]),
+            (503, {"Retry-After": "7"}, [7, 0]),
+        ],
+    )
+    def test_a_status_pauses_the_limit_whose_refused_names_it(
+        self, clock: FakeClock, status: int, headers: dict[str, str], pauses: list[float]
+    ) -> None:
+        """And no other, unless the headers say that it is the other of which nothing remains."""
+        search, account = {**LIMITS["search"], "refused": [529]}, {**LIMITS["account"], "refused": [403]}
+        passage = passed(clock, {"search": search, "account": account})
+        self.hear(passage, status, headers)
+        assert [wait or 0 for wait in held(passage)] == pytest.approx(pauses)
+
+    def test_each_limit_reads_its_own_dialect(self, clock: FakeClock) -> None:
+        """That of one is not read for the other."""
+        limits = {"a": {"rate": "10/second", "headers": "riot"}, "b": {"rate": "30 per 3 seconds", "headers": True}}
+        passage = passed(clock, limits)
+        told = {"X-App-Rate-Limit": "10:1", "X-App-Rate-Limit-Count": "9:1"}
+        self.hear(passage, 200, told | {"RateLimit-Limit": "30", "RateLimit-Remaining": "5", "RateLimit-Reset": "2"})
+        assert used(passage) == [9, 25]
+
+    def test_nonsense_is_said_once(self, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+        """As under one limit."""
+        passage = passed(clock)
+        for _ in range(2):
+            self.hear(passage, 200, {"RateLimit-Limit": "30", "RateLimit-Remaining": "minus one"})
+        assert [record.getMessage().count("minus one") for record in caplog.records] == [1]
+
     def test_a_refusal_that_names_none_pauses_the_first(self, clock: FakeClock) -> None:
         """With or without a wait."""
         passage = passed(clock, {"search": "10/second", "account": "30 per 3 seconds"})
