@@ -13,6 +13,7 @@ from nekkar.core.quota import SECOND
 from nekkar.core.window.feedback import ReportedQuota
 from nekkar.http.header_values import MOST_ITEMS, Headers, bounded, parts_of
 from nekkar.http.ratelimit_headers import Reader, Reading, Told, read
+from nekkar.http.retry_after import date_us
 from nekkar.rules.dialects import HEADERS, SUFFIX, Bucket, Dialect
 
 
@@ -26,6 +27,8 @@ def told_by(headers: Headers, dialect: Dialect | None, units: Collection[str], n
         for told, resource in _told(bucket, headers):
             unit = next((unit for unit in bucket.units if unit in units), bucket.units[0])
             kind = ReportedQuota(None, unit=unit, is_window=bucket.is_window, resource=resource)
+            if bucket.is_on_clock:
+                _reset_on_clock(told, now_us, date)
             if bucket.is_pace:
                 _read_pace(reader, told, kind)
             else:
@@ -78,6 +81,14 @@ def _suffixes(prefix: str, headers: Headers) -> list[str]:
 def _resource(bucket: Bucket, headers: Headers) -> str:
     text = headers.get(bucket.resource) if bucket.resource else None
     return bounded(text).strip() if text else ""
+
+
+def _reset_on_clock(told: Told, now_us: int, date: str | None) -> None:
+    """Add the reset of a window that ends at a multiple of its period on the service's clock, in whole seconds."""
+    period, now = told.period_us(), date_us(date) if date else None
+    if period:
+        left = period - (now_us if now is None else now) % period
+        told.add("reset", "", str(-(-left // SECOND)))
 
 
 def _read_pace(reader: Reader, told: Told, kind: ReportedQuota) -> None:

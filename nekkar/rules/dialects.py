@@ -31,8 +31,9 @@ class Bucket:
     """The headers, in lower case, that tell of one bucket; empty where the service does not tell.
 
     ``units``: what the bucket counts, the first of these that the limit counts. ``resource``: the header that names the
-    bucket. ``is_window``: all that was used comes back at the reset, and not bit by bit before it. ``is_pace``: the
-    limit is an average, calls per second, and fits windows of any length.
+    bucket. ``is_window``: all that was used comes back at the reset, and not bit by bit before it. ``is_on_clock``: no
+    reset is told, and windows begin on the clock, as minutes do. ``is_pace``: the limit is an average, calls per
+    second, and fits windows of any length.
     """
 
     limit: str = ""
@@ -43,6 +44,7 @@ class Bucket:
     units: tuple[str, ...] = (CALLS,)
     resource: str = ""
     is_window: bool = True
+    is_on_clock: bool = False
     is_pace: bool = False
 
 
@@ -106,8 +108,8 @@ BUILT_IN: Mapping[str, Dialect] = {
         Bucket(limit="x-readratelimit-limit", used="x-readratelimit-usage"),
     ),
     "binance": (
-        Bucket(used="x-mbx-used-weight-*", period=SUFFIX, units=("weight", CALLS)),
-        Bucket(used="x-mbx-order-count-*", period=SUFFIX, units=("orders", CALLS)),
+        Bucket(used="x-mbx-used-weight-*", period=SUFFIX, units=("weight", CALLS), is_on_clock=True),
+        Bucket(used="x-mbx-order-count-*", period=SUFFIX, units=("orders", CALLS), is_on_clock=True),
     ),
     "esi": (
         Bucket(

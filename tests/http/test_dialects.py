@@ -192,7 +192,10 @@ SERVICES = [
     (
         "binance",
         {"X-MBX-USED-WEIGHT": "40", "X-MBX-USED-WEIGHT-1M": "40", "X-MBX-ORDER-COUNT-10S": "3"},
-        [window(None, used=40, period_us=60 * S), window(None, used=3, period_us=10 * S)],
+        [
+            window(None, used=40, period_us=60 * S, reset_us=20 * S),
+            window(None, used=3, period_us=10 * S, reset_us=10 * S),
+        ],
     ),
     (
         "esi",
@@ -260,6 +263,15 @@ def test_a_unit_is_the_one_that_the_limit_counts() -> None:
     headers = {"X-MBX-USED-WEIGHT-1M": "40"}
     assert [one.unit for one in told("binance", headers, "6000/minute")] == ["calls"]
     assert [one.unit for one in told("binance", headers, "6000 weight/minute")] == ["weight"]
+
+
+@pytest.mark.parametrize(
+    ("date", "left"), [("Tue, 14 Nov 2023 22:13:20 GMT", 40), ("Tue, 14 Nov 2023 22:13:00 GMT", 60)]
+)
+def test_a_window_on_the_clock_ends_by_the_clock_of_its_service(date: str, left: int) -> None:
+    """Binance's minute: by the ``Date`` of the answer, whatever the time here."""
+    headers = {"X-MBX-USED-WEIGHT-1M": "40", "Date": date}
+    assert [one.reset_us for one in told("binance", headers, "6000/minute")] == [left * S]
 
 
 OWN = {
