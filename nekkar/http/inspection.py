@@ -4,17 +4,18 @@
 - A meter's estimate joins the cost of the call: the call's own cost comes before its rule's, that before the meter's.
 - What a meter measures settles the call's admission, once the body has ended or was closed. What it does not measure,
   or can't read, goes on costing its estimate.
+- Of several limits with different meters, each is settled by its own; one without, by the first.
 - Neither ever fails a call of the user's. What they raise or return amiss is logged, once for each kind.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nekkar.core.admission import Admission
+from nekkar.core.admission import Admission, JointAdmission
 from nekkar.core.cost import CALLS, merged
 from nekkar.core.errors import CacheError, ConfigurationError, kind_of, shown
 from nekkar.core.joint import JointLimit
@@ -36,22 +37,27 @@ Refused = Callable[[Response], float | None]
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What is read of the requests and answers of one limit: for ``meter``, and for ``refused``."""
+    """What is read of the requests and answers of a rule's limits: for ``meter``, and for ``refused``.
+
+    ``parts``: where the limits have different meters, what is read for each of them, None for nothing.
+    """
 
     limiter: Nekkar
     limit: Limit | JointLimit
     meter: Meter | None = None
     refused: Refused | None = None
+    parts: tuple[Inspection | None, ...] = ()
 
     def cost(self, known: Mapping[str, int], request: RequestView) -> dict[str, int]:
-        """Return what is known of a call's cost with what its meter estimates; 0 of a unit that neither names."""
+        """Return what is known of a call's cost with what its meters estimate; 0 of a unit that none of them names.
+
+        Of several meters that name a unit, the largest estimate counts: a call has one cost for all its limits.
+        """
         estimated: dict[str, int] = {}
-        if self.meter:
-            try:
-                estimated = self._counted(self.meter.estimate(request)) or {}
-            except Exception as error:
-                self._failed("estimate", error, "the call costs 0 of what it would have told")
-        return merged(known, estimated, {unit: 0 for unit in self._units if unit != CALLS})
+        for part in filter(None, self.parts or (self,)):
+            for unit, hits in part._estimated(request).items():
+                estimated[unit] = max(hits, estimated.get(unit, 0))
+        return merged(known, self._counted(estimated), {unit: 0 for unit in self._units if unit != CALLS})
 
     def reads_ahead(self, answer: Answer) -> bool:
         """Whether the body is to be read before the response is handed on."""
@@ -84,7 +90,22 @@ class Inspection:
 
     def measuring(self, admission: Admission, answer: Answer) -> Measuring | None:
         """Return what measures an answer as its body passes; None without a meter."""
-        return Measuring(self, self.meter, admission, answer) if self.meter else None
+        if isinstance(admission, JointAdmission) and self.parts:
+            parts = [(part, own) for part, own in zip(self.parts, admission.parts, strict=True) if part]
+        else:
+            parts = [(self, admission)]
+        return (
+            Measuring([Measurement(part, part.meter, own, answer) for part, own in parts if part.meter])
+            if self.meter
+            else None
+        )
+
+    def _estimated(self, request: RequestView) -> dict[str, int]:
+        try:
+            return self._counted(self.meter.estimate(request)) or {} if self.meter else {}
+        except Exception as error:
+            self._failed("estimate", error, "the call costs 0 of what it would have told")
+            return {}
 
     @property
     def _units(self) -> tuple[str, ...]:
@@ -109,7 +130,29 @@ class Inspection:
 
 
 class Measuring:
-    """One answer, as its body passes: fed with each piece, it tells at the end what the call did cost."""
+    """One answer, as its body passes: fed with each piece, its measurements tell at the end what the call did cost."""
+
+    def __init__(self, measurements: Sequence[Measurement]) -> None:
+        self._measurements = measurements
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the body, as it came."""
+        for measurement in self._measurements:
+            measurement.feed(data)
+
+    def settle(self) -> None:
+        """Settle the admission by what was measured, once; blocks for a swap of each limit that has a meter."""
+        for measurement in self._measurements:
+            measurement.settle()
+
+    async def settle_async(self) -> None:
+        """Settle, from a task; see ``settle``."""
+        for measurement in self._measurements:
+            await measurement.settle_async()
+
+
+class Measurement:
+    """What one meter makes of an answer, for the admission under its limits."""
 
     def __init__(self, inspection: Inspection, meter: Meter, admission: Admission, answer: Answer) -> None:
         self._inspection, self._meter, self._admission, self._answer = inspection, meter, admission, answer

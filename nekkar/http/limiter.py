@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from inspect import iscoroutinefunction
 from typing import Any
 
-from nekkar.core.cost import merged
+from nekkar.core.cost import CALLS, merged
 from nekkar.core.errors import ConfigurationError, kind_of, shown
 from nekkar.core.joint import JointLimit
 from nekkar.core.limiter import Limit, Nekkar, terms
@@ -86,7 +86,9 @@ class Gate:
                 f"refused {kind_of(self.refused)} is not a plain function; give one of a response that returns None, or"
                 " the seconds to pause"
             )
-        meters = {name: meter_of(given["meter"]) for name, given in self.rules.limits.items() if given.get("meter")}
+        settings = {name: given["meter"] for name, given in self.rules.limits.items() if given.get("meter")}
+        built_in = {setting: meter_of(setting) for setting in settings.values() if isinstance(setting, str)}
+        meters = {name: built_in[one] if isinstance(one, str) else one for name, one in settings.items()}
         given = self.rules.limits.items()
         headrooms = {name: read_headroom(one.get("headroom") or 0, f"limit {name!r}: headroom") for name, one in given}
         object.__setattr__(self, "_headrooms", headrooms)
@@ -110,12 +112,20 @@ class Gate:
         parts = [self._part(one) for one in match.parts]
         limits = [part.limit for part in parts]
         limit: Limit | JointLimit = JointLimit(limits) if len(parts) > 1 else limits[0]
-        meter = next((meter for one in match.parts if (meter := self._meters.get(one.limit))), None)
-        inspection = Inspection(self.limiter, limit, meter, self.refused) if meter or self.refused else None
+        inspection = self._inspection(limit, [self._meters.get(one.limit) for one in match.parts])
         if isinstance(limit, Limit):
             return replace(parts[0], inspection=inspection, cost=match.cost, headroom=match.headroom)
         names = tuple(one.limit for one in match.parts)
         return Passages(tuple(parts), limit, names, inspection, match.cost, match.headroom)
+
+    def _inspection(self, limit: Limit | JointLimit, meters: list[Meter | None]) -> Inspection | None:
+        meter, parts = next(filter(None, meters), None), tuple[Inspection | None, ...]()
+        if isinstance(limit, JointLimit) and any(other not in (None, meter) for other in meters):
+            parts = tuple(
+                Inspection(self.limiter, one, own or meter) if own or one._core.quota.units != (CALLS,) else None
+                for one, own in zip(limit.limits, meters, strict=True)
+            )
+        return Inspection(self.limiter, limit, meter, self.refused, parts) if meter or self.refused else None
 
     def _part(self, match: Match) -> Passage:
         quota, longest = self._terms[match.limit]
