@@ -77,7 +77,8 @@ class Passages:
         units = list(dict.fromkeys(unit for quota in quotas for unit in quota.units))
         limits = list(zip(self.names, quotas, strict=True))
         dialects = [self.parts[number if number in readers else readers[0]].dialect for number in range(len(limits))]
-        readings = {dialect: told_by(headers, dialect, units, self.parts[0].limiter.now_us()) for dialect in dialects}
+        now_us = self.parts[0].limiter.now_us()
+        readings = {dialect: told_by(headers, dialect, units, now_us) for dialect in dict.fromkeys(dialects)}
         shares = [shared_out(readings[dialect], limits)[number] for number, dialect in enumerate(dialects)]
         whole = Reading(tuple(told for reading in readings.values() for told in reading.budgets), (), ())
         return refusing(whole, limits, named or range(len(limits))), shares

@@ -7,6 +7,7 @@ period and margin.
 
 from __future__ import annotations
 
+import importlib
 import math
 import multiprocessing
 import random
@@ -49,11 +50,14 @@ def used(arrivals: list[Arrival], limit: int, period: float) -> float:
 
 
 @contextmanager
-def fleet(work: Callable[..., None], *arguments: Any) -> Iterator[None]:
-    """Run ``work(*arguments, number)`` again and again in the threads of some processes until the block ends."""
+def fleet(make: Callable[..., Callable[[int], Any]], *arguments: Any) -> Iterator[None]:
+    """Run what ``make(*arguments)`` returns, with a thread's number, again and again in the threads of some processes.
+
+    Until the block ends; whatever happens, none of them stays.
+    """
     over, barrier = _spawn.Event(), _spawn.Barrier(PROCESSES)
     workers = [
-        _spawn.Process(target=_work, args=(over, barrier, partial(work, *arguments)), daemon=True)
+        _spawn.Process(target=_work, args=(over, barrier, partial(make, *arguments)), daemon=True)
         for _ in range(PROCESSES)
     ]
     for worker in workers:
@@ -114,18 +118,16 @@ limit = "core"
 
 def call_github(url: str, cache: str) -> Callable[[int], None]:
     """Return a call of PyGithub's: one thread reads, two write, one searches."""
-    import github
-    from github.Requester import HTTPRequestsConnectionClass, HTTPSRequestsConnectionClass, Requester
-
+    github, connections = importlib.import_module("github"), importlib.import_module("github.Requester")
     limiter, rules = Nekkar(cache), RuleTable.from_dict(tomllib.loads(GITHUB))
 
-    class Limited(HTTPRequestsConnectionClass):  # type: ignore[misc,unused-ignore]
+    class Limited(connections.HTTPRequestsConnectionClass):  # type: ignore[misc,name-defined]
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             self.session.trust_env = False
             nekkar.requests.limit(self.session, limiter, rules)
 
-    Requester.injectConnectionClasses(Limited, HTTPSRequestsConnectionClass)
+    connections.Requester.injectConnectionClasses(Limited, connections.HTTPSRequestsConnectionClass)
     auth = github.Auth.Token("k")
     pace: dict[str, Any] = {"seconds_between_requests": None, "seconds_between_writes": None}
     clients = [github.Github(base_url=url, auth=auth, **pace) for _ in range(THREADS)]
