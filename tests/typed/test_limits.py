@@ -80,7 +80,7 @@ def test_a_checker_finds_what_can_not_work() -> None:
     with pytest.raises(TypeError, match="abstract"):
         HalfACache()  # type: ignore[abstract]
     with pytest.raises(ValueError, match="rate"):
-        Nekkar()("calls", None)  # type: ignore[arg-type]
+        Nekkar()("calls", b"5/s")  # type: ignore[arg-type]
     assert isinstance(assert_type(from_url("memory:"), BaseCache), BaseCache)
 
 
