@@ -111,10 +111,13 @@ def limit(
 
 
 @contextmanager
-def options(*, cost: int | Mapping[str, int] | None = None, max_wait: float | None = None) -> Iterator[None]:
+def options(
+    *, cost: int | Mapping[str, int] | None = None, max_wait: float | None = None, headroom: float | None = None
+) -> Iterator[None]:
     """Set what each attempt inside the block asks for: its ``cost``, at most ``max_wait`` seconds of waiting.
 
-    ``cost``: a number of calls, or hits by unit such as ``{"tokens": 1200}``. What is not given stays as it is outside
+    ``cost``: a number of calls, or hits by unit such as ``{"tokens": 1200}``. ``headroom``: the part of each window,
+    from 0 to below 1, that it leaves free. What is not given stays as it is outside
     the block. Holds in this thread or task, and wherever its context is copied to (``asyncio.to_thread``). Raises
     ConfigurationError for what can't be either.
     """
@@ -122,6 +125,7 @@ def options(*, cost: int | Mapping[str, int] | None = None, max_wait: float | No
     inside = Options(
         outside.cost if cost is None else cost,
         outside.max_wait if max_wait is None else max_wait,
+        outside.headroom if headroom is None else headroom,
     )
     token = _options.set(inside)
     try:

@@ -24,24 +24,28 @@ from nekkar.meters import Meter, meter_of
 from nekkar.rules import Match, RuleTable
 from nekkar.rules.settings import TERMS
 
-_OPTIONS = ("cost", "max_wait")
+_OPTIONS = ("cost", "max_wait", "headroom")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What one call asks for: its ``cost``, at most ``max_wait`` seconds of waiting; None for nothing of its own.
+    """What one call asks for: its ``cost``, ``max_wait`` and ``headroom``; None for nothing of its own.
 
-    ``cost``: a number of calls, or hits by unit. Raises ConfigurationError for what can't be either.
+    ``cost``: a number of calls, or hits by unit. ``max_wait``: the seconds that it waits at most. ``headroom``: the
+    part of each window that it leaves free. Raises ConfigurationError for any other value.
     """
 
     cost: int | Mapping[str, int] | None = None
     max_wait: float | None = None
+    headroom: float | None = None
 
     def __post_init__(self) -> None:
         if self.cost is not None and not isinstance(self.cost, Mapping):
             whole(self.cost, "cost")  # the units of a mapping are checked where the limit is known
         if self.max_wait is not None:
             micros(self.max_wait, "max_wait")
+        if self.headroom is not None:
+            read_headroom(self.headroom, "headroom")
 
     @classmethod
     def read(cls, given: object) -> Options:
@@ -49,7 +53,8 @@ class Options:
         if given is None:
             return NO_OPTIONS
         if not isinstance(given, Mapping) or not set(given) <= set(_OPTIONS):
-            raise ConfigurationError(f"options {shown(given)} are not known; give a dict with any of cost, max_wait")
+            known = ", ".join(_OPTIONS)
+            raise ConfigurationError(f"options {shown(given)} are not known; give a dict with any of {known}")
         return cls(**given)
 
 
@@ -147,7 +152,8 @@ class Gate:
         elif passage.cost is not None:
             cost = merged(options.cost, passage.cost)
         longest = self.max_wait if options.max_wait is None else options.max_wait
-        return {"cost": cost, "max_wait": longest, "headroom": passage.headroom}
+        headroom = passage.headroom if options.headroom is None else options.headroom
+        return {"cost": cost, "max_wait": longest, "headroom": headroom}
 
 
 def _terms(name: str, given: Mapping[str, Any]) -> tuple[Quota, float | None]:

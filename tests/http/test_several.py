@@ -10,7 +10,7 @@ import requests
 
 from nekkar import Nekkar, Rule, RuleTable
 from nekkar.core.admission import JointAdmission
-from nekkar.http.limiter import Gate
+from nekkar.http.limiter import Gate, Options
 from nekkar.http.passages import Passages
 from nekkar.requests import NekkarAdapter, RequestWaitTooLong
 from nekkar.testing import FakeClock
@@ -236,3 +236,14 @@ class Canned(requests.adapters.BaseAdapter):
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+@pytest.mark.parametrize("given", [{"headroom": 0.5}, {}])
+def test_a_call_may_leave_headroom_of_its_own(given: dict[str, float]) -> None:
+    """It comes before that of its rule."""
+    rules = RuleTable([Rule("*", "all", headroom=0.9)], {"all": "10/minute"})
+    gate = Gate(Nekkar(), rules)
+    passage = gate.passage("GET", "https://api.example.com/")
+    assert passage is not None
+    asked = gate.asked(Options.read(given), passage, None, lambda _: b"")
+    assert asked["headroom"] == given.get("headroom", 0.9)

@@ -173,7 +173,7 @@ nekkar.requests
   RequestCorruptLog(*args, **kwargs): CorruptLog, RequestCacheError
   RequestWaitTooLong(name, retry_after, max_wait, request=None): WaitTooLong, Timeout
   limit(session, limiter, rules, *, max_wait=None, refused=None)
-  options(*, cost=None, max_wait=None)
+  options(*, cost=None, max_wait=None, headroom=None)
 nekkar.httpx
   AsyncNekkarTransport(limiter, rules, transport=None, *, max_wait=None, refused=None, **http_transport_args): AsyncBaseTransport
     await .handle_async_request(request)
