@@ -112,7 +112,7 @@ class Turn:
                 self.look_at = min(place.ready - state.horizon_us // 4, sent + LOOK_EVERY_US)
 
     def unanswered(self) -> None:
-        """Give up the settlements that were sent: sent again they could count twice (rule 21)."""
+        """Give up the settlements that were sent: sent again they could count twice (rule 33)."""
         with self._lock:
             error = "whether a settlement was counted is not known, since the cache did not answer; it is not repeated"
             self.assignments.were_settled(self._settling, CacheError(f"limit {self.assignments.name!r}: {error}"))

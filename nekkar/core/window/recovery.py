@@ -6,7 +6,7 @@ Rules (numbered as in docs/concepts/faults.md):
     booked since. Assume the worst: they took every free hit, at the latest instant at which they could still start.
     That is 1 s from now, the longest horizon that any process may use, whatever horizon the copy tells of. Hits that
     may have been taken back since are left out: those younger than that horizon and the margin when the copy was read.
-    Where settlements give hits back later than that (rule 22, in settlement.py), all hits of the copy may be gone, and
+    Where settlements give hits back later than that (rule 34, in settlement.py), all hits of the copy may be gone, and
     others may have used their room: so the free hits are all, whatever the copy shows. All this in each unit.
 17. A state that a newcomer began from nothing, met by a process that had seen an older one, is a loss too. What the
     newcomer booked is kept, beside what rule 16 assumes.

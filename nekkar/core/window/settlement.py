@@ -1,14 +1,14 @@
 """Settlements: what a call really used, in place of what it reserved.
 
-Rules:
+Rules (numbered as in docs/concepts/window.md):
 
-21. A settlement changes the hits of its call in the epoch of the slot alone, once: it is never sent again after a lost
-    answer. In another epoch, or where the hits no longer matter, it changes nothing.
-22. Hits given back late mislead a process that recovers a loss: its last copy shows them still, while others have used
-    the room. So a recovery trusts no hit that may be given back later than a second after its slot
-    (``settles_from``, in recovery.py). In a limit that counts other units, those are all hits. A limit of calls alone
-    learns of it by its first settlement that comes so late. Until no copy from before that matters any more, such
-    settlements leave the hits where they are.
+33. A settlement changes the hits of its call once, and only in the epoch in which they were booked. It is never sent
+    again after a lost answer. In another epoch, or once the hits are too old to matter, it changes nothing.
+34. A hit given back long after its slot misleads a process that rebuilds a lost state: the last copy that it saw still
+    has the hit, while others have used the room. So a recovery ignores hits that may be given back more than a second
+    after their slot (``settles_from``, in recovery.py). In a limit that counts other units those are all hits. In a
+    limit that counts calls alone, the first such late settlement only sets ``settles_from``. Late settlements give
+    nothing back until then: by that time, copies from before it are too old to matter.
 
 Pure.
 """
@@ -32,7 +32,7 @@ class Settlement(NamedTuple):
 
 
 def settled(state: LimitState, settlement: Settlement, now: int) -> LimitState:
-    """Return the state after a settlement; the state itself where nothing changes (rule 21)."""
+    """Return the state after a settlement; the state itself where nothing changes (rule 33)."""
     # Another process's clock may be a little ahead, and have dropped the hits already: half a second is left for that.
     if settlement.epoch != state.epoch or settlement.slot < now - state.retention_us + SECOND // 2:
         return state
@@ -41,6 +41,6 @@ def settled(state: LimitState, settlement: Settlement, now: int) -> LimitState:
     if is_late and not state.settles_from:
         state = replace(state, settles_from=now + state.retention_us)
     for unit, change in settlement.changes:
-        if unit != CALLS or change > 0 or not is_late or now >= state.settles_from:  # rule 22
+        if unit != CALLS or change > 0 or not is_late or now >= state.settles_from:  # rule 34
             hits = hits.settle(settlement.slot, unit, change)
     return state if hits is state.hits else replace(state, hits=hits)
