@@ -111,7 +111,7 @@ def limit(
     where it is no refusal. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx.Client | httpx.AsyncClient):
-        raise ConfigurationError(f"client {kind_of(client)} is not httpx's; give an httpx.Client or AsyncClient")
+        raise ConfigurationError(f"client must be an httpx.Client or an httpx.AsyncClient, got {kind_of(client)}")
     wrapper = NekkarTransport if isinstance(client, httpx.Client) else AsyncNekkarTransport
     limit_client(client, lambda inner: wrapper(limiter, rules, inner, max_wait=max_wait, refused=refused), wrapper)
     return client

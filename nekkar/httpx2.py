@@ -111,7 +111,7 @@ def limit(
     where it is no refusal. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx2.Client | httpx2.AsyncClient):
-        raise ConfigurationError(f"client {kind_of(client)} is not httpx2's; give an httpx2.Client or AsyncClient")
+        raise ConfigurationError(f"client must be an httpx2.Client or an httpx2.AsyncClient, got {kind_of(client)}")
     wrapper = NekkarTransport if isinstance(client, httpx2.Client) else AsyncNekkarTransport
     limit_client(client, lambda inner: wrapper(limiter, rules, inner, max_wait=max_wait, refused=refused), wrapper)
     return client

@@ -72,9 +72,9 @@ class Panel:
 def check_path(path: str) -> None:
     """Raise ConfigurationError, before anything is run, for a file that can't be drawn to."""
     if Path(path).suffix.lower() not in KINDS:
-        raise ConfigurationError(f"plot {shown(path)} is of no known kind; give a file that ends in {', '.join(KINDS)}")
+        raise ConfigurationError(f"plot must be a file that ends in {', '.join(KINDS)}, got {shown(path)}")
     if not Path(path).absolute().parent.is_dir():
-        raise ConfigurationError(f"plot {shown(path)}: there is no such folder")
+        raise ConfigurationError(f"plot {shown(path)}: its folder does not exist")
 
 
 def draw(panels: Sequence[Panel], title: str, path: str) -> None:

@@ -100,7 +100,7 @@ def limit(
     refusal. Raises ConfigurationError, and changes nothing, where an adapter is limited already.
     """
     if not isinstance(session, requests.Session):
-        raise ConfigurationError(f"session {kind_of(session)} is no requests.Session; give one such as Session()")
+        raise ConfigurationError(f"session must be a requests.Session, got {kind_of(session)}")
     if isinstance(session.adapters, _LimitedAdapters):
         raise ConfigurationError(f"session {kind_of(session)} is limited already; give its limits in one RuleTable")
     for adapter in session.adapters.values():

@@ -85,9 +85,9 @@ def _pull(command: str, limit: Limit, held: float) -> None:
 
 
 def _confirmed(options: argparse.Namespace, held: float) -> bool:
-    """Ask on the terminal; ConfigurationError where there is none to ask on."""
+    """Ask on the terminal; raise ConfigurationError where there is no terminal."""
     if not sys.stdin.isatty():
-        raise ConfigurationError("nobody is there to confirm; give --yes")
+        raise ConfigurationError("can't ask for confirmation without a terminal; give --yes")
     lasting = f" for {duration(held)}" if held else ""
     what = f"{options.command} limit {options.name!r}{lasting}, for all who share {redacted(options.cache)}"
     print(f"{what}? [y/N] ", end="", file=sys.stderr, flush=True)

@@ -57,13 +57,13 @@ def open_cache(url: str | None) -> BaseCache:
         raise ConfigurationError(f"cache {redacted(url)} is not shared by processes; give the one that the fleet uses")
     file = re.fullmatch(r"sqlite:///([^?#]+).*", url, re.IGNORECASE)
     if file and not Path(unquote(file[1])).exists():
-        raise ConfigurationError(f"cache {redacted(url)}: there is no such file; nobody has used it yet, or elsewhere")
+        raise ConfigurationError(f"cache {redacted(url)}: the file does not exist; give the path that the fleet uses")
     return cache
 
 
 def seconds(text: str) -> float:
-    """Return the seconds of a duration such as ``5m``, ``1h30m`` or ``90``; ConfigurationError where it is none."""
+    """Return the seconds of a duration such as ``5m``, ``1h30m`` or ``90``; raise ConfigurationError for others."""
     given = text.strip().lower()
     if not re.fullmatch(rf"(?:{_PART}\s*)+", given):
-        raise ConfigurationError(f"duration {shown(text)} is not one; give such as 30s, 5m, 1h30m or 0.5")
+        raise ConfigurationError(f"duration must be a time such as 30s, 5m, 1h30m or 0.5, got {shown(text)}")
     return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_PART, given) if number)

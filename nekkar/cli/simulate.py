@@ -83,7 +83,7 @@ def _shown(asks: Sequence[Ask]) -> Iterable[Ask]:
 def _hold(text: str, rules: RuleTable) -> Hold:
     words = text.rsplit(maxsplit=2)  # a name may have spaces
     if len(words) != 3:
-        raise ConfigurationError(f"hold {shown(text)} is none; give 'NAME AT DURATION', such as 'github 10s 1m'")
+        raise ConfigurationError(f"hold must be 'NAME AT DURATION', such as 'github 10s 1m', got {shown(text)}")
     limit_named(words[0], rules)
     return Hold(words[0], round(seconds(words[1]) * SECOND), round(seconds(words[2]) * SECOND))
 

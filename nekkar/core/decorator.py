@@ -18,7 +18,7 @@ from nekkar.core.errors import CacheError, ConfigurationError, shown
 P = ParamSpec("P")
 R = TypeVar("R")
 
-UNSETTLED = "limit %r: a call counts as it was reserved, since its settlement reached no cache: %s"
+UNSETTLED = "limit %r: a call counts as it was reserved, since its settlement could not be written: %s"
 
 log = logging.getLogger("nekkar")
 

@@ -97,7 +97,8 @@ class Nekkar:
         Raises ConfigurationError, naming what was given and what is expected.
         """
         if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"limit name {shown(name)} is no text; give a non-empty str")
+            got = "an empty one" if isinstance(name, str) else kind_of(name)
+            raise ConfigurationError(f"limit name must be a non-empty str, got {got}")
         for word, given, default in (("concurrency", concurrency, None), ("lease", lease, 60.0)):
             if given != default:
                 what = f"limit {shown(name)}: {word} {shown(given)}"
@@ -188,7 +189,7 @@ def terms(
     margin: float | None = None,
     max_wait: float | None = None,
 ) -> tuple[Quota, float | None]:
-    """Read the terms of limit ``name`` as users write them; ConfigurationError, with the name, for what are none."""
+    """Read the terms of limit ``name`` as users write them; raise ConfigurationError, with the name, for others."""
     try:
         read = quota(cast("int | str", rate_limit), period, spacing, margin)
     except ConfigurationError as cause:
@@ -206,7 +207,7 @@ def _cache(cache: BaseCache | str | None) -> BaseCache:
 
         return from_url(cache)
     if not isinstance(cache, BaseCache):
-        raise ConfigurationError(f"cache {kind_of(cache)} is no BaseCache and no URL; give one of these, or None")
+        raise ConfigurationError(f"cache must be a BaseCache, a URL or None, got {kind_of(cache)}")
     return cache
 
 

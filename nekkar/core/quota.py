@@ -203,7 +203,8 @@ def read_cost(cost: Any, quota: Quota, name: str, headroom: int = 0) -> Hits:
         costs = {CALLS: 1} | {unit: whole(hits, f"{what} in {unit}", least=0) for unit, hits in cost.items()}
     for unit in quota.units:
         if unit not in costs:
-            raise ConfigurationError(f"{what} {shown(cost)} does not give {unit}, which {quota} counts; give both")
+            counts = f"which {quota} counts; give a mapping with {', '.join(quota.units)}"
+            raise ConfigurationError(f"{what} {shown(cost)} does not give {unit}, {counts}")
     asked = cost_of({unit: costs[unit] for unit in quota.units})
     part = leaving(quota, headroom)
     if not part.admits(asked):

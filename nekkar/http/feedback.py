@@ -132,7 +132,7 @@ class Passage:
         if pause is None and text is not None:
             pause = wait_us(text, now, date)
         if pause is None:
-            self._say("no wait", "Retry-After %s is no wait, and is ignored", shown(millis if text is None else text))
+            self._say("no wait", "Retry-After %s is not a time; it is ignored", shown(millis if text is None else text))
         elif pause > most:
             self._say("long wait", "Retry-After asks for %g s; held for max_hold, %g s", pause / SECOND, most / SECOND)
         return pause

@@ -75,12 +75,12 @@ class Inspection:
         try:
             told = self.refused(answer.view(_decoded(answer, body)))
         except Exception as error:
-            self._failed("refused=", error, "the answer is heard by the usual rules")
+            self._failed("refused=", error, "the usual rules apply")
             return None
         if told is None:
             return None
         if isinstance(told, bool) or not isinstance(told, int | float) or not told >= 0:
-            what = "refused= returned %s, which is no number of seconds from 0; the answer is heard by the usual rules"
+            what = "refused= must return None or a number of seconds from 0, got %s; the usual rules apply"
             self._say("odd refusal", what, kind_of(told))
             return None
         most = self.limiter.max_hold
@@ -104,7 +104,7 @@ class Inspection:
         try:
             return self._counted(self.meter.estimate(request)) or {} if self.meter else {}
         except Exception as error:
-            self._failed("estimate", error, "the call costs 0 of what it would have told")
+            self._failed("estimate", error, "the call costs 0 of each unit that it estimates")
             return {}
 
     @property
@@ -226,7 +226,7 @@ class Measurement:
             try:
                 told = self._meter.measure_event(event)  # type: ignore[attr-defined]
             except Exception as error:
-                self._inspection._failed("measure_event", error, "the event is as if it told nothing")
+                self._inspection._failed("measure_event", error, "the event is ignored")
                 continue
             if told is not None:
                 self._told = told
@@ -235,14 +235,14 @@ class Measurement:
         try:
             return self._meter.for_stream() if hasattr(self._meter, "for_stream") else self._meter
         except Exception as error:
-            self._inspection._failed("for_stream", error, "the meter itself is asked")
+            self._inspection._failed("for_stream", error, "the meter itself measures the stream")
             return self._meter
 
     def _give_up(self) -> None:
         self._decoder, self._pieces = None, []
         if self._answer.status >= FIRST_ERROR:
             return
-        what = "its meter can't read an answer encoded as %r, or of over 8 MB; the call costs its estimate"
+        what = "its meter can't read an answer encoded as %r, or over 8 MB; the call costs its estimate"
         self._inspection._say("unreadable", what, self._answer.encoding)
 
     def _unsettled(self, error: Exception) -> None:

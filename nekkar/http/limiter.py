@@ -79,17 +79,17 @@ class Gate:
 
     def __post_init__(self) -> None:
         if not isinstance(self.limiter, Nekkar):
-            raise ConfigurationError(f"limiter {kind_of(self.limiter)} is no Nekkar; give one such as Nekkar()")
+            raise ConfigurationError(f"limiter must be a Nekkar, such as Nekkar(), got {kind_of(self.limiter)}")
         if not isinstance(self.rules, RuleTable):
             raise ConfigurationError(
-                f"rules {kind_of(self.rules)} is no RuleTable; give RuleTable([Rule(url, limit)], limits)"
+                f"rules must be a RuleTable, such as RuleTable([Rule(url, limit)], limits), got {kind_of(self.rules)}"
             )
         if self.max_wait is not None:
             micros(self.max_wait, "max_wait")
         if self.refused is not None and (not callable(self.refused) or iscoroutinefunction(self.refused)):
             raise ConfigurationError(
-                f"refused {kind_of(self.refused)} is not a plain function; give one of a response that returns None, or"
-                " the seconds to pause"
+                "refused must be a plain function of a response that returns None or the seconds to pause, got"
+                f" {kind_of(self.refused)}"
             )
         settings = {name: given["meter"] for name, given in self.rules.limits.items() if given.get("meter")}
         built_in = {setting: meter_of(setting) for setting in settings.values() if isinstance(setting, str)}

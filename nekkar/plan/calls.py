@@ -40,7 +40,7 @@ class Call:
 
 
 def read_calls(texts: Iterable[str]) -> list[Call]:
-    """Read texts of ``METHOD URL [COUNT]``; ConfigurationError for what is none."""
+    """Read texts of ``METHOD URL [COUNT]``; raise ConfigurationError for others."""
     return _bounded(map(_call, texts))
 
 
@@ -48,7 +48,7 @@ def read_log(path: str) -> list[Call]:
     """Read a log of requests; ConfigurationError with the file and the request. Blocks."""
     read = _READERS.get(Path(path).suffix.lower())
     if read is None:
-        raise ConfigurationError(f"log {shown(path)} is of no known kind; give one that ends in {', '.join(_READERS)}")
+        raise ConfigurationError(f"log must be a file that ends in {', '.join(_READERS)}, got {shown(path)}")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         return _bounded(_entry(path, number, entry) for number, entry in enumerate(read(text), 1))
@@ -63,7 +63,7 @@ def read_log(path: str) -> list[Call]:
 def _call(text: str) -> Call:
     words = text.split()
     if len(words) not in (2, 3):
-        raise ConfigurationError(f"calls {shown(text)} are none; give 'METHOD URL COUNT', such as 'GET https://x.y/ 5'")
+        raise ConfigurationError(f"calls must be 'METHOD URL COUNT', such as 'GET https://x.y/ 5', got {shown(text)}")
     _check_request(words[0], words[1], f"calls {shown(text)}")
     return Call(words[0], words[1], _number(words[2], f"calls {shown(text)}: count") if len(words) == 3 else 1)
 
@@ -108,7 +108,7 @@ def _latency(given: Any, where: str) -> float | None:
     except (ValueError, TypeError):
         latency = math.nan
     if not 0 <= latency < math.inf:
-        raise ConfigurationError(f"{where}: latency {shown(given)} is none; give seconds, 0 or more")
+        raise ConfigurationError(f"{where}: latency must be a number of seconds from 0, got {shown(given)}")
     return latency
 
 
@@ -120,7 +120,7 @@ def _bounded(calls: Iterable[Call]) -> list[Call]:
         if total > MOST_CALLS:
             raise ConfigurationError(f"there are over {MOST_CALLS} calls; plan a part of them")
     if not found:
-        raise ConfigurationError("there are no calls; give some")
+        raise ConfigurationError("there are no calls to plan; give some")
     return found
 
 

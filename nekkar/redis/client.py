@@ -49,7 +49,8 @@ def made(host: Any, port: int, db: int, options: dict[str, Any]) -> Any:
 def _by_address(host: str, port: int, db: int, options: dict[str, Any]) -> Any:
     if not is_host(host):
         raise ConfigurationError(
-            f"Redis host {redacted_host(host)} is no host name{near_scheme(host)}; give a host name, a URL or a client"
+            f"Redis host {redacted_host(host)} is not a host name{near_scheme(host)}; give a host name, a URL or a"
+            " client"
         )
     if isinstance(db, bool) or not isinstance(db, int) or db < 0:
         raise ConfigurationError(f"Redis db must be a whole number from 0, got {kind_of(db)}; give a password by name")
@@ -104,15 +105,15 @@ def _fault(error: BaseException, options: dict[str, Any]) -> str:
 def _unread(url: str) -> str:
     """Say what of a URL means nothing, which the library would pass over; "" where all of it means something."""
     if not is_well_formed(parts_of(url)):
-        return "is no such URL; percent-encode what is no letter or digit in a password"
+        return "is not such a URL; percent-encode all but letters and digits in a password"
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        return "has a host or a port that is none"
+        return "has an invalid host or port"
     if "socket_timeout=" in parts.query:
         return "has the option socket_timeout, which has no effect; give ?timeout=SECONDS"
-    return "has a port that is none" if port == 0 or (parts.scheme == "unix" and port is not None) else ""
+    return "has an invalid port" if port == 0 or (parts.scheme == "unix" and port is not None) else ""
 
 
 def split_timeout(host: Any, timeout: float) -> tuple[Any, float]:
@@ -141,7 +142,7 @@ def library(name: str) -> Any:
 
 
 def library_of(client: Any) -> Any:
-    """Return the library that ``client`` is of; ConfigurationError where it is no client, or an async one."""
+    """Return the library of ``client``; raise ConfigurationError for anything but a sync client."""
     modules = [base.__module__ for base in type(client).__mro__]
     if any(".asyncio." in module for module in modules):
         kind = type(client).__name__
@@ -151,12 +152,12 @@ def library_of(client: Any) -> Any:
         if name in _CLIENTS and (hasattr(client, "connection_pool") or is_cluster(client)):
             return library(name)
     raise ConfigurationError(
-        f"Redis client {kind_of(client)} is none; give a URL, a host, or a client of redis-py or valkey"
+        f"Redis client must be a URL, a host, or a client of redis-py or valkey, got {kind_of(client)}"
     )
 
 
 def failures(library: Any) -> tuple[type[Exception], ...]:
-    """Return what is raised where a server is away, refuses, or answers what is no answer."""
+    """Return what the library raises when a server is away, refuses a command, or sends an invalid answer."""
     named = ("RedisError", "ValkeyError", "RedisClusterException", "ValkeyClusterException")
     own = [getattr(library.exceptions, name, OSError) for name in named]
     return (BadAnswer, OSError, ValueError, LookupError, *own)

@@ -134,7 +134,7 @@ def without_words(error: Exception) -> Exception:
             one.__context__ = one.__cause__ = None  # the library may have tried again after what the server said
         return error
     if isinstance(error, _UNREADABLE):
-        return BadAnswer(f"sent what is no answer: {type(error).__name__}")
+        return BadAnswer(f"sent an invalid answer: {type(error).__name__}")
     if type(error).__module__.partition(".")[0] not in ("redis", "valkey"):
         return error  # one of ours, or of the user's own
     harmless = type(error).__new__(type(error))  # whatever the signature of its __init__
@@ -147,4 +147,4 @@ def _understood(step: Callable[[], Any]) -> Any:
     try:
         return step()
     except _UNREADABLE as cause:
-        raise BadAnswer(f"sent what is no answer: {type(cause).__name__}: {cause}") from cause
+        raise BadAnswer(f"sent an invalid answer: {type(cause).__name__}: {cause}") from cause

@@ -25,7 +25,7 @@ def read_cost(cost: Any) -> int | dict[str, int]:
         raise ConfigurationError(f"cost {shown(cost)} has no unit; {_TABLE}")
     for unit in cost:
         if not isinstance(unit, str) or not _UNIT.fullmatch(unit):
-            raise ConfigurationError(f"cost has a unit {shown(unit)}, which is no identifier; {_TABLE}")
+            raise ConfigurationError(f"cost has a unit {shown(unit)}, which is not an identifier; {_TABLE}")
     return {unit: whole(hits, f"cost in {unit}", least=0) for unit, hits in cost.items()}
 
 

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, kind_of, shown
 from nekkar.rules.checks import MISPLACED, Report, attempt, check, check_limit
 from nekkar.rules.costs import read_cost, read_headroom
 from nekkar.rules.lines import lines_of
@@ -169,7 +169,7 @@ def _name(path: object) -> str:
     try:
         name = os.fsdecode(path)  # type: ignore[arg-type]
     except TypeError:
-        raise ConfigurationError(f"path {shown(path)} is no path; give one such as 'limits.toml'") from None
+        raise ConfigurationError(f"path must be a str or a Path such as 'limits.toml', got {kind_of(path)}") from None
     if "://" in name:
         raise ConfigurationError("the path of a rule file is a URL (it is not shown); give one such as 'limits.toml'")
     return name
@@ -180,7 +180,7 @@ def _read(name: str) -> File:
         with Path(name).open("rb") as stream:
             content = b"".join(islice(iter(partial(stream.read, _CHUNK), b""), LARGEST_FILE // _CHUNK + 1))
         if len(content) > LARGEST_FILE:  # it may have no end, as /dev/zero
-            raise _UnreadError(None, f"has over {LARGEST_FILE:,} bytes; split it, or leave out what is no rule")
+            raise _UnreadError(None, f"has over {LARGEST_FILE:,} bytes; split it, or leave out what is not a rule")
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1

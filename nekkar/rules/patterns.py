@@ -223,7 +223,7 @@ def _ipv6(host: str) -> str:
     try:
         IPv6Address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
-        raise ConfigurationError(f"has the host {shown(host)}, which is no IPv6 address; write one as [::1]") from None
+        raise ConfigurationError(f"has the host {shown(host)}, not an IPv6 address such as [::1]") from None
     return labels(host)[0]
 
 

@@ -74,7 +74,7 @@ def read_methods(methods: object) -> frozenset[str] | None:
         raise ConfigurationError("methods is empty, so the rule would never be used; give None for any")
     for name in names:
         if not isinstance(name, str) or not _METHOD.fullmatch(name):
-            raise ConfigurationError(f"{shown(name)} in methods is no method; give names such as 'GET'")
+            raise ConfigurationError(f"{shown(name)} in methods is not a method; give names such as 'GET'")
     return frozenset(name.upper() for name in names)
 
 

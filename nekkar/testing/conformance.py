@@ -52,7 +52,7 @@ class CacheConformance:
         """Get of a key that is not set is None."""
         key = new_key()
         if (value := self._trial.get(key)) is not None:
-            fault(f"get({key!r}) of a key never set returned {shown(value)}", "None, or it reads a log that is none")
+            fault(f"get({key!r}) of a key never set returned {shown(value)}", "None for a key that is not set")
 
     def test_add_sets_only_what_is_not_set(self) -> None:
         """The first add tells True; a later one tells False and changes nothing; after a delete one wins again."""

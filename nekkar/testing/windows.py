@@ -44,7 +44,7 @@ def assert_never_over(
     ``times``: the start of each call, in seconds on any one clock, in any order; or the Admissions, of which
     each counts its cost. No times keep every limit. ``rate_limit`` and ``period``: as a limiter takes them;
     of several windows (``"10/second; 300/minute"``) each must be kept. Raises ValueError for a time that is
-    no number, ConfigurationError for what is no rate.
+    not a number, and ConfigurationError for an invalid rate.
     """
     terms = rate_limit if isinstance(rate_limit, Quota) else quota(rate_limit, period)
     ordered = sorted(hit for time in times for hit in _hits(time))
@@ -58,7 +58,7 @@ def _hits(time: float | Admission) -> Iterator[int]:
     """Yield the microsecond of a call, once for each hit of its cost."""
     at, cost = (time.at, time.cost) if isinstance(time, Admission) else (time, 1)
     if not math.isfinite(at):
-        raise ValueError(f"time {at!r} is no number of seconds")
+        raise ValueError(f"time must be a number of seconds, got {at!r}")
     yield from [round(at * SECOND)] * cost
 
 

@@ -395,7 +395,7 @@ def test_a_key_that_memcached_would_refuse_is_refused_here(key: Any, monkeypatch
         lambda: cache.cas(key, b"value", (0, None), 60),
     ]
     for command in commands:
-        with pytest.raises(ConfigurationError, match=r"cache key .*memcached takes"):
+        with pytest.raises(ConfigurationError, match=r"memcached key .*(without spaces|give 1 to)"):
             command()
 
 
@@ -567,20 +567,20 @@ def test_servers_are_named_as_pymemcache_names_them(spec: Any, told: str) -> Non
 @pytest.mark.parametrize(
     ("servers", "told"),
     [
-        ([], "are no list of servers"),
-        ("h1,h2", "are no list of servers"),
-        (7, "are no list of servers"),
-        ([7], "server int 7 is none"),
-        ([None], "server None is none"),
+        ([], "must be a list of servers"),
+        ("h1,h2", "must be a list of servers"),
+        (7, "must be a list of servers"),
+        ([7], "got int 7"),
+        ([None], "got None"),
         (["h", "h:11211"], "'h:11211' is listed twice"),
         (["h", "H"], "is listed twice"),
         (["::1"], "IPv6 in brackets"),
-        (["h:x"], "is no host:port"),
-        (["a b"], "is no host:port"),
+        (["h:x"], "is not host:port"),
+        (["a b"], "is not host:port"),
         (["h:0"], "from 1 to 65535"),
         ([("h", "11211")], "from 1 to 65535"),
-        ([("", 1)], "no host name or socket path"),
-        ([""], "no host name or socket path"),
+        ([("", 1)], "host name or a socket path"),
+        ([""], "host name or a socket path"),
     ],
 )
 def test_servers_that_are_none_are_refused_when_written(servers: Any, told: str) -> None:

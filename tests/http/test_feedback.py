@@ -422,7 +422,7 @@ def test_each_kind_of_nonsense_is_said_once(limiter: Nekkar, caplog: pytest.LogC
             answered(limiter, 503, {"Retry-After": "9999"})
     said = [record.getMessage() for record in caplog.records]
     assert [line for line in said if "Retry-After" in line] == [
-        "limit 'all': Retry-After 'soon' is no wait, and is ignored; said once",
+        "limit 'all': Retry-After 'soon' is not a time; it is ignored; said once",
         "limit 'all': Retry-After asks for 9999 s; held for max_hold, 600 s; said once",
     ]
 
@@ -590,7 +590,7 @@ def test_odd_waits_in_ms_and_resets_past_max_hold_are_said(limiter: Nekkar, capl
             told(limiter, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "86400"})
             assert held(limiter) == 600
     assert [line for line in map(logging.LogRecord.getMessage, caplog.records) if "is held" not in line] == [
-        "limit 'all': Retry-After '-5' is no wait, and is ignored; said once",
+        "limit 'all': Retry-After '-5' is not a time; it is ignored; said once",
         "limit 'all': nothing remains for 86400 s, says its service; held for max_hold, 600 s, at most; said once",
     ]
 

@@ -475,9 +475,9 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"transport": httpx.HTTPTransport}, "HTTPTransport", "HTTPTransport()"),
     ({"transport": httpx2.AsyncHTTPTransport}, "HTTPTransport", "HTTPTransport()"),
     ({"limiter": None}, "None", "Nekkar()"),
-    ({"limiter": "memory:"}, "limiter str is no", "Nekkar()"),
+    ({"limiter": "memory:"}, "got str", "Nekkar()"),
     ({"rules": None}, "None", "RuleTable("),
-    ({"rules": [Rule("*", "a")]}, "rules list is no", "RuleTable("),
+    ({"rules": [Rule("*", "a")]}, "got list", "RuleTable("),
     ({"max_wait": -1}, "max_wait -1", "give seconds"),
     ({"max_wait": "5"}, "'5'", "give seconds"),
 ]

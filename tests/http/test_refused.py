@@ -140,7 +140,7 @@ def test_anything_else_is_none_and_said_once(
     said = [record.getMessage() for record in caplog.records if "refused=" in record.getMessage()]
     assert len(said) == 1
     assert "'all'" in said[0]
-    assert "no number of seconds" in said[0]
+    assert "must return None or a number of seconds" in said[0]
 
 
 @kinds

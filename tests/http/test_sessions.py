@@ -181,10 +181,10 @@ def test_a_second_limit_is_refused(session: requests.Session, limiter: Nekkar) -
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"session": None}, "session None is no requests.Session"),
-        ({"session": requests}, "is no requests.Session"),
-        ({"limiter": "memory:"}, "limiter str is no"),
-        ({"rules": {}}, "rules dict is no"),
+        ({"session": None}, "session must be a requests.Session, got None"),
+        ({"session": requests}, "session must be a requests.Session, got module"),
+        ({"limiter": "memory:"}, "limiter must be a Nekkar, such as Nekkar(), got str"),
+        ({"rules": {}}, "rules must be a RuleTable"),
         ({"max_wait": -1}, "max_wait -1"),
     ],
 )

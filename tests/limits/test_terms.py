@@ -92,8 +92,8 @@ BAD_LIMITERS: list[tuple[dict[str, Any], str, str]] = [
     # what is given; what of it the message shows; what the message says was expected
     ({"cache": 42}, "42", "BaseCache"),
     ({"cache": MemoryCache}, "class MemoryCache", "BaseCache"),
-    ({"cache": {}}, "cache dict", "BaseCache"),
-    ({"cache": b"memory:"}, "cache bytes", "BaseCache"),
+    ({"cache": {}}, "got dict", "BaseCache"),
+    ({"cache": b"memory:"}, "got bytes", "BaseCache"),
     ({"cache": ""}, "''", "memcached://host:11211"),
     ({"cache": "localhost:11211"}, "names no known cache", "memcached://host:11211"),
     ({"cache": "memcache://localhost"}, "did you mean memcached://?", "memcached://host:11211"),
@@ -108,11 +108,11 @@ BAD_LIMITERS: list[tuple[dict[str, Any], str, str]] = [
     ({"clock": []}, "[]", "'auto', 'local' or a Clock"),
 ]
 BAD_LIMITS: list[tuple[dict[str, Any], str, str]] = [
-    ({"name": ""}, "''", "non-empty str"),
+    ({"name": ""}, "an empty one", "non-empty str"),
     ({"name": None}, "None", "non-empty str"),
-    ({"name": b"calls"}, "b'calls'", "non-empty str"),
+    ({"name": b"calls"}, "got bytes", "non-empty str"),
     ({"name": 7}, "7", "non-empty str"),
-    ({"name": ["calls"]}, "['calls']", "non-empty str"),
+    ({"name": ["calls"]}, "got list", "non-empty str"),
     ({"rate_limit": 0}, "0", NUMBER),
     ({"rate_limit": -3}, "-3", NUMBER),
     ({"rate_limit": 1.5}, "1.5", NUMBER),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.core.errors import ConfigurationError
+from nekkar.core.errors import ConfigurationError, kind_of
 from nekkar.rules import Fault, Match, Rule, RuleTable, faults
 
 LIMITS = """\
@@ -180,7 +180,7 @@ FAULTS = [
     ),
     ("[limits]\nx = 5\n" + RULE + "cost = 0", 3, "rules[0]", "cost 0 is out of bounds"),
     ("[limits]\nx = 5\n" + RULE + "cost = {}", 3, "rules[0]", "cost {} has no unit"),
-    ("[limits]\nx = 5\n" + RULE + "cost = { 'a b' = 1 }", 3, "rules[0]", "unit 'a b', which is no identifier"),
+    ("[limits]\nx = 5\n" + RULE + "cost = { 'a b' = 1 }", 3, "rules[0]", "unit 'a b', which is not an identifier"),
     ("[limits]\nx = 5\n" + RULE + "cost = { calls = -1 }", 3, "rules[0]", "cost in calls -1 is out of bounds"),
     (
         "[limits]\nx = 5\n" + RULE + "cost = { tokens = 1 }",
@@ -339,8 +339,8 @@ def test_a_host_of_many_labels_is_no_long_key(here: Path) -> None:
 @pytest.mark.parametrize("path", [None, 5, ["limits.toml"], {"limits": {}}])
 def test_what_is_no_path_is_refused(path: Any) -> None:
     """A number would be an open file of this process."""
-    assert told(path) == f"path {path!r} is no path; give one such as 'limits.toml'"
-    with pytest.raises(ConfigurationError, match="is no path"):
+    assert told(path) == f"path must be a str or a Path such as 'limits.toml', got {kind_of(path)}"
+    with pytest.raises(ConfigurationError, match="must be a str or a Path"):
         faults(path)
 
 

@@ -85,7 +85,7 @@ def test_a_rate_is_written_as_for_a_limiter() -> None:
 @pytest.mark.parametrize("time", [float("nan"), float("inf")])
 def test_a_time_that_is_none_is_refused(time: float) -> None:
     """A hole in what was recorded is no proof."""
-    with pytest.raises(ValueError, match="is no number of seconds"):
+    with pytest.raises(ValueError, match="must be a number of seconds"):
         assert_never_over([0.0, time], 5)
 
 

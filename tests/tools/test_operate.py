@@ -151,7 +151,7 @@ class TestStatus:
             (["search", "--every", "0.1"], 2, "--every 0.1 is out of bounds"),
             (["search", "--every", "nan"], 2, "--every nan is out of bounds"),
             (["search", "--cache", "memory:"], 2, "is not shared by processes"),
-            (["search", "--cache", "sqlite:///none.db"], 2, "there is no such file"),
+            (["search", "--cache", "sqlite:///none.db"], 2, "the file does not exist"),
             (["search", "--cache", "memcached://127.0.0.1:1"], 1, "memcached at 127.0.0.1:1"),
         ],
     )
@@ -502,7 +502,7 @@ def test_durations_are_read(text: str, expected: float) -> None:
 @pytest.mark.parametrize("text", ["", "5x", "m", "-5s", "5 minutes", "1e3"])
 def test_what_is_no_duration_is_told(text: str) -> None:
     """With what would be one."""
-    with pytest.raises(ConfigurationError, match="give such as 30s, 5m"):
+    with pytest.raises(ConfigurationError, match="duration must be a time such as 30s, 5m"):
         seconds(text)
 
 

@@ -75,4 +75,4 @@ def test_a_plan_and_a_demo_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_demo_that_cannot_be_drawn_does_not_begin(capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong file name is told at once, not after the run."""
     assert main(["demo", "--plot", "demo.bmp"]) == 2
-    assert "plot 'demo.bmp' is of no known kind; give a file that ends in .png" in capsys.readouterr().err
+    assert "plot must be a file that ends in .png" in capsys.readouterr().err

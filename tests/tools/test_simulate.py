@@ -290,9 +290,13 @@ class TestLogs:
     @pytest.mark.parametrize(
         ("name", "text", "expected"),
         [
-            ("log.txt", "", "is of no known kind; give one that ends in .csv, .jsonl, .ndjson, .har"),
+            ("log.txt", "", "log must be a file that ends in .csv, .jsonl, .ndjson, .har, got"),
             ("log.csv", "method\nGET\n", "request 1: {'method': 'GET'} has no url"),
-            ("log.csv", "url,latency\nhttps://x.y/,soon\n", "request 1: latency 'soon' is none"),
+            (
+                "log.csv",
+                "url,latency\nhttps://x.y/,soon\n",
+                "request 1: latency must be a number of seconds from 0, got 'soon'",
+            ),
             ("log.csv", "url,cost\nhttps://x.y/,0\n", "request 1: cost 0 is out of bounds"),
             ("log.csv", "url\n", "there are no calls"),
             ("log.csv", "url,method\nGET,https://x.y/\n", "request 1: method 'https://x.y/' is a URL, not a method"),
@@ -418,11 +422,11 @@ class TestCommand:
         [
             (["--workers", "0"], "workers 0 is out of bounds"),
             (["--latency", "-1"], "latency -1.0 is out of bounds"),
-            (["--hold", "a 1s"], "hold 'a 1s' is none"),
+            (["--hold", "a 1s"], "hold must be 'NAME AT DURATION'"),
             (["--hold", "aa 1s 1s"], "no limit named 'aa' (did you mean 'a'?)"),
             (["--hold", "1s 1s a"], "no limit named '1s'; the rules define no such limit"),
-            (["--plot", "plan.gif"], "plot 'plan.gif' is of no known kind"),
-            (["--plot", "none/plan.png"], "there is no such folder"),
+            (["--plot", "plan.gif"], "plot must be a file that ends in"),
+            (["--plot", "none/plan.png"], "its folder does not exist"),
         ],
     )
     def test_bad_usage_is_told(self, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

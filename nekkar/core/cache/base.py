@@ -35,12 +35,12 @@ class BaseCache(ABC):
 
 
 def text(value: Any, where: str, key: str) -> str:
-    """Return a stored value as text; CorruptLog where it is none: whoever wrote it was not nekkar."""
+    """Return a stored value as text; raise CorruptLog for other bytes, which nekkar did not write."""
     try:
         return str(value, "utf-8")
     except (UnicodeDecodeError, TypeError):
         raise CorruptLog(
-            f"{where}: key {shown(key)} holds {shown(value)}, which is no UTF-8 text; delete the key"
+            f"{where}: key {shown(key)} holds {shown(value)}, which is not UTF-8 text; delete the key"
         ) from None
 
 

@@ -88,12 +88,12 @@ class SqliteCache(BaseCache):
     def __init__(self, path: str | os.PathLike[str], *, timeout: float = 1.0) -> None:
         name = os.fspath(path) if isinstance(path, os.PathLike) else path
         if not isinstance(name, str):
-            raise ConfigurationError(f"SQLite path names no file: it must be a str or a Path, got {kind_of(path)}")
+            raise ConfigurationError(f"SQLite path must be a str or a Path, got {kind_of(path)}")
         if "://" in name:
             raise ConfigurationError("SQLite path looks like a URL; give a path such as 'limits.db', or Nekkar(url)")
         if not name or name == ":memory:" or "\0" in name:
             raise ConfigurationError(
-                "SQLite path names no file; give one such as 'limits.db', or use MemoryCache() for none"
+                "SQLite path names no file; give one such as 'limits.db', or use MemoryCache() without a file"
             )
         micros(timeout, "SQLite timeout", SECOND // 1000, 3600 * SECOND)
         self._path, self._timeout = os.path.abspath(name), timeout

@@ -60,7 +60,7 @@ def _sqlite(parts: Parts, options: dict[str, Any]) -> BaseCache:
     if parts.authority or len(parts.path) < 2:
         raise ConfigurationError("write sqlite:///file.db, or sqlite:////folder/file.db for a path from the root")
     if not is_path(parts.path[1:]):  # it would be in every message of the cache
-        raise ConfigurationError("its path has ':' and '@' in it, as a password has; write %40 for '@' if it is none")
+        raise ConfigurationError("its path has ':' and '@' in it, as a password has; write %40 for an '@' of its own")
     return SqliteCache(unquote(parts.path[1:]), **options)
 
 
@@ -68,7 +68,7 @@ def _memcached(parts: Parts, options: dict[str, Any], tls_context: bool | None =
     if not parts.authority and len(parts.path) > 1:
         return MemcachedCache(unquote(parts.path), tls_context=tls_context, **options)
     if "@" in parts.authority or parts.path.strip("/"):
-        raise ConfigurationError("a memcached cache is servers, host:port, parted by ','; with no path and no user")
+        raise ConfigurationError("a memcached cache is servers, host:port, separated by ',', with no path and no user")
     try:
         servers = [address(server) for server in parts.authority.split(",")]
     except ConfigurationError as cause:

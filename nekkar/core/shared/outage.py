@@ -69,6 +69,6 @@ def _checked(policy: OnCacheError, share: float) -> tuple[OnCacheError, float]:
         raise ConfigurationError(f"on_cache_error {shown(policy)} is not known; give 'raise', 'open' or 'local'")
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ConfigurationError(
-            f"local_share {shown(share)} is no share; give a number above 0 and up to 1, such as 1/8 for 8 workers"
+            f"local_share must be a number above 0 and up to 1, such as 1/8 for 8 workers, got {shown(share)}"
         )
     return policy, share

@@ -53,18 +53,18 @@ def address(server: Any) -> Address:
     if isinstance(server, tuple | list) and len(server) == 2:
         return at(*server)
     raise ConfigurationError(
-        f"memcached server {kind_of(server)} is none; write ('host', 11211), 'host', 'host:11211' or '/a/socket'"
+        f"memcached server must be ('host', 11211), 'host', 'host:11211' or '/a/socket', got {kind_of(server)}"
     )
 
 
 def at(host: Any, port: Any) -> Address:
     """Return the address of a host and a port; of a path, whatever the port."""
     if not isinstance(host, str):
-        raise ConfigurationError(f"memcached host {kind_of(host)} is no host name or socket path; give a str")
+        raise ConfigurationError(f"memcached host must be a str, a host name or a socket path, got {kind_of(host)}")
     if not (is_path(host) if host.startswith("/") else is_host(host)):
         raise ConfigurationError(
-            f"memcached host {redacted_host(host)} is no host name or socket path; give one such as 'localhost', its"
-            " port beside it, or give a URL to Nekkar(url)"
+            f"memcached host {redacted_host(host)} is not a host name or a socket path; give one such as 'localhost',"
+            " its port beside it, or give a URL to Nekkar(url)"
         )
     port = port_of(port, "memcached port")
     return Address(host, None if host.startswith("/") else port)
@@ -74,7 +74,7 @@ def addresses(servers: Any) -> tuple[Address, ...]:
     """Read a list of servers: at least one, and none twice."""
     if isinstance(servers, str) or not isinstance(servers, Sequence) or not servers:
         what = "an empty list" if isinstance(servers, list | tuple) else kind_of(servers)
-        raise ConfigurationError(f"memcached servers, {what}, are no list of servers such as ['h1', 'h2']")
+        raise ConfigurationError(f"memcached servers must be a list of servers such as ['h1', 'h2'], got {what}")
     found = tuple(map(address, servers))
     names = [each.name for each in found]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -104,6 +104,6 @@ def _named(server: str) -> Address:
     found = _NAMED.fullmatch(server)
     if not found:
         raise ConfigurationError(
-            f"memcached server {redacted_host(server)} is no host:port; write IPv6 in brackets, '[::1]:{PORT}'"
+            f"memcached server {redacted_host(server)} is not host:port; write IPv6 in brackets, '[::1]:{PORT}'"
         )
     return at(found[1] or found[2], int(found[3][:6]) if found[3] else PORT)

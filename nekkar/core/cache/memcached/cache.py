@@ -166,9 +166,9 @@ def _remade(servers: Sequence[Any], timeout: float, tls_context: bool | None) ->
 def _server_of(servers: dict[Address, Server], key: str) -> Server:
     """Return the server of a key that memcached takes; ConfigurationError for any other."""
     if not (isinstance(key, str) and key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigurationError(f"cache key {shown(key)} is none; memcached takes printable ASCII without spaces")
+        raise ConfigurationError(f"memcached key must be printable ASCII without spaces, got {shown(key)}")
     if not 1 <= len(key) <= LONGEST_KEY:
-        raise ConfigurationError(f"cache key {shown(key)} is {len(key)} long; memcached takes 1 to {LONGEST_KEY}")
+        raise ConfigurationError(f"memcached key {shown(key)} has {len(key)} characters; give 1 to {LONGEST_KEY}")
     return servers[keeper(tuple(servers), key)]
 
 
