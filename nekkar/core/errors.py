@@ -46,7 +46,7 @@ def counted(count: int, what: str) -> str:
 
 
 def kind_of(value: object) -> str:
-    """Return the type of a value in a wrong place, such as ``str``; with the value where that is a number or None."""
+    """Return the type of a value in a wrong place, such as ``str``; with the value if it is a number or None."""
     if value is None:
         return "None"
     if isinstance(value, type):
@@ -70,14 +70,15 @@ class CacheError(NekkarError):
 
 
 class CorruptLog(CacheError):
-    """The value under a limit's key is no state of a limit: cut short, altered, another program's, or of absurd times.
+    """The value under a limit's key is not a valid state: cut short, altered, another program's, or with absurd times.
 
-    It is left as it is: who knows whose it is. ``limit.reset()``, or deleting the key, starts the limit afresh.
+    It is left unchanged, since it may belong to another program. ``limit.reset()``, or deleting the key, starts the
+    limit afresh.
     """
 
 
 class WaitTooLong(NekkarError, TimeoutError):
-    """The slot lies further off than the caller would wait. No slot stays booked.
+    """The slot is further away than ``max_wait``. No slot stays booked.
 
     ``name``: the limit's. ``retry_after``: seconds until a slot is expected, counted from the refusal.
     ``max_wait``: the bound that the caller set, in seconds.

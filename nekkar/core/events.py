@@ -1,12 +1,12 @@
-"""Events: what a limiter tells whoever listens, as it happens.
+"""Events: what a limiter reports to its listeners, as it happens.
 
-- A call is told of by ``Waiting``, where it must wait, and then by one of ``Admitted``, ``Refused`` and ``Left``.
+- A call that must wait causes ``Waiting``. Every call ends with one of ``Admitted``, ``Refused`` and ``Left``.
   ``call`` is the same number in all of them, unique in the process (0: a call that took a prefetched slot).
 - ``cost`` is the calls that it takes, ``costs`` the hits by unit, calls among them.
 - ``at`` is Unix time in seconds on the limit's clock; all durations are in seconds.
-- A callback runs where the event happens: in the thread, or on the event loop, of the call that it is about, before
-  that call starts; of a hold or an outage in whatever thread met it. So it must return at once. What it raises is
-  logged, once for each listener, and harms nobody.
+- A callback runs where the event happens: in the thread, or on the event loop, of its call, before that call starts.
+  Events of a hold or an outage run in the thread that noticed it. So a callback must return at once. An exception in it
+  is logged, once for each listener, and harms no call.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger("nekkar")
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A call waits for its slot, which comes at ``until``, or later; told again where it moved off by a second.
+    """A call waits for its slot, which comes at ``until`` or later; sent again when the slot moves off by a second.
 
     ``waited``: how long it has waited already.
     """
@@ -79,7 +79,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A call ended without a slot: by ``error``, such as a CacheError, a cancellation or an interrupt."""
+    """A call ended without a slot, by ``error``, such as a CacheError, a cancellation or an interrupt."""
 
     name: str
     cost: int
@@ -92,7 +92,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """This process learned that the limit is held ``until`` then; told again where what was left has doubled."""
+    """This process learned that the limit is held until ``until``; sent again when the rest of the hold has doubled."""
 
     name: str
     at: float
@@ -101,7 +101,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class CacheLost:
-    """The cache did not answer; told once, until it is back."""
+    """The cache did not answer; sent once until it is back."""
 
     error: CacheError
 
@@ -116,7 +116,7 @@ Callback = Callable[[Event], object]
 
 
 class Listening:
-    """One callback that hears a limiter, until ``stop()`` or the end of a ``with`` block."""
+    """One callback that gets a limiter's events, until ``stop()`` or the end of a ``with`` block."""
 
     def __init__(self, callback: Callback, all_of_them: list[Listening]) -> None:
         self._callback, self._all = callback, all_of_them
@@ -124,12 +124,12 @@ class Listening:
         self._busy: set[int] = set()  # threads in which it runs
 
     def stop(self) -> None:
-        """Hear no more; a second time does nothing."""
+        """Stop listening; a second time does nothing."""
         if self in self._all:
             self._all.remove(self)
 
     def hear(self, event: Event) -> None:
-        """Call back, unless the callback itself caused the event; what is raised is logged the first time."""
+        """Call the callback, unless it caused the event itself; its first exception is logged."""
         thread = get_ident()
         if thread in self._busy:
             return
@@ -153,20 +153,20 @@ class Listening:
 
 
 class Listeners:
-    """All who hear one limiter. ``listening`` stays the same list, so that whether anybody listens is cheap to see."""
+    """All listeners of one limiter. ``listening`` stays the same list, so a check whether it is empty is cheap."""
 
     def __init__(self) -> None:
         self.listening: list[Listening] = []
 
     def add(self, callback: Callback) -> Listening:
-        """Have ``callback`` hear each event from now on."""
+        """Call ``callback`` with each event from now on."""
         if not callable(callback):
             raise ConfigurationError(f"listener {shown(callback)} is not callable; give a function of one event")
         self.listening.append(Listening(callback, self.listening))
         return self.listening[-1]
 
     def tell(self, event: Event) -> None:
-        """Have all hear ``event``."""
+        """Pass ``event`` to all listeners."""
         for listening in tuple(self.listening):
             listening.hear(event)
 

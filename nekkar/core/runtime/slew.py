@@ -1,13 +1,13 @@
-"""A course: how time runs on from one reading of another machine's clock to the next.
+"""A course: the time between two readings of another machine's clock.
 
 Between readings the ticks of this machine carry it on (``ticks``: µs that never step). Rules:
 
-- A reading is (before, there, after): the other clock, between two ticks. It is taken for its middle; one
-  that is wide, where narrower ones were had, proves nothing but what lies outside of it.
-- Time never steps back. What it is ahead by is made up at half speed, so a backward step of the other clock
-  lets nobody start early.
-- What it is behind by is made up at once as far as drift explains it, then at one part in 1,000, a fifth of
-  what a margin of 1/200 allows. Behind by a second or more it jumps: two clocks in one fleet do more harm.
+- A reading is (before, there, after): the other clock, between two ticks. It counts as its middle. A
+  reading that is wider than an earlier one only bounds the time: what its own width explains is ignored.
+- Time never steps back. A course that is ahead runs at half speed until it agrees, so a backward step of the other
+  clock lets no call start early.
+- A course that is behind catches up at once as far as drift explains it, then at one part in 1,000, a fifth of what a
+  margin of 1/200 allows. Behind by a second or more, it jumps: two clocks in one fleet do more harm.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from nekkar.core.quota import SECOND
 
 GOOD_US = SECOND // 250
-DRIFT = 10_000  # a quartz gains or loses less than one part in so many
+DRIFT = 10_000  # a quartz gains or loses less than one part in this many
 HASTE = 1_000
 
 
@@ -42,7 +42,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """It was ``at`` at the tick ``since``; ``behind`` µs (ahead: negative) are made up little by little.
+    """The time was ``at`` at the tick ``since``; ``behind`` µs (negative: ahead) are corrected little by little.
 
     ``read``: the tick of the newest reading. ``width``: that of the reading on which the course stands.
     """

@@ -54,8 +54,8 @@ class Edited:
 class Ledger:
     """One process's account of one limit, for all its lines. Safe between threads.
 
-    Its own state is a few frozen values, each replaced whole: the worst of a race is an older read. ``reads_clock``:
-    a clock that is to be read now and then is read here.
+    Its own state is a few frozen values, each replaced whole: the worst that a race can do is leave an older read.
+    ``reads_clock``: whether this ledger reads a clock that must be read now and then.
     """
 
     def __init__(self, store: Store, key: str, quota: Quota, clock: Clock, reads_clock: bool = True) -> None:
@@ -173,9 +173,10 @@ class Ledger:
         yield from self.update(Edited(edit))
 
     def reset(self) -> CacheSteps[None]:
-        """Start afresh, over a corrupt value too: what was booked before counts no more. Lines keep their places.
+        """Start afresh, also over a corrupt value: earlier bookings no longer count. Lines keep their places.
 
-        A place whose turn is far ahead goes: without its long period it would look corrupt. Its line asks anew.
+        A place whose turn is far ahead is dropped, since without its long period it would look corrupt. Its line asks
+        again.
         """
 
         def afresh(state: LimitState, now: int) -> LimitState:

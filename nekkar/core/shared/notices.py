@@ -1,6 +1,6 @@
-"""What a limit's log shows of those who share it, and somebody should know: said once in a process.
+"""Warnings about the other processes that share a limit, as its state shows them; each is logged once in a process.
 
-Other terms are said once for each limit; clocks that differ are the machines' matter, and said once for all.
+Differing terms are logged once for each limit; differing clocks, which concern the machine, once for all limits.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ log = logging.getLogger("nekkar")
 
 
 class Notices:
-    """What was said already of one limit."""
+    """What was logged already about one limit."""
 
     def __init__(self, key: str, quota: Quota) -> None:
         self.key, self.quota = key, quota
         self._said = False
 
     def look(self, found: LimitState, now: int) -> None:
-        """Say what is odd about a log that had been read by ``now``."""
+        """Warn about what is odd in a state that was read before ``now``."""
         others = sorted(set(found.rates) - set(self.quota.rates)) if not self._said else []
         if others:
             self._said = True

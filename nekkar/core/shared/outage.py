@@ -1,7 +1,7 @@
-"""The state of an outage of the cache, or of one of its servers: what calls do meanwhile, logged once at each turn.
+"""An outage of the cache, or of one of its servers: what calls do meanwhile. Its begin and its end are logged.
 
-An outage ends when a limit that had lost the cache in it reaches it again. So one limit that fails by itself, or whose
-server is away, does not have the cache lost and back at each call of the others.
+An outage ends when a limit that had lost the cache in it reaches the cache again. Calls of other limits do not end it:
+otherwise one limit that fails by itself would have "cache lost" and "cache back" logged at each call of the others.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _lock = lock_over_forks()  # every outage's
 
 
 class Outage:
-    """What one ``Nekkar`` does when its cache, or ``server`` of several, is away, and whether it is: said at each turn.
+    """Whether the cache of one ``Nekkar`` is away (or its ``server``, of several), and what calls do meanwhile.
 
-    ``number``: that of the newest outage; a limit that lost the cache in it is what may end it.
+    ``number``: of the newest outage. Only a limit that lost the cache in it may end it.
     """
 
     def __init__(

@@ -127,7 +127,7 @@ class Replica:
         return found.with_quota(quota, horizon_us), False
 
     def _announce_hold(self, until: int, now: int) -> None:
-        """Tell of a hold that is new, or twice as long as the one told of: of many refusals each moves it a little."""
+        """Announce a hold that is new, or twice as long as the announced one: each of many 429s moves it a little."""
         self._announced_hold = min(self._announced_hold, until)  # less: it was released
         if self.on_hold and until > now + 2 * max(0, self._announced_hold - now):
             self._announced_hold = until
@@ -137,14 +137,14 @@ class Replica:
 def _began_unseen(found: LimitState, known: Snapshot) -> bool:
     """Whether a state of another epoch began without what this process knows.
 
-    A newcomer began it from nothing; or its creator's write was on its way for so long that it is older than the read
-    in which this process saw the epoch before it.
+    Either a newcomer began it from nothing; or the write that created it was on its way for so long that it is older
+    than this process's last read of the epoch before it.
     """
     return found.is_fresh or found.written_at < known.read_at - LEAST_HORIZON_US
 
 
 def _check_plausible(found: LimitState, now: int) -> None:
-    """Refuse what a fleet never comes to: a margin that no refusal teaches, and times too far ahead of now.
+    """Refuse a state that no fleet writes: a margin wider than any refusal teaches, or times too far ahead of now.
 
     Those are hits a year or a thousand periods ahead, behind a hold; a hold, 100 years more.
     """

@@ -24,7 +24,7 @@ LOOK_EVERY_US = 1_000_000
 
 
 class Assignments:
-    """Who of one line waits, and for what.
+    """The callers of one line, and the grants that the line has.
 
     ``owner``: the line's name in the state. ``queue``: callers without a slot. ``order``: booked ones, where they are
     to start in order, else None. ``hand``: grants picked up, with hits that no caller has yet. ``returned``: grants of
@@ -55,7 +55,7 @@ class Assignments:
     # Slots come.
 
     def pick_up(self, state: LimitState, read_at: int, now: int) -> None:
-        """Take the grants in this line's name out of a state that a read sent at ``read_at`` saw (rule 8)."""
+        """Take this line's grants out of a state that was read by a command sent at ``read_at`` (rule 8)."""
         if state.epoch != self._epoch:  # slots of another epoch are void, and names of it mean nothing
             self._epoch, self._picked_up = state.epoch, 0
             self.hand.clear()
@@ -254,7 +254,7 @@ class Assignments:
         self.wake_head()
 
     def move_full(self, most: int) -> bool:
-        """Have those of the first callers wait elsewhere for which another limit has no room; return whether any do."""
+        """Send each of the first callers to a limit that has no room for it, if any; return whether one was sent."""
         room: dict[object, int] = {}
         moved = [
             (caller, full)
@@ -266,7 +266,7 @@ class Assignments:
         return bool(moved)
 
     def refuse(self, caller: Caller, at: int, now: int) -> None:
-        """Answer a caller that its slot can't come before ``at``."""
+        """Refuse a caller: its slot can't come before ``at``."""
         self.fail([caller], caller.too_long(self.name, at, now))
 
     def fail(self, callers: Sequence[Caller], error: Exception) -> None:
@@ -281,7 +281,7 @@ class Assignments:
         self.wake_head()
 
     def _renew_place(self) -> None:
-        """Have the place of this line written anew, or taken out, if it has one."""
+        """Have the place of this line, if it has one, rewritten or taken out by the next write."""
         state = self.ledger.state
         if state and state.place_of(self.owner):
             self.must_write = True

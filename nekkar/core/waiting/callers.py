@@ -36,7 +36,7 @@ def new_ticket(is_front: bool) -> int:
 
 @dataclass(slots=True, eq=False)
 class InHand:
-    """A grant that a line picked up in ``epoch``, ``used`` by callers in part. Once closed, nothing more of it is.
+    """A grant that a line picked up in ``epoch``; callers ``used`` a part of it. Once closed, the rest can't be used.
 
     ``pid``: the process that it belongs to.
     """
@@ -49,7 +49,7 @@ class InHand:
 
     @property
     def left(self) -> Hits:
-        """What a caller may still have of it."""
+        """The hits that callers may still take."""
         return 0 if self.is_closed else self.grant.cost - self.used
 
 
@@ -62,7 +62,7 @@ class Slot(NamedTuple):
 
 
 class Elsewhere(Protocol):
-    """The other limits of a caller's call, as the line sees them in which it waits; see ``together.py``."""
+    """The other limits of a call, as seen by the line in which its caller waits; see ``together.py``."""
 
     @property
     def lead_us(self) -> int:
@@ -98,7 +98,7 @@ class Elsewhere(Protocol):
 
 
 class WaitsElsewhere(Exception):
-    """A caller is to wait in the line of another of its limits, the one numbered ``lead``."""
+    """The caller must wait in the line of another of its limits, the one with the number ``lead``."""
 
     def __init__(self, lead: int) -> None:
         super().__init__(lead)
@@ -136,7 +136,7 @@ class Caller:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the call ended without a word to the others, as interrupts in the midst of its leaving do."""
+        """Whether the call ended without waking the others, as after an interrupt in the middle of leaving."""
         return self.call is not None and not is_under_way(self.call)
 
     def too_long(self, name: str, at: int, now: int) -> WaitTooLong:
@@ -146,7 +146,7 @@ class Caller:
 
 @dataclass(slots=True, eq=False)
 class Settling:
-    """A settlement that is to be written; ``error``: why it was not, as far as is known."""
+    """A settlement to be written; ``error``: why it was not written, or is not known to be."""
 
     settlement: Settlement
     is_done: bool = False
@@ -161,7 +161,7 @@ class StartOrder:
         self._heap: list[tuple[int, int, Caller]] = []
 
     def add(self, caller: Caller, slot: Slot) -> None:
-        """Take in a caller with its slot; it may leave, or come again with another slot."""
+        """Add a caller with its slot; it may leave, or come back with another slot."""
         heappush(self._heap, (slot.at, caller.ticket, caller))
 
     def first(self) -> Caller | None:
@@ -213,7 +213,7 @@ class Queue:
         self.bounded += caller.deadline is not None
 
     def rejoin(self, callers: Sequence[Caller]) -> None:
-        """Stand where they stood before: at the front, behind the callers that came earlier."""
+        """Rejoin by arrival: at the front, behind the callers that came earlier."""
         last = max(caller.ticket for caller in callers)
         ahead = list(takewhile(lambda ticket: ticket < last, self._callers))
         for caller in callers:
@@ -223,7 +223,7 @@ class Queue:
             self._callers.move_to_end(ticket, last=False)
 
     def leave(self, caller: Caller) -> None:
-        """Step out; nothing happens where the caller does not stand here."""
+        """Leave; does nothing if the caller is not here."""
         if self._callers.pop(caller.ticket, None):
             self.hits -= caller.cost
             self.bounded -= caller.deadline is not None

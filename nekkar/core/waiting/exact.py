@@ -25,7 +25,7 @@ from nekkar.core.window.state import LimitState, Place
 
 
 class ExactSlots:
-    """What a call with a slot under another limit does with a line. Takes the line's lock.
+    """How a call with a slot under another limit uses a line. Takes the line's lock.
 
     ``turns``, ``wake_all`` and ``new_event`` are the line's.
     """
@@ -87,7 +87,7 @@ class ExactSlots:
             self._assignments.take_back(slot)
 
     def send_to(self, other: object) -> None:
-        """Have the callers in this line that need the limit of another line too wait there."""
+        """Send the callers in this line that also need the limit of another line to that line."""
         mine = self._assignments
         with self._lock:
             for caller in list(mine.queue):
@@ -178,7 +178,7 @@ class ExactSlots:
         return slot is not None and self._assignments.is_good(slot.source, self.ledger.clock.now_us())
 
     def starts(self, request: ExactRequest) -> None:
-        """Take note of a call that starts on its slot."""
+        """Record that a call starts on its slot."""
         assert request.slot is not None
         request.is_started = True
         self.ledger.started(request.slot.at, request.slot.cost)

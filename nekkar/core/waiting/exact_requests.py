@@ -1,4 +1,4 @@
-"""Exact requests: what calls that have a slot under another limit want of a line, at that instant or not at all.
+"""Exact requests: calls that have a slot under another limit ask this line for that instant, or for no slot.
 
 Plain state, changed under the lock of the line. Each request is an owner of its own in the state: its slot is found by
 its name, whatever answers were lost, and no other caller takes it.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class ExactRequest:
-    """A wish for a slot of this cost at ``at`` (µs), or for none. ``owner``: its name in the state.
+    """A request for a slot of this cost exactly at ``at`` (µs). ``owner``: its name in the state.
 
     ``ticket``: its caller's. ``horizon_us``: how far ahead its call must be booked. ``place``: the owner of its kept
     place; 0: none. Open until it has a ``slot``, is refused, comes too late or meets an ``error``.
@@ -54,7 +54,7 @@ class ExactRequests:
     """The requests of one line: ``open`` ones, and those withdrawn of which a slot may yet be found.
 
     ``kept``: by owner, the places that the next write is to put or renew. ``gone``: the owners of places that are no
-    more needed, and since when.
+    longer needed, and since when.
     """
 
     def __init__(self, line: Assignments) -> None:

@@ -1,7 +1,7 @@
 """Standing: whether the place of a line stays when its only caller has a slot, and how often others may grant it.
 
-A process that calls again and again need not write each time: others grant its place, and it only reads. What it costs
-is a slot that nobody uses, where the process does not come back. So (rule 11 of docs/concepts/line.md):
+A process that calls again and again need not write each time: others grant its place, and it only reads. The price is
+an unused slot if the process does not come back. So (rule 11 of docs/concepts/line.md):
 
 - A place stands only where the limit binds, or the cache is far; and only while calls come back regularly.
 - Not while there is room for 512 calls, for which slots are prefetched where calls are frequent (``prefetch.py``): its
@@ -24,7 +24,7 @@ MOST_BACK_US = 60 * SECOND  # a place has two bytes for the milliseconds
 
 
 class Standing:
-    """What one line has shown of its habits. Changed under the lock of its line; times are microseconds."""
+    """How regularly calls come to one line. Changed under the lock of its line; times are microseconds."""
 
     def __init__(self) -> None:
         self._run, self._usual_run = 0, 4 * CALLS_A_CREDIT  # slots used since the last absence, and before it
@@ -65,7 +65,7 @@ class Standing:
         return MOST_CREDIT if is_far else min(MOST_CREDIT, max(self._run, self._usual_run) // CALLS_A_CREDIT)
 
     def back_us(self, read_us: int) -> int:
-        """Return how long after a slot the next caller comes, at the longest of late, with the time of a look."""
+        """Return the longest recent time from a slot to the next caller, plus the time of a look."""
         return max(self._returns, default=0) + read_us + 1000
 
     def may_stand(self, now: int, window_us: int, is_far: bool, room: int) -> bool:

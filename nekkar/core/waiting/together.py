@@ -12,7 +12,7 @@ Rules (numbered as in docs/concepts/together.md; 27 is in ``window/exact.py``):
 28. Refused. What is booked for it is taken back, by name. The limit that refused leads, for all callers in the line
     that need it too.
 29. Start with a slot for the same instant in each. Each must be good, as the slot of any call; where one is not, all
-    are taken back. So with a cancellation, an interrupt and an error.
+    are taken back. The same holds after a cancellation, an interrupt or an error.
 
 No two states are swapped together. A death between two of the swaps costs the slots that were booked, once.
 """
@@ -190,7 +190,7 @@ class JointCall:
         )
 
     def starts(self) -> None:
-        """Take note that the call starts."""
+        """Record that the call starts."""
         for part in self.others:
             if part.request:
                 part.line.exact.starts(part.request)

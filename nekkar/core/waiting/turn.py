@@ -130,8 +130,8 @@ class Turn:
         is_far = lead > 0 and not ledger.in_process
         window = quota.rates[-1].period_us + state.margin_us
         credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(is_far))
-        # In this process a look costs nothing, so nothing is won by standing. And a caller that will not wait can't use
-        # a slot that is granted ahead; nor can the next call of a limit with units, which costs something else.
+        # With an in-process cache a look costs nothing, so a standing place would save nothing. A caller that does not
+        # wait can't use a slot that was granted ahead. Nor can the next call of a limit with units: its cost differs.
         is_alone = head is not None and len(mine.queue) == 1 and head.deadline is None and quota.counts_calls_alone
         is_alone = is_alone and not (head and head.elsewhere)
         is_alone = is_alone and not mine.headroom
@@ -148,7 +148,7 @@ class Turn:
             quota,
             mine.queue,
             now,
-            # What others grant, nobody has compared with the other limits of a call.
+            # A slot that others grant was not checked against the other limits of a call.
             waiting=sum(1 for _ in takewhile(lambda caller: not caller.elsewhere, mine.queue)),
             lead_us=max(lead, joint_lead),
             credit=credit,

@@ -1,7 +1,7 @@
 """The turns of a line, one at a time: begun by the caller at its head, and taken to their end by steps of their own.
 
-Two turns at once do no harm: each swaps, and what one books too many goes back. So no caller waits for a turn of which
-nothing comes any more, or that takes too long; it begins another beside it.
+Two turns at once do no harm: each swaps, and surplus bookings go back. So no caller waits for a turn that has died or
+takes too long: it begins another one beside it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TurnUnderWay:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing comes of it any more: it ended without a word, or never began and never will."""
+        """Whether the turn is dead: it ended without reporting, or never began and never will."""
         if self.is_started:
             return self.steps is None or not is_under_way(self.steps)
         return self.is_left
@@ -121,7 +121,7 @@ class Turns:
             self._end(under_way)
 
     def _sync_clock(self) -> CacheSteps[None]:
-        """Read the clock where that is due. Those that came before its first reading had their times by another."""
+        """Read the clock where that is due. Callers that came before its first reading have times of another clock."""
         if not self.ledger.clock_is_due():
             return
         before, begun = self.ledger.clock.now_us(), self._ticks()

@@ -6,10 +6,10 @@ Rules (numbered as in docs/concepts/line.md; rules 1 to 6 are in ``window/plan.p
 9. A caller starts only up to half the margin after its slot, and only while the newest state confirms the slot. Else it
    goes back to where it stood, by arrival, and its slot is returned.
 14. A caller that leaves passes its slot to the next of equal cost; else the slot is returned. Where the first caller
-    leaves, the place of the line is written anew, or taken out.
+    leaves, the place of the line is rewritten or taken out.
 
 The caller at the head leads: it has the turns of the line taken, each of which books for all callers. Each caller
-decides anew when it wakes. To wake one for nothing is harmless, so all are woken for whom something may have changed.
+decides again when it wakes. A needless wake is harmless, so every caller is woken for which something may have changed.
 A thread that waits also wakes once a second by itself: an interrupt of one call never stops others. Tasks start in the
 order of their slots and of their arrival, whichever timer ends first.
 
@@ -131,7 +131,7 @@ class WaitQueue:
             self.callers.discard(caller)
 
     def settle(self, settlement: Settlement) -> QueueSteps[None]:
-        """Wait until a settlement is written; raise CacheError where it was not, or where that is not known."""
+        """Wait until a settlement is written; raise CacheError if it was not, or may not have been."""
         settling = Settling(settlement)
         with self._lock:
             self._assignments.settle(settling)
@@ -208,7 +208,7 @@ class WaitQueue:
             if caller not in mine.queue:  # others took it for gone
                 mine.queue.rejoin([caller])
             leads, is_due = mine.queue.head is caller, mine.must_write or now >= self._turns.look_at
-            # The head may be gone without a word, where an interrupt cut its leaving short.
+            # The head may be gone without waking others, where an interrupt cut its leaving short.
             may_lead = leads or now >= self._turns.look_at + ABANDONED_US
             if is_due and may_lead and (turn := self._turns.begin(caller.ticket)):
                 return turn
@@ -280,7 +280,7 @@ class WaitQueue:
             raise
 
     def abandon(self) -> None:
-        """In a forked child: have the copies of the parent's callers raise an error. The parent's own go on."""
+        """In a forked child: have the copies of the parent's callers raise an error. The parent's callers go on."""
         self.exact.abandon()
         if not self.callers:
             return

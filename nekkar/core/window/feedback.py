@@ -1,23 +1,24 @@
-"""What a service says of a limit in its answers, and what the log makes of it.
+"""What a service reports about a limit in its responses, and how the log changes.
 
 Rules:
 
-- What a service asks for never holds its limit for longer than ``most_us``.
-- Where less remains than the log thinks, somebody else calls under the same key: the difference is booked as
-  foreign hits, which count until the service's reset, at most a period. All hits of this fleet that the service
-  may have counted, those on the wire too, are set against what it says; so none is booked twice, and what is not
-  seen now is seen in a later answer.
+- No response holds the limit for longer than ``most_us``.
+- Where less remains than the log shows, other clients call under the same key. The difference is booked as foreign
+  hits, which count until the service's reset, for a period at most. All hits of this fleet that the service may have
+  counted, also those on the wire, are subtracted first. So no hit is booked twice; a difference that is hidden by them
+  shows in a later response.
 - Where a reset is a window's end, the service counts nothing from before that window. How closely that is known is
-  the reset's grain: a second where it is told in whole seconds. No more grace than that: at 60 per 3 s a second of
-  grace hid 20 calls of others a window.
-- Where nothing remains, and the log does not know why, nobody calls until the reset. For a service that fills bit by
-  bit, that is until all is back: sooner would do for one call, but as a hold ends the log may let a burst go.
-- What is told belongs to the window of the told period, else to the one whose count is the told limit, else, where
-  neither is told, to the shortest that it can fit. What fits no window is of another bucket, and changes nothing.
-- A limit that is told with its period, and lower than the window, is kept beside the window for a period (``told.py``).
-- A refusal is believed, whatever the log thinks, unless it says itself how long to wait. Where its window goes on
-  for longer than the widest margin, it was no matter of the margin: the call refused is none of those counted, and
-  where that shows others, no margin is learned.
+  the reset's grain: a second where it is told in whole seconds. The grace is no longer than that: at 60 per
+  3 s, a second of grace hid 20 calls of others in each window.
+- Where nothing remains, and the log does not show why, the limit is held until the reset. For a service that refills
+  bit by bit, that is until the bucket is full. One call could start sooner, but the end of a hold may start a burst.
+- A report belongs to the window with the reported period; else to the one whose count is the reported limit; else, if
+  it has neither, to the shortest window that it can fit. A report that fits no window is about another bucket: ignored.
+- A reported limit that has a period, and is lower than the window, is kept beside the window for a period
+  (``told.py``).
+- A 429 with nothing remaining holds the limit until the reported reset, even if the log shows room, unless it carries
+  Retry-After, which then decides. If the service's window had been open for longer than the widest margin, jitter
+  can't explain the 429. Then other clients are counted (without the rejected call), and no margin is learned.
 - A difference that is small beside what remains can wait. Where nothing changes, the log itself is returned.
 
 Pure, as the log is. tests/window/test_feedback.py states the rules as properties.
@@ -37,7 +38,7 @@ MATTERS_PART = 64
 
 @dataclass(frozen=True, slots=True)
 class ReportedQuota:
-    """What remains of a window, as the service tells: ``remaining`` hits of a ``unit``; None for what it does not.
+    """What remains of a window, as the service reports it: ``remaining`` hits of a ``unit``; None where it is not said.
 
     ``limit``: the window's count. ``period_us``: its length. ``reset_us``: how long until all are back, or up to
     ``grain_us`` less; ``is_window``: all at once, as a window ends, and not bit by bit. ``used``: the hits used, where
@@ -68,7 +69,7 @@ class ReportedQuota:
 class Feedback:
     """What the answer to one call says. ``sent_at``: the call's slot. ``most_us``: the longest pause to obey.
 
-    ``is_refusal``: a 429. ``pause_us``: the pause asked for, None where there is no word of it. ``is_success``: the
+    ``is_refusal``: a 429. ``pause_us``: the requested pause; None where the answer requests none. ``is_success``: the
     service did what the call asked for.
     """
 
@@ -81,7 +82,7 @@ class Feedback:
 
 
 def apply_feedback(log: LimitState, quota: Quota, word: Feedback, now: int) -> LimitState:
-    """Return the log with what the word, heard now, says of this quota."""
+    """Return the log after feedback that was received now, under this quota."""
     known, pause, period = log, word.pause_us, quota.rates[0].period_us
     for budget in word.budgets:
         log = _spent(_told(log, quota, budget, word, now), quota, budget, word, now)
@@ -102,7 +103,7 @@ def with_hold(log: LimitState, until: int) -> LimitState:
 
 
 def _taught(log: LimitState, quota: Quota, word: Feedback, now: int, by_others: bool) -> Rejections:
-    """Return what a refusal teaches; of the margin nothing where it is others whom the service has counted."""
+    """Return the rejections after a 429; the margin stays as it is where other clients used the quota."""
     period = quota.rates[0].period_us
     refusals = log.rejections.add(word.sent_at, now)
     if by_others or not _came_too_soon(log, quota, word.sent_at):
@@ -160,7 +161,7 @@ def _told(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback, 
 
 
 def _begun(budget: ReportedQuota, rate: Rate) -> int:
-    """Return how much later than a period ago the service's window began, at least."""
+    """Return by how much the start of the service's window is later than one period ago, at least."""
     if budget.is_window and budget.reset_us is not None and budget.reset_us <= rate.period_us:
         return max(0, budget.reset_us - budget.grain_us)
     return 0

@@ -11,8 +11,8 @@ Rules (numbered as in docs/concepts/faults.md):
 17. A state that a newcomer began from nothing, met by a process that had seen an older one, is a loss too. What the
     newcomer booked is kept, beside what rule 16 assumes.
 
-For periods over 10 minutes nobody can wait out a full window. There the assumed hits are at most twice the most hits
-that the copy shows within any span as long as the time unseen, or, with hits assumed before, the most of any.
+For periods over 10 minutes nobody can wait out a full window. There the assumed hits are capped by the busiest span
+of the copy that is as long as the time unseen: by twice its hits if none of them was assumed, else by its hits.
 
 Pure.
 """
@@ -74,7 +74,7 @@ def latest_start(known: LimitState, now: int) -> int:
 
 
 def assume_taken(state: LimitState, end: int, most: dict[Rate, int]) -> LimitState:
-    """Return the state with all hits taken that are free at ``end``, at most so many of each rate."""
+    """Return the state with all hits taken that are free at ``end``, up to a bound for each rate."""
     end = max(end, state.hits.last_at or 0)
     blocks: dict[str, int] = {}
     for rate, hits in most.items():
@@ -84,7 +84,7 @@ def assume_taken(state: LimitState, end: int, most: dict[Rate, int]) -> LimitSta
 
 
 def _free(state: LimitState, rate: Rate, end: int) -> int:
-    """Return how many hits others could have booked in the window that ends at ``end`` while nobody here looked.
+    """Return how many hits others could have booked in the window that ends at ``end`` while this process did not look.
 
     Only what lies within the period counts as taken: the service counts no longer window than that.
     """

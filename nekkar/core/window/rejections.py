@@ -2,15 +2,15 @@
 
 Rules:
 
-- A refusal is heard by many at once. A call that was let go before the pause that the last refusal brought
-  tells nothing new; nor does one let go within a period of the last widening ask for a wider margin still.
-- Where the service does not say how long to wait, the pause is a period, and twice as long as the one before for
-  each refusal in a row. No such pause is longer than a period or a minute, whichever is longer.
-- A success ends the row. One call of the burst after a pause may be refused before the others are answered: so a
-  success of the same burst as the newest refusal counts too.
-- A refusal of a call that the log shows within the limit means that the service counts otherwise: jitter, a
-  window of its own. Then the margin doubles, up to a quarter of the period, and in an hour without refusals
-  it goes back. Only where a wider margin would have held the call back: else the service counts somebody else.
+- One overrun makes the service reject many calls. A 429 for a call that started before the pause of the previous 429
+  is ignored. The margin widens at most once per period.
+- Where the service does not say how long to wait, the pause is one period. It doubles with each further 429 in a row,
+  up to a minute, or one period if that is longer.
+- A success ends the row. One call of the burst after a pause may be rejected before the others are answered. So a
+  success of the same burst as the newest 429 ends the row too.
+- A 429 for a call that the log shows within the limit means that the service counts differently: by jitter, or by a
+  window of its own. Then the margin doubles, up to a quarter of the period, and goes back over an hour without
+  a 429. It stays as it is where a wider margin would not have held the call back: then other clients used the quota.
 
 Pure, as the log is: times are integer microseconds, and every function returns a new value.
 """
@@ -29,10 +29,10 @@ LONGEST_UNASKED_US = 60 * SECOND
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rejections:
-    """``at``: the slot of the newest refused call that told something (0: none ever).
+    """``at``: the slot of the newest rejected call that was not ignored (0: never).
 
-    ``row``: how many refusals without a told wait came in a row, since the last success. ``margin_us``: the margin
-    learned, as it was then; ``widened_at``: when it last doubled.
+    ``row``: how many 429s that named no wait came in a row since the last success. ``margin_us``: the learned margin
+    when it last doubled, at ``widened_at``.
     """
 
     at: int = 0
@@ -46,11 +46,11 @@ class Rejections:
         return self.margin_us * left // EASES_US if left > 0 else 0
 
     def add(self, sent_at: int, now: int) -> Rejections:
-        """Count a refusal, heard now, of a call let go at ``sent_at``."""
+        """Count a 429, received now, for a call that started at ``sent_at``."""
         return Rejections(sent_at, self.row, self.margin(now), self.widened_at)
 
     def widen_margin(self, margin_us: int, sent_at: int, period_us: int, now: int) -> Rejections:
-        """Double the margin in use, for a call that came too soon with it; not twice within a period."""
+        """Double the margin in use, after a 429 for a call that kept it; not twice within a period."""
         most = period_us // MARGIN_PART
         if margin_us >= most or sent_at < self.widened_at + period_us:
             return self
@@ -65,10 +65,10 @@ class Rejections:
         return replace(self, row=row)
 
     def ended(self, sent_at: int, period_us: int) -> Rejections:
-        """End the row, for a success of a call let go at ``sent_at``; one from before the row changes nothing.
+        """End the row, for a success of a call that started at ``sent_at``; a call from before the row changes nothing.
 
-        Before the newest refused call lies a pause of a period or more, in which no call was let go. So what was let
-        go at most half a period before that call came after the pause, as that call did.
+        A pause of a period or more, in which no call started, comes before the newest rejected call. So a call that
+        started at most half a period before that one started after the pause too.
         """
         return self if not self.row or sent_at < self.at - period_us // 2 else replace(self, row=0)
 

@@ -1,8 +1,8 @@
-"""Limits that a service tells: rates lower than those of the users, kept beside them for a while.
+"""Rates that a service reported in its headers, lower than the user's own, kept beside those for a while.
 
-- A told rate is kept for its period from when it was last heard, at most for as long as a service may hold a limit. It
-  may be an eighth less: only an answer that comes later than that is news, so that hardly any answer costs a write.
-- Of a window the newest word counts. One that is no lower than the window ends what was told before.
+- A reported rate is kept for its period after the last response that reported it, at most for the longest hold. This
+  end may be up to an eighth early: a response within that time writes nothing, so hardly any response costs a write.
+- Only the newest report about a window counts. A report of a rate not below the window ends the earlier one.
 
 Pure.
 """
@@ -29,7 +29,7 @@ class ToldRates:
         return max((rate.period_us for _, rate, _ in self.rates), default=0)
 
     def heard(self, window: Rate, lower: Rate | None, now: int, most_us: int) -> ToldRates:
-        """Return what is told after a word about a window: a lower rate, or None where it is no lower.
+        """Return the reported rates after a report about a window: a lower rate, or None where it is not lower.
 
         ``most_us``: how long it is kept at most.
         """
@@ -45,7 +45,7 @@ class ToldRates:
         return ToldRates(tuple(sorted(others + news)))
 
     def kept(self, quota: Quota, now: int) -> Quota:
-        """Return what is to be kept now: the quota, and the rates that were told lately."""
+        """Return what is to be kept now: the quota, and the rates that were reported lately."""
         told = [rate for _, rate, until in self.rates if until > now and rate.unit in quota.units]
         return replace(quota, rates=tuple(sorted({*quota.rates, *told}))) if told else quota
 
