@@ -11,8 +11,8 @@ The built-in ones report ``input_tokens``, ``output_tokens`` and their sum ``tok
 
 1. The estimate of the input is a quarter of its characters, or what ``tokenizer`` counts in its texts.
 2. The estimate of the output is the most that the request allows; ``default_output`` where it names no most.
-3. An answer that is no success, such as a 4xx or 5xx, costs no tokens.
-4. What a service does not tell is not guessed: None, and the call goes on costing its estimate.
+3. An answer that is not a success, such as a 4xx or 5xx, costs no tokens.
+4. Usage that a service does not report is not guessed: ``measure`` returns None, and the call costs its estimate.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Request(Protocol):
     content: bytes
 
     def json(self) -> Any:
-        """Return what the body holds; ValueError where it is no JSON."""
+        """Return what the body holds; raise ValueError if that is not JSON."""
 
 
 class Response(Protocol):
@@ -64,7 +64,7 @@ class Response(Protocol):
     content: bytes
 
     def json(self) -> Any:
-        """Return what the body holds; ValueError where it is no JSON."""
+        """Return what the body holds; raise ValueError if that is not JSON."""
 
 
 class Meter(Protocol):
@@ -90,7 +90,7 @@ class _Tokens:
         self.default_output, self.tokenizer = default_output, tokenizer
 
     def estimate(self, request: Request) -> dict[str, int]:
-        """Return the tokens of the request and the most that its answer may have; 0 where it is no request to a model.
+        """Return the tokens of the request and the most that its answer may have; 0 for other requests.
 
         Takes time in proportion to the body.
         """
@@ -100,7 +100,7 @@ class _Tokens:
         return _usage(self._input(asked), self._output(request.url.partition("?")[0], asked))
 
     def measure(self, response: Response) -> dict[str, int] | None:
-        """Return the tokens that the answer says it took; 0 where it is no success, None where it does not say."""
+        """Return the tokens that the answer reports; 0 if it is not a success, None if it reports none."""
         return _usage(0, 0) if response.status_code >= FIRST_REFERRAL else self._used(_object(response).get("usage"))
 
     def _input(self, asked: dict[str, Any]) -> int:
@@ -132,7 +132,7 @@ class OpenAI(_Tokens):
     """
 
     def measure_event(self, data: dict[str, Any]) -> dict[str, int] | None:
-        """Return the tokens that an event of a stream tells; None for events that tell none."""
+        """Return the tokens that an event of a stream reports; None for events that report none."""
         for holder in (data, data.get("response"), data.get("x_groq")):
             if isinstance(holder, dict) and (used := self._used(holder.get("usage"))):
                 return used
@@ -219,7 +219,7 @@ def _first(usage: dict[str, Any], *keys: str) -> int | None:
 
 
 def _read(values: list[Any]) -> Iterator[str | int]:
-    """Yield the texts in values, however deep, and a number of tokens for what is no text."""
+    """Yield the texts in values, however deep, and a number of tokens for an image or a file."""
     left = values
     while left:
         value = left.pop()

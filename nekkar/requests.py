@@ -281,6 +281,6 @@ def _check(adapter: object, http_adapter_args: dict[str, Any]) -> None:
 
 def _found(held: ReferenceType[HTTPAdapter], *args: Any, **kwargs: Any) -> HTTPConnectionPool:
     adapter = held()
-    assert adapter is not None, "whoever calls holds it"
+    assert adapter is not None, "the caller holds the adapter"
     find: Any = type(adapter).get_connection_with_tls_context
     return ask_first(find(adapter, *args, **kwargs))

@@ -1,4 +1,4 @@
-"""What a limit tells its users: the admission of a call, and how the limit stands. Times are in seconds."""
+"""What users get from a limit: the admission of a call, and the limit's status. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Admission:
         return as_mapping(self.cost if known is None else known)
 
     def settle(self, **units: int) -> None:
-        """Tell what the call really used, in place of what it reserved: ``settle(tokens=612)``.
+        """Replace what the call reserved by what it really used: ``settle(tokens=612)``.
 
         What was reserved and not used goes back to all who share the limit; what was used beyond it counts against
         later calls. A unit that is not named stays as it was reserved; ``calls`` may be settled too. After a loss, or
@@ -84,7 +84,7 @@ class Admission:
         self._own_booking().settle(self, units)
 
     async def settle_async(self, **units: int) -> None:
-        """Tell what the call really used, from a task; see ``settle``."""
+        """Settle from a task; see ``settle``."""
         await self._own_booking().settle_async(self, units)
 
     def release(self) -> None:
@@ -154,7 +154,7 @@ def _copied_parts(parts: tuple[Admission, ...]) -> JointAdmission:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One window of a limit: ``limit`` calls per ``period`` seconds, of which so many are ``used``, ``remaining``.
+    """One window of a limit: ``limit`` calls per ``period`` seconds, with the hits ``used`` and ``remaining``.
 
     ``unit``: what it counts, ``"calls"`` or another unit. Hits booked for later count as used. ``used`` may exceed
     ``limit`` where others share it with a larger one.

@@ -46,7 +46,7 @@ class ReadClock(Protocol):
 
 
 class Unset(threading.Event):
-    """An event that nobody sets: to wait for it is to sleep, which takes half the work."""
+    """An event that is never set: a wait for it is a sleep, at half of the cost."""
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep; return False."""
@@ -81,7 +81,7 @@ class SystemClock:
 
 
 def nap(seconds: float, wake: anyio.Event) -> Awaitable[None]:
-    """Let this task wait until ``wake`` is set, so long at most."""
+    """Let this task wait until ``wake`` is set, at most for a number of seconds."""
     within: Callable[[float], Awaitable[None]] | None = getattr(wake, "within", None)  # asyncio's own: loop_asyncio.py
     return within(seconds) if within else _nap(seconds, wake)
 

@@ -191,7 +191,7 @@ class Limit:
         return self._core.status(*await self._run_async(self._core.ledger.peek()))
 
     def hold(self, seconds: float) -> None:
-        """Let no call of this limit start for so long from now, in any process; a longer hold stays, 0 changes nothing.
+        """Let no call of this limit start for ``seconds``, in any process; a longer hold stays, 0 does nothing.
 
         Calls due within the horizon (100 ms) start all the same. Blocks for a swap; raises CacheError.
         """
@@ -220,7 +220,7 @@ class Limit:
         await self._run_async(self._core.reset())
 
     def _hear(self, feedback: Feedback) -> None:
-        """Let all who share the limit know what its service said; blocks for a swap where that is news.
+        """Share what the limit's service said with all processes; blocks for a swap where it is new.
 
         Raises nothing where the cache does not answer: that is logged, once.
         """
@@ -228,7 +228,7 @@ class Limit:
             self._run(self._hearing(feedback))
 
     async def _hear_async(self, feedback: Feedback) -> None:
-        """Hear, from a task; see ``_hear``. A cancellation does not end the wait."""
+        """Share it from a task; see ``_hear``. A cancellation does not end the wait."""
         if self._core.is_news(feedback):
             await self._run_async(self._hearing(feedback), shielded=True)
 

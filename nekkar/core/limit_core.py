@@ -1,4 +1,4 @@
-"""What all limits of one name share in one process: the ledger, and a line for its threads and for each event loop."""
+"""What limits of one name share in one process: the ledger, and a line for its threads and for each event loop."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LimitCore:
         return not self.waiting and (known is None or known.matters_until <= now)
 
     def thread_line(self, headroom: int = 0) -> WaitQueue:
-        """Return the line of this process's threads, for calls that leave so much free."""
+        """Return the line of this process's threads, for calls with this headroom."""
         self._follow_fork()
         if not headroom:
             return self._threads_line
@@ -69,7 +69,7 @@ class LimitCore:
         return self._new_line(Signal, wake_threads, headroom=headroom)
 
     def loop_line(self, loop: Loop, headroom: int = 0) -> WaitQueue:
-        """Return the line of an event loop, for calls that leave so much free."""
+        """Return the line of an event loop, for calls with this headroom."""
         self._follow_fork()
         lines = loop.own.get(self)
         if lines is None:
@@ -140,7 +140,7 @@ class LimitCore:
     # Steps that change the limit for all who share it. Each raises CacheError where the cache does not answer.
 
     def hold(self, us: int) -> CacheSteps[None]:
-        """Let no slot be given for so long from now; a longer hold stays."""
+        """Let no slot be given for a time from now; a longer hold stays."""
         yield from self._edit(self.ledger.edit(lambda state, now: with_hold(state, now + us)))
 
     def release(self) -> CacheSteps[None]:
@@ -152,7 +152,7 @@ class LimitCore:
         yield from self._edit(self.ledger.reset())
 
     def hear(self, feedback: Feedback) -> CacheSteps[None]:
-        """Put into the state what a service said; while the cache is away, this process alone keeps to it."""
+        """Write what a service said into the state; while the cache is away, only this process follows it."""
 
         def heard(state: LimitState, now: int) -> LimitState:
             return apply_feedback(state, self.accounts.quota, self._heard(feedback), now)

@@ -167,7 +167,7 @@ class Nekkar:
         return self._outages[server]
 
     def _forget_idle(self, now: int) -> None:
-        """Let go of some limits that nobody waits for and that remember nothing that matters, if it is time to.
+        """Drop some idle limits, if it is time to: no call waits for them, and nothing that they remember matters.
 
         Each call of a limit comes here, so what it does takes little time however many limits there are.
         """

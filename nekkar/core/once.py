@@ -1,4 +1,4 @@
-"""Warnings that are worth a line in the log once, however often what they tell of happens."""
+"""Warnings that are logged once, however often their cause happens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ log = logging.getLogger("nekkar")
 
 
 class Once:
-    """What one ``Nekkar`` has said already, by kind. Thread-safe but for a rare second line."""
+    """The kinds of warnings that one ``Nekkar`` has logged. Thread-safe, except that a line may rarely appear twice."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()

@@ -119,7 +119,7 @@ def quota(
 ) -> Quota:
     """Read a limit as users write it; durations in seconds.
 
-    Raises ConfigurationError, with the text and what was expected, for whatever is no quota.
+    Raises ConfigurationError, with the text and what was expected, for an invalid quota.
     """
     try:
         hash((rate_limit, period, spacing, margin))
@@ -160,12 +160,12 @@ def micros(value: Any, what: str, least_us: int = 0, most_us: int = MAX_PERIOD) 
 
 
 def patience(max_wait: Any, name: str) -> float:
-    """Return the seconds that a call of limit ``name`` waits at most; ConfigurationError for what are none."""
+    """Return the seconds that a call of limit ``name`` waits at most; raise ConfigurationError for others."""
     return micros(max_wait, f"limit {shown(name)}: max_wait") / SECOND
 
 
 def leaving(quota: Quota, headroom: int) -> Quota:
-    """Return what calls may use that leave this headroom, in parts of ``WHOLE``: as many whole hits of each window."""
+    """Return the quota that calls with this headroom (in parts of ``WHOLE``) may use: whole hits of each window."""
     return _leaving(quota, headroom) if headroom else quota
 
 

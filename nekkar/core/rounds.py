@@ -1,4 +1,4 @@
-"""Which of many keys to look at again, so that what is dead goes soon, at a little work for each call."""
+"""Which of many keys to check again, so that dead ones are dropped soon, with little work for each call."""
 
 from __future__ import annotations
 

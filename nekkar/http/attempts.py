@@ -1,4 +1,4 @@
-"""The attempts of one request of requests', as the pools of urllib3 and the adapter tell of them."""
+"""The attempts of one request of the library requests, as reported by the adapter and by urllib3's pools."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nekkar.http.urllib3_taps import body_of
 
 @dataclass(slots=True, eq=False)
 class AdmittedAttempts:
-    """Each attempt is admitted once and heard once; no permit: all are unlimited."""
+    """Each attempt is admitted once, and its answer read once. Without a permit all are unlimited."""
 
     permit: Permit | None
     is_ahead: bool = False
     is_heard: bool = False
 
     def ask(self) -> None:
-        """Admit an attempt that starts now, if that was not done ahead of it."""
+        """Admit an attempt that starts now, unless it was admitted ahead."""
         if self.is_ahead:
             self.is_ahead = False
         elif self.permit:
@@ -28,7 +28,7 @@ class AdmittedAttempts:
             self.is_heard = False
 
     def confirm(self) -> float:
-        """Admit the attempt anew where its slot went stale; return the seconds waited."""
+        """Admit the attempt again if its slot went stale; return the seconds waited."""
         return self.permit.acquire() if self.permit else 0.0
 
     def admit_ahead(self) -> None:
@@ -37,7 +37,7 @@ class AdmittedAttempts:
         self.is_ahead = True
 
     def hear(self, status: int, headers: Headers, raw: Any) -> None:
-        """Hear what came back of an attempt: in its pool, or else of the adapter that sent it.
+        """Read the answer to an attempt: in its pool, or else from the adapter that sent it.
 
         ``raw``: the response of urllib3, or the bytes of a body that was read already.
         """

@@ -1,7 +1,7 @@
 """Bodies as meters and ``refused=`` see them: requests and responses of any client, decoded, and events of a stream.
 
-- A body is decoded aside, as its pieces pass: gzip, deflate, or none. What else it may be encoded in can't be read.
-- Nothing is kept or made of a body past ``most`` bytes, encoded or decoded: a few bytes may stand for gigabytes.
+- A body is decoded separately, as its pieces pass: gzip, deflate, or plain. Other encodings can't be read.
+- Nothing of a body past ``most`` bytes, encoded or decoded, is kept: a few bytes may decode to gigabytes.
 - An event stream is read event by event, as the pieces come, whatever ends its lines (WHATWG, server-sent events).
 """
 
@@ -28,7 +28,7 @@ class _Json:
     content: bytes
 
     def json(self) -> Any:
-        """Return what the body holds; ValueError where it is no JSON, or nested too deep."""
+        """Return what the body holds; raise ValueError if it is not JSON, or nested too deep."""
         try:
             return json.loads(self.content)
         except RecursionError:

@@ -1,10 +1,11 @@
-"""Whose is what a service tells: of a limit's window, of one limit of several, or of a bucket that no limit counts.
+"""Which limit and window a reported quota belongs to, or whether it is about a bucket that no limit counts.
 
-- What is told belongs to the window of the told unit and period, else to the one with the told count, see
-  ``window_of``. Where a window has both, what has its period alone is of another bucket.
-- Of several limits, the one with such a window hears it: by its count, else by the resource, which has words in common
-  with its name, else by its unit; else the first.
-- What counts a unit that the limit does not count is left out without a word. What fits no window is of another bucket.
+- A quota belongs to the window with the reported unit and period, else to the one with the reported count, see
+  ``window_of``. If one window has both, a quota that shares only the period of a window is about another bucket.
+- Of several limits, the one with such a window gets the quota: by its count, else by the resource, which has words in
+  common with its name, else by its unit; else the first limit.
+- A quota of a unit that the limit does not count is dropped silently. A quota that fits no window is about another
+  bucket.
 
 Pure.
 """
@@ -27,9 +28,9 @@ _WORD = re.compile(r"[a-z0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What an answer tells one limit: of its windows, of another bucket, and in units that it does not count.
+    """The quotas of an answer, for one limit: of its windows, of other buckets, and in units that it does not count.
 
-    ``faults``: what of it can't be meant.
+    ``faults``: invalid values.
     """
 
     budgets: tuple[ReportedQuota, ...] = ()
@@ -43,7 +44,7 @@ class Heard:
 
 
 def heard(reading: Reading, quota: Quota) -> Heard:
-    """Return what an answer tells to one limit."""
+    """Return the quotas of an answer, sorted for one limit."""
     counted = [told for told in reading.budgets if unit_of(told, quota) in quota.units]
     windows = {told: window_of(told, quota) for told in counted}
     exact = {window for told, window in windows.items() if window and _is_exact(told, quota)}
@@ -54,7 +55,7 @@ def heard(reading: Reading, quota: Quota) -> Heard:
 
 
 def shared_out(reading: Reading, limits: Limits) -> tuple[Heard, ...]:
-    """Return what an answer tells to each of several limits, in their order."""
+    """Return the quotas of an answer for each of several limits, in their order."""
     if len(limits) == 1:
         return (heard(reading, limits[0][1]),)
     shares: list[list[ReportedQuota]] = [[] for _ in limits]
@@ -67,7 +68,7 @@ def shared_out(reading: Reading, limits: Limits) -> tuple[Heard, ...]:
 
 
 def limit_of(told: ReportedQuota, limits: Limits) -> int:
-    """Return the number of the limit, of several, that hears what a service tells."""
+    """Return the number of the limit, of several, that gets a quota."""
     for fits in (_is_exact, _has_count):
         if found := [number for number, (_, quota) in enumerate(limits) if fits(told, quota)]:
             named = _named(told.resource, [limits[number][0] for number in found], found)
@@ -79,10 +80,11 @@ def limit_of(told: ReportedQuota, limits: Limits) -> int:
 
 
 def refusing(reading: Reading, limits: Limits, named: Sequence[int]) -> int:
-    """Return the number of the limit, of several, that a refusal is of.
+    """Return the number of the limit, of several, that a refusal belongs to.
 
-    It is the one of whose bucket nothing remains, of several such the one whose reset is last; else, of those ``named``
-    by their numbers, for which the answer's status is a refusal, the one that its resource names; else the first.
+    That is the limit whose bucket is empty (of several empty ones, the one with the last reset). Else it is one of
+    ``named``, the numbers of the limits for which the status is a refusal: the one that the answer's resource names,
+    else the first.
     """
     empty = [told for told in reading.budgets if told.remaining == 0]
     if empty:

@@ -1,4 +1,4 @@
-"""What the headers of an answer tell, in the dialect that a limit listens to (``nekkar.rules.dialects``).
+"""Reads the quotas in an answer's headers, in the dialect of a limit (``nekkar.rules.dialects``).
 
 The headers of a dialect are looked up by their names; ``None`` stands for the RateLimit headers of ``headers = true``.
 Pure, and raises for no text whatever.
@@ -92,7 +92,7 @@ def _reset_on_clock(told: Told, now_us: int, date: str | None) -> None:
 
 
 def _read_pace(reader: Reader, told: Told, kind: ReportedQuota) -> None:
-    """Read a limit of calls per second, such as ``0.0167``: one call in so long. It is known to half its last digit."""
+    """Read a limit of calls per second, such as ``0.0167``, as one call per 1/0.0167 s, exact to half a digit."""
     text = told.texts.get("limit", "").strip()
     whole, _, fraction = text.partition(".")
     digits = f"{whole}{fraction}"

@@ -1,16 +1,16 @@
-"""Hearing: from what a service answers to a call, to what the call's limit is told. One place for all HTTP clients.
+"""From the response to a call to the feedback for the call's limit. One place for all HTTP clients.
 
-- 429 is a refusal: the fleet pauses for as long as ``Retry-After`` says, or as the log has it where that says
-  nothing. 503 pauses it only where it has a ``Retry-After``. Any other answer costs a comparison.
-- After refusals that did not say how long to wait, the first success is told to the fleet, see ``rejections``. A status
-  below 400 is one, and 404; some services refuse with 400, 403, 418 or 420.
+- 429 is a refusal: the fleet pauses for as long as ``Retry-After`` says, or by the rules of ``window/rejections.py``
+  without one. 503 pauses the fleet only with a ``Retry-After``. Any other answer costs one comparison.
+- After refusals that did not say how long to wait, the first success is shared with the fleet, see ``rejections``. A
+  success is a status below 400, or 404; some services refuse with 400, 403, 418 or 420.
 - ``retry-after-ms``, of OpenAI and Azure, comes before ``Retry-After``.
-- Another status that the limit's ``refused`` names is a refusal where the answer says how long: by such a header, or
-  since nothing remains until a reset. Below 500 it teaches what a 429 does; from 500 on it pauses as a 503 does.
-- A limit with ``headers`` on also hears how much remains of its windows, see ``ratelimit_headers`` and ``dialects``; a
-  refusal that says nothing of a wait then pauses until the reset that it tells, of whatever bucket.
-- A limit that is told with its period, and is lower than a window, is kept for a period.
-- Nonsense and other buckets are ignored, and what is over ``max_hold`` capped; each kind is logged once.
+- A status in the limit's ``refused`` is a refusal if the answer says how long: by such a header, or because nothing
+  remains until a reset. Below 500 it counts as a 429; from 500 on it pauses as a 503 does.
+- For a limit with ``headers``, the answer's quotas are read too, see ``ratelimit_headers`` and ``dialects``. A refusal
+  without a wait then pauses until the reset that it reports, of whatever bucket.
+- A reported limit that has a period and is lower than a window is kept for a period.
+- Invalid values and other buckets are ignored; pauses over ``max_hold`` are capped. Each kind is logged once.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Passage:
     headroom: float | None = None
 
     def hear(self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None) -> None:
-        """Let the fleet know what an answer says of the limit; blocks for a swap where that is news.
+        """Share what an answer says of the limit with the fleet; blocks for a swap where it is new.
 
         ``pause_us``: the answer is a refusal that pauses for so long, whatever its status and headers say.
         """
@@ -76,7 +76,7 @@ class Passage:
         told: Heard | None = None,
         may_refuse: bool = True,
     ) -> Feedback | None:
-        """Return what the limit is to hear of an answer; None for nothing.
+        """Return the feedback of an answer for the limit; None for none.
 
         ``told``: its share of what the headers say, where the request is under several limits. ``may_refuse``: a
         refusal is this limit's.

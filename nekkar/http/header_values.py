@@ -5,8 +5,8 @@
 - ``39/40`` is what is used, or remains, of a limit. Of ``total=100; remaining=99; resets=41`` the value with the right
   name counts, else the first.
 - A period is a duration (``1m30s``), a number of seconds or the name of a unit.
-- A reset is what ``Retry-After`` may be: a number of seconds, a duration, a point in time. It is known as closely as
-  its last digit tells, to a second or a ms; a point in time to a second.
+- A reset is what ``Retry-After`` may be: a number of seconds, a duration, a point in time. It is exact to its
+  last digit, a second or a ms; a point in time to a second.
 
 Pure, and raises for no text whatever: texts are bounded, and no pattern takes exponential time over one.
 """
@@ -71,7 +71,7 @@ def bounded(text: str) -> str:
 
 
 def items(text: str) -> Items:
-    """Return the members of a structured list, with their parameters; nothing where it is none."""
+    """Return the members of a structured list, with their parameters; none for any other text."""
     found: Items = []
     if _is_plain(text):
         return [(text, {})]

@@ -1,11 +1,11 @@
-"""Inspection: what of a limit's requests and answers is read beyond status and headers, and what is made of it.
+"""Inspection: what is read of a limit's requests and answers beyond status and headers, and how it is used.
 
-- ``refused=`` is asked of every answer. Up to 64 kB of a body are read before it is asked, never of a stream.
-- A meter's estimate joins the cost of the call: the call's own cost comes before its rule's, that before the meter's.
-- What a meter measures settles the call's admission, once the body has ended or was closed. What it does not measure,
-  or can't read, goes on costing its estimate.
-- Of several limits with different meters, each is settled by its own; one without, by the first.
-- Neither ever fails a call of the user's. What they raise or return amiss is logged, once for each kind.
+- ``refused=`` is called with every answer. Up to 64 kB of a body are read before that, never of a stream.
+- A meter's estimate completes the cost of the call. The call's own cost comes first, then its rule's, then the meter's.
+- What a meter measures settles the call's admission, once the body has ended or was closed. What it can't read or
+  measure keeps costing its estimate.
+- Of several limits with different meters, each is settled by its own meter; one without a meter, by the first.
+- Neither ever fails a call of the user's. An exception or an invalid value is logged, once for each kind.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Inspection:
     parts: tuple[Inspection | None, ...] = ()
 
     def cost(self, known: Mapping[str, int], request: RequestView) -> dict[str, int]:
-        """Return what is known of a call's cost with what its meters estimate; 0 of a unit that none of them names.
+        """Return the known cost of a call, completed by its meters' estimates, and by 0 for units that no meter names.
 
         Of several meters that name a unit, the largest estimate counts: a call has one cost for all its limits.
         """
@@ -66,7 +66,7 @@ class Inspection:
         return self.refused is not None and answer.status >= 200 and not (answer.is_stream or is_long)
 
     def pause(self, answer: Answer, body: bytes | None) -> int | None:
-        """Return the µs of the pause that ``refused`` tells; None where the usual rules hold.
+        """Return the pause that ``refused`` asks for, in µs; None where the usual rules apply.
 
         ``body``: as it came; None where it is too long, or was not read.
         """
@@ -112,7 +112,7 @@ class Inspection:
         return tuple(dict.fromkeys(unit for quota in self.limit._quotas() for unit in quota.units))
 
     def _counted(self, told: Any) -> dict[str, int] | None:
-        """Return what a meter tells of the units that the limit counts, each at most a whole window; None for None."""
+        """Return a meter's hits in the units that the limit counts, each at most a whole window; None for None."""
         if told is None:
             return None
         if not isinstance(told, Mapping) or not all(map(_is_count, told.values())):
@@ -130,7 +130,7 @@ class Inspection:
 
 
 class Measuring:
-    """One answer, as its body passes: fed with each piece, its measurements tell at the end what the call did cost."""
+    """One answer whose body passes: its measurements get each piece, and settle at the end what the call did cost."""
 
     def __init__(self, measurements: Sequence[Measurement]) -> None:
         self._measurements = measurements
@@ -152,7 +152,7 @@ class Measuring:
 
 
 class Measurement:
-    """What one meter makes of an answer, for the admission under its limits."""
+    """The measurement of an answer by one meter, for the admission under its limits."""
 
     def __init__(self, inspection: Inspection, meter: Meter, admission: Admission, answer: Answer) -> None:
         self._inspection, self._meter, self._admission, self._answer = inspection, meter, admission, answer
@@ -201,7 +201,7 @@ class Measurement:
                 self._unsettled(error)
 
     def _measured(self) -> dict[str, int] | None:
-        """Return what the call did cost, the first time; None where that is not known."""
+        """Return what the call did cost, the first time this is called; None if it is not known."""
         if self._is_over:
             return None
         self._is_over = True
@@ -212,7 +212,7 @@ class Measurement:
             return None
 
     def _asked(self) -> Any:
-        """Return what the meter tells. Of an error it is asked without a body too."""
+        """Return what the meter measured. It is asked about an error even if the body can't be read."""
         if self._events and self._decoder:
             self._hear(self._events, b"\n\n")  # some services leave out the end of the last event
         if self._decoder and not self._events:
@@ -246,7 +246,7 @@ class Measurement:
         self._inspection._say("unreadable", what, self._answer.encoding)
 
     def _unsettled(self, error: Exception) -> None:
-        if isinstance(error, CacheError):  # the other one: the user has settled it by hand
+        if isinstance(error, CacheError):  # a ConfigurationError means that the user has settled it by hand
             self._inspection._say("unsettled", "a call is not settled, and costs its estimate: %s", error)
 
 

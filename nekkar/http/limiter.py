@@ -29,10 +29,10 @@ _OPTIONS = ("cost", "max_wait", "headroom")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What one call asks for: its ``cost``, ``max_wait`` and ``headroom``; None for nothing of its own.
+    """The options of one call: its ``cost``, ``max_wait`` and ``headroom``. None: not given.
 
     ``cost``: a number of calls, or hits by unit. ``max_wait``: the seconds that it waits at most. ``headroom``: the
-    part of each window that it leaves free. Raises ConfigurationError for any other value.
+    part of each window that it leaves free. Raises ConfigurationError for invalid values.
     """
 
     cost: int | Mapping[str, int] | None = None

@@ -1,9 +1,8 @@
 """Several limits of one request, as one, and the way of its answer back to them.
 
-What a service tells belongs to the limit that its header names: by its count, its resource or its unit, else to the
-first of the rule (``buckets``). So does a refusal: the limit of which nothing remains pauses, else the first whose
-``refused`` names the status, else the first. The other limits hear what else is told of them. Each limit reads its own
-dialect.
+A reported quota goes to the limit that its header names: by count, resource or unit, else to the first of the rule
+(``buckets``). A refusal pauses the limit whose bucket is empty, else the first whose ``refused`` names the status, else
+the first. The other limits get the other quotas. Each limit reads its own dialect.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Passages:
     headroom: float | None = None
 
     def hear(self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None) -> None:
-        """Let the fleet know what an answer says of the limits; blocks for a swap of each for which that is news."""
+        """Share what an answer says of the limits with the fleet; blocks for a swap of each limit if new."""
         for limit, word in self._words(admission, status, headers, pause_us):
             limit._hear(word)
 
@@ -66,7 +65,7 @@ class Passages:
                 yield passage.limit, heard
 
     def _shares(self, headers: Headers, named: Sequence[int]) -> tuple[int, Sequence[Heard]]:
-        """Return the number of the limit that a refusal is of, and what each limit is told, in its dialect.
+        """Return the number of the limit that a refusal belongs to, and the quotas of each limit, read in its dialect.
 
         ``named``: the numbers of the limits whose ``refused`` names the status.
         """

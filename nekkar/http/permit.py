@@ -25,7 +25,7 @@ from nekkar.http.passages import Passages
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """The errors of one library, each called with what nekkar's own tells and with ``request``."""
+    """The errors of one library, each made with the arguments of nekkar's own error and with ``request``."""
 
     wait_too_long: Callable[..., Exception]
     cache_error: Callable[..., Exception]
@@ -42,7 +42,7 @@ class Body(Protocol):
         """Have the body measured as it passes."""
 
     def read_ahead(self) -> bytes | None:
-        """Return the body as it came, None where it is over 64 kB; whoever reads it later gets it as it came."""
+        """Return the body as it came, None where it is over 64 kB; later readers get it unchanged."""
 
 
 class AsyncBody(Protocol):
@@ -117,7 +117,7 @@ class Permit:
             raise self._refused(error) from error
 
     def hear(self, status: int, headers: Headers, body: Body | None = None) -> None:
-        """Let the fleet know what an answer to the newest attempt says; blocks for a swap where that is news.
+        """Share what the answer to the newest attempt says with the fleet; blocks for a swap where it is new.
 
         ``body``: given where the limit has an inspection. Up to 64 kB of it may be read, which blocks.
         """
@@ -134,7 +134,7 @@ class Permit:
             measuring.settle()
 
     async def hear_async(self, status: int, headers: Headers, body: AsyncBody | None = None) -> None:
-        """Let the fleet know, from a task; see ``hear``."""
+        """Share it from a task; see ``hear``."""
         if not self.admission:
             return
         if body is None:

@@ -10,11 +10,11 @@
   alone belongs the first of several limits; the others are policies, as the drafts have it.
 - A reset is taken for a window's end, but not in names with ``Requests``: the buckets of OpenAI and Anthropic fill bit
   by bit.
-- A limit that is told with its period counts for itself. Else it needs a word of what is left.
+- A limit with a period counts by itself. A limit without one counts only together with what is left.
 - What counts anything but requests (the ``qu`` of a policy) is left out. An item whose name none of the told policies
   has is of another bucket.
-- What can't be meant is left out, and told as a fault: not a number, a limit of 0, more left than the limit, a reset
-  over a minute past.
+- An invalid value is left out, and reported as a fault: not a number, a limit of 0, more left than the limit, a reset
+  over a minute ago.
 
 The forms of the values are in ``header_values``, and other services' names for them in ``dialects``.
 Pure, and raises for no text whatever.
@@ -61,7 +61,7 @@ BIT_BY_BIT = ReportedQuota(None)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the headers of an answer tell, what of it is said to be of another bucket, and what can't be meant."""
+    """The quotas in an answer's headers, those that name another bucket, and the invalid ones."""
 
     budgets: tuple[ReportedQuota, ...]
     others: tuple[ReportedQuota, ...]
@@ -88,7 +88,7 @@ class Told:
 
 
 def read(headers: Mapping[str, str], now_us: int, date: str | None = None) -> Reading:
-    """Return what the headers (names in lower case) of an answer tell; ``date``: its ``Date``."""
+    """Return the quotas in the headers (names in lower case) of an answer; ``date``: its ``Date``."""
     texts = {name: bounded(text) for name, text in headers.items()}
     reader = Reader(now_us, date, items(texts.get("ratelimit-policy", "")))
     families: defaultdict[tuple[str, str], Told] = defaultdict(lambda: Told({}, {}))
@@ -106,7 +106,7 @@ def read(headers: Mapping[str, str], now_us: int, date: str | None = None) -> Re
 
 
 class Reader:
-    """Collects what the headers of one answer tell."""
+    """Collects the quotas in the headers of one answer."""
 
     def __init__(self, now_us: int, date: str | None, policies: Items) -> None:
         self._now_us, self._date, self._policies = now_us, date, policies
@@ -170,7 +170,7 @@ class Reader:
         self, left: Count, limit: Count | None, reset: str | None, kind: ReportedQuota, is_other: bool = False,
         number_us: int = SECOND,
     ) -> None:  # fmt: skip
-        """Take in what remains of a window, or say what of it can't be meant."""
+        """Add what remains of a window, or the fault in it."""
         until = None if reset is None else reset_us(reset, self._now_us, self._date, number_us)
         if reset is not None and until is None:
             self.faults.append(f"a reset of {reset}")

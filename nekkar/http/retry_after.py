@@ -2,10 +2,10 @@
 
 - A number of seconds, whole or with a fraction; a duration such as ``1m30s``; or a point in time: an HTTP date in any
   of its three forms (RFC 9110, 10.2.3 and 5.6.7), an RFC 3339 date, or Unix time.
-- Nobody is asked to wait for 31 years: from 10^9 on a number is Unix time, in s, ms, µs or ns by its size. A number too
-  large for that is a wait of so many seconds, which the caller caps.
+- From 10^9 on a number is Unix time, in s, ms, µs or ns by its size: no service asks for a wait of 31 years. A number
+  too large for that is a wait in seconds, which the caller caps.
 - A point in time counts from the answer's own ``Date``, where it has one: the service's clock may differ from ours.
-- What can't be meant is no wait: not a number, negative, a time over a minute past. A time less past is a wait of 0.
+- An invalid value is ignored: not a number, negative, or a time over a minute ago. A more recent time is a wait of 0.
 
 Resets of RateLimit headers are read alike. Pure, and raises for no text whatever.
 """

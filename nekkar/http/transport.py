@@ -1,11 +1,12 @@
-"""The transports of httpx and httpx2: how a request is admitted and sent, its response heard, a client limited.
+"""The transports of httpx and httpx2: how a request is admitted and sent, its response read, a client limited.
 
 - This module names no class of either library: each face (``nekkar.httpx``, ``nekkar.httpx2``) inherits from here
   beside its library's own base, and brings the classes.
 - The options of a call are read, and its limit found, before anything is sent; so a bad option sends nothing.
-- A request is admitted by its method, its URL, its headers and its options; for a meter its body is read, where that
-  is no stream. While it is sent its ``trace`` extension is nekkar's (see ``wire``); nothing else of it changes.
-- Of the response the status and headers are heard; for a meter or ``refused=`` the body is read on its way (``taps``).
+- A request is admitted by its method, its URL, its headers and its options. Its body is read for a meter or for a limit
+  named by a field of it, unless it is a stream. While the request is sent, its ``trace`` extension is nekkar's (see
+  ``wire``); nothing else of it changes.
+- Of the response the status and headers are read; for a meter or ``refused=`` the body is read on its way (``taps``).
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class SyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
     _method = "handle_request"
 
     def handle_request(self, request: Request) -> Response:
-        """Wait for the request's limit, send it, and let the fleet know of a refusal; blocks."""
+        """Wait for the request's limit, send it, and share a refusal with the fleet; blocks."""
         permit = self._permit(request)
         if permit is None:
             return cast(Response, _noted(self._transport.handle_request(request), None))
@@ -131,7 +132,7 @@ class AsyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
     _method = "handle_async_request"
 
     async def handle_async_request(self, request: Request) -> Response:
-        """Wait for the request's limit, send it, and let the fleet know of a refusal."""
+        """Wait for the request's limit, send it, and share a refusal with the fleet."""
         permit = self._permit(request)
         if permit is None:
             return cast(Response, _noted(await self._transport.handle_async_request(request), None))

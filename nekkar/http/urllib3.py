@@ -8,7 +8,7 @@ steps: see ``Attempts``.
 - A pool that blocks hands out few, and waiting for one would make the slot stale: it takes the connection first.
 - It confirms once the connection is open, since a name server, a handshake or a proxy may have taken long. A server
   may have closed the connection in the wait for a new slot: then it is opened again.
-- urllib3 takes an OSError for a broken connection and tries again: what asking raises leaves as ``Refused``.
+- urllib3 takes an OSError for a broken connection and tries again. So an error of asking is raised as ``Refused``.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _make_request(held: ReferenceType[HTTPConnectionPool], *args: Any, **kwargs:
 
 def _pool(held: ReferenceType[HTTPConnectionPool]) -> HTTPConnectionPool:
     pool = held()
-    assert pool is not None, "whoever calls holds it"
+    assert pool is not None, "the caller holds the pool"
     return pool
 
 

@@ -45,7 +45,7 @@ def raised(where: str, what: str) -> None:
 
 
 def numbered(rules: object, report: Report) -> dict[int, Rule]:
-    """Return rules by number; report what is no list of them."""
+    """Return rules by number; report what is not a list of rules."""
     values = attempt(report, "rules", listed, rules, "[Rule(url, limit), ...]") or []
     for number, value in enumerate(values):
         if not isinstance(value, Rule):

@@ -18,7 +18,7 @@ _TABLE = "give a whole number of calls, or hits by unit such as {'tokens': 1200}
 
 
 def read_cost(cost: Any) -> int | dict[str, int]:
-    """Return a cost: an int from 1, or hits by unit, each from 0; ConfigurationError for what is neither."""
+    """Return a cost: an int from 1, or hits by unit, each from 0; raise ConfigurationError for others."""
     if not isinstance(cost, Mapping):
         return whole(cost, "cost")
     if not cost:
@@ -30,7 +30,7 @@ def read_cost(cost: Any) -> int | dict[str, int]:
 
 
 def read_headroom(headroom: Any) -> float:
-    """Return a headroom; ConfigurationError for what is none."""
+    """Return a headroom; raise ConfigurationError for others."""
     if isinstance(headroom, bool) or not isinstance(headroom, int | float) or not 0 <= headroom < 1:
         raise ConfigurationError(
             f"headroom {shown(headroom)} is not a part of a limit; give a number from 0 to below 1"
@@ -39,7 +39,7 @@ def read_headroom(headroom: Any) -> float:
 
 
 def faults_of_cost(cost: Cost, quotas: Mapping[str, Quota]) -> Iterable[str]:
-    """Yield what of a rule's cost its limits, by name, can't admit: a unit that none counts, more than a window has."""
+    """Yield the faults of a rule's cost under its limits: a unit that no limit counts, more than a window has."""
     units = dict.fromkeys(unit for quota in quotas.values() for unit in (CALLS, *quota.units))
     for unit, hits in ({CALLS: cost} if isinstance(cost, int) else cost).items():
         if unit not in units:

@@ -28,7 +28,7 @@ Report = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The headers, in lower case, that tell of one bucket; empty where the service does not tell.
+    """The names, in lower case, of the headers of one bucket; empty where the service has no such header.
 
     ``units``: what the bucket counts, the first of these that the limit counts. ``resource``: the header that names the
     bucket. ``is_window``: all that was used comes back at the reset, and not bit by bit before it. ``is_on_clock``: no
@@ -138,7 +138,7 @@ BUILT_IN: Mapping[str, Dialect] = {
 
 
 def read_dialects(given: object, report: Report) -> dict[str, Dialect]:
-    """Return all dialects by name, those given in the place of built-in ones; report each fault of them."""
+    """Return all dialects by name; a given one replaces a built-in one. Report each fault of those given."""
     known = dict(BUILT_IN)
     if given is not None and not isinstance(given, Mapping):
         report("dialects", f"{shown(given)} is not a mapping; give one such as {{'example': {_EXAMPLE}}}")

@@ -24,7 +24,7 @@ class Body:
         self._read: Any = None
 
     def field(self, path: str) -> str | None:
-        """Return a field as text, or None where there is none; ``path`` is dotted where it is inside another."""
+        """Return a field as text, or None if the body lacks it; ``path`` is dotted where it is inside another."""
         if self._content is not None:
             self._read, self._content = _json(self._content), None
         value = self._read

@@ -63,7 +63,7 @@ class File:
 
 
 class _UnreadError(Exception):
-    """A file that is no TOML, with its fault."""
+    """A file that can't be read as TOML, with its fault."""
 
     def __init__(self, line: int | None, message: str) -> None:
         super().__init__(message)
@@ -79,7 +79,7 @@ _LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*(?:{_KEY_PART}\.[ \t]*){{{LONGEST_K
 
 
 def load(path: str | os.PathLike[str]) -> File:
-    """Read a TOML file; ConfigurationError, with its name and the line, for whatever is none. Blocks."""
+    """Read a TOML file; raise ConfigurationError, with its name and the line, for any other file. Blocks."""
     name = _name(path)
     try:
         return _read(name)
@@ -90,8 +90,8 @@ def load(path: str | os.PathLike[str]) -> File:
 def faults(path: str | os.PathLike[str]) -> list[Fault]:
     """Return every fault of a rule file, by line; none where ``RuleTable.from_file`` would take it. Blocks.
 
-    Of a file that can't be read, or whose TOML is broken, that is the only fault. Raises ConfigurationError only
-    where ``path`` is no path.
+    If a file can't be read, or is not TOML, that is its only fault. Raises ConfigurationError only if ``path`` is not a
+    path.
     """
     try:
         file = _read(_name(path))

@@ -1,7 +1,7 @@
 """On which line of a rule file a rule or a limit begins; tomllib does not tell.
 
 The text is TOML already, so a scan for strings, comments and brackets is enough to part its statements: what
-looks like a table inside a string of several lines, or a comment, is none.
+looks like a table inside a string of several lines, or inside a comment, is not taken for one.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class Match:
     Durations are in seconds, as the table gives them; None (for ``spacing`` 0) is not given. ``headers``: whether what
     the service's answers say of its limits counts, or the name of their dialect. ``refused``: the statuses that are
     refusals beside 429 and 503. ``meter``: the meter of the limit, or its name. ``own_headroom``: the limit's own.
-    These four are no options of the limit itself. ``limit``: the name as the table's ``limits`` spells it. ``also``:
+    These four are not options of the limit itself. ``limit``: the name as the table's ``limits`` spells it. ``also``:
     the further limits of a rule that names several, in its order.
     """
 

@@ -16,7 +16,7 @@ LONGEST_WORD = 200
 
 @dataclass(frozen=True)
 class Known:
-    """Names that there are, and which of them is nearest to a misspelled one.
+    """Known names, and which of them is nearest to a misspelled one.
 
     Of many names only those that begin or end most like the word are compared, so each look-up takes about the same
     time, however many names there are.
@@ -31,7 +31,7 @@ class Known:
         return f"did you mean {near[0]!r}?" if near else ""
 
     def unknown(self, what: str, word: object, remedy: str) -> str:
-        """Say that there is no such thing of that name, with the nearest name, or else the remedy."""
+        """Say that nothing has that name, with the nearest name, or else the remedy."""
         near = self.nearest(str(word))
         return f"no {what} named {shown(word)}" + (f" ({near})" if near else f"; {remedy}")
 
@@ -59,5 +59,5 @@ def nearest(word: str, names: Collection[str]) -> str:
 
 
 def unknown(what: str, word: object, names: Collection[str], remedy: str) -> str:
-    """Say that there is no such thing of that name, with the nearest name, or else the remedy."""
+    """Say that nothing has that name, with the nearest name, or else the remedy."""
     return Known(names).unknown(what, word, remedy)

@@ -149,7 +149,7 @@ def read_request(method: str, url: str, queries: bool = True) -> Pattern:
 
 
 def read_pattern(url: object, methods: frozenset[str] | None = None) -> Pattern:
-    """Read a pattern; ConfigurationError, with the text and what was expected, for whatever is none."""
+    """Read a pattern; raise ConfigurationError, with the text and what was expected, for any other text."""
     try:
         return _read(url, methods)
     except ConfigurationError as error:

@@ -63,7 +63,7 @@ class Rule:
 
 
 def read_methods(methods: object) -> frozenset[str] | None:
-    """Return methods in upper case, None for any; ConfigurationError for what are none."""
+    """Return methods in upper case, None for any; raise ConfigurationError for others."""
     if methods is None:
         return None
     try:
@@ -79,9 +79,9 @@ def read_methods(methods: object) -> frozenset[str] | None:
 
 
 def check_request(method: str, url: str) -> None:
-    """Raise ConfigurationError for what a person wrote that is not a method and a URL, such as the two in turn.
+    """Raise ConfigurationError unless a person wrote a method and a URL; the two may be in the wrong order.
 
-    Rules take anything, and so would call it unlimited.
+    A rule table takes any text, and would call such a request unlimited.
     """
     if not _METHOD.fullmatch(method):
         what = "is a URL, not a method" if "://" in method or "." in method or "/" in method else "is not a method"
@@ -94,7 +94,7 @@ def check_request(method: str, url: str) -> None:
 
 
 def read_limit(limit: object) -> str | tuple[str, ...] | Literal[False]:
-    """Return a rule's limit, a list of names as a tuple; ConfigurationError for what is neither a name nor False."""
+    """Return a rule's limit, a list of names as a tuple; raise ConfigurationError for others."""
     if limit is False:
         return False
     if isinstance(limit, str | Mapping) or not isinstance(limit, Iterable):
@@ -113,7 +113,7 @@ def names_of(limit: Any) -> tuple[str, ...]:
 
 
 def listed(values: object, example: str) -> list[Any]:
-    """Return values as a list; ConfigurationError, with what would be one, for what are none."""
+    """Return values as a list; raise ConfigurationError, with ``example``, for others."""
     if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
         raise ConfigurationError(f"{shown(values)} is not a list; give one such as {example}")
     return list(values)

@@ -49,7 +49,7 @@ def rate_of(settings: Mapping[str, Any]) -> Quota | None:
 
 
 def read_refused(statuses: Any) -> tuple[int, ...]:
-    """Return the statuses that a limit takes for refusals; ConfigurationError for what are none."""
+    """Return the statuses that a limit takes for refusals; raise ConfigurationError for others."""
     bounds = f"give a list of statuses from {LEAST_REFUSED} to {MOST_REFUSED}, such as [403, 429]"
     if not isinstance(statuses, list | tuple | set | frozenset):
         raise ConfigurationError(f"refused {shown(statuses)} is not a list; {bounds}")
@@ -64,7 +64,7 @@ def read_refused(statuses: Any) -> tuple[int, ...]:
 
 
 def check_meter(meter: Any) -> None:
-    """Raise ConfigurationError for what is neither the name of a meter nor one."""
+    """Raise ConfigurationError unless ``meter`` is the name of a meter, or a meter."""
     if isinstance(meter, str):
         if meter not in METERS:
             raise ConfigurationError(f"meter: {unknown('meter', meter, METERS, _METER)}")
@@ -76,7 +76,7 @@ def check_meter(meter: Any) -> None:
 
 
 def _readers(settings: Mapping[str, Any], dialects: Mapping[str, Dialect]) -> Iterator[Callable[[], object]]:
-    """Yield what reads each setting, and raises where it can't."""
+    """Yield a reader of each setting, which raises if the setting is invalid."""
     yield lambda: quota(settings.get("rate", 1), settings.get("period"))
     rate = settings["rate"] if rate_of(settings) else 1  # 'even' goes by the windows of calls
     yield lambda: quota(rate, settings.get("period") if rate != 1 else None, settings.get("spacing", 0.0))

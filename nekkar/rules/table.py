@@ -82,7 +82,7 @@ class RuleTable:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a table from a TOML file; ConfigurationError, with the file's name, for whatever is none. Blocks."""
+        """Read a table from a TOML file; raise ConfigurationError, with the file's name, for a bad file. Blocks."""
         content = load(path).content
         try:
             return cls.from_dict(content)
@@ -120,7 +120,7 @@ class RuleTable:
     ) -> Match | None:
         """Return the request's limit with its settings, or None if it is unlimited.
 
-        Takes any URL, and time in proportion to its length; what is no URL falls under what can be read of it.
+        Takes any text as a URL, matching as much of it as can be read; takes time in proportion to its length.
         ``headers``: the request's, for limits that are named by one; names ignore case. ``body``: the request's, in
         bytes, for limits that are named by a field of it; it is read only if such a rule could match.
         """

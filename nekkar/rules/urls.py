@@ -128,7 +128,7 @@ def segments(path: str, read: Callable[[str], T]) -> tuple[T | str, ...]:
 
 
 def decoded(text: str) -> str:
-    """Percent-decode a segment; bytes that are no UTF-8 stay apart from each other."""
+    """Percent-decode a segment; different bytes that are not UTF-8 stay different."""
     return unquote(text, errors="surrogateescape") if "%" in text else text
 
 

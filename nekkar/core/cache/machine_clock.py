@@ -1,6 +1,6 @@
 """The clock of the processes of one machine that share a file: no step of the machine's wall clock moves it.
 
-The machine's ticks are the same in every process and never step, but they start anew with each boot. So the file keeps,
+The machine's ticks are the same in every process and never step, but restart with each boot. So the file keeps,
 for each boot, how far its time is ahead of the ticks. Rules:
 
 - The first process that opens the file in a boot reads the offset off the wall clock; it holds until the next boot.

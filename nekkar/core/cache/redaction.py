@@ -1,7 +1,7 @@
 """What of a cache's URL and address may be shown: only what can't be a secret.
 
 A user name, a password or a token can stand anywhere in a URL that is misspelt: before a missing "@", in the place
-of a port, in an option. So nothing is cut out of a URL. What is known to be harmless is put together anew:
+of a port, in an option. So nothing is cut out of a URL. A new text is made of the parts known to be harmless:
 
 - the scheme, where it is one of ours;
 - the hosts with their ports, the path of a file or socket, and the number of a database, where all of the URL but
@@ -113,7 +113,7 @@ def is_cache_url(text: str) -> bool:
 
 
 def port_of(value: Any, what: str) -> int:
-    """Return a port; ConfigurationError for what is none: a text in its place may be a password, and is not shown."""
+    """Return a port; raise ConfigurationError for others. A text is not shown, since it may be a password."""
     if not isinstance(value, SupportsIndex):
         raise ConfigurationError(f"{what} must be an int from 1 to 65535, got {kind_of(value)}")
     return whole(value, what, 65_535)

@@ -1,13 +1,13 @@
 """A connection whose every step ends by one instant: connecting, sending, and the whole of an answer.
 
-A socket's own timeout starts anew at each ``recv``, so a server that dribbles its answer byte by byte
+A socket's own timeout starts again at each ``recv``, so a server that dribbles its answer byte by byte
 holds its caller up for as long as it likes. Here each step gets only what is left. Rules:
 
 - Of several addresses (``localhost`` is often ``::1`` and ``127.0.0.1``) each is tried, within its share
   of the time left.
 - ``getaddrinfo`` has no timeout: a name is resolved in a thread, and waited for until the instant. A
   resolver that hangs keeps that thread until it gives up; a numeric address needs none.
-- What came while this process itself stood still (stopped, collecting garbage, starved) is no server's fault:
+- If this process itself stood still (stopped, collecting garbage, starved), the server is not to blame:
   past the instant an answer that is already here is read, and none is waited for.
 - An answer has a bound: a server, or what stands in for one, can't fill this process's memory.
 - Nagle's algorithm is off, and a command is one send: small writes never wait for each other.
@@ -82,7 +82,7 @@ class Stream:
         return False
 
     def shutdown(self, how: int) -> None:
-        """End the connection, whoever else holds it."""
+        """End the connection, even if others hold it too."""
         self._socket.shutdown(how)
 
     def close(self) -> None:

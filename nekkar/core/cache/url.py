@@ -22,7 +22,7 @@ _KNOWN = (
 
 
 def from_url(url: str) -> BaseCache:
-    """Return the cache that ``url`` names; ConfigurationError where it names none.
+    """Return the cache that ``url`` names; raise ConfigurationError if it does not name one.
 
     One of ``memory:``, ``sqlite:///file.db``, ``memcached://host1:11211,host2``, ``memcached:///path/to/socket``,
     ``memcacheds://host``, ``redis://host:6379/0``, ``rediss://``, ``unix://``, ``valkey://``, ``valkeys://``.

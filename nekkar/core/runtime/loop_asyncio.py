@@ -20,7 +20,7 @@ _Work = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class Bell:
-    """What one task waits on: an ``anyio.Event`` that is lighter, and can be waited on for so long ``within``."""
+    """What one task waits on: like ``anyio.Event``, but lighter, and with a wait that has a timeout (``within``)."""
 
     __slots__ = ("_is_set", "rung")
 
@@ -42,7 +42,7 @@ class Bell:
         await self._unrung()
 
     async def within(self, seconds: float) -> None:
-        """Wait until it is set, so long at most."""
+        """Wait until it is set, at most for a number of seconds."""
         timer = self.rung.get_loop().call_later(seconds, self._ring)
         try:
             await self._unrung()
@@ -132,7 +132,7 @@ def _ring(bells: list[Bell]) -> None:
 
 
 def _taken(work: list[_Work]) -> _Work | None:
-    """Return the work, to whom asks first."""
+    """Return the work, to the first caller only."""
     try:
         return work.pop()
     except IndexError:
@@ -156,6 +156,6 @@ def _settle(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: A
 
 
 def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
-    """Have a loop call ``function``; one that is closed has nobody left to tell."""
+    """Have a loop call ``function``; do nothing if it is closed."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *args)

@@ -1,6 +1,6 @@
 """How a ledger reads and swaps its log: natively, or by versions over the four methods of any cache.
 
-By versions: the log's version n lives at a key of its own, and whoever wins ``add`` for n + 1 has
+By versions: the log's version n lives at a key of its own, and the writer that wins ``add`` for n + 1 has
 committed. ``add`` is the only atomic step needed. Rules:
 
 - Two hints tell how far the versions are; commits write them in turn, so that one writer that stalls,
@@ -11,7 +11,7 @@ committed. ``add`` is the only atomic step needed. Rules:
   with n - 1 before it.
 - A hint that leads nowhere is an error to retry, never a new log. No hint at all is no log.
 - A writer that wins ``add`` looks whether the version before still has the value that it read. If not, the writer had
-  stalled until both were deleted, or the cache was emptied, and perhaps filled anew: it takes its version back, and
+  stalled until both were deleted, or the cache was emptied, and perhaps filled again: it takes its version back, and
   starts over.
 """
 
@@ -49,7 +49,7 @@ class Store(Protocol):
         """Write ``value`` if nobody did since ``token``; return the new token, or None. An error leaves it open."""
 
     def clear(self, key: str) -> CacheSteps[None]:
-        """Remove the value, whatever it is and whoever wrote it."""
+        """Remove the value, also one that another program wrote."""
 
 
 def store_of(cache: BaseCache | SwapCache, clock: Clock) -> Store:
@@ -125,7 +125,7 @@ class Versions:
         return UNREAD
 
     def clear(self, key: str) -> CacheSteps[None]:
-        """Delete hints that are none; let an empty version, which counts as no log, follow the newest."""
+        """Delete invalid hints; write an empty version, which counts as no log, after the newest."""
         for turn in range(2):
             text = yield CacheCall(self.cache.get, (_hint_key(key, turn),))
             if text is not None and not _is_number(text):
@@ -182,7 +182,7 @@ def _is_number(text: Any) -> bool:
 
 
 def _decoded(value: Any) -> bytes:
-    """Return the log's bytes; what is no such text is left for the decoder to refuse."""
+    """Return the log's bytes; other text is passed on, for the decoder to refuse."""
     try:
         return b85decode(value[:LONGEST_TEXT])
     except (ValueError, TypeError, binascii.Error):

@@ -1,4 +1,4 @@
-"""Turns where some places keep theirs: the lines of calls under several limits, which wait for another limit too.
+"""Turns where some places are kept: those of calls under several limits, which also wait for another limit.
 
 Rules (numbered as in docs/concepts/together.md):
 

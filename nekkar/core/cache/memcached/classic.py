@@ -1,8 +1,8 @@
 """memcached's classic commands over one connection, by pymemcache: for servers that don't speak meta.
 
 An answer names no command, so a repeated or late one could pass for the next command's: a second
-STORED would make a failed swap look won. What has come before a command is sent is no answer to it, and
-ends the connection; what comes between is beyond any client. No answer tells a store's new token.
+STORED would make a failed swap look won. Bytes that arrive before a command is sent are not its answer, and
+end the connection; no client can detect those that arrive after that. No answer tells a store's new token.
 """
 
 from __future__ import annotations

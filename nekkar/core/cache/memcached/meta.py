@@ -29,11 +29,11 @@ Answer = tuple[bytes, dict[bytes, bytes], bytes]
 
 
 class BadAnswer(Exception):
-    """What came is not the answer to the command that was sent."""
+    """The bytes received are not the answer to the command."""
 
 
 class ValueTooLong(Exception):
-    """A value that no log comes near; the rest of it is still on its way, so the connection is of no more use."""
+    """A value longer than any log. The rest of it is still on its way, so the connection can't be used again."""
 
     def __init__(self, size: int, key: str) -> None:
         super().__init__(size, key)
@@ -41,7 +41,7 @@ class ValueTooLong(Exception):
 
 
 class Refused(BadAnswer):
-    """Whoever answers does not know the command, whatever its version: a proxy on the way."""
+    """The answering program, such as a proxy, does not know the command, whatever version it reports."""
 
 
 class Meta:

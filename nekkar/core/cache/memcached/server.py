@@ -4,7 +4,7 @@ Rules:
 
 - A command ends within ``timeout``, connecting and a second try included: one instant bounds it all.
 - A read that meets a kept connection which was closed meanwhile, or which holds what is not its answer, is
-  tried once more, on a new one. A write never is: whether the first was done nobody knows.
+  tried once more, on a new one. A write never is: the first one may have been done.
 - Tokens are of one ``generation`` of connections (pool.py), each server's own: none outlives a restart.
 - A server's own time, in seconds, is asked for once a ``generation``: a memcached's clock does not step while it runs.
 - A server of a version that speaks meta is spoken to by it, unless a command was refused; any other classically.
@@ -59,7 +59,7 @@ class Server:
         return self._run(command, monotonic() + self.timeout)
 
     def date(self, connection: Connection, seconds: int) -> int | None:
-        """Return the server's time so many seconds from now; None where it does not tell its time."""
+        """Return the server's time a number of seconds from now; None if it does not tell its time."""
         generation, ahead = self._ahead
         if generation != self.pool.generation:
             generation, told = self.pool.generation, connection.seconds()
@@ -103,7 +103,7 @@ class Server:
         meta = self._meta(until)
         try:
             version = meta.version()
-            if version is None:  # who does not know that command may hang up after it
+            if version is None:  # a server that does not know the command may hang up
                 meta.close()
                 meta = self._meta(until)
             elif is_spoken(version) and not self._refuses:
