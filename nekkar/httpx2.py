@@ -5,7 +5,7 @@
 
 - The rule table finds the limit of each request, each redirect and each step of an authentication. The request waits
   for its slot, and then for a connection; a slot that goes stale there is exchanged (see ``nekkar.http.wire``).
-- ``extensions={"nekkar": {"cost": 3, "max_wait": 5}}`` on a call asks for so many hits (by unit: ``{"tokens": 1200}``)
+- ``extensions={"nekkar": {"cost": 3, "max_wait": 5}}`` on a call sets its cost (by unit: ``{"tokens": 1200}``)
   and bounds the wait, in seconds. ``response.extensions["nekkar"]`` is the Admission, or None where no rule applied.
 - What a client has a proxy or a mount for never passes its ``transport=``, and a client given one does not look
   for the environment's proxies: ``limit`` keeps all these, and limits them.
@@ -77,7 +77,7 @@ class NekkarTransport(SyncTransport[httpx2.BaseTransport, httpx2.Request, httpx2
 
     ``transport``: the one that sends; else an ``httpx2.HTTPTransport`` is made with ``http_transport_args``.
     ``max_wait``: the longest wait in seconds, before the limit's own. ``refused``: a function of each response that
-    returns the seconds to pause, None where it is no refusal; up to 64 kB of a body are read for that. Thread-safe.
+    returns the seconds to pause, None for other answers; up to 64 kB of a body are read for that. Thread-safe.
     Raises ConfigurationError; requests raise RequestWaitTooLong, RequestCacheError, RequestConfigurationError, and
     what sending raises.
     """
@@ -108,7 +108,7 @@ def limit(
 
     ``client``: an ``httpx2.Client`` or ``httpx2.AsyncClient``. ``max_wait``: the longest wait of each request in
     seconds, before the limit's own. ``refused``: a function of each response that returns the seconds to pause, None
-    where it is no refusal. Raises ConfigurationError, a second time too.
+    for other answers. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx2.Client | httpx2.AsyncClient):
         raise ConfigurationError(f"client must be an httpx2.Client or an httpx2.AsyncClient, got {kind_of(client)}")

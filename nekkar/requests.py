@@ -140,7 +140,7 @@ class NekkarAdapter(HTTPAdapter):
     ``adapter``: the adapter that sends, whose attributes this one then shows; else it sends itself, made with
     ``http_adapter_args``, those of ``requests.adapters.HTTPAdapter``. ``max_wait``: the longest wait in seconds;
     that of ``options`` comes before it, the limit's own after it. ``refused``: a function of each response that returns
-    the seconds to pause, None where it is no refusal; up to 64 kB of a body are read for that. Responses carry the
+    the seconds to pause, None for other answers; up to 64 kB of a body are read for that. Responses carry the
     admission of their last attempt as ``response.nekkar`` (None where no rule applied). Thread-safe; pickles with its
     limits if the cache and ``refused`` do.
 

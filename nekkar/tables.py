@@ -3,7 +3,7 @@
 - No cell is ever cut: of a number without its end nobody knows that it is one. Where a table does not fit between
   the edges of a terminal, each row becomes lines of its own, ``head: cell``, and long ones wrap.
 - What is not a terminal (a pipe, a file) has no edges: there all columns stand beside each other.
-- Texts are shown as they are: brackets in the name of a limit are no markup.
+- Texts are shown as they are: brackets in the name of a limit are not markup.
 """
 
 from __future__ import annotations

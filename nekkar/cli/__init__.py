@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _said(f"nekkar {options.command}: {error}", 1)
     except KeyboardInterrupt:
         return _said(f"nekkar {options.command}: interrupted", 130)
-    except BrokenPipeError:  # whoever read the output has gone; nor can Python's own last flush reach it
+    except BrokenPipeError:  # the reader of the output has gone; Python's own last flush can't reach it either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -17,7 +17,7 @@ from nekkar.core.quota import Quota
 from nekkar.rules import RuleTable
 
 _HOLD = """\
-Let no call of a limit start for so long from now, for all who share it, but for those due in the next 100 ms. A
+Let no call of a limit start for a time, in any process, but for those due in the next 100 ms. A
 longer hold stays.
 """
 _RELEASE = "End a hold of a limit. Callers that wait for its end already keep their slots; later ones start at once."

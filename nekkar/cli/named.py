@@ -28,7 +28,7 @@ class NotInUse(CacheError):
 
 
 def limits_named(cache: BaseCache, names: Sequence[str], rules: RuleTable | None, rate: str | None) -> list[Limit]:
-    """Return the limits of these names, or all of the rules' that are no templates. May block on the cache."""
+    """Return the limits of these names, or all limits of the rules except templates. May block on the cache."""
     limiter = Nekkar(cache)
     if not names:
         names = plain_names(rules)

@@ -18,7 +18,7 @@ def show_json(value: Any, stream: TextIO) -> None:
 
 
 def bar(part: float) -> str:
-    """Return a bar of which so much is full."""
+    """Return a bar that is full in part."""
     full = round(min(max(part, 0.0), 1.0) * BAR)
     return "█" * full + "░" * (BAR - full)
 

@@ -19,7 +19,7 @@ MOST_WORKERS = 10_000
 MOST_DRAWN = 100_000
 
 _ABOUT = """\
-Run a plan on paper: so many workers make calls, each one at a time and the next as soon as it is free, under the
+Run a plan on paper: a number of workers make calls, each one at a time and the next as soon as it is free, under the
 limits of a rule file. Tells how long it takes, what binds and where the workers wait. No call is made, and no cache
 is needed; what a cache and a machine add, some milliseconds a call, is not in it.
 """

@@ -37,7 +37,7 @@ def add_to(commands: Commands) -> None:
     status.add_argument("names", nargs="*", metavar="NAME", help=names)
     add_cache(status)
     status.add_argument("--rules", metavar="FILE", help="a rule file that has the limits' rates")
-    status.add_argument("--watch", action="store_true", help="show it anew again and again, until interrupted")
+    status.add_argument("--watch", action="store_true", help="show it again and again, until interrupted")
     every = f"seconds between two looks of --watch, {LEAST_EVERY} at least (default: %(default)s)"
     status.add_argument("--every", type=float, default=1.0, metavar="S", help=every)
     add_json(status)

@@ -55,7 +55,7 @@ class Passage:
     def hear(self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None) -> None:
         """Share what an answer says of the limit with the fleet; blocks for a swap where it is new.
 
-        ``pause_us``: the answer is a refusal that pauses for so long, whatever its status and headers say.
+        ``pause_us``: the answer is a refusal that pauses for this time, whatever its status and headers say.
         """
         if word := self.word(admission, status, headers, pause_us):
             self.limit._hear(word)

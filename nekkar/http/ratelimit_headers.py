@@ -198,7 +198,7 @@ class Reader:
         return periods.pop() if len(periods) == 1 else None
 
     def _resets(self, text: str | None, number: int, number_us: int) -> list[str | None]:
-        """Return the resets of so many buckets. One may be a date, which has a comma."""
+        """Return the resets of several buckets. One may be a date, which has a comma."""
         if text is None or (number == 1 and reset_us(text, self._now_us, self._date, number_us) is not None):
             return [text] * number
         listed: list[str | None] = [name for name, _ in items(text)]

@@ -107,7 +107,7 @@ class _Ahead(io.RawIOBase):
         super().close()
 
     def _plain(self, length: int | None) -> Iterator[bytes]:
-        """Yield a body of so many bytes, or one up to the end of the connection."""
+        """Yield a body of a known length, or one up to the end of the connection."""
         left = MOST_AHEAD + 1 if length is None else length
         while left and (data := self._more(left)):
             yield data

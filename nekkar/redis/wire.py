@@ -6,7 +6,7 @@ Rules:
   lacks the tag, or is nothing that its command answers, is a BadAnswer: late, repeated, crossed and garbled
   answers never pass for another. The connection that brought one is of no more use.
 - A script goes as its text, which is hardly longer than its hash: no server, flushed or restarted, lacks it.
-- The libraries' timeout starts anew at each read. Here their connections are over a Stream, whose steps share
+- The libraries' timeout restarts at each read. Here their connections are over a Stream, whose steps share
   one instant.
 - Connecting is many steps, not all with a timeout (a name, its addresses, TLS, a password, a Sentinel's word):
   a thread takes them, and is waited for until that instant.

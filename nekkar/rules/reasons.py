@@ -174,7 +174,7 @@ def _why_not(wide: Pattern, request: Pattern) -> Iterator[str]:
 
 
 def _fit(wide: tuple[Part, ...], more: bool, parts: tuple[Part, ...], least: int) -> bool:
-    """Tell whether parts are the wide ones, followed, where ``more``, by at least so many others."""
+    """Tell whether parts begin with the wide ones, followed, where ``more``, by at least that many others."""
     long_enough = len(parts) >= len(wide) + least if more else len(parts) == len(wide)
     return long_enough and all(map(covers, wide, parts))
 

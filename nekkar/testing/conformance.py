@@ -70,7 +70,7 @@ class CacheConformance:
         """For each of 100 keys, all threads add at once: one is told True, and the value is the winner's."""
         caches, key = self._trials(), new_key()
         rounds = at_once(lambda number, thread: caches[thread].add(f"{key}-{number}", str(thread)), 100)
-        need = "add to be one atomic step of the server: whoever wins an add commits its slots"
+        need = "add to be one atomic step of the server: the process that wins an add commits its slots"
         for number, won in enumerate(rounds):
             if sum(won) != 1:
                 fault(f"{sum(won)} of {THREADS} threads that added one key at once were told True", need)
@@ -236,7 +236,7 @@ class CacheConformance:
         return [Trial(self.make_cache()) if self.shared else self._trial for _ in range(count)]
 
     def _swap_trials(self) -> list[Trial]:
-        """Caches as above, if they swap; else the test is none of theirs."""
+        """Caches as above, if they swap; else the test is skipped."""
         if not isinstance(self.make_cache(), SwapCache):
             raise skipped("this cache has no gets, cas and in_process: nekkar swaps by its add")
         return self._trials()

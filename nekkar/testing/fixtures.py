@@ -1,6 +1,6 @@
 """pytest fixtures, there wherever nekkar is installed (see ``plugin``): a clock that never waits, a limiter on it.
 
-This module is loaded in every pytest run of whoever installs nekkar: it imports no extra, no cache's
+This module is loaded in every pytest run where nekkar is installed: it imports no extra, no cache's
 library and no event loop. ``pytest -p no:nekkar`` leaves it out.
 """
 

@@ -110,7 +110,7 @@ def value_lives_its_ttl(caches: list[Trial]) -> None:
     cache.swap(renewed, b"dying", 2)
     cache.swap(renewed, b"renewed", DAY)
     threading.Event().wait(2.2)
-    need = "each value for its ttl in seconds at least, counted anew from each cas"
+    need = "each value for its ttl in seconds at least, counted from the last cas"
     cache.expect_bytes(short, b"short", "2.2 s of a ttl of 10", need)
     cache.expect_bytes(renewed, b"renewed", "a cas with a ttl of a day over one of 2 s", need)
     for ttl in (DAY, 30 * DAY, 30 * DAY + 1, 400 * DAY, 36_500 * DAY):

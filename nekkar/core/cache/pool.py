@@ -4,7 +4,7 @@ Rules:
 
 - A connection whose command raised, whatever it raised, is closed: an answer may still be on its
   way, and the next command would take it for its own.
-- ``generation`` changes once a new connection stands. A server that restarted is only ever met on a
+- ``generation`` changes once a new connection stands. A restarted server is only ever reached on a
   new one, so a token whose generation, looked up before it was read, has passed may be another
   server's and is never used.
 - Connections do not outlive a fork: the child starts with none, and leaves the parent's alone.

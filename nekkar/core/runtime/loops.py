@@ -70,7 +70,7 @@ _ATTRIBUTE = "_nekkar_loop"
 
 
 def _asyncio_task() -> Any:
-    """Return asyncio's current task, None where this is none of asyncio's; one of a trio that is its guest is not."""
+    """Return asyncio's current task; None outside of asyncio, and in a trio loop that runs as asyncio's guest."""
     asyncio = sys.modules.get("asyncio")
     try:
         return asyncio.current_task() if asyncio else None

@@ -2,17 +2,17 @@
 
 Rules:
 
-- The first reading blocks, before anything is booked. Until then the machine's time is told, and only calls in an
-  outage rest on it: the reading sets the clock, and ``ClockWatch`` lets them notice.
+- The first reading blocks, before anything is booked. Until then the machine's time is used, only by calls in an
+  outage: the reading sets the clock, and ``ClockWatch`` lets them notice.
 - Later readings run beside the callers, in a thread that ends with them, started where a call or a long sleep finds
   one due. Only a process that did not look for long, and so has no slots, waits for one.
 - In between the machine's ticks carry the time on, by the rules of slew.py.
-- A reading that fails changes nothing: the ticks go on, and a cache that is away is told where it is missed.
+- A reading that fails changes nothing: the ticks go on, and the next cache command reports a cache that is away.
 - A server that does not tell now may tell later: it was starved, or restarted with other options. So it is asked
-  again, as often as one that tells. Meanwhile the machine's time is told.
+  again, as often as one that tells. Meanwhile the machine's time is used.
 - Where another server tells the time while the first is away (``elsewhere``), only a process that does not know the
   time well enough turns to it. All others keep the first one's time by their ticks.
-- One reads at a time, but nobody waits long for another, whose thread may stand in a signal handler: two do no harm.
+- One thread reads at a time. No thread waits long for another, which may stand in a signal handler: two do no harm.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class ServerClock:
 
     def _read_again(self) -> None:
         self._next = self._tick() + RETRY_US
-        with suppress(CacheError):  # the ticks go on; a cache that is away is told where it is missed
+        with suppress(CacheError):  # the ticks go on; the next cache command reports a cache that is away
             if self._course is None:
                 self._read_first()
             elif reading := self._reading():

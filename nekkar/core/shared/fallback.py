@@ -206,7 +206,7 @@ class Fallback:
         return Ledger(store_of(cache, self.clock), self.shared.key, self._share, self.clock, reads_clock=False)
 
     def _moved(self, by: int) -> None:
-        """Follow a clock that was set by so much: what was admitted alone moves with it, in an epoch of its own."""
+        """Follow a clock that was set: what was admitted alone moves with it, in an epoch of its own."""
         with _lock:
             self._starts = deque((at + by, cost) for at, cost in self._starts)
             self._alone = [(at + by, cost) for at, cost in self._alone]

@@ -108,7 +108,7 @@ class Replica:
             self._token = None if token is UNREAD else (state, token)
 
     def moved(self, by: int) -> None:
-        """Follow a clock that was set by so much: this process read the state by the time before."""
+        """Follow a clock that was set: this process read the state by its time before that."""
         self._token, self._is_sole_writer = None, False
         if self.snapshot:
             self.snapshot = self.snapshot._replace(number=self.next_number(), read_at=self.snapshot.read_at + by)

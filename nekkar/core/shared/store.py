@@ -9,7 +9,7 @@ committed. ``add`` is the only atomic step needed. Rules:
 - Versions are deleted in order, oldest first, when a later one is AGE old, and never the last but one: what
   is left is a run without gaps. So n is the newest if n + 1 was not there and n, read after it, still was,
   with n - 1 before it.
-- A hint that leads nowhere is an error to retry, never a new log. No hint at all is no log.
+- A hint that leads nowhere is an error to retry, and never starts a new log. No hint at all means that there is no log.
 - A writer that wins ``add`` looks whether the version before still has the value that it read. If not, the writer had
   stalled until both were deleted, or the cache was emptied, and perhaps filled again: it takes its version back, and
   starts over.

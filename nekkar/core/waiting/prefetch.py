@@ -67,7 +67,7 @@ class PrefetchedSlots:
         return is_fresh and self._assignments.is_good(grant, now)
 
     def wanted(self, asked: int, now: int) -> int:
-        """Return how many hits a booking for so many callers should prefetch; call it once for each booking.
+        """Return how many hits a booking for a number of callers should prefetch; call it once for each booking.
 
         The demand grows by one a booking, then twofold, and falls at once.
         """

@@ -203,7 +203,7 @@ class Turn:
             if caller.deadline is not None:
                 spaced = max(soonest, spaced_after(log, ask.quota, calls))
                 at = earliest_slot_behind(log, ahead, ask.part, margin, spaced, caller.cost)
-                if at > max(caller.deadline, now + ask.lead_us):  # the time of a swap is no wait
+                if at > max(caller.deadline, now + ask.lead_us):  # the time of a swap does not count
                     too_late[caller] = at
                     continue
             ahead += caller.cost

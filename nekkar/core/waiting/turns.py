@@ -58,7 +58,7 @@ class Turns:
         self.on_shift: Callable[[int], None] = lambda by: None
         self.under_way: TurnUnderWay | None = None
         self.look_at = 0
-        self._has_given_up = False  # the last turn: others won each swap, and nobody waits for what is to be written
+        self._has_given_up = False  # the last turn: others won each swap, and no caller waits for the write
         self._is_asked = False  # for a look, since the turn under way began
 
     def look_now(self) -> None:

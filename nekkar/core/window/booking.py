@@ -123,7 +123,7 @@ def room_for(hits: HitLog, quota: Quota, margin_us: int, at: int) -> int:
 
 
 def spaced_after(hits: Booked, quota: Quota, calls: int) -> int:
-    """Return the earliest slot that the spacing leaves to the last of so many calls that are not booked."""
+    """Return the earliest slot that the spacing leaves to the last of several calls that are not booked."""
     # Without spacing this bounds nothing: a call whose hits go between others is not held to the last hit.
     return hits.last_at + calls * quota.spacing_us if quota.spacing_us and hits.last_at is not None else 0
 

@@ -151,7 +151,7 @@ def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback,
 def _told(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback, now: int) -> LimitState:
     """Return the log with a limit that the service tells with its period: kept for a period, where it is lower.
 
-    One that is no lower ends what was told of this window before.
+    A limit that is not lower ends what was reported about this window before.
     """
     rate = window_of(budget, quota)
     if rate is None or budget.limit is None or budget.period_us is None:

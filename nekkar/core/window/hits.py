@@ -147,7 +147,7 @@ class HitLog:
         return log
 
     def settle(self, at: int, unit: str, hits: int) -> HitLog:
-        """Add so many hits of a unit at a slot that has come, or take out so many where ``hits`` is negative (rule 5).
+        """Add ``hits`` of a unit at a slot that has come, or take them out where ``hits`` is negative (rule 5).
 
         Unchanged where fewer than that are there.
         """

@@ -125,7 +125,7 @@ class LimitState:
         return None
 
     def with_quota(self, quota: Quota, horizon_us: int) -> LimitState:
-        """Record what one user keeps: hits are retained, and a loss is met, for all who share the state."""
+        """Record one process's quota: hits are kept for as long as any process that shares the state needs them."""
         margin, spacing = max(self.margin_us, quota.margin_us), max(self.spacing_us, quota.spacing_us)
         horizon, rates = max(self.horizon_us, horizon_us), self.rates
         if rates != quota.rates and not set(quota.rates) <= set(rates):
