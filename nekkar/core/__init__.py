@@ -9,7 +9,7 @@ Reading order, about 20 minutes:
 4. ``waiting/``     The callers of one process: ``wait_queue.py`` leads a caller, ``turn.py`` one update of the state,
                     ``together.py`` a call under several limits.
 5. ``runtime/``     How the generators of 3 and 4 are run in threads and tasks; clocks.
-6. ``limit_core.py``, ``limit.py``, ``limiter.py``   What users hold. ``cache/``: the backends.
+6. ``limit_core.py``, ``limit.py``, ``joint.py``, ``limiter.py``   What users hold. ``cache/``: the backends.
 
 One call: Limit.acquire -> WaitQueue.acquire -> [first in line] Turns.lead -> Ledger.update -> Turn.apply -> planned()
           -> store.swap -> cache.cas -> [grants picked up] -> sleep until the slot -> start.
@@ -18,5 +18,6 @@ A turn is handed to the driver whole (``RunSteps``): once begun it finishes, eve
 Words: slot: the instant at which a call may start. hit: a slot that is booked. place: a line that waits, in the state.
 grant: hits with the name of the line that may use them. horizon: how far ahead slots are booked (100 ms).
 margin: what each window is longer than its period. epoch: the identity of a state; a new one after a loss makes older
-slots void. hold: no slot before this instant. The rules by number: docs/concepts/line.md, together.md, faults.md.
+slots void. hold: no slot before this instant. The rules by number: docs/concepts/line.md (1 to 14, 30 to 32),
+faults.md (15 to 20), together.md (21 to 29), window.md (33, 34).
 """
