@@ -11,6 +11,7 @@ Rules (numbered as in docs/concepts/line.md):
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from itertools import islice, takewhile
 
 from nekkar.core.cost import Hits, cost_of
@@ -69,7 +70,8 @@ class Turn:
             self._settling = list(mine.settling)
             for settling in self._settling:
                 state = settled(state, settling.settlement, now)
-            state = state.with_quota(self.ledger.quota, self._joint_horizon_us())
+            if (horizon_us := self._joint_horizon_us()) > state.horizon_us:
+                state = replace(state, horizon_us=horizon_us)
             ask = self._ask(state, now)
             plan = planned(state, ask)
             while mine.move_full(plan.own_grants):  # these wait elsewhere now, before anything is booked here
