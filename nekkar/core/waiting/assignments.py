@@ -122,8 +122,9 @@ class Assignments:
             return
         grant = slot.source
         grant.used -= slot.cost
-        if grant.is_closed or not self.is_good(grant, now):
+        if not (is_good := self.is_good(grant, now)) or grant.is_closed:
             self._close(grant)
+            self.must_write |= is_good and caller.elsewhere is None  # a part of it went back before
             return
         if grant not in self.hand:
             self.hand.appendleft(grant)
@@ -155,9 +156,10 @@ class Assignments:
         return [Returned(grant.grant, grant.used) for grant in self.returned]
 
     def were_returned(self, sent: Sequence[Returned]) -> None:
-        """Forget what a write that won has taken out."""
-        kept = {(back.grant.serial, back.keep) for back in sent}
-        self.returned = [grant for grant in self.returned if (grant.grant.serial, grant.used) not in kept]
+        """Forget what a write that won has taken out. More of a grant may have come back since it was planned."""
+        kept = {back.grant.serial: back.keep for back in sent}
+        self.returned = [grant for grant in self.returned if kept.get(grant.grant.serial) != grant.used]
+        self.must_write |= any(grant.grant.serial in kept for grant in self.returned)
 
     def settle(self, settling: Settling) -> None:
         """Have a settlement written at once: there may be calls that wait for what it gives back."""

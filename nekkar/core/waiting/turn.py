@@ -111,6 +111,7 @@ class Turn:
             place = state.place_of(mine.owner)
             self.look_at = 0
             if place:
+                mine.must_write |= have_left and not mine.queue.head  # written for callers that left meanwhile
                 self.look_at = min(place.ready - state.horizon_us // 4, sent + LOOK_EVERY_US)
 
     def unanswered(self) -> None:
