@@ -48,7 +48,8 @@ _HEADER = struct.Struct("<Q?QqqqqqqQqQqHqqq")  # the fields above, then the time
 _values = attrgetter(
     *_FIELDS, *(f"hits.{name}" for name in _OF_HITS), *(f"rejections.{name}" for name in _OF_REJECTIONS)
 )
-RATES, HIT_TIMES, HIT_NUMBERS, GRANTS, PLACES, TERMS, HEADROOMS = range(1, 8)
+RATES, HIT_TIMES, HIT_NUMBERS, GRANTS, PLACES, TERMS = range(1, 7)
+HEADROOMS = 24
 _RATE = struct.Struct("<QQ")  # period, count: of the calls
 _TERMS = struct.Struct("<QB")  # spacing, how many rates follow
 _GRANT = (struct.Struct("<IQII"), struct.Struct("<QQQI"))  # serials back from the newest, owner, slot, cost
