@@ -7,7 +7,7 @@ brings the method, the URL, the headers and the options of a call, and turns the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -114,29 +114,35 @@ class Gate:
         match = self.rules.route(method, url, headers, body)
         if match is None:
             return None
-        parts = [self._part(one) for one in match.parts]
-        limits = [part.limit for part in parts]
-        limit: Limit | JointLimit = JointLimit(limits) if len(parts) > 1 else limits[0]
+        if not match.also:  # each request comes here: no more is made for it than it needs
+            alone, meter = self._limit(match), self._meters.get(match.limit)
+            inspection = Inspection(self.limiter, alone, meter, self.refused) if meter or self.refused else None
+            return self._part(match, alone, inspection, is_alone=True)
+        parts = [self._part(one, self._limit(one)) for one in match.parts]
+        limit = JointLimit([part.limit for part in parts])
         inspection = self._inspection(limit, [self._meters.get(one.limit) for one in match.parts])
-        if isinstance(limit, Limit):
-            return replace(parts[0], inspection=inspection, cost=match.cost, headroom=match.headroom)
         names = tuple(one.limit for one in match.parts)
         return Passages(tuple(parts), limit, names, inspection, match.cost, match.headroom)
 
-    def _inspection(self, limit: Limit | JointLimit, meters: list[Meter | None]) -> Inspection | None:
+    def _inspection(self, limit: JointLimit, meters: list[Meter | None]) -> Inspection | None:
         meter, parts = next(filter(None, meters), None), tuple[Inspection | None, ...]()
-        if isinstance(limit, JointLimit) and any(other not in (None, meter) for other in meters):
+        if any(other not in (None, meter) for other in meters):
             parts = tuple(
                 Inspection(self.limiter, one, own or meter) if own or one._core.quota.units != (CALLS,) else None
                 for one, own in zip(limit.limits, meters, strict=True)
             )
         return Inspection(self.limiter, limit, meter, self.refused, parts) if meter or self.refused else None
 
-    def _part(self, match: Match) -> Passage:
+    def _limit(self, match: Match) -> Limit:
         quota, longest = self._terms[match.limit]
-        limit = self.limiter._limit_of(match.name, quota, longest, self._headrooms[match.limit], by_hand=False)
+        return self.limiter._limit_of(match.name, quota, longest, self._headrooms[match.limit], by_hand=False)
+
+    def _part(
+        self, match: Match, limit: Limit, inspection: Inspection | None = None, is_alone: bool = False
+    ) -> Passage:
         dialect = self.rules.dialect(match.headers) if isinstance(match.headers, str) else None
-        return Passage(self.limiter, limit, bool(match.headers), dialect, match.refused)
+        cost, headroom = (match.cost, match.headroom) if is_alone else (None, None)
+        return Passage(self.limiter, limit, bool(match.headers), dialect, match.refused, inspection, cost, headroom)
 
     def asked(
         self, options: Options, passage: Passage | Passages, request: Any, content: Callable[[Any], bytes]

@@ -577,7 +577,7 @@ def test_limit_refuses_what_is_no_client(face: Face) -> None:
     """A client of the other library is named, with what is wanted."""
     other = httpx2.Client() if face.library is httpx else httpx.Client()
     for client in (other, None, face.client, face.http_transport()):
-        with pytest.raises(ConfigurationError, match=rf"give an {face.library.__name__}\.Client"):
+        with pytest.raises(ConfigurationError, match=rf"{face.library.__name__}\.Client"):
             face.limit(client, LIMITER, EVERYTHING)
     for bad in ({"limiter": None, "rules": EVERYTHING}, {"limiter": LIMITER, "rules": []}):
         client = face.client()

@@ -7,7 +7,7 @@ import os
 from nekkar.core.quota import Quota, quota
 from tests.support.simulation import MS, Story
 
-SCHEDULES = int(os.environ.get("NEKKAR_SCHEDULES", "25"))
+SCHEDULES = int(os.environ.get("NEKKAR_SCHEDULES", "16"))
 
 FAST = (MS // 5, 3 * MS)
 
