@@ -238,7 +238,7 @@ class Seen:
         self.state = state
         return None
 
-    def won(self, state: LimitState, sent: int) -> None:
+    def won(self, state: LimitState, sent: int, now: int) -> None:
         raise AssertionError("nothing was to be written")
 
     def unanswered(self) -> None:

@@ -78,7 +78,7 @@ class Booking:
             return None
         return plan.state
 
-    def won(self, state: LimitState, sent: int) -> None:
+    def won(self, state: LimitState, sent: int, now: int) -> None:
         self._look(state)
 
     def unanswered(self) -> None:

@@ -60,7 +60,7 @@ class TestSchedules:
 
     @pytest.fixture(autouse=True)
     def many(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("nekkar.core.window.plan.PREFETCH_PART", 2)
+        monkeypatch.setattr("nekkar.core.window.booking.PREFETCH_PART", 2)
         monkeypatch.setattr("nekkar.core.waiting.prefetch.LEAST", 0)
 
     @pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)

@@ -16,9 +16,17 @@ from hypothesis import strategies as st
 
 from nekkar.core.cost import CALLS, hits_in
 from nekkar.core.quota import Quota, Rate, quota
-from nekkar.core.window.booking import MOST_CREDIT, Ask, Returned, earliest_slot, earliest_slot_behind, most_credit
+from nekkar.core.window.booking import (
+    MOST_CREDIT,
+    PREFETCH_PART,
+    Ask,
+    Returned,
+    earliest_slot,
+    earliest_slot_behind,
+    most_credit,
+)
 from nekkar.core.window.codec import decode, encode
-from nekkar.core.window.plan import CLOCKS_APART_US, PLANNED_AHEAD, PREFETCH_PART, Plan, planned
+from nekkar.core.window.plan import CLOCKS_APART_US, PLANNED_AHEAD, Plan, planned
 from nekkar.core.window.state import Grant, LimitState, Place, Terms
 from tests.support.checks import each_hit
 from tests.window.drawing import (

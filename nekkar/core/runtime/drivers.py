@@ -7,7 +7,6 @@ raised. All of nekkar's decisions are in the generators; all that blocks or awai
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import ref
@@ -70,15 +69,7 @@ class Signal(threading.Event):
         return True
 
 
-_thread = threading.local()
-
-
-def _calls() -> list[ref[QueueSteps[Any]]]:
-    """Return the generators that this thread runs, the outermost first; some may have ended."""
-    known: list[ref[QueueSteps[Any]]] | None = getattr(_thread, "calls", None)
-    if known is None:
-        known = _thread.calls = []
-    return known
+_thread = threading.local()  # its dict has the generators that a thread runs, the outermost first; some may have ended
 
 
 def is_nested() -> bool:
@@ -86,7 +77,7 @@ def is_nested() -> bool:
 
     Then the call comes from a signal handler, a finaliser, a listener or a logging handler, inside another call.
     """
-    calls = _calls()
+    calls: list[ref[QueueSteps[Any]]] | None = _thread.__dict__.get("calls")
     while calls and not is_under_way(calls[-1]):
         calls.pop()
     return bool(calls)
@@ -94,25 +85,45 @@ def is_nested() -> bool:
 
 def run(effects: QueueSteps[T], clock: Clock) -> T:
     """Run a line's generator in this thread; blocks."""
-    _calls().append(ref(effects))
-
-    def perform(effect: RunSteps | WaitUntil | Checkpoint) -> Any:
-        if isinstance(effect, WaitUntil):
-            return (effect.clock or clock).sleep_until(effect.until_us, cast(threading.Event, effect.event))
-        return run_steps(effect.steps, clock) if isinstance(effect, RunSteps) else None
-
-    return _drive(effects, perform)
+    _thread.__dict__.setdefault("calls", []).append(ref(effects))
+    try:
+        effect = next(effects)
+        while True:
+            outcome: Any = None
+            try:
+                if isinstance(effect, RunSteps):
+                    outcome = run_steps(effect.steps, clock)
+                elif isinstance(effect, WaitUntil):
+                    (effect.clock or clock).sleep_until(effect.until_us, cast(threading.Event, effect.event))
+            except BaseException as error:
+                effect = effects.throw(error)
+            else:
+                effect = effects.send(outcome)
+    except StopIteration as stop:
+        return cast(T, stop.value)
+    finally:
+        effects.close()
 
 
 def run_steps(steps: CacheSteps[T], clock: Clock) -> T:
     """Run a ledger's generator in this thread; blocks for as long as its cache calls do."""
-
-    def perform(step: CacheCall | Backoff) -> Any:
-        if isinstance(step, CacheCall):
-            return step.function(*step.args)
-        return clock.sleep_until(clock.now_us() + step.us, UNSET)
-
-    return _drive(steps, perform)
+    try:
+        step = next(steps)
+        while True:
+            outcome: Any = None
+            try:
+                if isinstance(step, CacheCall):
+                    outcome = step.function(*step.args)
+                else:
+                    clock.sleep_until(clock.now_us() + step.us, UNSET)
+            except BaseException as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(outcome)
+    except StopIteration as stop:
+        return cast(T, stop.value)
+    finally:
+        steps.close()
 
 
 async def run_async(effects: QueueSteps[T], clock: Clock, loop: Loop, in_process: bool) -> T:
@@ -162,19 +173,3 @@ def wake_threads(events: list[Event]) -> None:
     """Set events of threads, in any thread."""
     for event in events:
         event.set()
-
-
-def _drive(generator: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
-    try:
-        effect = next(generator)
-        while True:
-            try:
-                outcome = perform(effect)
-            except BaseException as error:
-                effect = generator.throw(error)
-            else:
-                effect = generator.send(outcome)
-    except StopIteration as stop:
-        return cast(T, stop.value)
-    finally:
-        generator.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from inspect import GEN_RUNNING, GEN_SUSPENDED, getgeneratorstate
 from typing import Any, Protocol, TypeVar
 from weakref import ref
 
@@ -82,4 +81,4 @@ def is_under_way(generator: ref[Generator[Any, Any, Any]]) -> bool:
     However it ends, this sees it: also where an interrupt cuts short what its ``finally`` would have put right.
     """
     known = generator()
-    return known is not None and getgeneratorstate(known) in (GEN_RUNNING, GEN_SUSPENDED)
+    return known is not None and (known.gi_running or known.gi_suspended)

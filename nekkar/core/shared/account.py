@@ -26,8 +26,8 @@ class Change(Protocol):
         remembers. It is to be written.
         """
 
-    def won(self, state: LimitState, sent: int) -> None:
-        """Take note that ``state`` was written, by a swap sent at ``sent``."""
+    def won(self, state: LimitState, sent: int, now: int) -> None:
+        """Take note that ``state`` was written, by a swap sent at ``sent`` and answered ``now``."""
 
     def unanswered(self) -> None:
         """Take note that the last state returned may have been written, or not: its swap was not answered."""

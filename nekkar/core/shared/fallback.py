@@ -252,9 +252,9 @@ class _Rejoined:
         merged = self._fallback.merged(state, now, alone)
         return self._change.apply(merged, now, read_at, is_recovery=True) or merged
 
-    def won(self, state: LimitState, sent: int) -> None:
+    def won(self, state: LimitState, sent: int, now: int) -> None:
         self._fallback.rejoin(self._merged)
-        self._change.won(state, sent)
+        self._change.won(state, sent, now)
 
     def unanswered(self) -> None:
         self._change.unanswered()

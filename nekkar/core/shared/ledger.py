@@ -44,7 +44,7 @@ class Edited:
         edited = self._edit(state, now)
         return None if edited is state and not is_recovery else edited
 
-    def won(self, state: LimitState, sent: int) -> None:
+    def won(self, state: LimitState, sent: int, now: int) -> None:
         pass
 
     def unanswered(self) -> None:
@@ -128,7 +128,8 @@ class Ledger:
             if planned is None:  # without a read nothing tells whether this is still the state
                 written = None
                 continue
-            planned = replace(planned, written_at=now)
+            if planned.written_at != now:
+                planned = replace(planned, written_at=now)
             number = self.replica.next_number()
             try:
                 until = max(planned.expires_at, base.expires_at)  # a reset is kept for all that knew more
@@ -147,7 +148,7 @@ class Ledger:
                 doubted = planned.epoch
             elif won is not None:
                 self.replica.record(planned, number, now, won)
-                change.won(planned, now)
+                change.won(planned, now, answered)
                 return
             elif not written:
                 lost += 1

@@ -70,18 +70,44 @@ class Assignments:
                 self.hand.append(InHand(grant, state.epoch))
         self.match(now)
 
+    def lone_caller(self, state: LimitState, now: int) -> Caller | None:
+        """Return the only caller, where nothing else is to be written and no grant of a state is to be picked up."""
+        busy = self.hand or self.returned or self.settling or self.must_write or self.exact.is_busy or self.headroom
+        if busy or len(self.queue) != 1 or state.epoch != self._epoch:
+            return None
+        if self.standing.has_bound(now, self.ledger.quota.rates[-1].period_us + state.margin_us):
+            return None  # its place may stand
+        if state.serial > self._picked_up:
+            for grant in state.grants:
+                if grant.owner == self.owner and grant.serial > self._picked_up:
+                    return None
+        caller = self.queue.head
+        return None if caller is None or caller.elsewhere else caller
+
+    def take_alone(self, caller: Caller, state: LimitState) -> None:
+        """Take the newest grant of a state, which was booked for this caller alone; it may have left meanwhile."""
+        grant = state.grants[-1]
+        self._picked_up = max(self._picked_up, grant.serial)
+        held = InHand(grant, state.epoch)
+        if caller in self.queue:
+            self._give(caller, held)
+        if held.left:
+            self.hand.append(held)
+            if not held.used and not self.queue:
+                self.return_hand()
+
     def match(self, now: int) -> None:
         """Give the slots in hand to callers in order. What is late or fits no caller goes back."""
         head = self.queue.head
-        while self.hand and (self.queue.head or not self.is_good(self.hand[0], now)):
+        while self.hand and (self.queue.head or not (self.hand[0].left and self.is_good(self.hand[0], now))):
             grant, caller = self.hand[0], self.queue.head
-            if not self.is_good(grant, now):
+            if not grant.left:
+                self.hand.popleft()
+            elif not self.is_good(grant, now):
                 if not caller or caller.arrived > self.ledger.good_until(grant.grant.slot):
                     self.standing.was_absent()
                 self._close(self.hand.popleft())
                 self.must_write |= caller is not None  # what came too late is booked again at once
-            elif not grant.left:
-                self.hand.popleft()
             elif caller and caller.deadline is not None and grant.grant.slot > max(caller.deadline, now):
                 if len(self.queue) > 1:
                     self.refuse(caller, grant.grant.slot, now)

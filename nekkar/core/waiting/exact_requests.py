@@ -64,6 +64,11 @@ class ExactRequests:
         self.gone: dict[int, int] = {}
         self._withdrawn: list[ExactRequest] = []
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is wanted, kept, or to be taken out."""
+        return bool(self.open or self.kept or self.gone or self._withdrawn)
+
     def wanted(self) -> list[ExactSlot]:
         """Return what the next write should book."""
         return [ExactSlot(one.owner, one.at, one.cost, one.place) for one in self.open]

@@ -21,6 +21,7 @@ from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import LOOK_EVERY_US, Assignments
 from nekkar.core.waiting.callers import Caller, Settling
 from nekkar.core.waiting.prefetch import PrefetchedSlots
+from nekkar.core.window.alone import booked_alone
 from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit, room_for, spaced_after, tidied
 from nekkar.core.window.plan import Plan, planned
 from nekkar.core.window.settlement import settled
@@ -45,7 +46,8 @@ class Turn:
         self._settling: list[Settling] = []
         self._kept: list[Place] = []
         self._prefetch: int | None = None
-        self._waiting = self._attempts = 0
+        self._alone: Caller | None = None
+        self._waiting = self._tries = self._attempts = 0
         self._begun_at: int | None = None
         self.has_given_up = False
         self.look_at = 0
@@ -54,8 +56,14 @@ class Turn:
     def apply(self, state: LimitState, now: int, read_at: int | None, *, is_recovery: bool) -> LimitState | None:
         """Return the state with all granted that is due; None where there is nothing to write."""
         mine = self.assignments
-        seen_at = self.ledger.read_at if read_at is None else read_at
         with self._lock:
+            self._tries += 1
+            is_plain = self._tries <= 2 and not (is_recovery or self._must_write)
+            self._alone = mine.lone_caller(state, now) if is_plain else None
+            if self._alone and (booked := self._booked_alone(state, self._alone, now)):
+                return booked
+            self._alone = None
+            seen_at = self.ledger.read_at if read_at is None else read_at
             if not is_recovery:
                 mine.pick_up(state, seen_at, now)
                 mine.exact.pick_up(state)
@@ -93,12 +101,24 @@ class Turn:
             self.look_at = self._next_look(state, plan, seen_at)
             return plan.state if self._must_write or mine.exact.open or self._is_due(state, plan, now) else None
 
-    def won(self, state: LimitState, sent: int) -> None:
+    def _booked_alone(self, state: LimitState, caller: Caller, now: int) -> LimitState | None:
+        """Return the state with the only caller booked, where it can start now and nothing else is to be done."""
+        mine, ledger = self.assignments, self.ledger
+        if ledger.latency.lead_us(state.margin_us) and not ledger.in_process:
+            return None
+        if self._prefetch is None:
+            self._prefetch = self.prefetched.wanted(1, now)
+        return booked_alone(state, mine.owner, ledger.quota, caller.cost, now, self._prefetch)
+
+    def won(self, state: LimitState, sent: int, now: int) -> None:
         """Take up what was granted."""
-        now = self.ledger.clock.now_us()
         mine = self.assignments
         with self._lock:
             self._must_write = False
+            if self._alone:
+                mine.take_alone(self._alone, state)
+                self.prefetched.counted_from = self.look_at = now
+                return
             have_left = len(mine.queue) < self._waiting
             mine.were_returned(self._sent)
             mine.were_settled(self._settling)

@@ -106,15 +106,18 @@ class WaitQueue:
 
     def _acquire(self, caller: Caller, stale: Slot | None) -> QueueSteps[tuple[Slot, int]]:
         try:
-            self._join(caller, stale)
+            turn = self._join(caller, stale)
             if self._is_of_tasks and self.ledger.in_process:  # else there is something to wait for anyway
                 yield Checkpoint()
             while True:
-                yield from self._until_booked(caller)
-                if not caller.elsewhere or (yield from self.exact.book_elsewhere(caller, caller.elsewhere)):
+                yield from self._until_booked(caller, turn)
+                is_booked = not caller.elsewhere or (yield from self.exact.book_elsewhere(caller, caller.elsewhere))
+                now, turn = self.ledger.clock.now_us(), None
+                if is_booked and not self._comes_now(caller, now):
                     yield from self._until_slot(caller)
-                if (slot := self._start(caller)) is not None:
-                    return slot, self.reporter.admitted(caller, slot, self.ledger.clock.now_us(), len(self.callers))
+                    now = self.ledger.clock.now_us()
+                if (slot := self._start(caller, now)) is not None:
+                    return slot, self.reporter.admitted(caller, slot, now, len(self.callers))
                 if caller.elsewhere:
                     yield from caller.elsewhere.cancel()
         except GeneratorExit as error:  # dropped by its driver: nothing more can be asked of the cache
@@ -155,15 +158,18 @@ class WaitQueue:
 
     # A caller's way: in line, leading, at its slot, leaving.
 
-    def _join(self, caller: Caller, stale: Slot | None) -> None:
-        """Stand in line; WaitTooLong where the line, and a state read within the horizon, show no slot in time."""
-        now, at = self.ledger.clock.now_us(), 0
-        mine = self._assignments
+    def _join(self, caller: Caller, stale: Slot | None) -> TurnUnderWay | None:
+        """Stand in line; return the turn to lead where nobody waits, and one is due.
+
+        Raises WaitTooLong where the line, and a state read within the horizon, show no slot in time.
+        """
+        mine, now, at = self._assignments, caller.arrived, 0
         with self._lock:
             self.callers.add(caller)
             if stale:
                 mine.take_back(stale)
-            if mine.queue.head:
+            if mine.queue and mine.queue.head:
+                now = self.ledger.clock.now_us()
                 at = mine.earliest_slot_of(caller)
                 if caller.deadline is not None and at > caller.deadline:
                     if now <= self.ledger.read_at + self.ledger.latency.horizon_us:
@@ -171,27 +177,34 @@ class WaitQueue:
                     self._turns.look_now()
             else:
                 self._turns.look_at = mine.arrives_alone(caller, now)
+                mine.queue.join(caller)
+                # Tasks over a cache in this process let others come before anything is booked.
+                is_plain = not (mine.hand or caller.elsewhere or (self._is_of_tasks and self.ledger.in_process))
+                return self._turns.begin(caller.ticket) if is_plain and now >= self._turns.look_at else None
             if caller.ticket < mine.queue.last_ticket:  # it came before some that wait here
                 mine.queue.rejoin([caller])
             else:
                 mine.queue.join(caller)
         self.reporter.waits(caller, at, now, len(self.callers))
+        return None
 
-    def _until_booked(self, caller: Caller) -> QueueSteps[None]:
-        while caller.state is State.QUEUED:
+    def _until_booked(self, caller: Caller, step: TurnUnderWay | WaitUntil | None) -> QueueSteps[None]:
+        """Lead turns, or wait for others to lead them, until there is a slot; ``step`` is the first."""
+        while True:
+            if isinstance(step, WaitUntil):
+                yield step
+            elif step:
+                yield from self._turns.lead(step)
+            if caller.state is not State.QUEUED or caller.error:
+                break
+            if isinstance(step, TurnUnderWay):
+                self.reporter.waits(caller, step.turn.expected_at, self.ledger.clock.now_us(), len(self.callers))
             self._keep_time()
-            if caller.error:
-                raise caller.error
             if caller.elsewhere and self._assignments.queue.head is caller:
                 yield from self.exact.before_turn(caller.elsewhere, self._turns.is_due_for(caller))
             step = self._next_step(caller, self.ledger.clock.now_us())
             if self._assignments.to_wake:
                 self._wake_all()
-            if isinstance(step, WaitUntil):
-                yield step
-            elif step:
-                yield from self._turns.lead(step)
-                self.reporter.waits(caller, step.turn.expected_at, self.ledger.clock.now_us(), len(self.callers))
         if caller.error:
             raise caller.error
 
@@ -217,6 +230,13 @@ class WaitQueue:
                 until = self._turns.look_at if until is None else min(until, self._turns.look_at)
             return WaitUntil(until, self._event_of(caller), leads, self.ledger.clock)
 
+    def _comes_now(self, caller: Caller, now: int) -> bool:
+        """Whether a caller need not wait for its slot, nor for tasks that start before it."""
+        if caller.slot is None or now < caller.slot.at:
+            return False
+        order = self._assignments.order
+        return order is None or order.first() is caller
+
     def _until_slot(self, caller: Caller) -> QueueSteps[None]:
         """Sleep until the slot; tasks let those start before them that come before them."""
         slot, clock, mine = caller.slot, self.ledger.clock, self._assignments
@@ -233,11 +253,12 @@ class WaitQueue:
                 event = self._event_of(caller)
             yield WaitUntil(slot.at if is_next else None, event, clock=clock)
 
-    def _start(self, caller: Caller) -> Slot | None:
+    def _start(self, caller: Caller, now: int) -> Slot | None:
         """Return the slot where the caller starts on it; None where it has to be booked again."""
         with self._lock:
-            slot = caller.slot if self._assignments.starts(caller, self.ledger.clock.now_us()) else None
-        self._wake_all()
+            slot = caller.slot if self._assignments.starts(caller, now) else None
+        if self._assignments.to_wake:
+            self._wake_all()
         return slot
 
     def _event_of(self, caller: Caller) -> Event:

@@ -15,6 +15,7 @@ from nekkar.core.window.exact import ExactSlot
 from nekkar.core.window.hits import HitLog
 from nekkar.core.window.state import Grant, LimitState, Place, Terms
 
+PREFETCH_PART = 64
 MOST_CREDIT = 8  # others grant a place at most so often without its owner
 
 
@@ -122,6 +123,13 @@ def room_for(hits: HitLog, quota: Quota, margin_us: int, at: int) -> int:
     return min(rate.count - hits.of(rate.unit).count_since(at - rate.period_us - margin_us) for rate in quota.rates)
 
 
+def prefetchable(hits: HitLog, quota: Quota, margin_us: int, at: int, wanted: int) -> int:
+    """Return how many of the ``wanted`` hits may be booked beyond what callers need: a small part of what is free."""
+    if quota.spacing_us or not quota.counts_calls_alone:
+        return 0
+    return min(wanted, room_for(hits, quota, margin_us, at) // PREFETCH_PART)
+
+
 def spaced_after(hits: Booked, quota: Quota, calls: int) -> int:
     """Return the earliest slot that the spacing leaves to the last of several calls that are not booked."""
     # Without spacing this bounds nothing: a call whose hits go between others is not held to the last hit.
@@ -140,9 +148,7 @@ def most_credit(quota: Quota, cost: Hits) -> int:
 def tidied(state: LimitState, ask: Ask) -> LimitState:
     """Return the state without what is too old, and without what the asking line gives back."""
     state = state.forget(ask.now)
-    hits, grants, places = state.hits, state.grants, state.places
-    if any(grant.slot < ask.now - state.horizon_us for grant in grants):
-        grants = tuple(grant for grant in grants if grant.slot >= ask.now - state.horizon_us)
+    hits, grants, places = state.hits, with_recent_grants(state, ask.now), state.places
     if ask.returned:
         hits, grants = taken_back(hits, grants, ask.returned)
     lapsed = lapsed_before(state, ask.now)
@@ -151,6 +157,13 @@ def tidied(state: LimitState, ask: Ask) -> LimitState:
     if hits is state.hits and grants is state.grants and places is state.places:
         return state
     return replace(state, hits=hits, grants=grants, places=places)
+
+
+def with_recent_grants(state: LimitState, now: int) -> tuple[Grant, ...]:
+    """Return the grants that still have a name: those of the last horizon, and later ones."""
+    oldest = now - state.horizon_us
+    kept = tuple([grant for grant in state.grants if grant.slot >= oldest]) if state.grants else ()
+    return state.grants if len(kept) == len(state.grants) else kept
 
 
 def taken_back(

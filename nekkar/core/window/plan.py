@@ -37,7 +37,7 @@ from nekkar.core.window.booking import (
     earliest_slot,
     earliest_slot_behind,
     most_credit,
-    room_for,
+    prefetchable,
     spaced_after,
     spent,
     tidied,
@@ -49,7 +49,6 @@ from nekkar.core.window.state import Grant, LimitState, Place
 from nekkar.core.window.timeline import Timeline
 
 PLANNED_AHEAD = 16  # behind more places than this, a bound of the turn does instead of a plan
-PREFETCH_PART = 64
 CLOCKS_APART_US = 5000  # a hit so little ahead of now was booked for now, by a clock that differs
 
 
@@ -251,16 +250,13 @@ class _Planner:
     def _prefetch(self) -> None:
         """Book some hits more for the writer, where all callers start now, and the limit is far from binding."""
         at = self.booked.last_at
-        if not (self.ask.prefetch and self.own_grants) or at is None or at != self.soonest or self.quota.spacing_us:
-            return
-        if not self.quota.counts_calls_alone:
+        if not (self.ask.prefetch and self.own_grants) or at is None or at != self.soonest:
             return
         if self.too_late or not all(entry.is_granted for entry in self.entries):
             return
         hits = self.state.hits.book(self.slots)
-        room = room_for(hits, self.quota, self.margin_us, at)
-        if part := min(self.ask.prefetch, room // PREFETCH_PART):
-            self._book(self.ask.owner, at, part)
+        if more := prefetchable(hits, self.quota, self.margin_us, at, self.ask.prefetch):
+            self._book(self.ask.owner, at, more)
 
     def _state(self) -> LimitState:
         state = self.state

@@ -1,0 +1,35 @@
+"""The plan of a call that comes alone: no line waits, and there is room for it now, and for another call behind it.
+
+It is what ``plan.py`` would plan, in one step (test_alone.py states it as a property): most calls of a limit that does
+not bind come alone. Pure.
+"""
+
+from __future__ import annotations
+
+from nekkar.core.cost import Hits
+from nekkar.core.quota import Quota
+from nekkar.core.window.booking import earliest_slot, prefetchable, with_recent_grants
+from nekkar.core.window.state import Grant, LimitState
+
+
+def booked_alone(
+    state: LimitState, owner: int, quota: Quota, cost: Hits, now: int, prefetch: int = 0
+) -> LimitState | None:
+    """Return the state with a call of ``owner`` booked at ``now``; None where it is not alone, or has to wait.
+
+    ``prefetch``: how many hits more the owner could use. The newest grant is the owner's.
+    """
+    if state.places or state.told.rates or quota.spacing_us or state.hold_until > now:
+        return None
+    with_next = cost + quota.one_of_each
+    if not quota.admits(with_next):
+        return None
+    margin_us, kept = state.margin(quota, now), state.forget(now)
+    hits = kept.hits
+    if earliest_slot(hits, quota, margin_us, with_next, now) > now:
+        return None
+    hits = hits.book([(now, cost)])
+    if prefetch and (more := prefetchable(hits, quota, margin_us, now, prefetch)):
+        hits, cost = hits.book([(now, more)]), cost + more
+    grant = Grant(state.serial + 1, owner, now, cost)
+    return kept.with_bookings(hits, (*with_recent_grants(kept, now), grant), grant.serial, now)
