@@ -181,3 +181,11 @@ def test_amazons_pace_stretches_a_window() -> None:
         for _ in range(21):
             session.get("https://example.com/")
     assert clock.now - begin == pytest.approx(36.4, abs=1)
+
+
+def test_a_call_that_costs_more_than_a_told_limit_waits_until_the_window_is_empty(clock: FakeClock) -> None:
+    """What the service then says is its own word; an error of ours would be no answer."""
+    limit = Nekkar(clock=clock)("dear", "10/second", margin=0.1)
+    limit.acquire(cost=5)
+    limit._hear(Feedback(clock.now_us(), HOUR, budgets=(ReportedQuota(2, 3, S),)))
+    assert limit.acquire(cost=5).waited == pytest.approx(1.0)  # for so long what it told is kept

@@ -93,7 +93,8 @@ def earliest_slot(hits: Booked, quota: Quota, margin_us: int, cost: Hits, soones
     for rate in quota.rates:
         log, wanted = (hits, cost) if cost.__class__ is int and rate.unit == CALLS else _in_unit(hits, cost, rate.unit)
         if wanted:
-            before = log.time_of(log.total + wanted - rate.count)
+            # A service may tell a limit below the cost of a call: that call waits until the window is empty.
+            before = log.time_of(log.total + min(wanted - rate.count, 0))
             if before is not None:
                 at = max(at, before + rate.period_us + margin_us)
     return at
