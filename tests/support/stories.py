@@ -102,6 +102,10 @@ STORIES = {
         limits=("6/4s",), tokens=(0,), lasts_us=1500 * MS, settles=0.8, processes=3, callers=5, flushes=2, freezes=4,
         arrivals=3, busy=True, latency_us=FAST[:1], periods=6,
     ),
+    "overdue": Story(
+        limits=("1000 tokens/s",), tokens=(500,), lasts_us=800 * MS, settles=1.0, uses=(0.0, 0.05), processes=3,
+        callers=4, flushes=6, busy=True, latency_us=(60 * MS,), periods=10,
+    ),
     "versions": Story(versions=True, processes=3, cancels=2, freezes=2, skew_us=SKEW, latency_us=FAST),
 }  # fmt: skip
 

@@ -97,6 +97,10 @@ def _settled_twice(state: Any, settlement: Any, now: int) -> Any:
     return settled(settled(state, settlement, now), settlement, now)
 
 
+def _settled_in_any_epoch(state: Any, settlement: Any, now: int) -> Any:
+    return settled(state, settlement._replace(epoch=state.epoch), now)
+
+
 def _settled_at_the_end(self: Any, at: int, unit: str, count: int) -> Any:
     log = self.of(unit)
     last = log.time_offset_us + log.times[-1] if log.times else at
@@ -160,6 +164,9 @@ FAULTS = {
         lambda: patch.object(turn, "LOOK_EVERY_US", 10**12), "held", 0
     ),
     "a settlement counts twice": Fault(lambda: patch.object(turn, "settled", _settled_twice), "tokens", 0),
+    "a settlement of another epoch counts": Fault(
+        lambda: patch.object(turn, "settled", _settled_in_any_epoch), "overdue", 0
+    ),
     "a settlement is sent again after a lost answer": Fault(
         lambda: patch.object(turn.Turn, "unanswered", lambda self: None), "metered", 0
     ),
