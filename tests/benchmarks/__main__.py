@@ -13,11 +13,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.benchmarks import cost, faces, load, size
+from tests.benchmarks import cost, faces, load, size, tokens
 from tests.benchmarks.figures import QUICK, Figure, Part, Scale, Stage
 from tests.benchmarks.goals import verdicts
 from tests.benchmarks.limiters import BY_NAME
 from tests.benchmarks.report import draw, show
+from tests.benchmarks.token_limiters import TOKENS
 from tests.support.servers import memcached, redis_server
 
 PARTS: dict[str, Part] = {
@@ -26,6 +27,7 @@ PARTS: dict[str, Part] = {
     "threads": load.threads,
     "processes": load.processes,
     "binding": load.binding,
+    "tokens": tokens.tokens,
     "logs": size.logs,
     "waiting": size.tasks,
     "rules": faces.rules,
@@ -84,7 +86,7 @@ def _tell(console: Console, figures: list[Figure], options: argparse.Namespace) 
     console.print(
         f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, caches on loopback."
     )
-    if missing := sorted({each.library for each in BY_NAME.values() if not each.is_installed}):
+    if missing := sorted({each.library for each in [*BY_NAME.values(), *TOKENS] if not each.is_installed}):
         console.print(f"Left out, since not installed (pip install 'nekkar[bench]'): {', '.join(missing)}")
     if options.json:
         Path(options.json).write_text(json.dumps([asdict(figure) for figure in figures], indent=1), encoding="utf-8")

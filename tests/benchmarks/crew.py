@@ -2,7 +2,7 @@
 
 ``python -m tests.benchmarks.crew`` reads its orders from standard input, imports one contender, forks the
 workers, lets them begin together, and prints what each did. Apart from the suite, so that its own threads
-are not forked, and the contender is imported once.
+are not forked, and the contender is imported once. Another kind of crew brings its own work (``muster``).
 """
 
 from __future__ import annotations
@@ -47,25 +47,41 @@ class Record:
 
 def crew(orders: Orders) -> list[Record]:
     """Run a crew in a program of its own."""
-    program = [sys.executable, "-m", "tests.benchmarks.crew"]
+    return [Record(**record) for record in told_by("tests.benchmarks.crew", orders)]
+
+
+def told_by(module: str, orders: Orders) -> list[Any]:
+    """Run a module as a program, with orders; return what its workers told."""
+    program = [sys.executable, "-m", module]
     limit = 60 + 4 * orders.seconds
     done = subprocess.run(
         program, input=json.dumps(asdict(orders)), capture_output=True, text=True, timeout=limit, check=False
     )
     if done.returncode:
         raise RuntimeError(f"{orders.contender}: its crew failed:\n{done.stderr[-2000:]}")
-    return [Record(**record) for record in json.loads(done.stdout)]
+    told: list[Any] = json.loads(done.stdout)
+    return told
 
 
 def main() -> None:
     """Do what standard input orders."""
-    given = json.loads(sys.stdin.read())
-    orders = Orders(**{**given, "servers": Servers(**given["servers"]), "terms": Terms(**given["terms"])})
+    orders = ordered()
     BY_NAME[orders.contender].make(orders.servers, orders.terms)  # imported, its tables made, before the fork
+    muster(orders, _work)
+
+
+def ordered() -> Orders:
+    """Return the orders on standard input."""
+    given = json.loads(sys.stdin.read())
+    return Orders(**{**given, "servers": Servers(**given["servers"]), "terms": Terms(**given["terms"])})
+
+
+def muster(orders: Orders, work: Callable[[Orders, Any, Connection], None]) -> None:
+    """Fork the workers, each with a barrier to begin together and a pipe to tell what it did; print that."""
     fork = multiprocessing.get_context("fork")
     together = fork.Barrier(orders.processes)
     pipes = [fork.Pipe(duplex=False) for _ in range(orders.processes)]
-    workers = [fork.Process(target=_work, args=(orders, together, end), daemon=True) for _, end in pipes]
+    workers = [fork.Process(target=work, args=(orders, together, end), daemon=True) for _, end in pipes]
     for worker in workers:
         worker.start()
     print(json.dumps([end.recv() for end, _ in pipes]))

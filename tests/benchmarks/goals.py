@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.benchmarks import cost, faces, load, size
+from tests.benchmarks import cost, faces, load, size, tokens
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.limiters import (
     AIOMCACHE,
@@ -19,6 +19,7 @@ from tests.benchmarks.limiters import (
     NEKKAR_ASYNC_MEMORY,
     NEKKAR_MEMORY,
 )
+from tests.benchmarks.token_limiters import NEKKAR_REDIS, TOKEN_THROTTLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ def verdicts(figures: list[Figure]) -> list[Verdict]:
     of, peers = Table(figures).of, Table(figures).peers
     me, task, memory = NEKKAR.name, NEKKAR_ASYNC.name, NEKKAR_MEMORY.name
     bare = faces.SEEN.format(10)
+    held = task, NEKKAR_REDIS.name
     usable = load.PERIOD / (load.PERIOD + 0.05)
 
     def over(what: str, mine: str, other: str) -> Callable[[], float]:
@@ -93,6 +95,10 @@ def verdicts(figures: list[Figure]) -> list[Verdict]:
             False,
             lambda: of(load.CPU, me) / min(peers(load.CPU, exact=True)),
         ),
+        ("tokens: worst window of 10,000 tokens", 10_000, False, lambda: max(of(tokens.WORST, each) for each in held)),
+        ("tokens: used, by an ideal limiter's", 0.95, True, lambda: min(of(tokens.USED, each) for each in held)),
+        ("tokens: cache commands per call", 4, False, lambda: max(of(tokens.COMMANDS, each) for each in held)),
+        ("tokens: CPU by that of token-throttle", 0.2, False, over(tokens.CPU, held[1], TOKEN_THROTTLE.name)),
         ("memory: times limits' moving window", 0.6, False, over(cost.HOT, memory, MOVING_MEMORY.name)),
         (
             "memory, async: times asyncio.sleep(0), of which it has one",

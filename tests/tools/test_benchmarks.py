@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import cost, load, size
+from tests.benchmarks import cost, load, size, tokens
 from tests.benchmarks.__main__ import PARTS, main
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.goals import verdicts
@@ -36,13 +36,15 @@ def test_a_smoke_run_measures_every_part(tmp_path: Path) -> None:
     """Each part yields positive figures of nekkar and of the raw cache; they are printed, judged and written."""
     figures, printed = smoke(tmp_path, "--only", f"{NEKKAR.name};nekkar async;floor: memcached")
     headings = {figure.what for figure in figures if figure.who.startswith("nekkar")}
-    assert headings >= {cost.HOT, cost.COLD, cost.HOT_ASYNC, load.COMMANDS}
+    assert headings >= {cost.HOT, cost.COLD, cost.HOT_ASYNC, load.COMMANDS, tokens.CPU, tokens.COMMANDS}
     assert headings >= {load.THREADS.format(4), load.FORKS.format(2)}
     assert headings >= {size.BYTES.format(100), size.TASK_BYTES, "one requests call", "one httpx call", "import"}
     assert all(figure.value > 0 for figure in figures if figure.unit in ("µs", "/s"))
     assert {figure.who for figure in figures if figure.what == cost.HOT} >= {NEKKAR.name, GETS_CAS.name}
     assert all(verdict.goal.split()[0] in printed for verdict in verdicts(figures))
     assert next(figure.value for figure in figures if figure.what == load.WORST) <= 100
+    assert max(figure.value for figure in figures if figure.what == tokens.WORST) <= 10_000
+    assert {figure.value for figure in figures if figure.what == tokens.ERRORS} == {0}
 
 
 def test_each_goal_compares_figures_of_one_run() -> None:
@@ -64,6 +66,19 @@ def test_the_share_used_counts_from_each_call_to_the_hundredth_after_it() -> Non
     for gap_us, share in ((2_000_000, 1.0), (4_000_000, 0.5)):
         starts = [window * gap_us for window in range(3) for _ in range(load.CALLS)]
         assert load.used(starts) == share
+
+
+def test_tokens_in_flight_count_as_reserved() -> None:
+    """A call counts its 200 until it is settled, what it used from then on, and nothing once its period is over."""
+    calls = [tokens.Call(0.0, 1.0, 50), tokens.Call(0.5, 0.6, 70), tokens.Call(1.5, 9.0, 100)]
+    assert tokens.worst_windows(calls[:2]) == (2, 400)
+    assert tokens.worst_windows([calls[0], calls[2]]) == (2, 250)
+    assert tokens.worst_windows([*calls, tokens.Call(2.2, 9.0, 1)]) == (3, 470)
+
+
+def test_an_ideal_limiter_uses_what_the_tokens_allow() -> None:
+    """Calls use 100 of 10,000 tokens on average; those in flight hold 200: somewhat less than 5,000 a second."""
+    assert 4_600 <= tokens.ideal(12.0) <= 5_000
 
 
 def test_all_parts_are_named_in_the_help() -> None:
