@@ -35,6 +35,7 @@ THREADS = replace(BINDING, threads=4)
 MANY = replace(BINDING, threads=32, seconds=12 * PERIOD)
 LOSSES = replace(BINDING, seconds=8 * PERIOD)
 LOCAL = replace(BINDING, on_cache_error="local", local_share=1 / PROCESSES)
+TWO = replace(THREADS, endpoint="30/s")
 HOT = Plan("", "20000/2s", SECONDS)
 HOT_LOSSES = replace(HOT, seconds=7 * PERIOD)
 SPARED = Expect(spared=0.1)
@@ -54,6 +55,13 @@ FAULTS = (
     Fault("freeze", THREADS, freeze(1.2, 5.0), Expect(used=0.9, recovery=RETURN, late=MARGIN)),
     Fault("flushes", LOSSES, flushes(1.0, 7.5), Expect(used=0.65, recovery=RETURN)),
     Fault("restarts", LOSSES, restarts(0.5, 1.0, 8.0), Expect(used=0.55, recovery=RETURN)),
+    Fault("two limits, kills", TWO, kills(8, 0.5, 8.5, each=3), Expect(used=0.85, silence=SILENCE)),
+    Fault(
+        "two limits, freeze and restart",
+        replace(TWO, seconds=6 * PERIOD),
+        together(freeze(0.5, 2.0), restarts(0.5, 5.0)),
+        Expect(used=0.6, recovery=RETURN),
+    ),
     Fault("outage, local shares", LOCAL, restarts(4.0, 1.0), Expect(used=0.5, share=100 // PROCESSES)),
     Fault("hot, nothing", HOT, nothing, SPARED),
     Fault("hot, kills", HOT, kills(8, 0.5, 8.5, each=3), SPARED),

@@ -25,8 +25,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from nekkar.core.admission import JointAdmission
 from nekkar.core.cache import from_url
 from nekkar.core.errors import CacheError
+from nekkar.core.joint import JointLimit
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.core.reservation import Reservation
 from nekkar.core.shared.outage import OnCacheError
@@ -51,7 +53,10 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What each process of a fleet does: ``threads`` threads call under one limit for ``seconds``."""
+    """What each process of a fleet does: ``threads`` threads call under one limit for ``seconds``.
+
+    ``endpoint``: the rate of a second limit; every other process calls under both, the rest under the first alone.
+    """
 
     url: str
     rate: str
@@ -61,6 +66,16 @@ class Plan:
     name: str = "fleet"
     on_cache_error: OnCacheError = "raise"
     local_share: float = 1.0
+    endpoint: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its limits."""
+        return (self.name, f"{self.name}-endpoint") if self.endpoint else (self.name,)
+
+    def is_joint(self, index: int) -> bool:
+        """Whether a worker calls under both limits."""
+        return bool(self.endpoint) and index % 2 == 0
 
 
 class Fleet:
@@ -86,7 +101,7 @@ class Fleet:
     def hire(self) -> None:
         """Start one more worker; it calls from the fleet's begin, or from now on, to the fleet's end."""
         file = Path(self.folder.name, str(len(self.files)))
-        worker = _children.Process(target=_work, args=(self.plan, str(self._signal), str(file)))
+        worker = _children.Process(target=_work, args=(self.plan, len(self.files), str(self._signal), str(file)))
         worker.start()
         self.files.append(file)
         self.workers.append(worker)
@@ -165,13 +180,15 @@ def _wait_for(reached: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def _work(plan: Plan, signal_file: str, file: str) -> None:
+def _work(plan: Plan, index: int, signal_file: str, file: str) -> None:
     threading.excepthook = _die
     logging.getLogger("nekkar").addHandler(logging.NullHandler())  # an outage is told by each: too much to read
     cache = from_url(plan.url)
     _die_in_a_swap_once_doomed(cache)
     limiter = Nekkar(cache, on_cache_error=plan.on_cache_error, local_share=plan.local_share)
-    limit = limiter(plan.name, plan.rate, spacing=plan.spacing)
+    limit: Limit | JointLimit = limiter(plan.name, plan.rate, spacing=plan.spacing)
+    if plan.is_joint(index):
+        limit &= limiter(plan.names[1], plan.endpoint)
     record = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     _wait_for(Path(signal_file).exists)
     begin = float(Path(signal_file).read_text())
@@ -184,7 +201,7 @@ def _work(plan: Plan, signal_file: str, file: str) -> None:
         thread.join()
 
 
-def _loop(limit: Limit, record: int, end: float) -> None:
+def _loop(limit: Limit | JointLimit, record: int, end: float) -> None:
     """Call again and again; what the call does is to record its start."""
     before: InHand | None = None
     while time.monotonic() < end:
@@ -195,7 +212,8 @@ def _loop(limit: Limit, record: int, end: float) -> None:
             continue
         start, now = time.monotonic_ns() // 1000, time.time()
         late = min(max(round((now - admission.at) * 1e6), -(2**31)), 2**31 - 1)
-        grant = cast(Reservation, admission._booking).slot.source  # prefetched slots are of one grant
+        first = admission.parts[0] if isinstance(admission, JointAdmission) else admission
+        grant = cast(Reservation, first._booking).slot.source  # prefetched slots are of one grant
         os.write(record, _RECORD.pack(start, late, grant is before))
         before = grant
 

@@ -51,7 +51,8 @@ class Outcome:
 
     ``used``: calls in part of the most that the limit allows. ``lost``: slots booked that no call started on,
     where that is known. ``late``: the latest start after its slot, in seconds. ``failed``: workers that ended by
-    themselves before the end. ``undone``: deeds that were to be done and were not. All else is as in ``Expect``.
+    themselves before the end. ``undone``: deeds that were to be done and were not. ``endpoint``: the worst window of
+    calls under a second limit, and its limit. All else is as in ``Expect``.
     """
 
     seed: int
@@ -71,11 +72,19 @@ class Outcome:
     growth: tuple[int, int]
     undone: int
     failed: tuple[str, ...]
+    endpoint: tuple[int, int] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether one of the limits was exceeded."""
+        return self.worst > self.limit or bool(self.endpoint and self.endpoint[0] > self.endpoint[1])
 
     def broken(self, expect: Expect, calm: float) -> list[str]:
         """Say which expectations were not met; ``calm``: what a calm run used."""
         slack = WAKES * self.stall
         found = [*self.failed, *([f"{self.worst} in a window, limit {self.limit}"] if self.worst > self.limit else [])]
+        if self.endpoint and self.endpoint[0] > self.endpoint[1]:
+            found.append(f"{self.endpoint[0]} in a window of the endpoint, limit {self.endpoint[1]}")
         found += [f"{self.undone} deeds were left undone"] if self.undone else []
         for what in ("silence", "starved", "recovery", "late"):
             took, most = getattr(self, what), getattr(expect, what)

@@ -70,7 +70,17 @@ def _measured(stage: Stage, rate: Rate, seed: int) -> Outcome:
         growth=stage.growth(),
         undone=stage.undone,
         failed=tuple(stage.failed()),
+        endpoint=_endpoint(plan, each),
     )
+
+
+def _endpoint(plan: Plan, each: list[list[int]]) -> tuple[int, int] | None:
+    """Return the worst window of the calls under both limits, and the most that is allowed there."""
+    if not plan.endpoint:
+        return None
+    (rate,) = quota(plan.endpoint).rates
+    joint = [start for index, own in enumerate(each) if plan.is_joint(index) for start in own]
+    return worst_window(joint, rate.period_us), rate.count
 
 
 def _starved(stage: Stage, each: list[list[int]]) -> float:
@@ -99,8 +109,8 @@ def _lost(stage: Stage, started: int) -> int | None:
     """Return the slots booked that no call started on; a state that was lost can't tell."""
     if any(act in ("flush", "stop server") for act, _, _ in stage.done):
         return None
-    state = stage.state()
-    return state.hits.total - started if state else None
+    states = stage.states()
+    return states[0].hits.total - started if states else None
 
 
 def _spans_away(stage: Stage) -> list[tuple[int, int]]:

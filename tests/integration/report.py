@@ -38,14 +38,16 @@ def progress(stream: TextIO, seconds: float) -> Iterator[Report]:
 
 
 def _row(name: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    worst = max(outcome.worst for outcome in outcomes)
+    worst = f"{max(outcome.worst for outcome in outcomes)} of {outcomes[0].limit}"
+    if endpoints := [outcome.endpoint for outcome in outcomes if outcome.endpoint]:
+        worst += f", {max(endpoints)[0]} of {endpoints[0][1]}"
     used = sorted(outcome.used for outcome in outcomes)
     lost = [outcome.lost for outcome in outcomes if outcome.lost is not None]
     took = [outcome.recovery for outcome in outcomes]
     return (
         name,
         str(len(outcomes)),
-        f"{worst} of {outcomes[0].limit}",
+        worst,
         _range(f"{used[0]:.0%}", f"{used[-1]:.0%}"),
         "-" if None in took else _or_dash(max(one for one in took if one is not None), "{:.2f}"),
         f"{max(outcome.silence for outcome in outcomes):.2f}",
@@ -104,6 +106,6 @@ def _show_rich(results: Results, stream: TextIO) -> None:
 
     table = Table(*HEADS, box=SIMPLE_HEAD)
     for row, outcomes in zip(rows(results), results.values(), strict=True):
-        over = any(outcome.worst > outcome.limit for outcome in outcomes)
+        over = any(outcome.is_over for outcome in outcomes)
         table.add_row(*row, style="red" if over else "")
     Console(file=stream, highlight=False).print(table)

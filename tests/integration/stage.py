@@ -73,12 +73,13 @@ class Stage:
         pairs = list(zip(self.weights[2], self.weights[-1], strict=True))
         return max(last[0] - first[0] for first, last in pairs), max(last[1] - first[1] for first, last in pairs)
 
-    def state(self) -> LimitState | None:
-        """Return the fleet's state as the cache has it."""
+    def states(self) -> list[LimitState]:
+        """Return the states of the fleet's limits as the cache has them."""
         if self.server.process is None:
-            return None
-        raw, _ = MemcachedCache("127.0.0.1", self.server.port).gets(cache_key(self.fleet.plan.name))
-        return decode(raw) if raw else None
+            return []
+        cache = MemcachedCache("127.0.0.1", self.server.port)
+        values = [cache.gets(cache_key(name))[0] for name in self.fleet.plan.names]
+        return [decode(value) for value in values if value]
 
     def failed(self) -> list[str]:
         """Say which workers ended otherwise than they should."""
@@ -123,7 +124,7 @@ class Stage:
 
     def _replace_the_dead(self) -> None:
         dead = {index for index in self.ended_by_us - self._replaced if not self.fleet.workers[index].is_alive()}
-        if dead and self.fleet.now() < self.fleet.plan.seconds and self.state():
+        if dead and self.fleet.now() < self.fleet.plan.seconds and len(self.states()) == len(self.fleet.plan.names):
             self._replaced |= dead
             for _ in dead:
                 self.fleet.hire()

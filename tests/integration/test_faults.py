@@ -91,6 +91,7 @@ def test_calls_while_the_cache_is_away_are_counted_for_each_process() -> None:
     ("expect", "told"),
     [
         (Expect(), "101 in a window, limit 100"),
+        (Expect(), "31 in a window of the endpoint, limit 30"),
         (Expect(silence=2.5), "silence for 3.0 s"),
         (Expect(starved=4.5), "starved for 5.0 s"),
         (Expect(recovery=3.0), "recovery for None s"),
@@ -109,10 +110,11 @@ def test_whatever_is_broken_is_told(expect: Expect, told: str) -> None:
     bad = Outcome(
         seed=1, limit=100, calls=9, worst=101, used=0.5, silence=3.0, starved=5.0, recovery=None, kills=4, lost=9,
         share=13, late=0.1, spared=0.0, stall=0.01, growth=(1025, 0), undone=1, failed=("worker 3 ended with 1",),
+        endpoint=(31, 30),
     )  # fmt: skip
     found = bad.broken(expect, 1.0)
     assert any(told in text for text in found)
-    assert len(found) == 3 + (expect != Expect())
+    assert len(found) == 4 + (expect != Expect())
 
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal() -> None:
