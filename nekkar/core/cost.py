@@ -6,7 +6,7 @@ Most limits count calls alone. There a cost is an ``int``, and nothing is paid f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,14 @@ def is_smaller(cost: Hits, other: Hits) -> bool:
     return cost != other and fits(cost, other)
 
 
+def smallest(costs: Collection[Hits]) -> Hits:
+    """Return the largest cost that fits into each of ``costs``."""
+    if len(calls := [cost for cost in costs if isinstance(cost, int)]) == len(costs):
+        return min(calls, default=0)
+    each = [as_mapping(cost) for cost in costs]
+    return cost_of({unit: min(one.get(unit, 0) for one in each) for unit in each[0]})
+
+
 def largest(costs: Iterable[Hits]) -> Hits:
     """Return the smallest cost that each of ``costs`` fits into."""
     most: dict[str, int] = {}
@@ -83,6 +91,19 @@ def largest(costs: Iterable[Hits]) -> Hits:
         for unit, hits in items(cost):
             most[unit] = max(most.get(unit, 0), hits)
     return cost_of(most)
+
+
+def total(costs: Iterable[Hits]) -> Hits:
+    """Return the sum of costs; for many of them, in less time than one addition each would take."""
+    calls, units = 0, dict[str, int]()
+    for cost in costs:
+        if isinstance(cost, int):
+            calls += cost
+            continue
+        calls += cost.calls
+        for unit, hits in cost.units:
+            units[unit] = units.get(unit, 0) + hits
+    return cost_of({CALLS: calls, **units})
 
 
 def merged(*costs: int | Mapping[str, int] | None) -> dict[str, int]:

@@ -77,7 +77,7 @@ def _picked_up_again(self: Any, state: Any, read_at: int, now: int) -> None:
 
 
 def _own_first(*args: Any) -> list[Any]:
-    return sorted(_entries_of(*args), key=lambda entry: not entry.is_own)
+    return sorted(_entries_of(*args), key=lambda entry: not isinstance(entry, entries.OwnEntry))
 
 
 def _all_by_own_terms(state: Any, ask: Any) -> Any:

@@ -1,39 +1,50 @@
 """The entries of a plan: all that want a turn, in order, as the line sees them that is about to write.
 
-Those are the places under its own terms, the line's own callers, and slots that are wanted at one instant alone.
+Those are the places under its own terms, the line's own callers, and slots that are wanted at one instant alone. Most
+are places, and stand for themselves: there may be a thousand of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
 from nekkar.core.cost import Hits
 from nekkar.core.window.booking import Ask
 from nekkar.core.window.exact import ExactSlot
-from nekkar.core.window.state import LimitState, Place
+from nekkar.core.window.state import LimitState, Place, Terms
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
-    """A place while it is planned. The writer's own (``is_own``) is awake, so it has no promise to keep.
+class OwnEntry:
+    """The first of the line's own callers: it is awake, so there is no promise to keep. ``cost`` is that caller's."""
 
-    ``exact``: the slot that its owner wants, or none. ``headroom``: what it leaves free of each window.
-    """
-
-    place: Place
-    ready: int
     cost: Hits
-    is_own: bool = False
-    is_granted: bool = False
-    exact: ExactSlot | None = None
-    headroom: int = 0
+    headroom: int
+    ready: int = 0
+    is_kept: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class ExactEntry:
+    """A slot that a call wants at one instant; ``place``: the place that was kept for it, if any."""
+
+    exact: ExactSlot
+    headroom: int
+    place: Place | None
+    is_kept: bool = True
 
     @property
-    def is_kept(self) -> bool:
-        """Whether it is not passed over."""
-        return self.exact is not None or self.place.is_kept
+    def ready(self) -> int:
+        return self.exact.at
+
+    @property
+    def cost(self) -> Hits:
+        return self.exact.cost
+
+
+Entry = Place | OwnEntry | ExactEntry
 
 
 def entries_of(state: LimitState, ask: Ask, cost: Hits | None, exact: Sequence[ExactSlot]) -> list[Entry]:
@@ -42,27 +53,32 @@ def entries_of(state: LimitState, ask: Ask, cost: Hits | None, exact: Sequence[E
     A caller stands where its line's place stands, or one that was kept for it, or at the tail. So does an exact slot.
     Those with headroom come behind all with less.
     """
-    wanted = {one.place or one.owner: one for one in exact}
-    owners = [place.owner for place in state.places]
-    own = ask.owner
-    if ask.gone and own not in owners:
-        own = next((owner for owner in owners if owner in ask.gone), own)
-    entries: list[Entry] = []
-    for place in state.places:
-        if place.owner == own:
-            if cost is not None:
-                place = place._replace(is_kept=False)
-                entries.append(Entry(place, 0, cost, is_own=True, headroom=ask.headroom))
-        elif place.owner in ask.gone or place.terms != ask.terms:
-            continue
-        elif one := wanted.pop(place.owner, None):
-            entries.append(Entry(place, one.at, one.cost, exact=one, headroom=ask.headroom))
-        else:
-            entries.append(Entry(place, place.ready, place.cost, headroom=place.headroom))
-    if cost is not None and not any(entry.is_own for entry in entries):
-        place = Place(ask.owner, 0, 0, 0, 0, ask.terms)
-        entries.append(Entry(place, 0, cost, is_own=True, headroom=ask.headroom))
-    for one in wanted.values():
-        place = Place(one.owner, 0, 0, 0, 0, ask.terms)
-        entries.append(Entry(place, one.at, one.cost, exact=one, headroom=ask.headroom))
-    return sorted(entries, key=attrgetter("headroom"))
+    own, strangers = ask.owner, under_other_terms(state.places, ask.terms)
+    if ask.gone and state.place_of(own) is None:
+        own = next((place.owner for place in state.places if place.owner in ask.gone), own)
+    places: Sequence[Place] = state.places
+    if strangers:
+        places = [place for place in places if place.owner == own or id(place.terms) not in strangers]
+    kept = {place.owner: place for place in places if place.owner not in ask.gone} if exact else {}
+    wanted = [(one.place or one.owner, one) for one in exact]
+    instead: dict[int, Entry | None] = {
+        owner: ExactEntry(one, ask.headroom, kept[owner]) for owner, one in wanted if owner in kept
+    }
+    instead |= dict.fromkeys(ask.gone)
+    instead[own] = mine = None if cost is None else OwnEntry(cost, ask.headroom)
+    entries = [entry for place in places if (entry := instead.get(place.owner, place)) is not None]
+    if mine and mine not in entries:
+        entries.append(mine)
+    entries += [ExactEntry(one, ask.headroom, None) for owner, one in wanted if owner not in kept]
+    return in_order_of_headroom(entries)
+
+
+def in_order_of_headroom(entries: list[Entry]) -> list[Entry]:
+    """Return the entries with those behind that leave more free (rule 31)."""
+    return sorted(entries, key=attrgetter("headroom")) if any(entry.headroom for entry in entries) else entries
+
+
+def under_other_terms(places: Iterable[Place], terms: Terms) -> set[int]:
+    """Return the ids of all terms of ``places`` that are not equal to ``terms``; most places share one value."""
+    different = {id(place.terms): place.terms for place in places}
+    return {key for key, each in different.items() if each != terms}

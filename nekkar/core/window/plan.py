@@ -29,12 +29,11 @@ from itertools import takewhile
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from nekkar.core.cost import Hits, is_smaller
+from nekkar.core.cost import Hits, total
 from nekkar.core.quota import leaving
 from nekkar.core.window.booking import (
     Ask,
     SlotRequest,
-    earliest_slot,
     earliest_slot_behind,
     most_credit,
     prefetchable,
@@ -42,9 +41,9 @@ from nekkar.core.window.booking import (
     spent,
     tidied,
 )
-from nekkar.core.window.entries import Entry, entries_of
+from nekkar.core.window.entries import Entry, ExactEntry, OwnEntry, entries_of, under_other_terms
 from nekkar.core.window.exact import ExactSlot, insert_exact, with_places
-from nekkar.core.window.guarded import next_guarded
+from nekkar.core.window.order import Order
 from nekkar.core.window.state import Grant, LimitState, Place
 from nekkar.core.window.timeline import Timeline
 
@@ -92,28 +91,29 @@ class _Planner:
         self.own_grants = 0
         self.too_late: list[tuple[SlotRequest, int]] = []
         # Nobody plans, grants or waits for a place under other terms: it keeps its own against the shared hits.
-        foreign = [place for place in state.places if place.owner != ask.owner and place.terms != ask.terms]
-        self.others = [place for place in foreign if place.owner not in ask.gone]
+        strangers = under_other_terms(state.places, ask.terms)
+        foreign = [place for place in state.places if id(place.terms) in strangers] if strangers else []
+        self.others = [place for place in foreign if place.owner != ask.owner and place.owner not in ask.gone]
         self.open = entries_of(state, ask, self.caller.cost if self.caller else None, exact)
-        self.own = next((entry for entry in self.open if entry.is_own), None)
-        self.entries = [entry for entry in self.open if entry.place.cost or not entry.exact]
-        self.is_guarded = any(entry.is_kept or entry.headroom for entry in self.open)
-        self.weight: Hits = sum((entry.cost for entry in self.entries), 0)
+        self.own = next((entry for entry in self.open if isinstance(entry, OwnEntry)), None)
+        self.entries = [entry for entry in self.open if not isinstance(entry, ExactEntry) or entry.place]
+        self.weight = total([entry.cost for entry in self.entries])
+        self.order = Order(self.open, self.ahead, self.quota, self.margin_us, self.soonest)
         self.turn: int | None = None
 
     def plan(self) -> Plan:
         while self.open:
-            entry, slot = self._next_turn()
-            if entry.exact:
-                self._book_exact(entry, entry.exact, slot)
+            entry, slot = self.order.next()
+            if isinstance(entry, ExactEntry):
+                self._book_exact(entry, slot)
                 continue
-            if entry.is_own and self._is_too_late(slot):
+            if entry is self.own and self._is_too_late(slot):
                 self._skip_caller(entry, slot)
                 continue
             if slot > self.until:
                 if self.own is None:
                     break
-                if entry.is_own:
+                if entry is self.own:
                     self.turn = slot
                     break
                 if self.open.index(self.own) > PLANNED_AHEAD:
@@ -121,68 +121,31 @@ class _Planner:
                     break
             self.open.remove(entry)
             self.ahead.add(slot, entry.cost)
-            if slot <= self.until and (entry.is_own or entry.place.credit > 0):
+            if slot <= self.until and (isinstance(entry, OwnEntry) or entry.credit > 0):
                 self._grant(entry, slot)
             # Else the turn is kept free: its owner books it, or it comes later than the horizon.
         self._prefetch()
         return Plan(self._state(), self.turn, self.own_grants, self.too_late, self._turn_of_tail() > self.soonest)
 
-    def _next_turn(self) -> tuple[Entry, int]:
-        """Return the entry whose turn comes next, and its slot (rules 2 and 3)."""
-        if self.is_guarded:
-            return next_guarded(self.open, self._slot_of, lambda one, at, then: self._slot_behind(at, one.cost, then))
-        slots: dict[Hits, int] = {}
-        first: tuple[Entry, int] | None = None
-        for entry in self.open:
-            slot = slots.get(entry.cost)
-            if slot is None:
-                slot = slots[entry.cost] = self._slot(entry.cost, self.soonest)
-            if entry.ready <= slot:
-                first = entry, slot
-                break
-            if first is None or entry.ready < first[1]:
-                first = entry, entry.ready
-        assert first is not None
-        best, slot = first
-        if best.cost != 1 and slot > self.soonest:
-            for entry in self.open:
-                at = self._slot(entry.cost, self.soonest) if is_smaller(entry.cost, best.cost) else slot
-                if entry.ready <= at < slot and self._slot_behind(at, entry.cost, best) <= slot:
-                    return entry, at
-        return best, slot
-
-    def _book_exact(self, entry: Entry, one: ExactSlot, slot: int) -> None:
+    def _book_exact(self, entry: ExactEntry, slot: int) -> None:
         """Book an exact slot where its turn comes at that instant (rule 27); else its place stays as it is."""
         self.open.remove(entry)
-        if slot == one.at:
-            self.ahead.add(slot, one.cost)
-            self._book(one.owner, slot, one.cost)
-            entry.is_granted = True
-
-    def _slot_of(self, entry: Entry) -> int:
-        soonest = min(entry.ready, self.soonest) if entry.exact else self.soonest
-        quota = leaving(self.quota, entry.headroom)
-        return earliest_slot(self.ahead, quota, self.margin_us, entry.cost, soonest)
-
-    def _slot(self, cost: Hits, soonest: int) -> int:
-        return earliest_slot(self.ahead, self.quota, self.margin_us, cost, soonest)
-
-    def _slot_behind(self, at: int, cost: Hits, best: Entry) -> int:
-        """Return the slot that ``best`` would have behind ``cost`` hits at ``at``."""
-        quota = leaving(self.quota, best.headroom)
-        return earliest_slot(self.ahead.plus(at, cost), quota, self.margin_us, best.cost, best.ready)
+        if slot == entry.exact.at:
+            self.ahead.add(slot, entry.cost)
+            self._book(entry.exact.owner, slot, entry.cost)
+            if entry.place:
+                self.entries.remove(entry)
 
     def _bound_of_own_turn(self) -> int:
         assert self.own is not None
         place = self.open.index(self.own)
-        before: Hits = sum((entry.cost for entry in self.open[:place]), 0)
+        before = total(entry.cost for entry in self.open[:place])
         soonest = max(self.soonest, spaced_after(self.ahead, self.quota, place + 1))
         return earliest_slot_behind(self.ahead, before, self.part, self.margin_us, soonest, self.own.cost)
 
     def _turn_of_tail(self) -> int:
         """Return a bound of the slot of one more call behind all that want one."""
-        calls = 1 + sum(not entry.is_granted for entry in self.entries) if self.quota.spacing_us else 1
-        soonest = max(self.soonest, spaced_after(self.booked, self.quota, calls))
+        soonest = max(self.soonest, spaced_after(self.booked, self.quota, len(self.entries) + 1))
         return earliest_slot_behind(
             self.booked, self.weight, self.quota, self.margin_us, soonest, self.quota.one_of_each
         )
@@ -194,10 +157,10 @@ class _Planner:
         by_other_clock = slot == self.ahead.last_at and slot <= self.soonest + CLOCKS_APART_US
         return deadline is not None and slot > max(deadline, self.ask.now + self.ask.lead_us) and not by_other_clock
 
-    def _skip_caller(self, entry: Entry, slot: int) -> None:
+    def _skip_caller(self, entry: OwnEntry, slot: int) -> None:
         assert self.caller is not None
         self.too_late.append((self.caller, slot))
-        self.caller = next(self.callers, None)
+        self._next_caller()
         if self.caller:
             self.weight += self.caller.cost - entry.cost
             entry.cost = self.caller.cost
@@ -207,35 +170,40 @@ class _Planner:
             self.open.remove(entry)
             self.entries.remove(entry)
 
-    def _grant(self, entry: Entry, slot: int) -> None:
-        self._book(entry.place.owner, slot, entry.cost)
-        entry.is_granted = True
+    def _next_caller(self) -> None:
+        self.caller = next(self.callers, None)
+        if self.caller:
+            self.order.add_cost(self.caller.cost)
+
+    def _grant(self, entry: Place | OwnEntry, slot: int) -> None:
+        self.entries.remove(entry)
         self.weight -= entry.cost
-        place = entry.place
         again: Entry | None = None
-        if entry.is_own:
+        if isinstance(entry, OwnEntry):
+            ask = self.ask
+            self._book(ask.owner, slot, entry.cost)
             self.own = None
             self.own_grants += 1
-            self.caller = next(self.callers, None)
+            self._next_caller()
             if self.caller:
-                again = self.own = Entry(place, 0, self.caller.cost, is_own=True, headroom=entry.headroom)
-            elif self.ask.stands:
-                place = place._replace(cost=entry.cost, credit=self.ask.credit, back_us=self.ask.back_us)
+                again = self.own = OwnEntry(self.caller.cost, entry.headroom)
+            elif ask.stands:
+                again = self._standing(Place(ask.owner, entry.cost, 0, ask.credit, ask.back_us, ask.terms), slot)
+        else:
+            self._book(entry.owner, slot, entry.cost)
+            if (place := spent(entry)).credit:
                 again = self._standing(place, slot)
-        elif (place := spent(place)).credit:
-            again = self._standing(place, slot)
         if again:
             for line in (self.entries, self.open):  # at the tail, but before all with more headroom
                 insort(line, again, key=attrgetter("headroom"))
             self.weight += again.cost
 
-    def _standing(self, place: Place, slot: int) -> Entry | None:
+    def _standing(self, place: Place, slot: int) -> Place | None:
         """Return the place at the tail, if its owner is back before the turn of the tail, or within the horizon."""
         tail = self._turn_of_tail()
         if place.back_us > self.state.horizon_us and slot + place.back_us > tail:
             return None
-        place = place._replace(ready=max(slot + place.back_us, tail))
-        return Entry(place, place.ready, place.cost, headroom=place.headroom)
+        return place._replace(ready=max(slot + place.back_us, tail))
 
     def _book(self, owner: int, slot: int, cost: Hits) -> None:
         self.slots.append((slot, cost))
@@ -252,7 +220,7 @@ class _Planner:
         at = self.booked.last_at
         if not (self.ask.prefetch and self.own_grants) or at is None or at != self.soonest:
             return
-        if self.too_late or not all(entry.is_granted for entry in self.entries):
+        if self.too_late or self.entries:
             return
         hits = self.state.hits.book(self.slots)
         if more := prefetchable(hits, self.quota, self.margin_us, at, self.ask.prefetch):
@@ -260,9 +228,7 @@ class _Planner:
 
     def _state(self) -> LimitState:
         state = self.state
-        places = [
-            self._own_place(entry) if entry.is_own else entry.place for entry in self.entries if not entry.is_granted
-        ]
+        places = [place for entry in self.entries if (place := self._place_of(entry))]
         places += self.others
         return replace(
             state,
@@ -272,7 +238,11 @@ class _Planner:
             places=tuple(places),
         )
 
-    def _own_place(self, entry: Entry) -> Place:
+    def _place_of(self, entry: Entry) -> Place | None:
+        if isinstance(entry, Place):
+            return entry
+        if isinstance(entry, ExactEntry):
+            return entry.place
         ask = self.ask
         credit = min(most_credit(self.part, entry.cost), self._waiting_alike(entry.cost) + ask.stands * ask.credit)
         ready = self.soonest if self.turn is None else self.turn
