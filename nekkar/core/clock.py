@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Clock", "ReadClock", "SystemClock"]
 
 LONGEST_SLEEP_S = 3600.0
-STEP_US = 1_000_000
+STEP_US, CLOSE_US = 1_000_000, 1000
 
 
 class Clock(Protocol):
@@ -64,9 +65,10 @@ class SystemClock:
         """Return the machine's wall-clock time."""
         return time.time_ns() // 1000
 
-    def steady_us(self) -> int:
+    @staticmethod
+    def steady_us() -> int:
         """Return µs of a clock that never steps; only differences of it mean anything."""
-        return ticks()
+        return _ticks_ns() // 1000
 
     def sleep_until(self, at_us: int | None, wake: threading.Event) -> None:
         """Block this thread until ``at_us`` (None: no bound) or until ``wake`` is set."""
@@ -98,10 +100,12 @@ monotonic = time.monotonic  # seconds of a clock that never steps, for ages with
 
 def ticks() -> int:
     """Return µs of a clock that never steps, and that runs on while the machine is suspended where it has one."""
-    return time.clock_gettime_ns(_TICKING) // 1000 if _TICKING is not None else time.monotonic_ns() // 1000
+    return _ticks_ns() // 1000
 
 
-_TICKING: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+_ticks_ns: Callable[[], int] = time.monotonic_ns
+if hasattr(time, "CLOCK_BOOTTIME"):
+    _ticks_ns = partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
 
 
 def wall_offset_us() -> int:
@@ -117,7 +121,7 @@ class SteadyClock(SystemClock):
 
     def now_us(self) -> int:
         """Return the time; never less than before."""
-        return ticks() + OFFSET_US
+        return _ticks_ns() // 1000 + OFFSET_US
 
 
 def steady_us(clock: Clock) -> Callable[[], int]:
@@ -128,13 +132,14 @@ def steady_us(clock: Clock) -> Callable[[], int]:
 class ClockWatch:
     """Notices where a clock was set: its time has moved, by a second or more, against one that never steps.
 
-    A clock without ``steady_us`` is never looked at: it is a test's, or a user's. Safe between threads, without a
+    A clock without ``steady_us`` is never looked at: it is a test's, or a user's; nor is one that never steps. Safe between threads, without a
     lock, so that a signal handler may come between. ``moved``: each is called with the µs that it was set by.
     """
 
     def __init__(self, clock: Clock, *moved: Callable[[int], None]) -> None:
         self._now, self._steady, self._moved = clock.now_us, steady_us(clock), moved
-        self._offsets = [clock.now_us() - self._steady()] if hasattr(clock, "steady_us") else []
+        may_step = hasattr(clock, "steady_us") and type(clock) is not SteadyClock
+        self._offsets = [clock.now_us() - self._steady()] if may_step else []
         self._moved_us = 0
 
     def keep(self) -> int:
@@ -147,8 +152,10 @@ class ClockWatch:
         except IndexError:
             return self._moved_us
         try:
-            before, now, after = self._steady(), self._now(), self._steady()
-            nearest = min(max(offset, now - after), now - before)  # the thread may have stood still in between
+            nearest = self._now() - self._steady()
+            if abs(nearest - offset) > CLOSE_US:  # the thread may have stood still in between
+                before, now, after = self._steady(), self._now(), self._steady()
+                nearest = min(max(offset, now - after), now - before)
             offset, by = nearest, nearest - offset
             if abs(by) >= STEP_US:
                 self._moved_us += by

@@ -57,7 +57,8 @@ class Fallback:
         self.clock = shared.clock
         alone = _share_of if outage.policy == "local" else _unlimited
         self._share = alone(shared.quota, outage.share, shared.key)
-        self._private = shared
+        self.in_process = shared.in_process
+        self._use(shared)
         self._starts: deque[tuple[int, Hits]] = deque()  # of this process, for as long as they matter
         self._alone: list[tuple[int, Hits]] = []  # those on private slots that the cache has not yet
         self._lost_in = 0  # the number of the outage in which this limit lost the cache; 0: it has it
@@ -66,46 +67,36 @@ class Fallback:
         self.keep_time = ClockWatch(self.clock, shared.replica.moved, self._moved).keep
 
     @property
-    def in_process(self) -> bool:
-        """Whether the cache answers at once, without I/O."""
-        return self.shared.in_process
-
-    @property
     def is_on(self) -> bool:
         """Whether the private ledger is in use."""
         return self._private is not self.shared
 
-    @property
-    def quota(self) -> Quota:
-        """What this process keeps to now: the quota, or its share of it."""
-        return self._private.quota
-
-    @property
-    def latency(self) -> CacheLatency:
-        """How long the cache takes; the private one takes no time."""
-        return self._private.latency
+    def _use(self, ledger: Ledger) -> None:
+        """Keep to a ledger: to its quota, that is this process's share of it where the cache is away."""
+        self._private, self.quota, self.latency, self._replica = ledger, ledger.quota, ledger.latency, ledger.replica
 
     @property
     def state(self) -> LimitState | None:
         """The newest state seen; None before the first."""
-        return self._private.state
+        snapshot = self._replica.snapshot
+        return snapshot.state if snapshot else None
 
     @property
     def read_at(self) -> int:
         """When the read that saw the newest state was sent; 0 before the first."""
-        return self._private.read_at
+        return self._replica.read_at
 
     def confirms(self, epoch: int, slot: int) -> bool:
         """Whether the newest state is still of this epoch, and holds no calls back at this slot."""
-        return self._private.confirms(epoch, slot)
+        return self._replica.confirms(epoch, slot)
 
     def good_until(self, slot: int) -> int:
         """Return until when a call may start on its slot."""
-        return self._private.good_until(slot)
+        return slot + self.quota.margin_us // 2
 
     def clock_is_due(self) -> bool:
         """Whether the clock is to be read before anything is booked."""
-        return self._may_try() and self.shared.clock_is_due()
+        return (self._private is self.shared or self._may_try()) and self.shared.clock_is_due()
 
     def started(self, at: int, cost: Hits) -> None:
         """Count a call of this process that starts at its slot."""
@@ -125,12 +116,20 @@ class Fallback:
 
     def update(self, change: Change) -> CacheSteps[None]:
         """Change the state that all share; while the cache is away, the private one. Raises CacheError by policy."""
-        shared = _Rejoined(self, change) if self.is_on or self._alone else change
-        if not (yield from self._unless_away(self.shared.update(shared))):
-            yield from self._private.update(change)
+        if self._private is self.shared and not self._alone:
+            sent = self._steady_us()
+            try:
+                yield from self.shared.update(change)
+                return
+            except CacheError as error:
+                self._begin(error, self._steady_us() - sent)
+        elif (yield from self._unless_away(self.shared.update(_Rejoined(self, change)))):
+            return
+        yield from self._private.update(change)
 
     def edit(self, edit: Edit) -> CacheSteps[None]:
         """Change the state by a pure function of the state and the time; see ``update``."""
+        self.keep_time()
         yield from self.update(Edited(edit))
 
     def _unless_away(self, steps: CacheSteps[None]) -> CacheSteps[bool]:
@@ -169,7 +168,7 @@ class Fallback:
         self._retry_at, self._failed_at = self._steady_us() + self._retry_us, self.clock.now_us()
         with _lock:
             if not self.is_on:
-                self._private = self._private_ledger(self._failed_at)
+                self._use(self._private_ledger(self._failed_at))
 
     def _private_ledger(self, now: int) -> Ledger:
         """Return a ledger that remembers what counts here: own calls whole, and this process's share of all others.
@@ -215,7 +214,7 @@ class Fallback:
                 held = known.hold_until + by if known.hold_until else 0
                 hits = known.hits.each(lambda _, log: log.with_entries([(at + by, hits) for at, hits in log.entries()]))
                 moved = replace(known, epoch=randbits(63), hits=hits, hold_until=held)
-                self._private = self._ledger_of(replace(moved, places=(), grants=(), serial=0))
+                self._use(self._ledger_of(replace(moved, places=(), grants=(), serial=0)))
 
     def merged(self, state: LimitState, now: int, alone: Sequence[tuple[int, Hits]]) -> LimitState:
         """Return the state of a cache that is back, with what was admitted meanwhile, here and perhaps elsewhere."""
@@ -236,7 +235,7 @@ class Fallback:
         with _lock:
             del self._alone[:merged]
             if not self._alone:
-                self._private = self.shared
+                self._use(self.shared)
 
 
 class _Rejoined:

@@ -72,8 +72,8 @@ class Replica:
 
     def confirms(self, epoch: int, slot: int) -> bool:
         """Whether the newest state is still of this epoch, and holds no calls back at this slot."""
-        state = self.state
-        return state is not None and state.epoch == epoch and state.hold_until <= slot
+        known = self.snapshot
+        return known is not None and known.state.epoch == epoch and known.state.hold_until <= slot
 
     def decoded(self, raw: bytes, now: int) -> LimitState:
         """Decode a state, unless these are the bytes that this process saw or wrote last; raises CorruptLog."""

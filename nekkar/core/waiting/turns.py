@@ -27,13 +27,13 @@ class TurnUnderWay:
 
     ``last_ticket``: of the callers it books for. ``begun_at``: µs of ``ticks``. ``steps``: the generator that takes it.
     ``is_started``: a driver has begun it, so it runs to its end. ``is_left``: its leader has gone, so it must wake the
-    others itself.
+    others itself. ``has_ended``: it has reported.
     """
 
     def __init__(self, turn: Turn, last_ticket: int, begun_at: int) -> None:
         self.turn, self.last_ticket, self.begun_at = turn, last_ticket, begun_at
         self.steps: ref[CacheSteps[None]] | None = None
-        self.is_started = self.is_left = False
+        self.is_started = self.is_left = self.has_ended = False
 
     @property
     def is_over(self) -> bool:
@@ -76,7 +76,7 @@ class Turns:
             return None
         turn = Turn(self.ledger, self._assignments, self._prefetched, self._lock)
         self._is_asked = self._has_given_up = False
-        self.under_way = TurnUnderWay(turn, max(ticket, self._assignments.queue.last_ticket), self._ticks())
+        self.under_way = TurnUnderWay(turn, max(ticket, mine.queue.last_ticket), self._ticks())
         return self.under_way
 
     def is_due_for(self, caller: Caller) -> bool:
@@ -92,9 +92,10 @@ class Turns:
             yield RunSteps(steps, shielded, self.ledger.in_process)
         finally:
             under_way.is_left = True
-            if under_way.is_over:
+            if not under_way.has_ended and under_way.is_over:
                 self._end(under_way)
-            self._wake_all()
+            if self._assignments.to_wake:
+                self._wake_all()
 
     def _take(self, under_way: TurnUnderWay) -> CacheSteps[None]:
         """Update the state: steps that run to their end, in whichever thread they were started."""
@@ -103,7 +104,8 @@ class Turns:
         try:
             while True:
                 try:
-                    yield from self._sync_clock()
+                    if self.ledger.clock_is_due():
+                        yield from self._sync_clock()
                     yield from self.ledger.update(turn)
                 except CacheError as error:
                     with self._lock:
@@ -121,9 +123,7 @@ class Turns:
             self._end(under_way)
 
     def _sync_clock(self) -> CacheSteps[None]:
-        """Read the clock where that is due. Callers that came before its first reading have times of another clock."""
-        if not self.ledger.clock_is_due():
-            return
+        """Read the clock. Callers that came before its first reading have times of another clock."""
         before, begun = self.ledger.clock.now_us(), self._ticks()
         yield from self.ledger.sync_clock()
         self.on_shift(self.ledger.clock.now_us() - before - (self._ticks() - begun))
@@ -134,7 +134,9 @@ class Turns:
                 self.under_way = None
                 looks_at = 0 if self._is_asked else under_way.turn.look_at
                 self.look_at = looks_at or self.ledger.clock.now_us()
-            self._assignments.wake_head()
+            if self._assignments.queue:
+                self._assignments.wake_head()
             self._assignments.to_wake += self._assignments.exact.open[:1]
+            under_way.has_ended = True
         if under_way.is_left:  # else the leader wakes the others, behind itself
             self._wake_all()

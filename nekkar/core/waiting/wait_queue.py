@@ -136,6 +136,7 @@ class WaitQueue:
     def settle(self, settlement: Settlement) -> QueueSteps[None]:
         """Wait until a settlement is written; raise CacheError if it was not, or may not have been."""
         settling = Settling(settlement)
+        self._keep_time()
         with self._lock:
             self._assignments.settle(settling)
         while not settling.is_done:

@@ -24,7 +24,7 @@ from nekkar.core.window.codec_told import told_of, told_section
 from nekkar.core.window.codec_units import UNIT_TERMS, terms_in_units, unit_sections, with_unit_sections
 from nekkar.core.window.hits import HitLog
 from nekkar.core.window.rejections import NONE, Rejections
-from nekkar.core.window.sections import column_bytes, column_of, section, sections
+from nekkar.core.window.sections import column_of, column_section, section, sections
 from nekkar.core.window.state import MAX_TERMS, Grant, LimitState, Place, Terms
 
 MAGIC = b"nkkr"
@@ -45,6 +45,7 @@ _FIELDS += ("assumed_until",)
 _OF_HITS = ("forgotten", "time_offset_us", "number_offset")
 _OF_REJECTIONS = ("at", "row", "margin_us", "widened_at")
 _HEADER = struct.Struct("<Q?QqqqqqqQqQqHqqq")  # the fields above, then the time that grants and places count from
+_slot_of, _ready_of = attrgetter("slot"), attrgetter("ready")
 _values = attrgetter(
     *_FIELDS, *(f"hits.{name}" for name in _OF_HITS), *(f"rejections.{name}" for name in _OF_REJECTIONS)
 )
@@ -65,27 +66,27 @@ EMPTY = (0, b"")
 def encode(state: LimitState) -> bytes:
     """Return the state as bytes."""
     places, grants, hits = state.places, state.grants, state.hits
-    earliest = min((*(place.ready for place in places), *(grant.slot for grant in grants)), default=0)
+    slots, readies = [*map(_slot_of, grants)], [*map(_ready_of, places)]
+    earliest = min(slots + readies, default=0)
     parts = [_HEADER.pack(*_values(state), earliest)]
     if state.rates:
-        parts += section(RATES, 0, _rate_rows(state.rates))
+        parts += _rates_section(state.rates)
     if hits.times:
-        parts += section(HIT_TIMES, hits.times.itemsize == 8, [column_bytes(hits.times)])
-        parts += section(HIT_NUMBERS, hits.cumulative.itemsize == 8, [column_bytes(hits.cumulative)])
+        parts += column_section(HIT_TIMES, hits.times)
+        parts += column_section(HIT_NUMBERS, hits.cumulative)
     if grants:
-        is_wide = (
-            max(grant.slot for grant in grants) - earliest >= _NARROW_TIME
-            or state.serial - grants[0].serial >= _NARROW_TIME
-        )
+        is_wide = max(slots) - earliest >= _NARROW_TIME or state.serial - grants[0].serial >= _NARROW_TIME
         pack = _GRANT[is_wide].pack
         rows = [
-            pack(state.serial - serial, owner, slot - earliest, hits_in(cost, CALLS))
+            pack(state.serial - serial, owner, slot - earliest, cost if cost.__class__ is int else hits_in(cost, CALLS))
             for serial, owner, slot, cost in grants
         ]
         parts += section(GRANTS, is_wide, rows)
     if places:
         parts += _places_as_bytes(places, earliest)
-    parts += [*unit_sections(state), *told_section(state.told)]
+    parts += unit_sections(state)
+    if state.told.rates:
+        parts += told_section(state.told)
     body = b"".join(parts)
     if _PREFIX.size + len(body) > LONGEST_STATE:
         raise CacheError(
@@ -93,6 +94,11 @@ def encode(state: LimitState) -> bytes:
             " several names"
         )
     return _PREFIX.pack(MAGIC, VERSION, _HEADER.size, crc32(body, _HEADER.size)) + body
+
+
+@lru_cache(1024)
+def _rates_section(rates: tuple[Rate, ...]) -> tuple[bytes, ...]:
+    return section(RATES, 0, _rate_rows(rates))
 
 
 def _rate_rows(rates: Sequence[Rate]) -> list[bytes]:
@@ -180,7 +186,7 @@ def _places_as_bytes(places: tuple[Place, ...], earliest: int) -> tuple[bytes, .
     terms = list(dict.fromkeys(place.terms for place in places))
     indexes = {each: index for index, each in enumerate(terms)}
     is_wide = (
-        max(place.ready for place in places) - earliest >= _NARROW_TIME
+        max(map(_ready_of, places)) - earliest >= _NARROW_TIME
         or max(hits_in(place.cost, CALLS) for place in places) >= _NARROW_COST
     )
     pack = _PLACE[is_wide].pack

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter, itemgetter
 from typing import TypeVar
 
 from nekkar.core.cost import CALLS, Cost, Hits, as_mapping, cost_of
@@ -26,6 +27,8 @@ _RATE = struct.Struct("<BQQ")  # unit, period, count
 _IN_UNIT = struct.Struct("<IBQ")  # the index of a grant or a place, a unit, and its hits
 _OF_TERMS = struct.Struct("<BBQQ")  # the index of terms, the length of the unit's name behind it, period, count
 _INSTANT = struct.Struct("<Q")
+
+_unit_of, _cost_of, _name_of = attrgetter("unit"), attrgetter("cost"), itemgetter(0)
 
 Costly = TypeVar("Costly", Grant, Place)
 
@@ -62,12 +65,12 @@ def unit_sections(state: LimitState) -> list[bytes]:
 
 def _units_of(state: LimitState) -> list[str]:
     """Return the units of all timelines, rates and costs, but for the calls."""
-    units = {rate.unit for rate in state.rates}
-    units.update(unit for unit, _ in state.hits.others)
-    for cost in (*(grant.cost for grant in state.grants), *(place.cost for place in state.places)):
-        if isinstance(cost, Cost):
-            units.update(unit for unit, _ in cost.units)
-    return sorted(units - {CALLS})
+    units = {*map(_unit_of, state.rates), *map(_name_of, state.hits.others)}
+    for cost in map(_cost_of, (*state.grants, *state.places)):
+        if cost.__class__ is Cost:
+            units.update(map(_name_of, cost.units))
+    units.discard(CALLS)
+    return sorted(units)
 
 
 def _rows(costs: Sequence[Hits], units: Sequence[str]) -> list[bytes]:

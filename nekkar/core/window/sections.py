@@ -31,6 +31,12 @@ def sections(body: memoryview) -> Iterator[tuple[int, int, memoryview]]:
         yield tag, is_wide, body[start:at]
 
 
+def column_section(tag: int, values: Column[int]) -> tuple[bytes, ...]:
+    """Return the parts of a section that holds one column."""
+    raw = values.tobytes() if sys.byteorder == "little" else column_bytes(values)
+    return _SECTION.pack(tag, values.itemsize == 8, len(raw)), raw
+
+
 def column_bytes(values: Column[int]) -> bytes:
     """Return a column as bytes."""
     if sys.byteorder == "big":
