@@ -102,7 +102,7 @@ class Limit:
         """
         asked, longest, free = self._checked(cost, max_wait, headroom)
         line = self._core.thread_line(free)
-        if asked == 1 and (slot := line.prefetched.take()):
+        if asked == 1 and line.prefetched.hand and (slot := line.prefetched.take()):
             return self._prefetched(slot)
         if not asked:
             return self._admission(*self._run(self._core.uncounted(longest)))
@@ -274,7 +274,7 @@ class Limit:
 
     def _admission(self, slot: Slot, waited_us: int, headroom: int = 0) -> Admission:
         self._limiter._forget_idle(slot.at)
-        return Admission._of(self.name, Reservation(self._core, slot, headroom), waited_us / SECOND)
+        return Admission._of(self._core.name, Reservation(self._core, slot, headroom), waited_us / SECOND)
 
 
 def _reservation(admission: Admission) -> Reservation | None:

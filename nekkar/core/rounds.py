@@ -14,22 +14,18 @@ MOST = 32
 class Rounds:
     """Keys, each of which comes up again ``every`` units of time after it was added. Called under its owner's lock.
 
-    ``next_at``: when the next one comes up; it may be read without the lock.
+    ``next_at``: when the next one comes up; ``due``: the keys that are to come up. Both may be read without the lock.
     """
 
     def __init__(self, every: float) -> None:
         self._every = every
-        self._due: OrderedDict[Hashable, float] = OrderedDict()  # in order, since all wait for as long
+        self.due: OrderedDict[Hashable, float] = OrderedDict()  # in order, since all wait for as long
         self.next_at = math.inf
 
     def add(self, key: Hashable, now: float) -> None:
         """Have ``key`` come up, if it is not to come up already."""
-        self._due.setdefault(key, now + self._every)
+        self.due.setdefault(key, now + self._every)
         self.next_at = min(self.next_at, now + self._every)
-
-    def has(self, key: Hashable) -> bool:
-        """Whether ``key`` is to come up."""
-        return key in self._due
 
     def up(self, now: float) -> list[Any]:
         """Return keys that have come up, ``MOST`` at most; the owner adds those again that it keeps.
@@ -37,10 +33,10 @@ class Rounds:
         A finaliser or a signal handler may come here between any two of its steps.
         """
         found: list[Any] = []
-        for key in list(islice(self._due, MOST)):
-            if self._due.get(key, math.inf) > now:
+        for key in list(islice(self.due, MOST)):
+            if self.due.get(key, math.inf) > now:
                 break
-            if self._due.pop(key, None) is not None:
+            if self.due.pop(key, None) is not None:
                 found.append(key)
-        self.next_at = next(iter(list(islice(self._due.values(), 1))), math.inf)
+        self.next_at = next(iter(list(islice(self.due.values(), 1))), math.inf)
         return found

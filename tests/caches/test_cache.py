@@ -250,7 +250,7 @@ def test_a_memory_cache_drops_what_is_dead_a_little_at_each_write(monkeypatch: p
     for _ in range(1000):  # set and deleted again and again, a key is looked at no more often for it
         cache.set("restless", "value")
         cache.delete("restless")
-    assert len(cache._rounds._due) == 3
+    assert len(cache._rounds.due) == 3
 
 
 # SQLite.

@@ -97,13 +97,13 @@ class MemoryCache(BaseCache):
                 items[key] = kept = new if items[key] is old else items[key]  # no call is in this
         except KeyError:  # deleted meanwhile
             return None
-        self._sweep(key, monotonic())
+        now = monotonic()
+        if now >= self._rounds.next_at or key not in self._rounds.due:
+            self._sweep(key, now)
         return new.version if kept is new else None
 
     def _sweep(self, key: str, now: float) -> None:
         """Note an item that was put, and drop what is dead of those whose turn it is."""
-        if now < self._rounds.next_at and self._rounds.has(key):
-            return
         with _lock:
             self._rounds.add(key, now)
             for each in self._rounds.up(now):

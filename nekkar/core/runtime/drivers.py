@@ -94,13 +94,14 @@ def run(effects: QueueSteps[T], clock: Clock) -> T:
                 if isinstance(effect, RunSteps):
                     outcome = run_steps(effect.steps, clock)
                 elif isinstance(effect, WaitUntil):
-                    (effect.clock or clock).sleep_until(effect.until_us, cast(threading.Event, effect.event))
+                    (effect.clock or clock).sleep_until(effect.until_us, cast("threading.Event", effect.event))
             except BaseException as error:
                 effect = effects.throw(error)
             else:
                 effect = effects.send(outcome)
     except StopIteration as stop:
-        return cast(T, stop.value)
+        returned: T = stop.value
+        return returned
     finally:
         effects.close()
 
@@ -121,7 +122,8 @@ def run_steps(steps: CacheSteps[T], clock: Clock) -> T:
             else:
                 step = steps.send(outcome)
     except StopIteration as stop:
-        return cast(T, stop.value)
+        returned: T = stop.value
+        return returned
     finally:
         steps.close()
 
@@ -152,7 +154,8 @@ async def run_async(effects: QueueSteps[T], clock: Clock, loop: Loop, in_process
             else:
                 effect = effects.send(outcome)
     except StopIteration as stop:
-        return cast(T, stop.value)
+        returned: T = stop.value
+        return returned
     finally:
         effects.close()
 

@@ -116,20 +116,24 @@ class Fallback:
 
     def update(self, change: Change) -> CacheSteps[None]:
         """Change the state that all share; while the cache is away, the private one. Raises CacheError by policy."""
-        if self._private is self.shared and not self._alone:
+        if self.is_on or self._alone or self._lost_in:
+            shared = _Rejoined(self, change) if self.is_on or self._alone else change
+            if (yield from self._unless_away(self.shared.update(shared))):
+                return
+        else:
             sent = self._steady_us()
             try:
                 yield from self.shared.update(change)
                 return
             except CacheError as error:
                 self._begin(error, self._steady_us() - sent)
-        elif (yield from self._unless_away(self.shared.update(_Rejoined(self, change)))):
-            return
         yield from self._private.update(change)
 
     def edit(self, edit: Edit) -> CacheSteps[None]:
         """Change the state by a pure function of the state and the time; see ``update``."""
         self.keep_time()
+        if self.clock_is_due():
+            yield from self.sync_clock()
         yield from self.update(Edited(edit))
 
     def _unless_away(self, steps: CacheSteps[None]) -> CacheSteps[bool]:

@@ -105,10 +105,8 @@ class Ledger:
         Raises CacheError where the cache does not answer twice in a row, or after 500 lost swaps.
         """
         lost, is_answered, doubted, is_asked_again = 0, True, None, False
-        written = None if self.clock_is_due() else self.replica.take_token()
+        written = self.replica.take_token()
         while lost < MOST_LOST_SWAPS:
-            if not written:
-                yield from self.sync_clock()
             number, sent = self.replica.next_number(), self.clock.now_us()
             found, token = written or (yield from self._read(sent))
             now = sent if written else self.clock.now_us()
@@ -132,8 +130,12 @@ class Ledger:
                 planned = replace(planned, written_at=now)
             number = self.replica.next_number()
             try:
-                until = max(planned.expires_at, base.expires_at)  # a reset is kept for all that knew more
-                won = yield from self._write(planned, token, until - now)
+                until = planned.expires_at
+                if base.places or (base.rates, base.hold_until) != (planned.rates, planned.hold_until):
+                    until = max(until, base.expires_at)  # a reset is kept for all that knew more
+                raw = encode(planned)
+                self.replica.will_write(raw, planned)
+                won = yield from self.store.swap(self.key, raw, token, (until - now) // SECOND + 2)
             except CacheError:
                 change.unanswered()
                 if not is_answered:
@@ -143,7 +145,8 @@ class Ledger:
                     doubted = planned.epoch
                 continue
             answered = self.clock.now_us()
-            self.latency.record_swap(answered - now)
+            if not self.in_process:
+                self.latency.record_swap(answered - now)
             if won is not None and found is None and self._was_slow(now - sent, answered - now):
                 doubted = planned.epoch
             elif won is not None:
@@ -171,6 +174,7 @@ class Ledger:
 
     def edit(self, edit: Edit) -> CacheSteps[None]:
         """Change the state by a pure function; nothing is written where it returns the state itself."""
+        yield from self.sync_clock()
         yield from self.update(Edited(edit))
 
     def reset(self) -> CacheSteps[None]:
@@ -207,8 +211,3 @@ class Ledger:
         # In this process nothing is on its way: a busy machine alone stops a call for a tenth of a second.
         longest = MOST_HORIZON_US // 2 if self.in_process else self.latency.horizon_us
         return read_us + swap_us > max(longest, 8 * min(read_us, swap_us))
-
-    def _write(self, planned: LimitState, token: Any, lives_us: int) -> CacheSteps[Any]:
-        raw = encode(planned)
-        self.replica.will_write(raw, planned)
-        return (yield from self.store.swap(self.key, raw, token, lives_us // SECOND + 2))

@@ -50,7 +50,7 @@ class Replica:
         self.on_hold: Callable[[int, int], None] | None = None
         self.snapshot: Snapshot | None = None
         self._announced_hold = 0
-        self._numbers = count(1)
+        self.next_number = count(1).__next__  # the number of a read or a write that is about to be sent
         self._bytes: tuple[bytes | None, LimitState] = (None, NOTHING)
         self._written: bytes | None = None
         self._token: tuple[LimitState, Any] | None = None
@@ -65,10 +65,6 @@ class Replica:
     def read_at(self) -> int:
         """When the newest read was sent; 0 before the first."""
         return self.snapshot.read_at if self.snapshot else 0
-
-    def next_number(self) -> int:
-        """Return the number of a read or a write that is about to be sent."""
-        return next(self._numbers)
 
     def confirms(self, epoch: int, slot: int) -> bool:
         """Whether the newest state is still of this epoch, and holds no calls back at this slot."""
@@ -115,13 +111,16 @@ class Replica:
 
     def known(self, found: LimitState | None, quota: Quota, horizon_us: int, now: int) -> tuple[LimitState, bool]:
         """Return the state to continue from, and whether it recovers from a loss, and so must be written."""
-        known = self.snapshot if self.snapshot and now < self.snapshot.state.expires_at else None
+        known = self.snapshot
+        if found and (known is None or known.state.epoch == found.epoch):
+            return found.with_quota(quota, horizon_us), False
+        known = known if known and now < known.state.expires_at else None
         if found is None:
             if known is None:
                 return LimitState(randbits(63), is_fresh=True).with_quota(quota, horizon_us), True
             rebuilt = rebuild_after_loss(known.state.with_quota(quota, horizon_us), known.read_at, now, randbits(63))
             return rebuilt, True
-        if known and known.state.epoch != found.epoch and _began_unseen(found, known):
+        if known and _began_unseen(found, known):
             mine = known.state.with_quota(quota, horizon_us)
             return rebuild_over_newcomer(found, mine, known.read_at, now, randbits(63)), True
         return found.with_quota(quota, horizon_us), False

@@ -72,8 +72,9 @@ class Assignments:
 
     def lone_caller(self, state: LimitState, now: int) -> Caller | None:
         """Return the only caller, where nothing else is to be written and no grant of a state is to be picked up."""
+        caller = self.queue.only
         busy = self.hand or self.returned or self.settling or self.must_write or self.exact.is_busy or self.headroom
-        if busy or len(self.queue) != 1 or state.epoch != self._epoch:
+        if busy or caller is None or caller.elsewhere or state.epoch != self._epoch:
             return None
         if self.standing.has_bound(now, self.ledger.quota.rates[-1].period_us + state.margin_us):
             return None  # its place may stand
@@ -81,8 +82,7 @@ class Assignments:
             for grant in state.grants:
                 if grant.owner == self.owner and grant.serial > self._picked_up:
                     return None
-        caller = self.queue.head
-        return None if caller is None or caller.elsewhere else caller
+        return caller
 
     def take_alone(self, caller: Caller, state: LimitState) -> None:
         """Take the newest grant of a state, which was booked for this caller alone; it may have left meanwhile."""
@@ -91,7 +91,7 @@ class Assignments:
         held = InHand(grant, state.epoch)
         if caller in self.queue:
             self._give(caller, held)
-        if held.left:
+        if held.used != grant.cost:
             self.hand.append(held)
             if not held.used and not self.queue:
                 self.return_hand()
@@ -131,7 +131,7 @@ class Assignments:
         if self.order and not caller.elsewhere:  # else once its other limits have the same slot
             self.order.add(caller, caller.slot)
             self.wake_next()
-        else:
+        elif caller.event:  # else it is awake: it leads
             self.to_wake.append(caller)
 
     # Slots go.
@@ -205,7 +205,7 @@ class Assignments:
     def arrives_alone(self, caller: Caller, now: int) -> int:
         """Return when a line that nobody waited in looks next: before the deadline of the caller that comes."""
         ledger, state = self.ledger, self.ledger.state
-        place = state.place_of(self.owner) if state else None
+        place = state.place_of(self.owner) if state and state.places else None
         if place and place.credit and now > ledger.good_until(place.ready):
             self.standing.was_absent()
         self.standing.arrives(now)
@@ -237,8 +237,10 @@ class Assignments:
             if caller.elsewhere:
                 caller.elsewhere.starts()
             self.ledger.started(slot.at, slot.cost)
-            self.standing.starts(slot.at, bool(self.queue.head) or any(grant.left for grant in self.hand))
-            self.wake_next()
+            others_wait = bool(self.queue) or (bool(self.hand) and any(grant.left for grant in self.hand))
+            self.standing.starts(slot.at, others_wait)
+            if self.order:
+                self.wake_next()
             return True
         late = [caller]
         self._requeue(caller, now)

@@ -202,6 +202,11 @@ class Queue:
         return first
 
     @property
+    def only(self) -> Caller | None:
+        """The caller, where there is just one."""
+        return next(iter(self._callers.values())) if len(self._callers) == 1 else None
+
+    @property
     def last_ticket(self) -> int:
         """The ticket of the last caller; 0 where nobody stands in line."""
         return next(reversed(self._callers), 0)

@@ -29,11 +29,12 @@ class PrefetchedSlots:
     """What a line has in hand beyond its callers. ``take`` takes the line's lock; all else is called under it.
 
     ``ahead``: what comes before a caller that takes one. ``counted_from``: since when calls are counted: the end of the
-    newest swap.
+    newest swap. ``hand``: the grants that it may take from.
     """
 
     def __init__(self, ledger: Account, assignments: Assignments, ahead: Sized, lock: threading.RLock) -> None:
         self._ledger, self._assignments, self._ahead, self._lock = ledger, assignments, ahead, lock
+        self.hand = assignments.hand
         self.counted_from = 0
         self._taken = self._demand = 0
 

@@ -169,7 +169,7 @@ class WaitQueue:
             self.callers.add(caller)
             if stale:
                 mine.take_back(stale)
-            if mine.queue and mine.queue.head:
+            if mine.queue.head:
                 now = self.ledger.clock.now_us()
                 at = mine.earliest_slot_of(caller)
                 if caller.deadline is not None and at > caller.deadline:

@@ -28,8 +28,8 @@ def booked_alone(
     hits = kept.hits
     if earliest_slot(hits, quota, margin_us, with_next, now) > now:
         return None
-    hits = hits.book([(now, cost)])
+    hits = hits.add(now, cost)
     if prefetch and (more := prefetchable(hits, quota, margin_us, now, prefetch)):
-        hits, cost = hits.book([(now, more)]), cost + more
+        hits, cost = hits.add(now, more), cost + more
     grant = Grant(state.serial + 1, owner, now, cost)
     return kept.with_bookings(hits, (*with_recent_grants(kept, now), grant), grant.serial, now)

@@ -140,6 +140,10 @@ class HitLog:
         """Append (time, cost) for each slot; no time may be before that of an earlier hit."""
         return self._in_each_unit(slots, HitLog._append)
 
+    def add(self, at: int, cost: Hits) -> HitLog:
+        """Append one slot; see ``book``."""
+        return self._append(((at, cost),)) if isinstance(cost, int) and cost else self.book([(at, cost)])
+
     def insert(self, slots: Sequence[tuple[int, Hits]]) -> HitLog:
         """Add (time, cost) for each slot, at any time: where there is room around it, or the hits were made anyway."""
         return self._in_each_unit(slots, HitLog._insert)
