@@ -132,8 +132,9 @@ def steady_us(clock: Clock) -> Callable[[], int]:
 class ClockWatch:
     """Notices where a clock was set: its time has moved, by a second or more, against one that never steps.
 
-    A clock without ``steady_us`` is never looked at: it is a test's, or a user's; nor is one that never steps. Safe between threads, without a
-    lock, so that a signal handler may come between. ``moved``: each is called with the µs that it was set by.
+    A clock without ``steady_us`` is never looked at: it is a test's, or a user's. Nor is one that never steps. Safe
+    between threads, without a lock, so that a signal handler may come between. ``moved``: each is called with the µs
+    that it was set by.
     """
 
     def __init__(self, clock: Clock, *moved: Callable[[int], None]) -> None:

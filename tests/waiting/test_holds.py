@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from nekkar.core.errors import WaitTooLong
 from nekkar.core.limiter import Nekkar
 from nekkar.core.shared.replica import Replica
 from nekkar.core.waiting.assignments import LOOK_EVERY_US
+from nekkar.core.window.alone import booked_alone
 from nekkar.core.window.booking import Ask
 from nekkar.core.window.plan import _Planner
 from nekkar.core.window.state import LimitState
@@ -57,7 +59,13 @@ def test_a_plan_that_does_not_keep_a_hold_is_found(monkeypatch: pytest.MonkeyPat
         begin(self, state, ask, exact)
         self.soonest = ask.now + ask.lead_us
 
+    def heedless_alone(state: LimitState, *of: Any) -> LimitState | None:
+        booked = booked_alone(replace(state, hold_until=0), *of)
+        return booked and replace(booked, hold_until=state.hold_until)
+
     monkeypatch.setattr(_Planner, "__init__", heedless)
+    for way in ("turn", "direct"):
+        monkeypatch.setattr(f"nekkar.core.waiting.{way}.booked_alone", heedless_alone)
     monkeypatch.setattr(Replica, "confirms", lambda self, epoch, slot: self.state is not None)
     assert any(started_inside(World(HELD, seed).run()) for seed in range(60))
 

@@ -33,7 +33,9 @@ def arrivals(draw: st.DrawFn) -> tuple[LimitState, Quota, Hits, int]:
     if draw(st.integers(0, 3)):
         limit = replace(limit, spacing_us=0)
     state, at = LimitState(1).with_quota(limit, HORIZON), NOW - draw(st.sampled_from([0, 1, 100, 3000])) * MS
-    for gap, cost, is_named in draw(sequences(st.tuples(st.integers(0, 60), st.sampled_from(costs), st.booleans()), 12)):
+    for gap, cost, is_named in draw(
+        sequences(st.tuples(st.integers(0, 60), st.sampled_from(costs), st.booleans()), 12)
+    ):
         at += gap * MS
         grant = Grant(state.serial + 1, OTHER, at, cost)
         named = (*state.grants, grant) if is_named else state.grants

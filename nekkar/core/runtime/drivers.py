@@ -13,7 +13,6 @@ from weakref import ref
 
 from nekkar.core.clock import UNSET, Clock, nap
 from nekkar.core.runtime.effects import (
-    Backoff,
     CacheCall,
     CacheSteps,
     Checkpoint,
@@ -85,7 +84,8 @@ def is_nested() -> bool:
 
 def run(effects: QueueSteps[T], clock: Clock) -> T:
     """Run a line's generator in this thread; blocks."""
-    _thread.__dict__.setdefault("calls", []).append(ref(effects))
+    calls: list[ref[QueueSteps[Any]]] = _thread.__dict__.setdefault("calls", [])
+    calls.append(ref(effects))
     try:
         effect = next(effects)
         while True:
@@ -104,6 +104,8 @@ def run(effects: QueueSteps[T], clock: Clock) -> T:
         return returned
     finally:
         effects.close()
+        if calls and calls[-1]() is effects:  # else an interrupt came between: ``is_nested`` sees that it has ended
+            calls.pop()
 
 
 def run_steps(steps: CacheSteps[T], clock: Clock) -> T:

@@ -80,5 +80,5 @@ def is_under_way(generator: ref[Generator[Any, Any, Any]]) -> bool:
 
     However it ends, this sees it: also where an interrupt cuts short what its ``finally`` would have put right.
     """
-    known = generator()
+    known: Any = generator()
     return known is not None and (known.gi_running or known.gi_suspended)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from nekkar.core.clock import Clock
 from nekkar.core.cost import Hits
@@ -75,8 +75,17 @@ class Account(Protocol):
     def sync_clock(self) -> CacheSteps[None]:
         """Read the clock where that is due; raises CacheError where its time is not known and can't be read."""
 
-    def update(self, change: Change) -> CacheSteps[None]:
-        """Change the state, again and again until no other process's swap came between. Raises CacheError."""
+    def last_write(self) -> tuple[LimitState, Any] | None:
+        """Return this process's last write and its token, where nobody else seems to write; else None."""
+
+    def write_over(self, planned: LimitState, token: Any) -> CacheSteps[int | None]:
+        """Write a state over the last write, once; return when that was answered, None where somebody else wrote."""
+
+    def update(self, change: Change, is_answered: bool = True) -> CacheSteps[None]:
+        """Change the state, again and again until no other process's swap came between. Raises CacheError.
+
+        ``is_answered``: whether the cache answered the last command: if not, one that fails now raises.
+        """
 
     def edit(self, edit: Edit) -> CacheSteps[None]:
         """Change the state by a pure function; nothing is written where it returns the state itself."""

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from secrets import randbits
+from typing import Any
 
 from nekkar.core.cache.memory import MemoryCache
 from nekkar.core.clock import ClockWatch, steady_us
@@ -29,7 +30,6 @@ from nekkar.core.quota import MAX_COUNT, MIN_PERIOD, SECOND, Quota, Rate
 from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.runtime.fork_lock import lock_over_forks
 from nekkar.core.shared.account import Change, Edit
-from nekkar.core.shared.latency import CacheLatency
 from nekkar.core.shared.ledger import Edited, Ledger
 from nekkar.core.shared.outage import MEANWHILE, Outage
 from nekkar.core.shared.store import store_of
@@ -88,7 +88,8 @@ class Fallback:
 
     def confirms(self, epoch: int, slot: int) -> bool:
         """Whether the newest state is still of this epoch, and holds no calls back at this slot."""
-        return self._replica.confirms(epoch, slot)
+        known = self._replica.snapshot
+        return known is not None and known.state.epoch == epoch and known.state.hold_until <= slot
 
     def good_until(self, slot: int) -> int:
         """Return until when a call may start on its slot."""
@@ -114,16 +115,25 @@ class Fallback:
         """Read the clock where that is due; where the cache is away, do without as the user chose."""
         yield from self._unless_away(self.shared.sync_clock())
 
-    def update(self, change: Change) -> CacheSteps[None]:
+    def last_write(self) -> tuple[LimitState, Any] | None:
+        """Return this process's last write and its token, while the cache answers and nobody else seems to write."""
+        shared, is_away = self.shared, self._alone or self._lost_in
+        return None if is_away or self._private is not shared else shared.last_write()
+
+    def write_over(self, planned: LimitState, token: Any) -> CacheSteps[int | None]:
+        """Write a state over the last write, once; return when that was answered, None where somebody else wrote."""
+        return self.shared.write_over(planned, token)
+
+    def update(self, change: Change, is_answered: bool = True) -> CacheSteps[None]:
         """Change the state that all share; while the cache is away, the private one. Raises CacheError by policy."""
         if self.is_on or self._alone or self._lost_in:
             shared = _Rejoined(self, change) if self.is_on or self._alone else change
-            if (yield from self._unless_away(self.shared.update(shared))):
+            if (yield from self._unless_away(self.shared.update(shared, is_answered))):
                 return
         else:
             sent = self._steady_us()
             try:
-                yield from self.shared.update(change)
+                yield from self.shared.update(change, is_answered)
                 return
             except CacheError as error:
                 self._begin(error, self._steady_us() - sent)

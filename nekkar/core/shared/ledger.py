@@ -99,12 +99,31 @@ class Ledger:
         if self._read_clock and self._read_clock.is_due():
             yield CacheCall(self._read_clock.read, ())
 
-    def update(self, change: Change) -> CacheSteps[None]:
+    def last_write(self) -> tuple[LimitState, Any] | None:
+        """Return this process's last write and its token, where nobody else seems to write; else None."""
+        is_due = self._read_clock is not None and self._read_clock.is_due()
+        return None if is_due else self.replica.last_write()
+
+    def write_over(self, planned: LimitState, token: Any) -> CacheSteps[int | None]:
+        """Write a state over the last write, once; return when that was answered, None where somebody else wrote."""
+        self.replica.take_token()
+        number, sent = self.replica.next_number(), planned.written_at
+        won = yield from self._swap(planned, token, planned.expires_at, sent)
+        answered = self.clock.now_us()
+        if not self.in_process:
+            self.latency.record_swap(answered - sent)
+        if won is None:
+            return None
+        self.replica.record(planned, number, sent, won)
+        return answered
+
+    def update(self, change: Change, is_answered: bool = True) -> CacheSteps[None]:
         """Change the state, again and again until no other process's swap came between.
 
-        Raises CacheError where the cache does not answer twice in a row, or after 500 lost swaps.
+        ``is_answered``: whether the cache answered the last command. Raises CacheError where it does not answer twice
+        in a row, or after 500 lost swaps.
         """
-        lost, is_answered, doubted, is_asked_again = 0, True, None, False
+        lost, doubted, is_asked_again = 0, None, False
         written = self.replica.take_token()
         while lost < MOST_LOST_SWAPS:
             number, sent = self.replica.next_number(), self.clock.now_us()
@@ -133,9 +152,7 @@ class Ledger:
                 until = planned.expires_at
                 if base.places or (base.rates, base.hold_until) != (planned.rates, planned.hold_until):
                     until = max(until, base.expires_at)  # a reset is kept for all that knew more
-                raw = encode(planned)
-                self.replica.will_write(raw, planned)
-                won = yield from self.store.swap(self.key, raw, token, (until - now) // SECOND + 2)
+                won = yield from self._swap(planned, token, until, now)
             except CacheError:
                 change.unanswered()
                 if not is_answered:
@@ -205,6 +222,12 @@ class Ledger:
         found = self.replica.decoded(raw, now)
         self._notices.look(found, now)
         return found, token
+
+    def _swap(self, planned: LimitState, token: Any, until: int, now: int) -> CacheSteps[Any]:
+        """Write a state that lives ``until`` then; return its token, or None where the swap was lost."""
+        raw = encode(planned)
+        self.replica.will_write(raw, planned)
+        return self.store.swap(self.key, raw, token, (until - now) // SECOND + 2)
 
     def _was_slow(self, read_us: int, swap_us: int) -> bool:
         """Whether a read and a swap took longer than a horizon, and longer than the quicker of the two explains."""

@@ -93,6 +93,10 @@ class Replica:
         taken, self._token = self._token, None
         return taken if self._is_sole_writer else None
 
+    def last_write(self) -> tuple[LimitState, Any] | None:
+        """Return this process's last write and its token, where nobody else seems to write; else None."""
+        return self._token if self._is_sole_writer else None
+
     def record(self, state: LimitState, number: int, sent: int, token: Any = None) -> None:
         """Remember what a read found, or a write that won and its ``token``."""
         known = self.snapshot

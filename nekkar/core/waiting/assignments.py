@@ -29,7 +29,8 @@ class Assignments:
     ``owner``: the line's name in the state. ``queue``: callers without a slot. ``order``: booked ones, where they are
     to start in order, else None. ``hand``: grants picked up, with hits that no caller has yet. ``returned``: grants of
     which hits go back with the next write; ``settling``: settlements to go into it; ``must_write``: that write is not
-    to wait. ``to_wake``: callers for whom something changed.
+    to wait. ``to_wake``: callers for whom something changed. ``picked_up``: the serial of the last grant taken in
+    ``epoch``.
     """
 
     def __init__(self, name: str, ledger: Account, in_order: bool, headroom: int = 0) -> None:
@@ -44,8 +45,7 @@ class Assignments:
         self.to_wake: list[Caller | ExactRequest | Settling] = []
         self.exact = ExactRequests(self)
         self.standing = Standing()
-        self._epoch: int | None = None
-        self._picked_up = 0  # the serial of the last grant taken in this epoch
+        self.epoch, self.picked_up = 0, 0
 
     @property
     def quota(self) -> Quota:
@@ -56,45 +56,19 @@ class Assignments:
 
     def pick_up(self, state: LimitState, read_at: int, now: int) -> None:
         """Take this line's grants out of a state that was read by a command sent at ``read_at`` (rule 8)."""
-        if state.epoch != self._epoch:  # slots of another epoch are void, and names of it mean nothing
-            self._epoch, self._picked_up = state.epoch, 0
+        if state.epoch != self.epoch:  # slots of another epoch are void, and names of it mean nothing
+            self.epoch, self.picked_up = state.epoch, 0
             self.hand.clear()
             self.returned.clear()
-        if state.serial > self._picked_up:
+        if state.serial > self.picked_up:
             for grant in state.grants:
-                if grant.owner != self.owner or grant.serial <= self._picked_up:
+                if grant.owner != self.owner or grant.serial <= self.picked_up:
                     continue
                 if grant.slot > read_at + state.horizon_us:
                     break  # so far ahead it could be lost unseen: a later look takes it
-                self._picked_up = grant.serial
+                self.picked_up = grant.serial
                 self.hand.append(InHand(grant, state.epoch))
         self.match(now)
-
-    def lone_caller(self, state: LimitState, now: int) -> Caller | None:
-        """Return the only caller, where nothing else is to be written and no grant of a state is to be picked up."""
-        caller = self.queue.only
-        busy = self.hand or self.returned or self.settling or self.must_write or self.exact.is_busy or self.headroom
-        if busy or caller is None or caller.elsewhere or state.epoch != self._epoch:
-            return None
-        if self.standing.has_bound(now, self.ledger.quota.rates[-1].period_us + state.margin_us):
-            return None  # its place may stand
-        if state.serial > self._picked_up:
-            for grant in state.grants:
-                if grant.owner == self.owner and grant.serial > self._picked_up:
-                    return None
-        return caller
-
-    def take_alone(self, caller: Caller, state: LimitState) -> None:
-        """Take the newest grant of a state, which was booked for this caller alone; it may have left meanwhile."""
-        grant = state.grants[-1]
-        self._picked_up = max(self._picked_up, grant.serial)
-        held = InHand(grant, state.epoch)
-        if caller in self.queue:
-            self._give(caller, held)
-        if held.used != grant.cost:
-            self.hand.append(held)
-            if not held.used and not self.queue:
-                self.return_hand()
 
     def match(self, now: int) -> None:
         """Give the slots in hand to callers in order. What is late or fits no caller goes back."""
@@ -118,11 +92,11 @@ class Assignments:
                 self._close(self.hand.popleft())
                 self.must_write = True
             elif caller:
-                self._give(caller, grant)
+                self.give(caller, grant)
         if self.queue.head is not head:
             self.wake_head()
 
-    def _give(self, caller: Caller, grant: InHand) -> None:
+    def give(self, caller: Caller, grant: InHand) -> None:
         """Give a slot. Of callers that start in order only the first is woken: each wakes the next as it starts."""
         grant.used += caller.cost
         self.given += 1
@@ -174,7 +148,7 @@ class Assignments:
     def _close(self, grant: InHand) -> None:
         """Have what is left of a grant taken out of the state by the next write (rule 10)."""
         grant.is_closed = True
-        if grant.epoch == self._epoch and grant.used != grant.grant.cost and grant not in self.returned:
+        if grant.epoch == self.epoch and grant.used != grant.grant.cost and grant not in self.returned:
             self.returned.append(grant)
 
     def to_return(self) -> list[Returned]:
@@ -237,10 +211,9 @@ class Assignments:
             if caller.elsewhere:
                 caller.elsewhere.starts()
             self.ledger.started(slot.at, slot.cost)
-            others_wait = bool(self.queue) or (bool(self.hand) and any(grant.left for grant in self.hand))
-            self.standing.starts(slot.at, others_wait)
-            if self.order:
-                self.wake_next()
+            is_left = bool(self.hand) and any(grant.left for grant in list(self.hand))
+            self.standing.starts(slot.at, is_left or bool(self.queue.by_ticket))
+            self.wake_next()
             return True
         late = [caller]
         self._requeue(caller, now)
@@ -323,6 +296,5 @@ class Assignments:
 
     def wake_next(self) -> None:
         """Have the caller woken whose turn it is to start."""
-        first = self.order.first() if self.order else None
-        if first and first not in self.to_wake[-1:]:
+        if self.order and (first := self.order.first()) and first not in self.to_wake[-1:]:
             self.to_wake.append(first)

@@ -139,6 +139,11 @@ class Caller:
         """Whether the call ended without waking the others, as after an interrupt in the middle of leaving."""
         return self.call is not None and not is_under_way(self.call)
 
+    @property
+    def is_out(self) -> bool:
+        """Whether it wants no slot any more: it has left, or was answered with an error."""
+        return self.state is not State.QUEUED or self.error is not None
+
     def too_long(self, name: str, at: int, now: int) -> WaitTooLong:
         """Return the error for a caller whose slot can't come before ``at``."""
         return WaitTooLong(name, max(0, at - now) / 1e6, self.max_wait or 0.0)
@@ -177,58 +182,65 @@ class StartOrder:
 class Queue:
     """Callers without a slot, by ticket; joining at the end and leaving take constant time.
 
-    ``hits``: what they ask for in all. ``bounded``: how many of them have a deadline.
+    ``by_ticket``: all, in order. ``hits``: what they ask for in all. ``bounded``: how many of them have a deadline.
     """
 
     def __init__(self) -> None:
-        self._callers: OrderedDict[int, Caller] = OrderedDict()
+        self.by_ticket = OrderedDict[int, Caller]()
         self.hits: Hits = 0
         self.bounded = 0
 
     def __len__(self) -> int:
-        return len(self._callers)
+        return len(self.by_ticket)
 
     def __iter__(self) -> Iterator[Caller]:
-        return iter(list(self._callers.values()))  # a finaliser that the collector runs may leave meanwhile
+        return iter(list(self.by_ticket.values()))  # a finaliser that the collector runs may leave meanwhile
 
     def __contains__(self, caller: Caller) -> bool:
-        return caller.ticket in self._callers
+        return caller.ticket in self.by_ticket
 
     @property
     def head(self) -> Caller | None:
         """The first caller, whose turn it is to lead."""
-        while (first := next(iter(self._callers.values()), None)) and first.is_gone:
+        while (first := next(iter(self.by_ticket.values()), None)) and first.is_gone:
             self.leave(first)
         return first
 
     @property
     def only(self) -> Caller | None:
         """The caller, where there is just one."""
-        return next(iter(self._callers.values())) if len(self._callers) == 1 else None
+        return next(iter(self.by_ticket.values())) if len(self.by_ticket) == 1 else None
 
     @property
     def last_ticket(self) -> int:
         """The ticket of the last caller; 0 where nobody stands in line."""
-        return next(reversed(self._callers), 0)
+        return next(reversed(self.by_ticket), 0)
 
     def join(self, caller: Caller) -> None:
         """Stand at the end."""
-        self._callers[caller.ticket] = caller
+        self.by_ticket[caller.ticket] = caller
         self.hits += caller.cost
         self.bounded += caller.deadline is not None
+
+    def enter(self, caller: Caller) -> None:
+        """Stand where the ticket says: at the end, if nobody here came later."""
+        if caller.ticket < self.last_ticket:
+            self.rejoin([caller])
+        else:
+            self.join(caller)
 
     def rejoin(self, callers: Sequence[Caller]) -> None:
         """Rejoin by arrival: at the front, behind the callers that came earlier."""
         last = max(caller.ticket for caller in callers)
-        ahead = list(takewhile(lambda ticket: ticket < last, self._callers))
+        ahead = list(takewhile(lambda ticket: ticket < last, self.by_ticket))
         for caller in callers:
-            if caller.ticket not in self._callers:
+            if caller.ticket not in self.by_ticket:
                 self.join(caller)
         for ticket in sorted([*ahead, *(caller.ticket for caller in callers)], reverse=True):
-            self._callers.move_to_end(ticket, last=False)
+            self.by_ticket.move_to_end(ticket, last=False)
 
     def leave(self, caller: Caller) -> None:
         """Leave; does nothing if the caller is not here."""
-        if self._callers.pop(caller.ticket, None):
+        if self.by_ticket.pop(caller.ticket, None):
             self.hits -= caller.cost
             self.bounded -= caller.deadline is not None

@@ -18,6 +18,7 @@ from nekkar.core.cost import Hits, cost_of
 from nekkar.core.errors import CacheError
 from nekkar.core.quota import Quota
 from nekkar.core.shared.account import Account
+from nekkar.core.waiting.alone import may_book_alone, take_alone
 from nekkar.core.waiting.assignments import LOOK_EVERY_US, Assignments
 from nekkar.core.waiting.callers import Caller, Settling
 from nekkar.core.waiting.prefetch import PrefetchedSlots
@@ -59,7 +60,7 @@ class Turn:
         with self._lock:
             self._tries += 1
             is_plain = self._tries <= 2 and not (is_recovery or self._must_write)
-            self._alone = mine.lone_caller(state, now) if is_plain else None
+            self._alone = mine.queue.only if is_plain and may_book_alone(mine, state, now) else None
             if self._alone and (booked := self._booked_alone(state, self._alone, now)):
                 return booked
             self._alone = None
@@ -103,12 +104,11 @@ class Turn:
 
     def _booked_alone(self, state: LimitState, caller: Caller, now: int) -> LimitState | None:
         """Return the state with the only caller booked, where it can start now and nothing else is to be done."""
-        mine, ledger = self.assignments, self.ledger
-        if ledger.latency.lead_us(state.margin_us) and not ledger.in_process:
+        if caller.elsewhere:
             return None
         if self._prefetch is None:
             self._prefetch = self.prefetched.wanted(1, now)
-        return booked_alone(state, mine.owner, ledger.quota, caller.cost, now, self._prefetch)
+        return booked_alone(state, self.assignments.owner, self.ledger.quota, caller.cost, now, self._prefetch)
 
     def won(self, state: LimitState, sent: int, now: int) -> None:
         """Take up what was granted."""
@@ -116,7 +116,7 @@ class Turn:
         with self._lock:
             self._must_write = False
             if self._alone:
-                mine.take_alone(self._alone, state)
+                take_alone(mine, self._alone, state)
                 self.prefetched.counted_from = self.look_at = now
                 return
             have_left = len(mine.queue) < self._waiting

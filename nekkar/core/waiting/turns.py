@@ -12,28 +12,34 @@ from weakref import ref
 
 from nekkar.core.errors import CacheError
 from nekkar.core.quota import SECOND
-from nekkar.core.runtime.effects import CacheSteps, QueueSteps, RunSteps, is_under_way
+from nekkar.core.runtime.effects import CacheSteps, Event, QueueSteps, RunSteps, WaitUntil, is_under_way
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
-from nekkar.core.waiting.callers import Caller
+from nekkar.core.waiting.callers import Caller, Settling
 from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.waiting.turn import Turn
+from nekkar.core.window.settlement import Settlement
 
 ABANDONED_US = 2 * SECOND  # a turn that takes longer may have lost its thread
 
 
 class TurnUnderWay:
-    """The turn that a line takes now.
+    """The turn that a line takes now; ``turn`` is None where a call takes the direct way (``direct.py``).
 
     ``last_ticket``: of the callers it books for. ``begun_at``: µs of ``ticks``. ``steps``: the generator that takes it.
     ``is_started``: a driver has begun it, so it runs to its end. ``is_left``: its leader has gone, so it must wake the
     others itself. ``has_ended``: it has reported.
     """
 
-    def __init__(self, turn: Turn, last_ticket: int, begun_at: int) -> None:
+    def __init__(self, turn: Turn | None, last_ticket: int, begun_at: int) -> None:
         self.turn, self.last_ticket, self.begun_at = turn, last_ticket, begun_at
         self.steps: ref[CacheSteps[None]] | None = None
         self.is_started = self.is_left = self.has_ended = False
+
+    @property
+    def expected_at(self) -> int:
+        """When the turn of the first caller left comes; 0 where that is not known."""
+        return self.turn.expected_at if self.turn else 0
 
     @property
     def is_over(self) -> bool:
@@ -79,6 +85,29 @@ class Turns:
         self.under_way = TurnUnderWay(turn, max(ticket, mine.queue.last_ticket), self._ticks())
         return self.under_way
 
+    def alone(self, ticket: int) -> TurnUnderWay:
+        """Return what is under way while a call takes the direct way: nobody leads it, so it wakes others itself."""
+        under_way = TurnUnderWay(None, ticket, self._ticks())
+        under_way.is_started = under_way.is_left = True
+        self._is_asked = False
+        return under_way
+
+    def settle(self, settlement: Settlement, new_event: Callable[[], Event]) -> QueueSteps[None]:
+        """Wait until a settlement is written; raise CacheError if it was not, or may not have been."""
+        settling = Settling(settlement)
+        with self._lock:
+            self._assignments.settle(settling)
+        while not settling.is_done:
+            with self._lock:
+                turn, settling.event = self.begin(), new_event()
+            if turn:
+                yield from self.lead(turn, shielded=True)
+            elif not settling.is_done:  # the turn under way takes it along
+                yield WaitUntil(self.ledger.clock.now_us() + SECOND, settling.event)
+        self._wake_all()
+        if settling.error:
+            raise settling.error
+
     def is_due_for(self, caller: Caller) -> bool:
         """Whether a turn is due, and this caller is to lead it."""
         is_due = self._assignments.must_write or self.ledger.clock.now_us() >= self.look_at
@@ -86,27 +115,30 @@ class Turns:
 
     def lead(self, under_way: TurnUnderWay, shielded: bool = False) -> QueueSteps[None]:
         """Have a turn taken, and wake the others behind its leader."""
-        steps = self._take(under_way)
+        steps = self.take(under_way)
         under_way.steps = ref(steps)
         try:
             yield RunSteps(steps, shielded, self.ledger.in_process)
         finally:
             under_way.is_left = True
             if not under_way.has_ended and under_way.is_over:
-                self._end(under_way)
+                self.end(under_way)
             if self._assignments.to_wake:
                 self._wake_all()
 
-    def _take(self, under_way: TurnUnderWay) -> CacheSteps[None]:
-        """Update the state: steps that run to their end, in whichever thread they were started."""
-        turn, mine = under_way.turn, self._assignments
+    def take(self, under_way: TurnUnderWay, is_answered: bool = True) -> CacheSteps[None]:
+        """Update the state: steps that run to their end, in whichever thread they were started.
+
+        ``is_answered``: whether the cache answered the last command.
+        """
+        turn, mine = self._turn_of(under_way), self._assignments
         under_way.is_started = True
         try:
             while True:
                 try:
                     if self.ledger.clock_is_due():
                         yield from self._sync_clock()
-                    yield from self.ledger.update(turn)
+                    yield from self.ledger.update(turn, is_answered)
                 except CacheError as error:
                     with self._lock:
                         mine.fail([caller for caller in mine.queue if caller.ticket <= under_way.last_ticket], error)
@@ -120,7 +152,12 @@ class Turns:
                     return
                 self._wake_all()
         finally:
-            self._end(under_way)
+            self.end(under_way, turn.look_at)
+
+    def _turn_of(self, under_way: TurnUnderWay) -> Turn:
+        if under_way.turn is None:
+            under_way.turn = Turn(self.ledger, self._assignments, self._prefetched, self._lock)
+        return under_way.turn
 
     def _sync_clock(self) -> CacheSteps[None]:
         """Read the clock. Callers that came before its first reading have times of another clock."""
@@ -128,15 +165,15 @@ class Turns:
         yield from self.ledger.sync_clock()
         self.on_shift(self.ledger.clock.now_us() - before - (self._ticks() - begun))
 
-    def _end(self, under_way: TurnUnderWay) -> None:
+    def end(self, under_way: TurnUnderWay, look_at: int = 0) -> None:
+        """Report the end of a turn, and when the line is to look next (0: at once)."""
         with self._lock:
             if self.under_way is under_way:
                 self.under_way = None
-                looks_at = 0 if self._is_asked else under_way.turn.look_at
-                self.look_at = looks_at or self.ledger.clock.now_us()
-            if self._assignments.queue:
+                self.look_at = (0 if self._is_asked else look_at) or self.ledger.clock.now_us()
+            if self._assignments.queue.by_ticket:
                 self._assignments.wake_head()
             self._assignments.to_wake += self._assignments.exact.open[:1]
             under_way.has_ended = True
-        if under_way.is_left:  # else the leader wakes the others, behind itself
+        if under_way.is_left and self._assignments.to_wake:  # else the leader wakes the others, behind itself
             self._wake_all()

@@ -26,11 +26,11 @@ from weakref import ref
 from nekkar.core.clock import ticks
 from nekkar.core.cost import Hits
 from nekkar.core.errors import ConfigurationError
-from nekkar.core.quota import SECOND
-from nekkar.core.runtime.effects import Checkpoint, Event, QueueSteps, WaitUntil
+from nekkar.core.runtime.effects import Checkpoint, Event, QueueSteps, RunSteps, WaitUntil
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import Caller, Settling, Slot, State, new_ticket
+from nekkar.core.waiting.direct import DirectWay
 from nekkar.core.waiting.exact import ExactSlots
 from nekkar.core.waiting.exact_requests import ExactRequest
 from nekkar.core.waiting.forks import abandon_in_children
@@ -72,6 +72,7 @@ class WaitQueue:
         self.prefetched = PrefetchedSlots(ledger, self._assignments, ahead, self._lock)
         self._turns = Turns(ledger, self._assignments, self.prefetched, self._lock, self._wake_all, self.ticks)
         self.exact = ExactSlots(ledger, self._assignments, self._turns, self._lock, self._wake_all, new_event)
+        self._direct = DirectWay(ledger, self._assignments, self._turns, self.prefetched, self._lock)
         time = TimeKeeper(ledger, self._assignments, self._turns, self.callers, self._lock)
         self._turns.on_shift, self._keep_time = time.follow, time.keep
         abandon_in_children(self)
@@ -106,14 +107,20 @@ class WaitQueue:
 
     def _acquire(self, caller: Caller, stale: Slot | None) -> QueueSteps[tuple[Slot, int]]:
         try:
-            turn = self._join(caller, stale)
-            if self._is_of_tasks and self.ledger.in_process:  # else there is something to wait for anyway
-                yield Checkpoint()
+            # Tasks over a cache in this process let others come before anything is booked.
+            lets_others_come = self._is_of_tasks and self.ledger.in_process
+            if steps := None if stale or lets_others_come else self._direct.steps(caller, self.callers):
+                yield RunSteps(steps, in_process=self.ledger.in_process)
+            else:
+                self._join(caller, stale)
+                if lets_others_come:  # else there is something to wait for anyway
+                    yield Checkpoint()
             while True:
-                yield from self._until_booked(caller, turn)
+                if caller.slot is None:
+                    yield from self._until_booked(caller)
                 is_booked = not caller.elsewhere or (yield from self.exact.book_elsewhere(caller, caller.elsewhere))
-                now, turn = self.ledger.clock.now_us(), None
-                if is_booked and not self._comes_now(caller, now):
+                now = self.ledger.clock.now_us()
+                if is_booked and (self._is_of_tasks or caller.slot is None or now < caller.slot.at):
                     yield from self._until_slot(caller)
                     now = self.ledger.clock.now_us()
                 if (slot := self._start(caller, now)) is not None:
@@ -135,20 +142,8 @@ class WaitQueue:
 
     def settle(self, settlement: Settlement) -> QueueSteps[None]:
         """Wait until a settlement is written; raise CacheError if it was not, or may not have been."""
-        settling = Settling(settlement)
         self._keep_time()
-        with self._lock:
-            self._assignments.settle(settling)
-        while not settling.is_done:
-            with self._lock:
-                turn, settling.event = self._turns.begin(), self._new_event()
-            if turn:
-                yield from self._turns.lead(turn, shielded=True)
-            elif not settling.is_done:  # the turn under way takes it along
-                yield WaitUntil(self.ledger.clock.now_us() + SECOND, settling.event)
-        self._wake_all()
-        if settling.error:
-            raise settling.error
+        return self._turns.settle(settlement, self._new_event)
 
     def look_soon(self) -> None:
         """Have the line look at once: the state was changed in this process."""
@@ -159,11 +154,8 @@ class WaitQueue:
 
     # A caller's way: in line, leading, at its slot, leaving.
 
-    def _join(self, caller: Caller, stale: Slot | None) -> TurnUnderWay | None:
-        """Stand in line; return the turn to lead where nobody waits, and one is due.
-
-        Raises WaitTooLong where the line, and a state read within the horizon, show no slot in time.
-        """
+    def _join(self, caller: Caller, stale: Slot | None) -> None:
+        """Stand in line; WaitTooLong where the line, and a state read within the horizon, show no slot in time."""
         mine, now, at = self._assignments, caller.arrived, 0
         with self._lock:
             self.callers.add(caller)
@@ -178,34 +170,24 @@ class WaitQueue:
                     self._turns.look_now()
             else:
                 self._turns.look_at = mine.arrives_alone(caller, now)
-                mine.queue.join(caller)
-                # Tasks over a cache in this process let others come before anything is booked.
-                is_plain = not (mine.hand or caller.elsewhere or (self._is_of_tasks and self.ledger.in_process))
-                return self._turns.begin(caller.ticket) if is_plain and now >= self._turns.look_at else None
-            if caller.ticket < mine.queue.last_ticket:  # it came before some that wait here
-                mine.queue.rejoin([caller])
-            else:
-                mine.queue.join(caller)
+            mine.queue.enter(caller)
         self.reporter.waits(caller, at, now, len(self.callers))
-        return None
 
-    def _until_booked(self, caller: Caller, step: TurnUnderWay | WaitUntil | None) -> QueueSteps[None]:
-        """Lead turns, or wait for others to lead them, until there is a slot; ``step`` is the first."""
-        while True:
-            if isinstance(step, WaitUntil):
-                yield step
-            elif step:
-                yield from self._turns.lead(step)
-            if caller.state is not State.QUEUED or caller.error:
-                break
-            if isinstance(step, TurnUnderWay):
-                self.reporter.waits(caller, step.turn.expected_at, self.ledger.clock.now_us(), len(self.callers))
+    def _until_booked(self, caller: Caller) -> QueueSteps[None]:
+        while caller.state is State.QUEUED:
             self._keep_time()
+            if caller.error:
+                raise caller.error
             if caller.elsewhere and self._assignments.queue.head is caller:
                 yield from self.exact.before_turn(caller.elsewhere, self._turns.is_due_for(caller))
             step = self._next_step(caller, self.ledger.clock.now_us())
             if self._assignments.to_wake:
                 self._wake_all()
+            if isinstance(step, WaitUntil):
+                yield step
+            elif step:
+                yield from self._turns.lead(step)
+                self.reporter.waits(caller, step.expected_at, self.ledger.clock.now_us(), len(self.callers))
         if caller.error:
             raise caller.error
 
@@ -230,13 +212,6 @@ class WaitQueue:
             if leads and not is_due:
                 until = self._turns.look_at if until is None else min(until, self._turns.look_at)
             return WaitUntil(until, self._event_of(caller), leads, self.ledger.clock)
-
-    def _comes_now(self, caller: Caller, now: int) -> bool:
-        """Whether a caller need not wait for its slot, nor for tasks that start before it."""
-        if caller.slot is None or now < caller.slot.at:
-            return False
-        order = self._assignments.order
-        return order is None or order.first() is caller
 
     def _until_slot(self, caller: Caller) -> QueueSteps[None]:
         """Sleep until the slot; tasks let those start before them that come before them."""

@@ -133,7 +133,14 @@ class LimitState:
         if rates != quota.rates and not set(quota.rates) <= set(rates):
             rates = tuple(sorted({*rates, *quota.rates})[-MAX_RATES:])
         settles = self.settles_from or int(not quota.counts_calls_alone)  # other units are there to be settled
-        if (margin, spacing, horizon, rates, settles) == (self.margin_us, self.spacing_us, self.horizon_us, self.rates, self.settles_from):
+        new = (margin, spacing, horizon, rates, settles)
+        if new == (
+            self.margin_us,
+            self.spacing_us,
+            self.horizon_us,
+            self.rates,
+            self.settles_from,
+        ):
             return self
         return replace(
             self, margin_us=margin, spacing_us=spacing, horizon_us=horizon, rates=rates, settles_from=settles

@@ -1,0 +1,82 @@
+"""The direct way: a call that comes alone is booked by one swap over the last write of this process, without a read.
+
+Most calls of a limit that does not bind come so: nobody waits, there is room, and nobody else writes. It is the first
+try of a turn, in a straight line. Where the swap is lost or not answered, its caller stands in line for a whole turn.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from weakref import ref
+
+from nekkar.core.errors import CacheError
+from nekkar.core.runtime.effects import CacheSteps
+from nekkar.core.shared.account import Account
+from nekkar.core.waiting.alone import may_book_alone, take_alone
+from nekkar.core.waiting.assignments import Assignments
+from nekkar.core.waiting.callers import Caller
+from nekkar.core.waiting.prefetch import PrefetchedSlots
+from nekkar.core.waiting.turns import Turns, TurnUnderWay
+from nekkar.core.window.alone import booked_alone
+from nekkar.core.window.state import LimitState
+
+
+class DirectWay:
+    """Books for the callers of one line that come alone."""
+
+    def __init__(
+        self,
+        ledger: Account,
+        assignments: Assignments,
+        turns: Turns,
+        prefetched: PrefetchedSlots,
+        lock: threading.RLock,
+    ) -> None:
+        self._ledger, self._assignments, self._turns = ledger, assignments, turns
+        self._prefetched, self._lock = prefetched, lock
+
+    def steps(self, caller: Caller, callers: set[Caller]) -> CacheSteps[None] | None:
+        """Return the steps that book for a caller that comes alone; None where it must stand in line.
+
+        ``callers``: all that wait now. The caller is one of them then.
+        """
+        if callers:
+            return None
+        with self._lock:
+            callers.add(caller)
+            return self._steps(caller)
+
+    def _steps(self, caller: Caller) -> CacheSteps[None] | None:
+        ledger, mine, now = self._ledger, self._assignments, caller.arrived
+        written = None if self._turns.under_way or caller.elsewhere or mine.queue.by_ticket else ledger.last_write()
+        if written is None or not may_book_alone(mine, written[0], now):
+            return None
+        state, token = written
+        booked = booked_alone(state, mine.owner, ledger.quota, caller.cost, now)
+        if booked is None:
+            return None
+        if more := self._prefetched.wanted(1, now):
+            booked = booked_alone(state, mine.owner, ledger.quota, caller.cost, now, more) or booked
+        mine.standing.arrives(now)
+        under_way = self._turns.under_way = self._turns.alone(caller.ticket)
+        steps = self._book(caller, booked, token, under_way)
+        under_way.steps = ref(steps)
+        return steps
+
+    def _book(self, caller: Caller, booked: LimitState, token: Any, under_way: TurnUnderWay) -> CacheSteps[None]:
+        mine, is_answered = self._assignments, True
+        try:
+            answered = yield from self._ledger.write_over(booked, token)
+        except CacheError:
+            answered, is_answered = None, False
+        with self._lock:
+            if answered:
+                take_alone(mine, caller, booked)
+                self._prefetched.counted_from = answered
+            if not caller.is_out:
+                mine.queue.enter(caller)
+        if answered and not mine.must_write:
+            self._turns.end(under_way, answered)
+        else:
+            yield from self._turns.take(under_way, is_answered)
