@@ -76,6 +76,7 @@ class Gate:
     _terms: dict[str, tuple[Quota, float | None]] = field(init=False, repr=False, compare=False)
     _meters: dict[str, Meter] = field(init=False, repr=False, compare=False)
     _headrooms: dict[str, int] = field(init=False, repr=False, compare=False)
+    _made: dict[int, Passage | Passages] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.limiter, Nekkar):
@@ -103,6 +104,9 @@ class Gate:
             if not self.rules.is_template(name):
                 self.limiter._check_terms(name, self._terms[name][0])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Gate, (self.limiter, self.rules, self.max_wait, self.refused)
+
     def passage(
         self, method: str, url: object, headers: Mapping[str, str] | None = None, body: object = None
     ) -> Passage | Passages | None:
@@ -114,7 +118,15 @@ class Gate:
         match = self.rules.route(method, url, headers, body)
         if match is None:
             return None
-        if not match.also:  # each request comes here: no more is made for it than it needs
+        made = self._made.get(id(match))
+        if made is None:
+            made = self._passage(match)
+            if not any(self.rules.is_template(one.limit) for one in match.parts):
+                self._made[id(match)] = made  # the table keeps such a match, one for each rule
+        return made
+
+    def _passage(self, match: Match) -> Passage | Passages:
+        if not match.also:
             alone, meter = self._limit(match), self._meters.get(match.limit)
             inspection = Inspection(self.limiter, alone, meter, self.refused) if meter or self.refused else None
             return self._part(match, alone, inspection, is_alone=True)

@@ -94,9 +94,9 @@ class Permit:
 
         Raises the library's errors.
         """
-        if self.is_good:
+        if self.admission and self.is_good:
             return 0.0
-        limit, stale = self.passage.limit, self._stale()
+        limit, stale = self.passage.limit, self.admission and self._stale()
         try:
             if stale is None:
                 return self._take(limit.acquire(**self.arguments))
@@ -106,9 +106,9 @@ class Permit:
 
     async def acquire_async(self) -> float:
         """Wait, in a task, until an attempt may start; otherwise as ``acquire``."""
-        if self.is_good:
+        if self.admission and self.is_good:
             return 0.0
-        limit, stale = self.passage.limit, self._stale()
+        limit, stale = self.passage.limit, self.admission and self._stale()
         try:
             if stale is None:
                 return self._take(await limit.acquire_async(**self.arguments))

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 from nekkar.core.errors import ConfigurationError, kind_of
 from nekkar.core.limiter import Nekkar
 from nekkar.http.inspection import Refused
-from nekkar.http.limiter import Gate, Options
+from nekkar.http.limiter import NO_OPTIONS, Gate, Options
 from nekkar.http.permit import Errors, Permit
 from nekkar.http.taps import Whole
 from nekkar.http.wire import AsyncWire, NotSent, Wire
@@ -60,7 +60,8 @@ class Transport(Generic[Inner]):
     def _permit(self, request: Any) -> Permit | None:
         """Return what a request needs to be sent; None where it is unlimited."""
         try:
-            options = Options.read(request.extensions.get(KEY))
+            given = request.extensions.get(KEY)
+            options = NO_OPTIONS if given is None else Options.read(given)
             body = _content(request) if self._gate.rules.needs_body else None
             passage = self._gate.passage(request.method, request.url, request.headers, body)
         except ConfigurationError as error:

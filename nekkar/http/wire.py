@@ -28,6 +28,7 @@ from nekkar.http.permit import Permit
 
 OPENS = ("connect_tcp.started", "connect_unix_socket.started")
 SENDS = "send_request_headers.started"
+STEPS = (*OPENS, SENDS)  # of a dozen
 MOST_HELD = 1.0  # seconds that a connection from the pool waits: some servers close an idle one after two
 
 
@@ -49,7 +50,9 @@ class Wire:
     def __init__(self, permit: Permit, request: Any, owner: object, inner: object) -> None:
         given: dict[str, Any] = request.extensions
         outer: Any = given.get("trace")
-        if isinstance(outer, Wire) and outer.owner is owner:  # one request object, sent twice at the same time
+        if (
+            outer and isinstance(outer, Wire) and outer.owner is owner
+        ):  # one request object, sent twice at the same time
             given, outer = outer._given, outer._outer
         self.owner, self.gave_up, self._inner = owner, False, inner
         self._permit, self._request = permit, request
@@ -67,8 +70,9 @@ class Wire:
     def __call__(self, event: str, info: dict[str, Any]) -> Any:
         """Take an event; block where the attempt has to wait for a new slot."""
         answer = self._outer(event, info) if self._outer else None
-        for _ in self._waits(event, info):
-            self._held = self._permit.acquire()
+        if event.endswith(STEPS):
+            for _ in self._waits(event, info):
+                self._held = self._permit.acquire()
         return answer
 
     def _waits(self, event: str, info: dict[str, Any]) -> Iterator[None]:
@@ -120,8 +124,7 @@ class AsyncWire(Wire):
 
     def __call__(self, event: str, info: dict[str, Any]) -> Any:
         """Return a coroutine that takes an event, and waits where the attempt has to wait for a new slot."""
-        step = event.partition(".")[2]
-        if step == SENDS or step in OPENS:
+        if event.endswith(STEPS):
             return self._take(event, info)
         return self._outer(event, info) if self._outer else _nothing()
 

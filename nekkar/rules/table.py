@@ -135,6 +135,8 @@ class RuleTable:
         Where no rule matches, logs a WARNING (``"warn"``) or raises ConfigurationError (``"error"``).
         """
         found = self._matched(method, url, headers, body)
+        if type(found) is Match:
+            return found
         if isinstance(found, Pattern):
             self._unmatched.handle(found, self.rules)
             return None
@@ -195,16 +197,17 @@ class RuleTable:
     def _matched(
         self, method: str | bytes, url: object, headers: Headers | None, body: object
     ) -> Match | Pattern | None:
-        text = _text(url)
-        find = self._find_cached if len(text) <= LONGEST_CACHED else self._find
-        found = find(_text(method).upper(), text)
+        text, method = url if type(url) is str else _text(url), method if type(method) is str else _text(method)
+        found = (self._find_cached if len(text) <= LONGEST_CACHED else self._find)(method, text)
+        if type(found) is Match:  # of nearly every request: no more is asked of it
+            return found
         if isinstance(found, Candidates):
             return found.chosen(headers, body)
         return found.named(headers) if isinstance(found, Unnamed) else found
 
     def _find(self, method: str, url: str) -> Outcome | Candidates:
         """Return what a request falls under, or may fall under, depending on its body."""
-        request = read_request(method, url, self._index.queries)
+        request = read_request(method.upper(), url, self._index.queries)
         number = self._index.first(request)
         if number is None:
             return request

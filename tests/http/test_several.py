@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -247,3 +248,22 @@ def test_a_call_may_leave_headroom_of_its_own(given: dict[str, float]) -> None:
     assert passage is not None
     asked = gate.asked(Options.read(given), passage, None, lambda _: b"")
     assert asked["headroom"] == given.get("headroom", 0.9)
+
+
+def test_what_a_rule_gives_is_made_once() -> None:
+    """Not at each request: the joint limit too. A limit for each value of a capture is not kept, or idle ones were."""
+    limits = {"account": "9/second", "endpoint": "9/minute", "user-{user}": 9}
+    rules = [
+        Rule("h/both", ["account", "endpoint"]),
+        Rule("h/one", "account"),
+        Rule("h/{user}", ["user-{user}", "account"]),
+    ]
+    gate = Gate(Nekkar(), RuleTable(rules, limits))
+    kept = [
+        gate.passage("GET", f"https://h/{path}") is gate.passage("POST", f"https://h/{path}")
+        for path in ("both", "one")
+    ]
+    assert kept == [True, True]
+    assert gate.passage("GET", "https://h/x") is not gate.passage("GET", "https://h/x")
+    copied = pickle.loads(pickle.dumps(Gate(Nekkar("memcached://localhost:1"), RuleTable(rules, limits))))
+    assert copied.passage("GET", "https://h/both").names == ("account", "endpoint")
