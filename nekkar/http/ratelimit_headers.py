@@ -10,7 +10,8 @@
   alone belongs the first of several limits; the others are policies, as the drafts have it.
 - A reset is taken for a window's end, but not in names with ``Requests``: the buckets of OpenAI and Anthropic fill bit
   by bit.
-- A limit with a period counts by itself. A limit without one counts only together with what is left.
+- A limit with a period counts by itself, as a policy does that no item of ``RateLimit`` names. A limit without one
+  counts only together with what is left.
 - What counts anything but requests (the ``qu`` of a policy) is left out. An item whose name none of the told policies
   has is of another bucket.
 - An invalid value is left out, and reported as a fault: not a number, a limit of 0, more left than the limit, a reset
@@ -102,6 +103,7 @@ def read(headers: Mapping[str, str], now_us: int, date: str | None = None) -> Re
         told.texts.setdefault("period", of)
         if len(told.texts) > 1:
             reader.read_family(told, BIT_BY_BIT if of == "requests" else WINDOW)
+    reader.read_policies()
     return reader.reading()
 
 
@@ -110,6 +112,7 @@ class Reader:
 
     def __init__(self, now_us: int, date: str | None, policies: Items) -> None:
         self._now_us, self._date, self._policies = now_us, date, policies
+        self._named = set[str]()  # the items of a field
         self.budgets, self.others, self.faults = list[ReportedQuota](), list[ReportedQuota](), list[str]()
 
     def reading(self) -> Reading:
@@ -126,12 +129,22 @@ class Reader:
             return
         named = {_bare(name): terms for name, terms in self._policies if "q" in terms}
         for name, values in items(text) or [("", {})]:
+            self._named.add(_bare(name))
             policy = named.get(_bare(name), {})
             terms = policy | values
             if _is_of_requests(terms):
                 limit = count(terms["q"]) if "q" in terms else None
                 told = replace(WINDOW, period_us=window_us(terms))
                 self._add(count(terms.get("r", NOTHING)), limit, terms.get("t"), told, bool(named) and not policy)
+
+    def read_policies(self) -> None:
+        """Read the policies that no item named: a limit that is told with its period counts by itself."""
+        known = {(one.limit, one.period_us) for one in (*self.budgets, *self.others)}
+        for name, terms in self._policies:
+            limit, period = count(terms.get("q", name)), window_us(terms)
+            is_named = _bare(name) in self._named
+            if period and _is_of_requests(terms) and not is_named and (limit.calls, period) not in known:
+                self._add(Count(NOTHING), limit, None, replace(WINDOW, period_us=period))
 
     def read_family(self, told: Told, kind: ReportedQuota) -> None:
         """Read one header for each number; ``kind``: a quota of the bucket's kind."""

@@ -177,7 +177,12 @@ REAL = [
     ),
     (
         {"ratelimit": "limit=10, remaining=9, reset=50", "ratelimit-policy": "10;w=1, 10;w=60"},
-        [window(9, 10, None, 50 * S)],
+        [window(9, 10, None, 50 * S), window(None, 10, S), window(None, 10, 60 * S)],
+    ),
+    ({"ratelimit-policy": '"a";q=5;w=10, "b";q=9;w=60;qu="bytes", "c";q=7'}, [window(None, 5, 10 * S)]),
+    (
+        {"ratelimit": '"a";r=3;t=4', "ratelimit-policy": '"a";q=5;w=10, "day";q=50;w=86400'},
+        [window(3, 5, 10 * S, 4 * S), window(None, 50, 86400 * S)],
     ),
     (
         {"ratelimit-limit": '100, 100;w=60;burst=1000;comment="sliding, window", 5000;w=3600', "ratelimit-used": "1"},

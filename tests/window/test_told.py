@@ -148,11 +148,19 @@ def test_a_fleet_keeps_to_a_lower_limit(waits: list[int]) -> None:
 RULES = RuleTable([Rule("*", "all")], {"all": {"rate": "100/10s", "headers": True}})
 
 
-def test_all_workers_keep_to_it_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-RateLimit-Limit": "5", "X-RateLimit-Period": "10"},
+        {"RateLimit-Policy": '"default";q=5;w=10'},  # and nothing else
+        {"RateLimit-Policy": "5;w=10"},
+    ],
+)
+def test_all_workers_keep_to_it_and_it_is_said_once(headers: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     """Through the cache; ``status`` counts what is over it as used."""
     clock, cache = FakeClock(), MemoryCache()
     limiter, other = (Nekkar(cache, clock=clock) for _ in range(2))
-    answer = Canned(200, {"X-RateLimit-Limit": "5", "X-RateLimit-Period": "10"})
+    answer = Canned(200, headers)
     with requests.Session() as session, caplog.at_level(logging.WARNING, "nekkar"):
         session.mount("https://", NekkarAdapter(limiter, RULES, answer))
         for _ in range(2):
