@@ -1,6 +1,6 @@
 """Bodies as meters and ``refused=`` see them: requests and responses of any client, decoded, and events of a stream.
 
-- A body is decoded separately, as its pieces pass: gzip, deflate, or plain. Other encodings can't be read.
+- A body is decoded separately, as its pieces pass, see ``encodings``. What can't be decoded can't be read.
 - Nothing of a body past ``most`` bytes, encoded or decoded, is kept: a few bytes may decode to gigabytes.
 - An event stream is read event by event, as the pieces come, whatever ends its lines (WHATWG, server-sent events).
 """
@@ -8,18 +8,17 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from nekkar.http.encodings import Decode, Unreadable, decode_of
 from nekkar.http.header_values import Headers
 
 MOST_AHEAD = 64 * 1024  # bytes of a body that are read before the response is handed on
 MOST_MEASURED = 8 * 1024 * 1024
 
 STREAMS = ("text/event-stream", "application/x-ndjson", "application/stream+json", "application/vnd.amazon.eventstream")
-_AUTO = zlib.MAX_WBITS | 32  # gzip or zlib, as the first bytes say
 
 
 class _Json:
@@ -61,42 +60,27 @@ def bytes_of(body: object) -> bytes:
     return bytes(body) if isinstance(body, bytes | bytearray) else b""
 
 
-class Unreadable(Exception):
-    """A body can't be decoded, or is too long."""
-
-
 class Decoder:
     """Decodes a body piece by piece, to at most ``most`` bytes in all; raises Unreadable."""
 
     def __init__(self, encoding: str, most: int) -> None:
-        if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
-            raise Unreadable
-        self._inflate = None if encoding == "identity" else zlib.decompressobj(_AUTO)
-        self._may_lack_header = encoding == "deflate"
+        self._decode = decode_of(encoding)
         self._taken = self._made = 0
         self._most = most
 
     def decode(self, data: bytes) -> bytes:
         """Return what the next piece holds; nothing past the end of what is compressed."""
         self._taken += len(data)
-        made = self._inflated(data) if self._inflate else data
+        made = self._decoded(self._decode, data) if self._decode else data
         self._made += len(made)
         if max(self._taken, self._made) > self._most:
             raise Unreadable
         return made
 
-    def _inflated(self, data: bytes) -> bytes:
-        assert self._inflate
-        room, is_first = self._most - self._made + 1, self._taken == len(data)
+    def _decoded(self, decode: Decode, data: bytes) -> bytes:
         try:
-            return self._inflate.decompress(data, room)
-        except zlib.error:
-            if not (is_first and self._may_lack_header):
-                raise Unreadable from None
-        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            return self._inflate.decompress(data, room)
-        except zlib.error:
+            return decode(data, self._most - self._made + 1)
+        except Exception:  # each package has an error of its own
             raise Unreadable from None
 
 

@@ -28,8 +28,8 @@ from nekkar.http.bodies import (
     Decoder,
     Events,
     RequestView,
-    Unreadable,
 )
+from nekkar.http.encodings import Unreadable
 from nekkar.meters import FIRST_ERROR, Meter, Response
 
 Refused = Callable[[Response], float | None]

@@ -18,7 +18,8 @@ from weakref import ReferenceType, ref
 
 from urllib3.response import HTTPResponse
 
-from nekkar.http.bodies import MOST_AHEAD, Unreadable
+from nekkar.http.bodies import MOST_AHEAD
+from nekkar.http.encodings import Unreadable
 from nekkar.http.inspection import Measuring
 from nekkar.http.permit import Body
 from nekkar.http.taps import Whole

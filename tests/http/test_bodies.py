@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import zlib
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.http.bodies import Answer, Decoder, Events, RequestView, ResponseView, Unreadable, bytes_of
+from nekkar.http.bodies import Answer, Decoder, Events, RequestView, ResponseView, bytes_of
+from nekkar.http.encodings import Unreadable
 
 MOST = 1000
 TEXT = b"the quick brown fox " * 40
@@ -59,7 +62,61 @@ def test_what_is_cut_short_is_decoded_as_far_as_it_came() -> None:
     assert decoded("gzip", [ENCODED["gzip"] + b"more", b"and more"]) == TEXT
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "compress", "x" * 9999])
+class Package:
+    """Stands for the package ``brotli``: what it makes is bounded, and the rest of it comes when it is asked again."""
+
+    class Decompressor:
+        def __init__(self) -> None:
+            self.inflate = zlib.decompressobj()
+
+        def process(self, data: bytes, output_buffer_limit: int) -> bytes:
+            assert not (data and self.inflate.unconsumed_tail)
+            return self.inflate.decompress(data or self.inflate.unconsumed_tail, min(output_buffer_limit, 7))
+
+        def can_accept_more_data(self) -> bool:
+            return not self.inflate.unconsumed_tail
+
+
+class Unbounded:
+    """Stands for an older one."""
+
+    class Decompressor:
+        def process(self, data: bytes) -> bytes:
+            raise AssertionError("a few bytes may stand for gigabytes")
+
+
+@given(at=st.lists(st.integers(0, 10_000), max_size=8))
+def test_brotli_is_decoded_by_the_package_that_the_client_has(at: list[int]) -> None:
+    """Piece by piece, up to the bound; without one, or with an older one, it can't be read."""
+    pieces = cut(ENCODED["deflate"], at)
+    with mock.patch.dict(sys.modules, brotli=Package, brotlicffi=None):
+        assert decoded("br", pieces) == TEXT
+        with pytest.raises(Unreadable):
+            decoded("br", pieces, most=len(TEXT) - 1)
+    for other in (None, Unbounded):
+        with mock.patch.dict(sys.modules, brotli=other, brotlicffi=None), pytest.raises(Unreadable):
+            Decoder("br", MOST)
+
+
+@pytest.mark.parametrize(("encoding", "package"), [("br", "brotli"), ("zstd", "zstandard")])
+def test_the_packages_themselves_decode(encoding: str, package: str) -> None:
+    """Where they are installed; a bomb is refused."""
+    compress = pytest.importorskip(package).compress
+    assert decoded(encoding, cut(compress(TEXT), [3, 9, 30])) == TEXT
+    for bad in (compress(bytes(50_000_000)), b"garbage" * 9):
+        with pytest.raises(Unreadable):
+            decoded(encoding, [bad])
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+def test_without_a_package_brotli_and_zstd_can_not_be_read(encoding: str) -> None:
+    """The call costs its estimate."""
+    names = ("brotli", "brotlicffi", "zstandard", "compression", "backports.zstd", "compression.zstd")
+    with mock.patch.dict(sys.modules, dict.fromkeys(names)), pytest.raises(Unreadable):
+        Decoder(encoding, MOST)
+
+
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "compress", "x" * 9999])
 def test_another_encoding_can_not_be_read(encoding: str) -> None:
     """Even where the body is none."""
     with pytest.raises(Unreadable):
