@@ -10,7 +10,8 @@ admits it. The wait is outside the HTTP timeouts, but inside ``response.elapsed`
 - The first attempt is admitted before anything is sent, whatever sends it; each retry where urllib3 makes it.
 - Where callers wait for a connection (``pool_block``), the first is too: its slot would go stale in that queue.
 - A slot that went stale while the connection was opened is exchanged before the bytes leave, see ``http.urllib3``.
-- What a limited session mounts later is limited too: its ``adapters`` wrap what is put into them.
+- What a limited session mounts later is limited too: its ``adapters`` wrap what is put into them, and are wrapped again
+  where others take their place.
 - The answer to each attempt is heard where urllib3 sees it, those that it retries too; a mock's once it is back.
 """
 
@@ -95,9 +96,10 @@ def limit(
     """Limit all that the session mounts, now and later; return the session.
 
     Its adapters go on sending, each behind a ``NekkarAdapter`` under the same prefix; so does each that is mounted
-    later, unless it is a ``NekkarAdapter`` itself. ``max_wait``: the longest wait of each attempt in seconds, before
-    the limit's own. ``refused``: a function of each response that returns the seconds to pause, None where it is no
-    refusal. Raises ConfigurationError, and changes nothing, where an adapter is limited already.
+    later, or is in a dict that takes the place of ``session.adapters``, unless it is a ``NekkarAdapter`` itself.
+    ``max_wait``: the longest wait of each attempt in seconds, before the limit's own. ``refused``: a function of each
+    response that returns the seconds to pause, None where it is no refusal. Raises ConfigurationError, and changes
+    nothing, where an adapter is limited already.
     """
     if not isinstance(session, requests.Session):
         raise ConfigurationError(f"session must be a requests.Session, got {kind_of(session)}")
@@ -107,6 +109,7 @@ def limit(
         _check(adapter, {})
     wrap = partial(NekkarAdapter, limiter, rules, max_wait=max_wait, refused=refused)
     session.adapters = _LimitedAdapters.of(session.adapters, wrap)
+    session.get_adapter = partial(_adapter_of, ref(session), wrap)  # type: ignore[method-assign]
     return session
 
 
@@ -260,6 +263,15 @@ class _LimitedAdapters(OrderedDict[str, Any]):
             wrapped = (known for known in self.values() if known.__dict__.get("_adapter") is adapter)
             adapter = next(wrapped, None) or self.wrap(adapter)
         super().__setitem__(prefix, adapter)
+
+
+def _adapter_of(held: ReferenceType[requests.Session], wrap: Callable[[BaseAdapter], NekkarAdapter], url: str) -> Any:
+    """Return the adapter that a limited session has for a URL, though its ``adapters`` were replaced as a whole."""
+    session = held()
+    assert session is not None, "the caller holds the session"
+    if type(session.adapters) is not _LimitedAdapters:
+        session.adapters = _LimitedAdapters.of(session.adapters, wrap)
+    return type(session).get_adapter(session, url)
 
 
 def _content(request: requests.PreparedRequest) -> bytes:

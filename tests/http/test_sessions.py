@@ -7,10 +7,12 @@ import copy
 import multiprocessing
 import pickle
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import requests
@@ -419,6 +421,21 @@ def test_a_mock_in_a_block_works_with_every_adapter(way: str, session: requests.
         with pytest.raises(requests.ConnectionError, match="doesn't match any registered mock"):
             session.get(f"{URL}unknown")
     assert limiter("all", "10/hour").status().windows[0].used == 4
+
+
+def test_adapters_that_are_replaced_as_a_whole_are_limited_too(limiter: Nekkar) -> None:
+    """Some programs reset a session so; the limits stay, and so do those of an adapter that has its own."""
+    session = limit(requests.Session(), limiter, RULES)
+    replacements: list[Any] = [{"https://": Canned()}, OrderedDict({"https://": Canned()})]
+    for adapters in replacements:
+        session.adapters = adapters
+        assert admission(session.get(URL)).name == "all"
+    session.adapters.clear()
+    session.mount("https://", Canned())
+    assert admission(session.get(URL)).name == "all"
+    held = ref(session)
+    del session
+    assert held() is None  # no cycle
 
 
 # Overhead.
