@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nekkar.core.errors import CacheError
+from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.events import CacheLost, Event, Held, Waiting
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.testing import FakeClock
@@ -107,6 +107,30 @@ def test_a_listener_is_not_told_of_calls_that_it_makes_itself(limit: Limit) -> N
         assert len(calls) == 1
         in_thread(limit.acquire)
     assert len(calls) == 3, "it had to wait, and was admitted"
+
+
+def test_calls_that_nest_without_end_are_an_error_that_says_so(cache: WatchedCache) -> None:
+    """A timer's handler that waits for longer than the timer; once it has stopped, all is as before."""
+
+    class Timer(FakeClock):
+        def __init__(self) -> None:
+            super().__init__()
+            self.is_set, self.handled = True, 0
+
+        def sleep_until(self, at_us: int | None, wake: threading.Event) -> None:
+            if self.is_set:
+                self.handled += 1
+                calls.acquire()
+            super().sleep_until(at_us, wake)
+
+    clock = Timer()
+    calls = Nekkar(cache, clock=clock)("calls", 2, period=10.0)
+    calls.acquire(cost=2)
+    with pytest.raises(ConfigurationError, match="32 limited calls wait inside each other in one thread: a signal"):
+        in_thread(calls.acquire)
+    assert clock.handled == 32
+    clock.is_set = False
+    assert calls.acquire().waited > 9
 
 
 def test_a_call_in_a_logging_handler(cache: WatchedCache, limit: Limit) -> None:

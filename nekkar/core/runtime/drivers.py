@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import ref
 
 from nekkar.core.clock import UNSET, Clock, nap
+from nekkar.core.errors import ConfigurationError
 from nekkar.core.runtime.effects import (
     CacheCall,
     CacheSteps,
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 
 LOOK_AGAIN_S = 1.0
+MOST_NESTED = 32  # limited calls inside each other, well below what Python's stack holds
 
 
 class Signal(threading.Event):
@@ -83,8 +85,18 @@ def is_nested() -> bool:
 
 
 def run(effects: QueueSteps[T], clock: Clock) -> T:
-    """Run a line's generator in this thread; blocks."""
+    """Run a line's generator in this thread; blocks.
+
+    Raises ConfigurationError inside ``MOST_NESTED`` others: a signal handler that is called faster than its own limited
+    call ends would nest until the stack is full.
+    """
     calls: list[ref[QueueSteps[Any]]] = _thread.__dict__.setdefault("calls", [])
+    if calls[MOST_NESTED - 1 :] and sum(map(is_under_way, calls)) >= MOST_NESTED:
+        effects.close()
+        raise ConfigurationError(
+            f"{MOST_NESTED} limited calls wait inside each other in one thread: a signal handler, listener or finaliser"
+            " makes a limited call, and is called again before that ends; hand the call to another thread"
+        )
     calls.append(ref(effects))
     try:
         effect = next(effects)
