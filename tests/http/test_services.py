@@ -126,7 +126,7 @@ ANSWERS = [
         limit("5000/hour", "github", 403),
         403,
         {**GITHUB, "X-RateLimit-Remaining": "0"},
-        1800,
+        1801,  # to the end of that second
         (5001,),  # those of others, and the call that was refused
     ),
     Answer(
@@ -215,7 +215,7 @@ ANSWERS = [
             "X-RateLimit-Reset": "2023-11-14T22:14Z",
             "RateLimit-Reason": "jira-burst-based",
         },
-        40,
+        41,
         (351,),
     ),
     Answer(

@@ -553,6 +553,16 @@ def test_a_reset_of_0_in_whole_seconds_may_be_a_second_off() -> None:
         assert apply_feedback(log, HUNDRED, told(budget), NOW).hold_until == NOW + grain
 
 
+@pytest.mark.parametrize(
+    ("limit", "grain", "later"), [("100 per 20 s", S, S), ("100 per 19 s", S, 0), ("100 per 20 s", S // 10, 0)]
+)
+def test_a_reset_in_whole_seconds_is_waited_for_to_its_end(limit: str, grain: int, later: int) -> None:
+    """A service that rounds down would refuse those who come at its beginning. Where a second is much, it is not."""
+    terms = quota(limit)
+    budget = ReportedQuota(0, 100, reset_us=5 * S, is_window=True, grain_us=grain)
+    assert apply_feedback(log_of(terms, (0, 1)), terms, told(budget), NOW).hold_until == NOW + 5 * S + later
+
+
 def test_what_is_booked_for_later_was_not_counted_yet() -> None:
     """Four callers wait for a slot a second off: 20 are foreign, not 16."""
     log = log_of(HUNDRED, (0, 10), (S, 4))
@@ -564,7 +574,7 @@ def test_a_refusal_with_nothing_left_is_believed() -> None:
     log = log_of(HUNDRED, (-30 * S, 100), (0, 5))
     nothing = ReportedQuota(0, 100, reset_us=20 * S, is_window=True)
     assert apply_feedback(log, HUNDRED, told(nothing), NOW) is log
-    for pause, hold in ((0, 20 * S), (3 * S, 3 * S), (30 * S, 30 * S)):
+    for pause, hold in ((0, 21 * S), (3 * S, 3 * S), (30 * S, 30 * S)):
         word = Feedback(NOW, HOUR, is_refusal=True, pause_us=pause, budgets=(nothing,))
         assert apply_feedback(log, HUNDRED, word, NOW).hold_until == NOW + hold
 

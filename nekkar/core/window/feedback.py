@@ -10,6 +10,8 @@ Rules:
 - Where a reset is a window's end, the service counts nothing from before that window. How closely that is known is
   the reset's grain: a second where it is told in whole seconds. The grace is no longer than that: at 60 per
   3 s, a second of grace hid 20 calls of others in each window.
+- A reset in whole seconds may be rounded down: what is told until then counts to the end of that second, where that is
+  a small part of the period. Otherwise a caller was refused at each window's edge.
 - Where nothing remains, and the log does not show why, the limit is held until the reset. For a service that refills
   bit by bit, that is until the bucket is full. One call could start sooner, but the end of a hold may start a burst.
 - A report belongs to the window with the reported period; else to the one whose count is the reported limit; else, if
@@ -34,6 +36,7 @@ from nekkar.core.window.rejections import MARGIN_PART, Rejections
 from nekkar.core.window.state import LimitState
 
 MATTERS_PART = 64
+WHOLE_PART = 20  # of a period: a second is waited longer where it is no more than that, so 95 % stay in use
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback,
         shorter = [one.period_us + margin for one in quota.rates if one.unit == rate.unit and one < rate]
         reset = rate.period_us - min(max(shorter, default=0), rate.period_us)
     else:
-        reset = max(budget.reset_us, budget.grain_us)
+        reset = max(budget.reset_us + _rounded_off(budget, rate), budget.grain_us)
     is_told = remaining == 0 and budget.reset_us is not None
     if is_told and (foreign > 0 or reset > rate.period_us or (refused and not word.pause_us)):
         log = with_hold(log, now + min(reset, word.most_us))
@@ -165,6 +168,12 @@ def _begun(budget: ReportedQuota, rate: Rate) -> int:
     if budget.is_window and budget.reset_us is not None and budget.reset_us <= rate.period_us:
         return max(0, budget.reset_us - budget.grain_us)
     return 0
+
+
+def _rounded_off(budget: ReportedQuota, rate: Rate) -> int:
+    """Return by how much a window may end later than its reset in whole seconds, which some services round down."""
+    is_cheap = rate.period_us >= SECOND * WHOLE_PART
+    return SECOND if budget.is_window and budget.grain_us == SECOND and is_cheap else 0
 
 
 def unit_of(budget: ReportedQuota, quota: Quota) -> str:
