@@ -27,12 +27,12 @@ class TurnUnderWay:
     """The turn that a line takes now; ``turn`` is None where a call takes the direct way (``direct.py``).
 
     ``last_ticket``: of the callers it books for. ``begun_at``: µs of ``ticks``. ``steps``: the generator that takes it.
-    ``is_started``: a driver has begun it, so it runs to its end. ``is_left``: its leader has gone, so it must wake the
-    others itself. ``has_ended``: it has reported.
+    ``leader``: the caller that is to lead it. ``is_started``: a driver has begun it, so it runs to its end.
+    ``is_left``: its leader has gone, so it must wake the others itself. ``has_ended``: it has reported.
     """
 
-    def __init__(self, turn: Turn | None, last_ticket: int, begun_at: int) -> None:
-        self.turn, self.last_ticket, self.begun_at = turn, last_ticket, begun_at
+    def __init__(self, turn: Turn | None, last_ticket: int, begun_at: int, leader: Caller | None = None) -> None:
+        self.turn, self.last_ticket, self.begun_at, self.leader = turn, last_ticket, begun_at, leader
         self.steps: ref[CacheSteps[None]] | None = None
         self.is_started = self.is_left = self.has_ended = False
 
@@ -46,7 +46,7 @@ class TurnUnderWay:
         """Whether the turn is dead: it ended without reporting, or never began and never will."""
         if self.is_started:
             return self.steps is None or not is_under_way(self.steps)
-        return self.is_left
+        return self.is_left or (self.leader is not None and self.leader.is_gone)
 
 
 class Turns:
@@ -72,7 +72,7 @@ class Turns:
         self.look_at, self._is_asked = 0, True
         self._assignments.wake_head()
 
-    def begin(self, ticket: int = 0) -> TurnUnderWay | None:
+    def begin(self, ticket: int = 0, leader: Caller | None = None) -> TurnUnderWay | None:
         """Return a turn for the caller with this ticket to lead; None while one is under way. Called under the lock."""
         other = self.under_way
         if other and not other.is_over and self._ticks() < other.begun_at + ABANDONED_US:
@@ -82,7 +82,8 @@ class Turns:
             return None
         turn = Turn(self.ledger, self._assignments, self._prefetched, self._lock)
         self._is_asked = self._has_given_up = False
-        self.under_way = TurnUnderWay(turn, max(ticket, mine.queue.last_ticket), self._ticks())
+        last = max(ticket, mine.queue.last_ticket)
+        self.under_way = TurnUnderWay(turn, last, self._ticks(), leader)
         return self.under_way
 
     def alone(self, ticket: int) -> TurnUnderWay:

@@ -132,7 +132,7 @@ class WaitQueue:
             raise
         except BaseException as error:
             self._leave(caller, error)
-            if self._assignments.must_write and not self.waiting and (turn := self._turns.begin(caller.ticket)):
+            if self._assignments.must_write and not self.waiting and (turn := self._turns.begin(caller.ticket, caller)):
                 yield from self._turns.lead(turn, shielded=True)
             raise
         finally:
@@ -206,7 +206,7 @@ class WaitQueue:
             leads, is_due = mine.queue.head is caller, mine.must_write or now >= self._turns.look_at
             # The head may be gone without waking others, where an interrupt cut its leaving short.
             may_lead = leads or now >= self._turns.look_at + ABANDONED_US
-            if is_due and may_lead and (turn := self._turns.begin(caller.ticket)):
+            if is_due and may_lead and (turn := self._turns.begin(caller.ticket, caller)):
                 return turn
             until = self._deadline(caller, now, is_due)
             if leads and not is_due:
