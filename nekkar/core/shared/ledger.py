@@ -107,7 +107,7 @@ class Ledger:
     def write_over(self, planned: LimitState, token: Any) -> CacheSteps[int | None]:
         """Write a state over the last write, once; return when that was answered, None where somebody else wrote."""
         self.replica.take_token()
-        number, sent = self.replica.next_number(), planned.written_at
+        number, sent = self.replica.next_number(), self.clock.now_us()
         won = yield from self._swap(planned, token, planned.expires_at, sent)
         answered = self.clock.now_us()
         if not self.in_process:
@@ -158,13 +158,13 @@ class Ledger:
                 if not is_answered:
                     raise
                 is_answered, written = False, None  # rule 15: the next read tells whether it landed
-                if found is None and self._was_slow(now - sent, self.clock.now_us() - now):
+                if self._began_late(found, sent, now, self.clock.now_us()):
                     doubted = planned.epoch
                 continue
             answered = self.clock.now_us()
             if not self.in_process:
                 self.latency.record_swap(answered - now)
-            if won is not None and found is None and self._was_slow(now - sent, answered - now):
+            if won is not None and self._began_late(found, sent, now, answered):
                 doubted = planned.epoch
             elif won is not None:
                 self.replica.record(planned, number, now, won)
@@ -229,8 +229,14 @@ class Ledger:
         self.replica.will_write(raw, planned)
         return self.store.swap(self.key, raw, token, (until - now) // SECOND + 2)
 
-    def _was_slow(self, read_us: int, swap_us: int) -> bool:
-        """Whether a read and a swap took longer than a horizon, and longer than the quicker of the two explains."""
+    def _began_late(self, found: LimitState | None, sent: int, now: int, answered: int) -> bool:
+        """Whether a state was created by a read and a swap that took longer than a horizon.
+
+        And longer than the quicker of the two explains.
+        """
+        if found is not None:
+            return False
+        read_us, swap_us = now - sent, answered - now
         # In this process nothing is on its way: a busy machine alone stops a call for a tenth of a second.
         longest = MOST_HORIZON_US // 2 if self.in_process else self.latency.horizon_us
         return read_us + swap_us > max(longest, 8 * min(read_us, swap_us))
