@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from nekkar.core.cost import cost_of
-from nekkar.core.quota import quota
+from nekkar.core.quota import Quota, quota
 from tests.support.joint_world import Group, JointStory
 from tests.support.simulation import MS
+
+
+def spaced(text: str, spacing_us: int) -> Quota:
+    """Return a quota whose slots are so many microseconds apart."""
+    plain = quota(text)
+    return Quota(plain.rates, spacing_us, plain.margin_us)
+
 
 SMALL = (quota("4/s"), quota("6 per 2 s"))
 CLOSE: Any = ((MS // 5,),)
@@ -63,6 +70,22 @@ STORIES = {
     "batch heavy": JointStory(
         quotas=(quota("10/s"),), groups=(Group((0,), 2, 1, 0, (8,)), Group((0,), 3, 3, 1, headroom=3000)),
         away_us=CLOSE, judged=True, exact=True, seconds=6,
+    ),
+    "held": JointStory(quotas=SMALL, groups=BOTH, holds=2, cancels=2, away_us=CLOSE, seconds=6),
+    "reset": JointStory(quotas=SMALL, groups=BOTH, resets=2, freezes=1, kills=1, skew_us=5 * MS, seconds=6),
+    "newcomers": JointStory(quotas=SMALL, groups=BOTH, flushes=2, newcomers=True, away_us=CLOSE, seconds=6),
+    "shaken": JointStory(
+        quotas=SMALL, groups=(*BOTH, Group((0,), 1, 1, 4)), holds=1, resets=1, newcomers=True, seconds=6, **FAULTY
+    ),
+    "mixed": JointStory(
+        quotas=SMALL, groups=(*BOTH, Group((0,), 1, 1, 4)), mixed=(quota("2/s"), quota("9 per 2 s")), **FAULTY
+    ),
+    "spaced": JointStory(
+        quotas=(spaced("8/s", 90 * MS), spaced("12 per 2 s", 40 * MS)), groups=(*BOTH, Group((0,), 1, 1, 4)), **FAULTY
+    ),
+    "storm of units": JointStory(
+        quotas=(quota("5/s"), quota("9/s; 100 tokens/2s")),
+        groups=(Group((0, 1), 3, 2, 0, (LIGHT, HEAVY)), Group((1,), 1, 2, 2, (LIGHT,)), Group((0,), 1, 1, 3)), **FAULTY,
     ),
     "reversed": JointStory(
         quotas=SMALL, groups=(Group((0, 1), 2, 2), Group((1, 0), 2, 2, 1), Group((0,), 1, 1)), away_us=CLOSE,

@@ -12,14 +12,15 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from nekkar.core.cost import CALLS, Hits, cost_of, hits_in, items, largest
 from nekkar.core.errors import CacheError, NekkarError
 from nekkar.core.events import Listeners
 from nekkar.core.quota import SECOND, Quota, leaving
-from nekkar.core.runtime.effects import Backoff, CacheCall, QueueSteps
+from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps, QueueSteps, RunSteps
 from nekkar.core.shared.ledger import Ledger
 from nekkar.core.shared.store import store_of
 from nekkar.core.waiting.callers import Slot
@@ -27,6 +28,7 @@ from nekkar.core.waiting.reporter import CallReporter
 from nekkar.core.waiting.together import JointCall
 from nekkar.core.window.booking import earliest_slot
 from nekkar.core.window.codec import decode
+from nekkar.core.window.feedback import with_hold
 from nekkar.core.window.state import LimitState
 from tests.support.simulation import (
     LOOK_EVERY_US,
@@ -66,7 +68,8 @@ class JointStory(Story):
     """A story of several limits. ``quotas``: of each. ``groups``: the callers. ``away_us``: how far each cache is.
 
     ``leaks``: a hit that joint calls booked in a limit that did not lead, and did not use, is a problem. ``judged``: so
-    are long waits.
+    are long waits. ``mixed``: other terms of each limit, which a process draws as often as the first. ``newcomers``:
+    with each flush a process comes that had seen nothing.
     """
 
     quotas: tuple[Quota, ...] = ()
@@ -74,16 +77,20 @@ class JointStory(Story):
     away_us: tuple[tuple[int, ...], ...] = ((MS // 5, 3 * MS, 30 * MS),)
     leaks: bool = False
     judged: bool = False
+    mixed: tuple[Quota, ...] = ()
     seconds: float = 4.0
 
 
 class Begun(NamedTuple):
-    """A call that started: when, its hits, its slot."""
+    """A call that started: when, its hits, its slot, by which terms, in which life of the limit."""
 
     at: int
     cost: Hits
     slot: int
-    headroom: int = 0
+    headroom: int
+    quota: Quota
+    life: int
+    serial: int
 
 
 class Shared:
@@ -96,6 +103,9 @@ class Shared:
         self.asked: set[int] = set()  # owners: the requests of joint calls
         self.granted: dict[int, set[int]] = {}  # the owners of grants, by slot
         self.flushed = self.void = False
+        self.holds: list[list[int]] = []  # from when on all know of one, and until when
+        self.life, self.lives = 0, dict[int, int]()  # how often it was reset, now and by epoch
+        self.writer: Actor | None = None
 
     def counted(self, cost: Hits) -> Hits:
         """Return what a call costs here: the units that the limit counts."""
@@ -116,6 +126,12 @@ class _Writes:
         return decode(value)
 
     def wrote(self, state: LimitState, before: LimitState | None) -> None:
+        limit = self.limit
+        if state.epoch not in limit.lives and limit.writer:
+            known = limit.writer.process.ledgers[limit.number].replica.snapshot  # type: ignore[attr-defined]
+            limit.life += limit.writer.resets
+            before_loss = limit.lives.get(known.state.epoch, 0) if known else 0
+            limit.lives[state.epoch] = limit.life if limit.writer.resets else before_loss
         for grant in state.grants:
             self.limit.granted.setdefault(grant.slot, set()).add(grant.owner)
 
@@ -131,6 +147,7 @@ class Node:
     dead: bool = False
     frozen_until: int = 0
     busy_until: int = 0
+    newcomer: bool = False
     actors: list[Actor] = field(default_factory=list)
 
 
@@ -174,14 +191,20 @@ class JointWorld(World):
         for index, group in enumerate(story.groups):
             for node in self.nodes[group.first : group.first + group.processes]:
                 for _ in range(group.callers if story.exact else self.random.randint(1, group.callers)):
-                    actor = Actor(self, node, self._calls(index, group, node))  # type: ignore[arg-type]
-                    node.actors.append(actor)
-                    actor.later(self.random.randint(0, SECOND // 4))
+                    self._comes(index, node)
+
+    def _comes(self, index: int, node: Node) -> None:
+        """Have a caller of a group begin in a process."""
+        actor = Actor(self, node, self._calls(index, self.story.groups[index], node))  # type: ignore[arg-type]
+        node.actors.append(actor)
+        actor.later(self.random.randint(0, SECOND // 4))
 
     def _node(self, number: int) -> Node:
         node = Node(number, Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2))
         for limit in self.shared:
-            ledger = Ledger(store_of(limit.store, node.clock), "key", limit.quota, node.clock)
+            mixed = self.story.mixed[limit.number : limit.number + 1]
+            quota = self.random.choice((limit.quota, *mixed)) if mixed else limit.quota
+            ledger = Ledger(store_of(limit.store, node.clock), "key", quota, node.clock)
             node.ledgers.append(ledger)
         return node
 
@@ -203,6 +226,8 @@ class JointWorld(World):
             (story.kills, self._kill_some),
             (story.freezes, self._freeze_some),
             (story.cancels, lambda: draw.choice(draw.choice(self.nodes).actors or [_IDLE]).cancel()),
+            (story.holds, self._hold_some),
+            (story.resets, lambda: self._operate(draw.choice(self.shared), lambda ledger: ledger.reset(), resets=True)),
         ):
             for _ in range(draw.randint(0, count)):
                 self.at(START_US + draw.randint(SECOND // 4, int(story.seconds * SECOND * 3 / 4)), happen)
@@ -238,6 +263,8 @@ class JointWorld(World):
                 arrives, error = self.random.random() < 0.5, CacheError("no answer")
             if arrives:
                 newborn = actor.process.ledgers[limit.number].replica.snapshot is None  # type: ignore[attr-defined]
+                newborn &= not actor.process.newcomer
+                limit.writer = actor
                 limit.void |= newborn and limit.flushed and not limit.store.items
                 value = effect.function(*effect.args)
             delay = self._way(limit) if error is None else self.random.randint(5 * MS, 60 * MS)
@@ -271,7 +298,12 @@ class JointWorld(World):
                     slots, _ = yield from call.steps()
                     rounds = call.rounds
                 for limit, slot in zip(limits, slots, strict=True):
-                    limit.starts.append(Begun(self.now, limit.counted(cost), slot.at, group.headroom))
+                    quota, source = node.ledgers[limit.number].quota, slot.source
+                    if not node.newcomer:
+                        life, serial = limit.lives.get(source.epoch, 0), source.grant.serial
+                        cost_here = limit.counted(cost)
+                        begun = Begun(self.now, cost_here, slot.at, group.headroom, quota, life, serial)
+                        limit.starts.append(begun)
                     for key, each in enumerate(story.groups):
                         if limit.number in each.limits:
                             self.quiet[key] = self.now
@@ -292,6 +324,14 @@ class JointWorld(World):
         for limit in self.shared if self.random.random() < 0.5 else [self.random.choice(self.shared)]:
             limit.store.flush()
             limit.flushed = True
+            for held in limit.holds:
+                held[1] = min(held[1], self.now)  # perhaps nobody had read of it
+        if self.story.newcomers:
+            node = self._node(len(self.nodes))
+            node.newcomer = True
+            self.nodes.append(node)
+            index = self.random.randrange(len(self.story.groups))
+            self._comes(index, node)
         self.quiet = dict.fromkeys(self.quiet, self.now)
 
     def _kill_some(self) -> None:
@@ -300,6 +340,48 @@ class JointWorld(World):
 
     def _freeze_some(self) -> None:
         self.random.choice(self.nodes).frozen_until = self.now + self.random.randint(MS, 2 * SECOND)
+
+    def _operate(self, limit: Shared, steps: Callable[[Ledger], CacheSteps[None]], resets: bool = False) -> None:
+        """Change the state of a limit in some process that is awake, as an operator's command does."""
+        awake = [node for node in self.nodes if not node.dead and node.frozen_until <= self.now]
+        if not awake or not limit.store.items:
+            return
+        node = self.random.choice(awake)
+
+        def body() -> Generator[Any, Any, None]:
+            try:
+                yield RunSteps(steps(node.ledgers[limit.number]))
+            except NekkarError:
+                return
+            for (number, _), line in node.lines.items():
+                if number == limit.number:
+                    line.look_soon()
+            for held in limit.holds if resets else ():
+                held[1] = min(held[1], self.now)
+            self.quiet = dict.fromkeys(self.quiet, self.now)
+
+        actor = Actor(self, node, body(), in_loop=False)  # type: ignore[arg-type]
+        actor.resets = resets
+        node.actors.append(actor)
+        actor.later(0)
+
+    def _hold_some(self) -> None:
+        """Somebody holds a limit; then somebody releases it, before the hold is over."""
+        limit = self.random.choice(self.shared)
+        ends = self.now + self.random.randint(200 * MS, 2 * SECOND)
+
+        def held(state: LimitState, now: int) -> LimitState:
+            since = self.now + self._slack() - LOOK_EVERY_US
+            limit.holds.append([since, ends])
+            return with_hold(state, now + 60 * SECOND)
+
+        def release() -> None:
+            for hold in limit.holds:
+                hold[1] = min(hold[1], self.now)
+            self._operate(limit, lambda ledger: ledger.edit(lambda state, now: replace(state, hold_until=0)))
+
+        self._operate(limit, lambda ledger: ledger.edit(held))
+        self.at(ends, release)
 
     # What must hold.
 
@@ -330,7 +412,8 @@ class JointWorld(World):
         part = leaving(limit.quota, headroom)
         most = part.largest_cost
         cost = cost_of({unit: min(hits, hits_in(most, unit)) for unit, hits in items(cost)})
-        return earliest_slot(state.hits, part, state.margin_us, cost, self.now) <= self.now
+        is_free = earliest_slot(state.hits, part, state.margin_us, cost, self.now) <= self.now
+        return is_free and state.hold_until <= self.now
 
     def _slack(self) -> int:
         horizon = max(ledger.latency.horizon_us for node in self.nodes for ledger in node.ledgers)
@@ -338,17 +421,12 @@ class JointWorld(World):
         return LOOK_EVERY_US + 2 * horizon + 24 * max(each.latency_us for each in self.shared) + 100 * MS + disturbed
 
     def _judge_limit(self, limit: Shared) -> None:
-        starts = sorted(limit.starts, key=lambda start: start.at)
-        for rate in limit.quota.rates if not limit.void else ():
-            inside = first = 0
-            for start in starts:
-                inside += hits_in(start.cost, rate.unit)
-                while starts[first].at <= start.at - rate.period_us:
-                    inside -= hits_in(starts[first].cost, rate.unit)
-                    first += 1
-                if inside > rate.count:
-                    when = (start.at - START_US) / 1e3
-                    self.problems.append(f"over: limit {limit.number}, {inside} of {rate.count} at {when:.1f} ms")
+        starts = sorted(limit.starts, key=lambda start: (start.at, start.slot, start.serial))
+        for life in {start.life for start in starts} if not limit.void else ():
+            self._judge_windows(limit, [start for start in starts if start.life == life])
+        for since, until in limit.holds:
+            if through := sum(since < start.at < until for start in starts):
+                self.problems.append(f"through a hold of limit {limit.number}: {through} starts")
         for last in (start for start in starts if start.headroom and not limit.void):
             for rate in leaving(limit.quota, last.headroom).rates:
                 since = last.at - rate.period_us
@@ -363,6 +441,24 @@ class JointWorld(World):
                 unused[start.slot] -= hits_in(start.cost, CALLS)
             if leaked := sum((+unused).values()):
                 self.problems.append(f"leaked: limit {limit.number}, {leaked} hits that nobody used")
+
+    def _judge_windows(self, limit: Shared, starts: list[Begun]) -> None:
+        """No more than N hits in any window that ends with a start, by the terms of that start; slots are spaced."""
+        for index, start in enumerate(starts):
+            for rate in start.quota.rates:
+                inside, i = 0, index
+                while i >= 0 and starts[i].at > start.at - rate.period_us:
+                    # Under other terms those behind may start at the same instant: by the order of slots, then.
+                    if not self.story.mixed or (starts[i].slot, starts[i].serial) <= (start.slot, start.serial):
+                        inside += hits_in(starts[i].cost, rate.unit)
+                    i -= 1
+                if inside > rate.count:
+                    when = (start.at - START_US) / 1e3
+                    self.problems.append(f"over: limit {limit.number}, {inside} of {rate.count} at {when:.1f} ms")
+        spacing = limit.quota.spacing_us
+        slots = sorted(start.slot for start in starts) if spacing else []
+        if close := [after - before for before, after in pairwise(slots) if after < before + spacing]:
+            self.problems.append(f"close: limit {limit.number}, slots {min(close) / MS:.1f} ms apart")
 
     def fair_share(self, group: Group) -> int:
         """Return how long a round over all callers of the tightest limit takes (µs)."""
