@@ -335,3 +335,26 @@ def test_a_fleet_uses_its_limit_and_spares_the_cache(name: str) -> None:
 def test_hot_processes_use_each_window_at_once() -> None:
     """Places stand after the limit bound, but not while a window has much room: two hot callers prefetch again."""
     assert figures_of(fleet(2000, 1, 2, way_us=60, call_us=100), seconds=5).used >= 0.97
+
+
+METERED = Story(limits=("100/2s; 10000 tokens/2s",), tokens=(200,), lasts_us=100 * MS, settles=1.0, uses=(0.25, 0.75))
+CALLS_ALONE = Story(limits=("100/2s",))
+
+
+@pytest.mark.parametrize("story", [CALLS_ALONE, METERED], ids=["calls", "tokens"])
+@pytest.mark.parametrize(("processes", "callers"), [(4, 16), (8, 1)])
+def test_a_newcomer_gets_its_share_of_a_saturated_fleet_in_the_second_period(
+    story: Story, processes: int, callers: int
+) -> None:
+    """It starts within a period, and in the second one has at least seven tenths of what each of the others has."""
+    many = {"processes": processes, "callers": callers, "exact": True, "latency_us": FAST[:1], "periods": 8}
+    world = World(dataclasses.replace(story, **many), 1)
+    window, joined = world.period_us + 50 * MS, world.now + 8370 * MS
+    world.at(joined, lambda: world._join())
+    world.run()
+    assert world.problems == []
+    newcomer = world.processes[-1]
+    starts = [start for start in world.starts if joined + window <= start.at < joined + 2 * window]
+    own = [start.at for start in world.starts if start.process is newcomer]
+    assert own[0] < joined + window
+    assert sum(start.process is newcomer for start in starts) >= 0.7 * len(starts) / (processes + 1)
