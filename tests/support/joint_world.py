@@ -430,7 +430,8 @@ class JointWorld(World):
         for last in (start for start in starts if start.headroom and not limit.void):
             for rate in leaving(limit.quota, last.headroom).rates:
                 since = last.at - rate.period_us
-                before = [s for s in starts if since < s.at <= last.at and s.slot < last.slot]
+                inside = [s for s in starts if since < s.at <= last.at and s.slot < last.slot]
+                before = [s for s in inside if s.headroom or s.serial < last.serial]  # others may come between later
                 hits = sum(hits_in(start.cost, rate.unit) for start in (*before, last))
                 if hits > rate.count and not limit.flushed:
                     self.problems.append(f"headroom: limit {limit.number}, {hits} of {rate.count}")

@@ -115,6 +115,15 @@ def test_a_kept_place_gets_its_instant() -> None:
     assert [each.owner for each in plan.state.places] == [8]
 
 
+def test_a_kept_place_stands_before_all_that_are_not_kept() -> None:
+    """Behind those that were kept before it; where it stood already, it stays."""
+    state = replace(new_state(TEN, (NOW - 5 * MS, 10)), places=(place(8), place(OTHER, is_kept=True)))
+    first = asked(state, kept=[place(9, is_kept=True)]).state
+    assert [each.owner for each in first.places] == [OTHER, 9, 8]
+    again = asked(first, kept=[place(OTHER, NOW + MS, is_kept=True)]).state
+    assert [each.owner for each in again.places] == [OTHER, 9, 8]
+
+
 def test_a_line_takes_over_a_place_that_was_kept_for_its_call() -> None:
     """Where it has none of its own, it stands there: in front of those behind."""
     state = replace(new_state(TEN, (NOW - 5 * MS, 10)), places=(place(OTHER, is_kept=True), place(8)))
@@ -151,10 +160,10 @@ class TestHeadroom:
             assert asked(state, callers=2, headroom=3000).own_grants == granted
 
     def test_what_it_asks_elsewhere_leaves_as_much(self) -> None:
-        """An exact slot of a call with headroom is refused where the part is used, behind hits and between them."""
-        for at in (NOW, NOW + 90 * MS):
-            for used, expected in ((6, [at]), (7, [])):
-                state = new_state(TEN, (NOW - 5 * MS, used), (NOW + 50 * MS, 0 if at > NOW else 1))
+        """It is refused where the part is used: behind hits, and between them, where those behind it count as well."""
+        for at, behind, most in ((NOW + 90 * MS, 0, 6), (NOW, 1, 5)):
+            for used, expected in ((most, [at]), (most + 1, [])):
+                state = new_state(TEN, (NOW - 5 * MS, used), (NOW + 50 * MS, behind))
                 plan = asked(state, ExactSlot(WISH, at, 1), headroom=3000)
                 assert booked(plan) == expected
 

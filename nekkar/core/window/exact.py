@@ -64,19 +64,19 @@ def insert_exact(
 
 
 def with_places(state: LimitState, kept: Sequence[Place]) -> LimitState:
-    """Return the state with these places: where they stood, or at the tail."""
+    """Return the state with these kept places: where they stood, or before all that are not kept (rule 22)."""
     if not kept:
         return state
     new = {place.owner: place for place in kept}
     places = [new.pop(place.owner, place) for place in state.places]
-    return replace(state, places=(*places, *new.values()))
+    return replace(state, places=tuple(sorted((*places, *new.values()), key=lambda place: not place.is_kept)))
 
 
 def _fits_between(state: LimitState, one: ExactSlot, quota: Quota, part: Quota, margin_us: int) -> bool:
     """Return whether the hits around a slot leave room for it.
 
     The hits behind it may be booked under other terms. For those, all rates and the spacing in use count. ``part``:
-    what its call may use.
+    what its call may use, also of the windows that end behind it: a hit there may be of a call that leaves as much free.
     """
     hits = state.hits
     times = sorted({time for _, log in hits.timelines() for time, _ in log.entries()})
@@ -89,7 +89,7 @@ def _fits_between(state: LimitState, one: ExactSlot, quota: Quota, part: Quota, 
     ends = [(rate, one.at) for rate in part.rates]
     ends += [
         (rate, at)
-        for rate in {*quota.rates, *state.rates}
+        for rate in {*part.rates, *quota.rates, *state.rates}
         for at in later
         if at < one.at + rate.period_us + margin_us  # else the slot is in no window that ends with it
     ]
