@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -59,6 +60,23 @@ def _look_back(state: Any, one: Any, limit: Any, part: Any, margin_us: int) -> b
     )
 
 
+_fits_between = exact._fits_between
+
+
+def _unspaced(state: Any, one: Any, limit: Any, part: Any, margin_us: int) -> bool:
+    """Look whether there is room around a slot, and not how far its neighbours are."""
+    return _fits_between(replace(state, spacing_us=0), one, replace(limit, spacing_us=0), part, margin_us)
+
+
+def _by_own_part(state: Any, one: Any, limit: Any, part: Any, margin_us: int) -> bool:
+    """Look behind a slot by the whole limit, also where the call leaves a part free."""
+    whole = _fits_between(state, one, limit, limit, margin_us)
+    return whole and all(
+        state.hits.count_between(one.at - rate.period_us - margin_us, one.at) + one.cost <= rate.count
+        for rate in part.rates
+    )
+
+
 def _by_time(hits: Any, grants: Any, returned: Any) -> Any:
     for back in returned:
         hits = hits.remove(back.grant.slot, back.grant.cost - back.keep)
@@ -88,6 +106,10 @@ FAULTS = {
         lambda: patch.object(plan._Planner, "_book_exact", _later), "both", 0
     ),
     "a slot between hits looks back only": Fault(lambda: patch.object(exact, "_fits_between", _look_back), "both", 0),
+    "a slot between hits is not spaced": Fault(lambda: patch.object(exact, "_fits_between", _unspaced), "spaced", 0),
+    "a slot between hits leaves its headroom before it only": Fault(
+        lambda: patch.object(exact, "_fits_between", _by_own_part), "batch both", 0
+    ),
     "a slot between hits is booked without looking": Fault(
         lambda: patch.object(exact, "_fits_between", lambda *args: True), "plain", 0
     ),

@@ -76,7 +76,7 @@ def _fits_between(state: LimitState, one: ExactSlot, quota: Quota, part: Quota, 
     """Return whether the hits around a slot leave room for it.
 
     The hits behind it may be booked under other terms. For those, all rates and the spacing in use count. ``part``:
-    what its call may use, also of the windows that end behind it: a hit there may be of a call that leaves as much free.
+    what its call may use, also of the windows that end behind it: a hit there may be of a call that leaves as much.
     """
     hits = state.hits
     times = sorted({time for _, log in hits.timelines() for time, _ in log.entries()})
