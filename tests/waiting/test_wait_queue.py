@@ -347,8 +347,8 @@ def test_a_newcomer_gets_its_share_of_a_saturated_fleet_in_the_second_period(
     story: Story, processes: int, callers: int
 ) -> None:
     """It starts within a period, and in the second one has at least seven tenths of what each of the others has."""
-    many = {"processes": processes, "callers": callers, "exact": True, "latency_us": FAST[:1], "periods": 8}
-    world = World(dataclasses.replace(story, **many), 1)
+    many = dataclasses.replace(story, processes=processes, callers=callers, exact=True, latency_us=FAST[:1], periods=8)
+    world = World(many, 1)
     window, joined = world.period_us + 50 * MS, world.now + 8370 * MS
     world.at(joined, lambda: world._join())
     world.run()
