@@ -115,15 +115,6 @@ def test_a_kept_place_gets_its_instant() -> None:
     assert [each.owner for each in plan.state.places] == [8]
 
 
-def test_a_kept_place_stands_before_all_that_are_not_kept() -> None:
-    """Behind those that were kept before it; where it stood already, it stays."""
-    state = replace(new_state(TEN, (NOW - 5 * MS, 10)), places=(place(8), place(OTHER, is_kept=True)))
-    first = asked(state, kept=[place(9, is_kept=True)]).state
-    assert [each.owner for each in first.places] == [OTHER, 9, 8]
-    again = asked(first, kept=[place(OTHER, NOW + MS, is_kept=True)]).state
-    assert [each.owner for each in again.places] == [OTHER, 9, 8]
-
-
 def test_a_line_takes_over_a_place_that_was_kept_for_its_call() -> None:
     """Where it has none of its own, it stands there: in front of those behind."""
     state = replace(new_state(TEN, (NOW - 5 * MS, 10)), places=(place(OTHER, is_kept=True), place(8)))

@@ -64,12 +64,12 @@ def insert_exact(
 
 
 def with_places(state: LimitState, kept: Sequence[Place]) -> LimitState:
-    """Return the state with these kept places: where they stood, or before all that are not kept (rule 22)."""
+    """Return the state with these places: where they stood, or at the tail."""
     if not kept:
         return state
     new = {place.owner: place for place in kept}
     places = [new.pop(place.owner, place) for place in state.places]
-    return replace(state, places=tuple(sorted((*places, *new.values()), key=lambda place: not place.is_kept)))
+    return replace(state, places=(*places, *new.values()))
 
 
 def _fits_between(state: LimitState, one: ExactSlot, quota: Quota, part: Quota, margin_us: int) -> bool:
