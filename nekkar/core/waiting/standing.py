@@ -35,7 +35,7 @@ class Standing:
     def arrives(self, now: int) -> None:
         """Count a caller that came."""
         if self._left_at is not None:
-            self._returns.append(now - self._left_at)
+            self._returns.append(max(0, now - self._left_at))  # written without a sign
             self._left_at = None
 
     def starts(self, slot: int, others_wait: bool) -> None:
