@@ -28,6 +28,7 @@ PARTS: dict[str, Part] = {
     "processes": load.processes,
     "binding": load.binding,
     "tokens": tokens.tokens,
+    "spacing": load.spacing,
     "logs": size.logs,
     "waiting": size.tasks,
     "rules": faces.rules,

@@ -2,8 +2,8 @@
 
 Contenders take turns, block by block, so that what disturbs the machine disturbs all of them; the median of their
 blocks counts. Cold calls come in random order, since the first after a sleep wakes the machine. nekkar's hot loop
-is served from spare slots (nekkar/core/spares.py), which is what a process that calls often gets; a cold call is
-what a process that calls now and then pays.
+is served from prefetched slots (nekkar/core/waiting/prefetch.py), which is what a process that calls often gets; a
+cold call is what a process that calls now and then pays.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ T = TypeVar("T")
 
 NEVER_BINDS = 10_000_000
 BETWEEN_S = 0.05
+WORK_NS = 1_000_000
 HOT, COLD = "one admission, hot loop", "one admission, cold"
 HOT_ASYNC, COLD_ASYNC = "one admission in a task, hot loop", "one admission in a task, cold"
+BUSY_ASYNC = "one admission in a task, beside work of 1 ms"
 SLEEP_0 = "floor: asyncio.sleep(0)"
 SMALL = "nekkar, memcached, a limit of 60"
 
@@ -66,7 +68,22 @@ async def _tasks(stage: Stage) -> list[Figure]:
         await asyncio.sleep(BETWEEN_S)
         for name, admit in shuffled(admits):
             cold[name].append(await _block_async(admit, 1))
-    return [*medians(hot, HOT_ASYNC, "µs"), *medians(cold, COLD_ASYNC, "µs")]
+    busy: dict[str, list[float]] = {name: [] for name in admits}
+    work = asyncio.create_task(_work())
+    for _ in range(stage.scale.cold):
+        for name, admit in shuffled(admits):
+            busy[name].append(await _block_async(admit, 1))
+    work.cancel()
+    return [*medians(hot, HOT_ASYNC, "µs"), *medians(cold, COLD_ASYNC, "µs"), *medians(busy, BUSY_ASYNC, "µs")]
+
+
+async def _work() -> None:
+    """Keep the event loop at work, a millisecond at a time."""
+    while True:
+        until = time.perf_counter_ns() + WORK_NS
+        while time.perf_counter_ns() < until:
+            pass
+        await asyncio.sleep(0)
 
 
 def shuffled(items: dict[str, T]) -> list[tuple[str, T]]:

@@ -12,12 +12,15 @@ from tests.benchmarks.limiters import (
     BY_NAME,
     FIXED,
     GETS_CAS,
+    IN_PROCESS,
     INCR,
     MOVING_MEMORY,
     NEKKAR,
     NEKKAR_ASYNC,
     NEKKAR_ASYNC_MEMORY,
     NEKKAR_MEMORY,
+    PAIR_IN_TASK,
+    SPACED,
 )
 from tests.benchmarks.token_limiters import NEKKAR_REDIS, TOKEN_THROTTLE
 
@@ -48,6 +51,11 @@ class Table:
         """Return a figure; KeyError where it was not measured."""
         return self._values[what, who]
 
+    def in_memory(self, what: str) -> float:
+        """Return the least figure of the peers in memory."""
+        peers = [each.name for each in IN_PROCESS if each is not NEKKAR_MEMORY]
+        return min(value for (heading, who), value in self._values.items() if heading == what and who in peers)
+
     def peers(self, what: str, exact: bool = False) -> list[float]:
         """Return the figures of all peers, or of those that keep each window."""
         found = [
@@ -62,7 +70,8 @@ class Table:
 
 def verdicts(figures: list[Figure]) -> list[Verdict]:
     """Judge each goal by the figures of one run."""
-    of, peers = Table(figures).of, Table(figures).peers
+    table = Table(figures)
+    of, peers, in_memory = table.of, table.peers, table.in_memory
     me, task, memory = NEKKAR.name, NEKKAR_ASYNC.name, NEKKAR_MEMORY.name
     bare = faces.SEEN.format(10)
     held = task, NEKKAR_REDIS.name
@@ -78,6 +87,15 @@ def verdicts(figures: list[Figure]) -> list[Verdict]:
         ("memcached, cold: times an incr", 1.3, False, over(cost.COLD, me, INCR.name)),
         ("async memcached, hot: times aiomcache's gets+cas", 1.3, False, over(cost.HOT_ASYNC, task, AIOMCACHE.name)),
         ("async memcached, cold: times aiomcache's gets+cas", 1.3, False, over(cost.COLD_ASYNC, task, AIOMCACHE.name)),
+        ("async memcached, cold: times a bare gets+cas", 1.3, False, over(cost.COLD_ASYNC, task, PAIR_IN_TASK.name)),
+        (
+            "async memcached, beside work of 1 ms: times a bare gets+cas",
+            1.3,
+            False,
+            over(cost.BUSY_ASYNC, task, PAIR_IN_TASK.name),
+        ),
+        ("memory, cold: times the best peer", 1.1, False, lambda: of(cost.COLD, memory) / in_memory(cost.COLD)),
+        ("spacing for 2,000 a second, 4 processes: used", 0.97, True, lambda: of(load.SPACING, SPACED.name)),
         ("64 threads: times limits' fixed window", 3, True, over(load.THREADS.format(64), me, FIXED.name)),
         ("64 threads: p99 by that of limits' fixed window", 1, False, over(load.P99.format(64), me, FIXED.name)),
         (
@@ -158,5 +176,5 @@ def verdicts(figures: list[Figure]) -> list[Verdict]:
 def _found(find: Callable[[], float]) -> float | None:
     try:
         return find()
-    except KeyError:
+    except (KeyError, ValueError):  # min of none
         return None

@@ -6,6 +6,7 @@ is what its users write. A peer that is not installed is left out, and the repor
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -198,6 +199,33 @@ def aiomcache(servers: Servers, terms: Terms) -> Callable[[], Any]:
     return swap
 
 
+def pair_in_task(servers: Servers, terms: Terms) -> Callable[[], Any]:
+    """Read and swap from a task, over asyncio's own streams: a bare pair without a client."""
+    key, value = terms.name.encode(), b"x" * 200
+    streams: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def swap() -> None:
+        if not streams:
+            streams.append(await asyncio.open_connection("127.0.0.1", servers.memcached))
+            streams[0][1].write(b"set %b 0 0 200\r\n%b\r\n" % (key, value))
+            await streams[0][0].readline()
+        reader, writer = streams[0]
+        writer.write(b"gets %b\r\n" % key)
+        token = (await reader.readline()).split()[-1]
+        await reader.readexactly(len(value) + 2)
+        await reader.readline()
+        writer.write(b"cas %b 0 0 200 %b\r\n%b\r\n" % (key, token, value))
+        assert await reader.readline() == b"STORED\r\n"
+
+    return swap
+
+
+def spaced(servers: Servers, terms: Terms) -> Callable[[], Any]:
+    """nekkar with a spacing that binds, within windows that do not."""
+    limiter = Nekkar(f"memcached://127.0.0.1:{servers.memcached}")
+    return limiter(terms.name, 100_000, period=1.0, spacing=terms.period / terms.calls).acquire
+
+
 def _memcached(servers: Servers) -> Any:
     from pymemcache.client.base import Client
 
@@ -248,10 +276,13 @@ FLOORS = [INCR, GETS_CAS, Contender("floor: redis INCRBY", "redis", "redis", inc
 NEKKAR_ASYNC = Contender("nekkar async, memcached", "nekkar", "memcached", nekkar_async("memcached"), exact=True)
 NEKKAR_ASYNC_MEMORY = Contender("nekkar async, memory", "nekkar", "memory", nekkar_async("memory"), exact=True)
 AIOMCACHE = Contender("floor: aiomcache gets+cas", "aiomcache", "memcached", aiomcache)
+PAIR_IN_TASK = Contender("floor: gets+cas in a task", "nekkar", "memcached", pair_in_task)
+SPACED = Contender("nekkar with a spacing, memcached", "nekkar", "memcached", spaced, exact=True)
 ASYNC = [
     NEKKAR_ASYNC,
     NEKKAR_ASYNC_MEMORY,
     Contender("aiolimiter, memory", "aiolimiter", "memory", aiolimiter),
     AIOMCACHE,
+    PAIR_IN_TASK,
 ]
-BY_NAME = {each.name: each for each in [*SHARED, *IN_PROCESS, *FLOORS, *ASYNC]}
+BY_NAME = {each.name: each for each in [*SHARED, *IN_PROCESS, *FLOORS, *ASYNC, SPACED]}

@@ -7,13 +7,14 @@ from statistics import mean
 
 from tests.benchmarks.crew import Orders, Record, crew
 from tests.benchmarks.figures import Figure, Stage
-from tests.benchmarks.limiters import FLOORS, IN_PROCESS, SHARED, Contender, fresh
+from tests.benchmarks.limiters import FLOORS, IN_PROCESS, SHARED, SPACED, Contender, fresh
 from tests.support.checks import worst_window
 
 NEVER_BINDS = 100_000_000
 CALLS, PERIOD, PROCESSES = 100, 2.0, 8  # the limit that binds
 THREADS, P99, FORKS = "admissions per second, {} threads", "p99 wait, {} threads", "admissions per second, {} processes"
 USED, WORST, FAIR = "binding: share of the limit used", "binding: worst window of 100", "binding: least share / largest"
+SPACING = "spacing for 2,000 a second, 4 processes: share used"
 CPU, COMMANDS = "binding: CPU per admission", "binding: cache commands per admission"
 
 
@@ -50,6 +51,16 @@ def binding(stage: Stage) -> Iterator[Figure]:
             yield Figure(COMMANDS, each.name, commands / len(starts), "")
         if len(starts) > CALLS:
             yield Figure(USED, each.name, used(starts), "")
+
+
+def spacing(stage: Stage) -> Iterator[Figure]:
+    """Four processes under a spacing for 2,000 calls a second."""
+    for each in stage.here([SPACED]):
+        terms = fresh(2000, 1.0)
+        records = crew(Orders(each.name, stage.servers, terms, 4, 1, 2 * stage.scale.seconds, starts=True))
+        starts = sorted(start for record in records for start in record.starts)
+        starts = starts[len(starts) // 4 :]  # all have connected, and read the clock
+        yield Figure(SPACING, each.name, (len(starts) - 1) * 500 / (starts[-1] - starts[0]), "")
 
 
 def used(starts: list[int]) -> float:
