@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import ssl
 import threading
@@ -150,6 +151,29 @@ def call_until(end: float, limit: Limit, starts: list[int], errors: list[NekkarE
             errors.append(error)
 
 
+def tasks_until(end: float, limit: Limit, starts: list[int], errors: list[NekkarError]) -> None:
+    """Three tasks that call in an event loop of their own; some calls are cancelled, at whatever they wait for."""
+
+    async def call() -> None:
+        while time.monotonic() < end:
+            try:
+                async with asyncio.timeout(random.choice((None, None, random.uniform(0.0, 0.3)))):
+                    await limit.acquire_async(max_wait=3.0)
+                starts.append(time.time_ns() // 1000)
+            except TimeoutError:
+                pass
+            except (CacheError, WaitTooLong) as error:
+                errors.append(error)
+
+    async def main() -> None:
+        await asyncio.gather(*(call() for _ in range(3)))
+
+    asyncio.run(main())
+
+
+Calls = Callable[[float, Limit, list[int], list[NekkarError]], None]
+
+
 @pytest.mark.parametrize("kind", ["memcached", "Redis", "Valkey"], indirect=True)
 def test_a_swap_that_is_told_won_twice_does_not_win_the_next(
     kind: Kind, behind: Memcached | RedisServer, wire: Proxy
@@ -168,8 +192,9 @@ def test_a_swap_that_is_told_won_twice_does_not_win_the_next(
 
 
 @both
-def test_threads_behind_a_faulty_wire_and_one_beside_it_are_never_over(
-    kind: Kind, behind: Memcached | RedisServer, wire: Proxy
+@pytest.mark.parametrize("calls", [call_until, tasks_until], ids=["threads", "tasks"])
+def test_callers_behind_a_faulty_wire_and_one_beside_it_are_never_over(
+    kind: Kind, behind: Memcached | RedisServer, wire: Proxy, calls: Calls
 ) -> None:
     """10 a second for 8 s: the worst second has 10, over what each saw start; the one beside it goes on throughout."""
     random.seed(20)
@@ -181,7 +206,7 @@ def test_threads_behind_a_faulty_wire_and_one_beside_it_are_never_over(
     errors: list[list[NekkarError]] = [[] for _ in limits]
     limits[-1].acquire()  # who comes to an empty log first must not be the one whose view is clouded
     threads = [
-        threading.Thread(target=call_until, args=(end, limit, own, failed))
+        threading.Thread(target=calls if limit is not limits[-1] else call_until, args=(end, limit, own, failed))
         for limit, own, failed in zip(limits, starts, errors, strict=True)
     ]
     for thread in threads:
