@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import platform
+import re
+import subprocess
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +15,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.benchmarks import cost, faces, load, size, tokens
+from tests.benchmarks import cost, faces, load, loops, size, tokens
 from tests.benchmarks.figures import QUICK, Figure, Part, Scale, Stage
 from tests.benchmarks.goals import verdicts
 from tests.benchmarks.limiters import BY_NAME
+from tests.benchmarks.page import written
 from tests.benchmarks.report import draw, show
 from tests.benchmarks.token_limiters import TOKENS
 from tests.support.servers import memcached, redis_server
 
+SERVERS = {"memcached": "memcached", "redis-server": "Redis"}
 PARTS: dict[str, Part] = {
     "cost": cost.sync,
     "tasks": cost.tasks,
@@ -29,6 +33,7 @@ PARTS: dict[str, Part] = {
     "binding": load.binding,
     "tokens": tokens.tokens,
     "spacing": load.spacing,
+    "loops": loops.loops,
     "logs": size.logs,
     "waiting": size.tasks,
     "rules": faces.rules,
@@ -60,6 +65,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smoke run: tiny numbers, which mean nothing")
     parser.add_argument("--only", default="", help="contenders whose name has one of these words, parted by semicolons")
     parser.add_argument("--picture", default="benchmarks.png", help="where to draw (benchmarks.png)")
+    parser.add_argument(
+        "--pages", nargs="+", default=[], help="pages to write the tables into, such as docs/performance.md"
+    )
     parser.add_argument("--json", default="", help="where to write the figures as JSON")
     options = parser.parse_args(arguments)
     if unknown := set(options.parts) - set(PARTS):
@@ -83,16 +91,29 @@ def _measured(console: Console, stage: Stage, parts: list[str]) -> list[Figure]:
 
 
 def _tell(console: Console, figures: list[Figure], options: argparse.Namespace) -> None:
-    show(console, figures, verdicts(figures))
-    console.print(
-        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, caches on loopback."
+    found = verdicts(figures)
+    show(console, figures, found)
+    where = (
+        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {_versions()}, on loopback."
     )
+    console.print(where)
+    written(options.pages, figures, found, where)
     if missing := sorted({each.library for each in [*BY_NAME.values(), *TOKENS] if not each.is_installed}):
         console.print(f"Left out, since not installed (pip install 'nekkar[bench]'): {', '.join(missing)}")
     if options.json:
         Path(options.json).write_text(json.dumps([asdict(figure) for figure in figures], indent=1), encoding="utf-8")
     if draw(figures, options.picture):
         console.print(f"Picture: {options.picture}")
+
+
+def _versions() -> str:
+    """Return the versions of the servers, as they tell them."""
+    said = [
+        subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+        for program in SERVERS
+    ]
+    versions = [re.search(r"\d+(\.\d+)+", each) for each in said]
+    return " and ".join(f"{name} {found[0]}" for name, found in zip(SERVERS.values(), versions, strict=True) if found)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tests.benchmarks.figures import Figure, Stage, medians
@@ -25,6 +27,10 @@ WORK_NS = 1_000_000
 HOT, COLD = "one admission, hot loop", "one admission, cold"
 HOT_ASYNC, COLD_ASYNC = "one admission in a task, hot loop", "one admission in a task, cold"
 BUSY_ASYNC = "one admission in a task, beside work of 1 ms"
+PYTHON_CALLS, PYTHON_CALLS_ASYNC = (
+    "Python calls of one admission, cold",
+    "Python calls of one admission in a task, cold",
+)
 SLEEP_0 = "floor: asyncio.sleep(0)"
 SMALL = "nekkar, memcached, a limit of 60"
 
@@ -47,6 +53,7 @@ def sync(stage: Stage) -> Iterator[Figure]:
         for name, admit in shuffled(admits):
             cold[name].append(_block(admit, 1))
     yield from medians(cold, COLD, "µs")
+    yield from medians({name: _python_calls(stage, admit) for name, admit in admits.items()}, PYTHON_CALLS, "")
 
 
 def tasks(stage: Stage) -> Iterator[Figure]:
@@ -71,10 +78,18 @@ async def _tasks(stage: Stage) -> list[Figure]:
     busy: dict[str, list[float]] = {name: [] for name in admits}
     work = asyncio.create_task(_work())
     for _ in range(stage.scale.cold):
+        await asyncio.sleep(BETWEEN_S)
         for name, admit in shuffled(admits):
             busy[name].append(await _block_async(admit, 1))
     work.cancel()
-    return [*medians(hot, HOT_ASYNC, "µs"), *medians(cold, COLD_ASYNC, "µs"), *medians(busy, BUSY_ASYNC, "µs")]
+    counts: dict[str, list[float]] = {name: [] for name in admits}
+    for _ in range(stage.scale.rounds):
+        await asyncio.sleep(BETWEEN_S)
+        for name, admit in admits.items():
+            with _counted(counts[name]):
+                await admit()
+    figures = [*medians(hot, HOT_ASYNC, "µs"), *medians(cold, COLD_ASYNC, "µs"), *medians(busy, BUSY_ASYNC, "µs")]
+    return [*figures, *medians(counts, PYTHON_CALLS_ASYNC, "")]
 
 
 async def _work() -> None:
@@ -96,6 +111,32 @@ def _made(stage: Stage, contender: Contender, calls: int = NEVER_BINDS) -> Calla
     admit = contender.make(stage.servers, fresh(calls))
     admit()
     return admit
+
+
+def _python_calls(stage: Stage, admit: Callable[[], Any]) -> list[float]:
+    counts: list[float] = []
+    for _ in range(stage.scale.rounds):
+        time.sleep(BETWEEN_S)
+        with _counted(counts):
+            admit()
+    return counts
+
+
+@contextmanager
+def _counted(counts: list[float]) -> Iterator[None]:
+    """Count the calls of Python functions in this thread, and add their number to ``counts``."""
+    number = 0
+
+    def note(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal number
+        number += event == "call"
+
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+    counts.append(number - 1)  # less that of leaving this block
 
 
 def _block(admit: Callable[[], Any], calls: int) -> float:

@@ -23,6 +23,7 @@ from tests.benchmarks.figures import Figure, Stage, medians
 SEEN, NEW = "a URL seen before, {:,} rules", "a new URL, {:,} rules"
 ADAPTER, TRANSPORT, TRANSPORT_ASYNC = "one requests call", "one httpx call", "one httpx call in a task"
 IMPORT = "import"
+HTTPX_LIMITER = "httpx-limiter on aiolimiter"
 STDLIB = "floor: dataclasses, logging, typing"
 CALLS = 10_000_000
 URL = "https://api.example.com/a"
@@ -113,7 +114,7 @@ async def _async_clients(stage: Stage) -> list[Figure]:
         from httpx_limiter.aiolimiter import AiolimiterAsyncLimiter
 
         limiter = AiolimiterAsyncLimiter.create(Rate.create(magnitude=CALLS, duration=60))
-        transports["httpx-limiter on aiolimiter"] = AsyncRateLimitedTransport(limiter=limiter, transport=stub)
+        transports[HTTPX_LIMITER] = AsyncRateLimitedTransport(limiter=limiter, transport=stub)
     clients = {name: httpx.AsyncClient(transport=each) for name, each in transports.items()}
     took: dict[str, list[float]] = {name: [] for name in clients}
     for client in clients.values():

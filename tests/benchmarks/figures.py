@@ -31,6 +31,8 @@ class Scale:
     binding_seconds: float = 10.0
     threads: tuple[int, ...] = (1, 8, 64)
     processes: tuple[int, ...] = (1, 8, 32)
+    loops: tuple[str, ...] = ("asyncio", "uvloop", "trio")
+    loop_processes: tuple[int, ...] = (1, 4)
     tasks: int = 10_000
     logs: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
     rules: tuple[int, ...] = (10, 100, 1_000, 10_000)
@@ -45,6 +47,8 @@ QUICK = Scale(
     binding_seconds=0.5,
     threads=(4,),
     processes=(2,),
+    loops=("asyncio",),
+    loop_processes=(1,),
     tasks=200,
     logs=(100, 2_000),
     rules=(10, 100),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.benchmarks import cost, faces, load, size, tokens
+from tests.benchmarks import cost, faces, load, loops, size, tokens
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.limiters import (
     AIOMCACHE,
-    BY_NAME,
     FIXED,
     GETS_CAS,
     IN_PROCESS,
@@ -20,6 +19,7 @@ from tests.benchmarks.limiters import (
     NEKKAR_ASYNC_MEMORY,
     NEKKAR_MEMORY,
     PAIR_IN_TASK,
+    PYRATE_REDIS,
     SPACED,
 )
 from tests.benchmarks.token_limiters import NEKKAR_REDIS, TOKEN_THROTTLE
@@ -40,6 +40,14 @@ class Verdict:
             return None
         return self.found >= self.bound if self.at_least else self.found <= self.bound
 
+    @property
+    def word(self) -> str:
+        """What to say of it: a goal that is missed, with by how much of its bound."""
+        if self.found is None:
+            return "not measured"
+        ratio = self.found / self.bound if self.bound else 0.0
+        return "met" if self.is_met else f"missed: {ratio:.2f} × the bound"
+
 
 class Table:
     """Figures by what and who."""
@@ -51,17 +59,21 @@ class Table:
         """Return a figure; KeyError where it was not measured."""
         return self._values[what, who]
 
+    def all_of(self, what: str) -> list[float]:
+        """Return all figures under a heading."""
+        return [value for (heading, _), value in self._values.items() if heading == what]
+
     def in_memory(self, what: str) -> float:
         """Return the least figure of the peers in memory."""
         peers = [each.name for each in IN_PROCESS if each is not NEKKAR_MEMORY]
         return min(value for (heading, who), value in self._values.items() if heading == what and who in peers)
 
-    def peers(self, what: str, exact: bool = False) -> list[float]:
-        """Return the figures of all peers, or of those that keep each window."""
+    def peers(self, what: str) -> list[float]:
+        """Return the figures of all peers."""
         found = [
             value
             for (heading, who), value in self._values.items()
-            if heading == what and not who.startswith(("nekkar", "floor")) and (BY_NAME[who].exact or not exact)
+            if heading == what and not who.startswith(("nekkar", "floor"))
         ]
         if not found:
             raise KeyError(what)
@@ -80,6 +92,9 @@ def verdicts(figures: list[Figure]) -> list[Verdict]:
     def over(what: str, mine: str, other: str) -> Callable[[], float]:
         return lambda: of(what, mine) / of(what, other)
 
+    def beyond_httpx(who: str) -> float:
+        return of(faces.TRANSPORT_ASYNC, who) - of(faces.TRANSPORT_ASYNC, "floor: httpx")
+
     goals: list[tuple[str, float, bool, Callable[[], float]]] = [
         ("memcached, hot: times a gets+cas pair", 1.25, False, over(cost.HOT, me, GETS_CAS.name)),
         ("memcached, cold: times a gets+cas pair", 1.25, False, over(cost.COLD, me, GETS_CAS.name)),
@@ -95,6 +110,18 @@ def verdicts(figures: list[Figure]) -> list[Verdict]:
             over(cost.BUSY_ASYNC, task, PAIR_IN_TASK.name),
         ),
         ("memory, cold: times the best peer", 1.1, False, lambda: of(cost.COLD, memory) / in_memory(cost.COLD)),
+        ("memcached, cold: Python calls of an admission", 90, False, lambda: of(cost.PYTHON_CALLS, me)),
+        ("memory, cold: Python calls of an admission", 60, False, lambda: of(cost.PYTHON_CALLS, memory)),
+        *(
+            (
+                f"event loops, {work_ms} ms of work, {processes} process(es): least share used",
+                least,
+                True,
+                lambda work_ms=work_ms, processes=processes: min(table.all_of(loops.USED.format(work_ms, processes))),
+            )
+            for work_ms, least in ((1, 0.97), (3, 0.9))
+            for processes in (1, 4)
+        ),
         ("spacing for 2,000 a second, 4 processes: used", 0.97, True, lambda: of(load.SPACING, SPACED.name)),
         ("64 threads: times limits' fixed window", 3, True, over(load.THREADS.format(64), me, FIXED.name)),
         ("64 threads: p99 by that of limits' fixed window", 1, False, over(load.P99.format(64), me, FIXED.name)),
@@ -107,12 +134,7 @@ def verdicts(figures: list[Figure]) -> list[Verdict]:
         ("binding limit: cache commands per admission", 3, False, lambda: of(load.COMMANDS, me)),
         ("binding limit: used, by what the margin leaves", 0.99, True, lambda: of(load.USED, me) / usable),
         ("binding limit: worst window of 100", 100, False, lambda: of(load.WORST, me)),
-        (
-            "binding limit: CPU by that of the cheapest exact peer",
-            1,
-            False,
-            lambda: of(load.CPU, me) / min(peers(load.CPU, exact=True)),
-        ),
+        ("binding limit: CPU by that of PyrateLimiter on Redis", 1, False, over(load.CPU, me, PYRATE_REDIS.name)),
         ("tokens: worst window of 10,000 tokens", 10_000, False, lambda: max(of(tokens.WORST, each) for each in held)),
         ("tokens: used, by an ideal limiter's", 0.95, True, lambda: min(of(tokens.USED, each) for each in held)),
         ("tokens: cache commands per call", 4, False, lambda: max(of(tokens.COMMANDS, each) for each in held)),
@@ -168,6 +190,12 @@ def verdicts(figures: list[Figure]) -> list[Verdict]:
             15,
             False,
             lambda: of(faces.TRANSPORT, "nekkar") - of(faces.TRANSPORT, "floor: httpx"),
+        ),
+        (
+            "transport in a task: over a bare httpx call, by httpx-limiter's",
+            1.4,
+            False,
+            lambda: beyond_httpx("nekkar") / beyond_httpx(faces.HTTPX_LIMITER),
         ),
     ]
     return [Verdict(goal, _found(find), bound, at_least) for goal, bound, at_least, find in goals]

@@ -63,17 +63,21 @@ class Contender:
         return find_spec(self.library) is not None
 
 
+def url_of(cache: str, servers: Servers) -> str:
+    """Return the address of one of nekkar's caches."""
+    return {
+        "memcached": f"memcached://127.0.0.1:{servers.memcached}",
+        "redis": f"redis://127.0.0.1:{servers.redis}/0",
+        "sqlite": f"sqlite:///{servers.folder}/nekkar.db",
+        "memory": "memory:",
+    }[cache]
+
+
 def nekkar(cache: str) -> Make:
     """nekkar on one of its caches."""
 
     def make(servers: Servers, terms: Terms) -> Callable[[], Any]:
-        urls = {
-            "memcached": f"memcached://127.0.0.1:{servers.memcached}",
-            "redis": f"redis://127.0.0.1:{servers.redis}/0",
-            "sqlite": f"sqlite:///{servers.folder}/nekkar.db",
-            "memory": "memory:",
-        }
-        return Nekkar(urls[cache])(terms.name, terms.calls, period=terms.period).acquire
+        return Nekkar(url_of(cache, servers))(terms.name, terms.calls, period=terms.period).acquire
 
     return make
 
@@ -222,7 +226,7 @@ def pair_in_task(servers: Servers, terms: Terms) -> Callable[[], Any]:
 
 def spaced(servers: Servers, terms: Terms) -> Callable[[], Any]:
     """nekkar with a spacing that binds, within windows that do not."""
-    limiter = Nekkar(f"memcached://127.0.0.1:{servers.memcached}")
+    limiter = Nekkar(url_of("memcached", servers))
     return limiter(terms.name, 100_000, period=1.0, spacing=terms.period / terms.calls).acquire
 
 
@@ -248,6 +252,8 @@ NEKKAR_MEMORY = Contender("nekkar, memory", "nekkar", "memory", nekkar("memory")
 INCR = Contender("floor: memcached incr", "pymemcache", "memcached", incr)
 GETS_CAS = Contender("floor: memcached gets+cas", "pymemcache", "memcached", gets_cas)
 
+PYRATE_REDIS = Contender("PyrateLimiter, redis", "pyrate_limiter", "redis", pyrate("redis"), exact=True)
+
 SHARED = [
     NEKKAR,
     Contender("nekkar, redis", "redis", "redis", nekkar("redis"), exact=True),
@@ -260,7 +266,7 @@ SHARED = [
         limits("SlidingWindowCounterRateLimiter", "memcached"),
     ),
     Contender("limits moving window, redis", "limits", "redis", limits(MOVING_WINDOW, "redis")),
-    Contender("PyrateLimiter, redis", "pyrate_limiter", "redis", pyrate("redis"), exact=True),
+    PYRATE_REDIS,
     Contender("PyrateLimiter, sqlite", "pyrate_limiter", "sqlite", pyrate("sqlite"), exact=True),
     Contender("throttled-py GCRA, redis", "throttled", "redis", throttled("gcra", "redis")),
 ]

@@ -32,9 +32,9 @@ def show(console: Console, figures: list[Figure], verdicts: list[Verdict]) -> No
 
 def _found(verdict: Verdict) -> tuple[str, str, str]:
     bound = f"{'≥' if verdict.at_least else '≤'} {verdict.bound:g}"
-    if verdict.found is None:
-        return "", bound, "[dim]not measured[/]"
-    return shown(verdict.found), bound, "[green]met[/]" if verdict.is_met else "[red]not met[/]"
+    found = "" if verdict.found is None else shown(verdict.found)
+    colour = {None: "dim", True: "green", False: "red"}[verdict.is_met]
+    return found, bound, f"[{colour}]{verdict.word}[/]"
 
 
 def grouped(figures: list[Figure]) -> Iterator[tuple[str, list[Figure]]]:

@@ -16,6 +16,7 @@ from tests.benchmarks.__main__ import PARTS, main
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.goals import verdicts
 from tests.benchmarks.limiters import FIXED, GETS_CAS, NEKKAR
+from tests.benchmarks.page import PLACE, TABLES, written
 
 ROOT = Path(__file__).parents[2]
 SERVERS_LACK = not (shutil.which("memcached") and shutil.which("redis-server"))
@@ -86,3 +87,39 @@ def test_all_parts_are_named_in_the_help() -> None:
     with pytest.raises(SystemExit):
         main(["nothing"])
     assert "binding" in PARTS
+
+
+def test_a_run_is_written_into_pages(tmp_path: Path) -> None:
+    """Its tables take the places of those of the run before; one of which nothing was measured stays."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Before.\n<!-- measured: binding -->\nold\n<!-- end -->\n<!-- measured: tasks -->\nkept\n<!-- end -->\n"
+        "<!-- measured: goals -->\n<!-- end -->\n<!-- measured: machine -->\n<!-- end -->\n"
+    )
+    figures = [
+        Figure(load.WORST, NEKKAR.name, 100, "calls"),
+        Figure(load.WORST, FIXED.name, 200, "calls"),
+        Figure(load.COMMANDS, NEKKAR.name, 4.5, ""),
+    ]
+    for _ in range(2):
+        written([str(page)], figures, verdicts(figures), "a machine")
+    assert page.read_text() == (
+        "Before.\n<!-- measured: binding -->\n\n"
+        "| 100 per 2 s, 8 processes | worst window | commands |\n|---|---|---|\n"
+        f"| {NEKKAR.name} | 100 | 4.5 |\n| {FIXED.name} | **200** |  |\n\n<!-- end -->\n"
+        "<!-- measured: tasks -->\nkept\n<!-- end -->\n<!-- measured: goals -->\n\n"
+        "| goal | found | bound | |\n|---|---|---|---|\n"
+        "| binding limit: cache commands per admission | 4.5 | ≤ 3 | missed: 1.50 × the bound |\n"
+        "| binding limit: worst window of 100 | 100 | ≤ 100 | met |\n\n<!-- end -->\n"
+        "<!-- measured: machine -->\n\na machine\n\n<!-- end -->\n"
+    )
+
+
+def test_the_pages_have_a_place_for_each_table() -> None:
+    """And no table is asked for that a run does not make."""
+    places = [
+        place[2]
+        for name in ("performance", "comparison")
+        for place in PLACE.finditer((ROOT / "docs" / f"{name}.md").read_text())
+    ]
+    assert sorted(places) == sorted([*TABLES, "binding"])
