@@ -171,10 +171,10 @@ class Window:
 class Status:
     """How a limit stands, as the cache tells it.
 
-    ``windows``: of this process's terms. ``next_at``: the next free slot for one hit of each unit, Unix time
-    in seconds on the limit's clock. ``hold_until``: the end of a hold, likewise, or None. ``waiting``: callers
-    of this process that wait now. ``at``: when it was read; ``last_at``: the last slot that has come, or None, both
-    likewise.
+    ``windows``: of this process's terms. ``next_at``: the slot of one more call, behind all that wait, for one hit of
+    each unit; Unix time in seconds on the limit's clock. A killed worker's call counts until its turn has passed.
+    ``hold_until``: the end of a hold, likewise, or None. ``waiting``: callers of this process that wait now. ``at``:
+    when it was read; ``last_at``: the last slot that has come, or None, both likewise.
     """
 
     name: str

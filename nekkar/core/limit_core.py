@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from nekkar.core.admission import Status, Window
 from nekkar.core.cache import BaseCache
 from nekkar.core.clock import Clock
-from nekkar.core.cost import CALLS, Hits, cost_of
+from nekkar.core.cost import CALLS, Hits
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.events import Listeners
 from nekkar.core.quota import SECOND, Quota, Rate
@@ -26,9 +26,9 @@ from nekkar.core.shared.store import store_of
 from nekkar.core.waiting.callers import InHand, Slot
 from nekkar.core.waiting.reporter import CallReporter
 from nekkar.core.waiting.wait_queue import WaitQueue
-from nekkar.core.window.booking import earliest_slot, earliest_slot_behind, spaced_after
 from nekkar.core.window.feedback import Feedback, apply_feedback, with_hold
 from nekkar.core.window.hits import HitLog
+from nekkar.core.window.plan import next_slot
 from nekkar.core.window.state import Grant, LimitState
 
 
@@ -84,10 +84,8 @@ class LimitCore:
         quota, hits = state.told.kept(self.quota, now), state.hits
         windows = tuple(self._window(hits, rate, _least(rate, quota), now) for rate in self.quota.rates)
         held = state.hold_until / SECOND if state.hold_until > now else None
-        spaced = spaced_after(hits, quota, len(state.places) + 1)
-        soonest = max(now, state.hold_until, hits.last_at or 0, spaced)  # hits are appended
-        ahead, margin = sum((place.cost for place in state.places), cost_of({})), state.margin(quota, now)
-        next_at = earliest_slot_behind(hits, ahead, quota, margin, soonest, quota.one_of_each) / SECOND
+        # Hits are appended.
+        next_at = max(next_slot(state, self.quota, quota.one_of_each, now), hits.last_at or 0) / SECOND
         last = next((time / SECOND for time, _ in reversed(hits.entries()) if time <= now), None)
         return Status(self.name, windows, next_at, held, self.waiting, now / SECOND, last)
 
@@ -104,8 +102,8 @@ class LimitCore:
         state, now = self.accounts.state, self.clock.now_us()
         if state is None or (stale and now <= stale.at + state.horizon_us):
             return 0.0
-        soonest = max(now, state.hold_until)
-        return (earliest_slot(state.hits, self.accounts.quota, state.margin_us, cost, soonest) - now) / SECOND
+        in_front = replace(state, places=())
+        return (next_slot(in_front, self.accounts.quota, cost, now) - now) / SECOND
 
     def is_in_a_row(self) -> bool:
         """Whether the newest refusals stand in a row that no success in this process has ended."""

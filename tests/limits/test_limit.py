@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -12,6 +13,7 @@ import pytest
 
 from nekkar import ConfigurationError, Limit, Nekkar, Status, WaitTooLong, Window
 from nekkar.core.cache import MemoryCache, SqliteCache
+from nekkar.core.window.state import Place
 from nekkar.testing import FakeClock
 
 NAMES = 64
@@ -47,6 +49,17 @@ class TestStatus:
         here, there = two_processes(clock)
         there.acquire(cost=4)
         assert here.status().windows == (Window(10, 1.0, 4, 6),)
+
+    def test_the_next_slot_is_behind_a_heavy_call_that_waits(self, clock: FakeClock) -> None:
+        """One of ten is used, and a call of ten waits: a light call would have to let that go first."""
+        limit = Nekkar(clock=clock)("calls", "10/second")
+        limit.acquire()
+        clock.advance(0.5)
+        state, now = limit._core.ledger.state, limit._core.clock.now_us()
+        assert state is not None
+        terms = (limit._core.quota.rates, 0)
+        heavy = replace(state, places=(Place(7, 10, now + 550_000, 1, 0, terms),))
+        assert limit._core.status(heavy, now).next_at == pytest.approx(clock.now + 1.6, abs=1e-6)
 
     def test_it_writes_nothing(self, tmp_path: Path, clock: FakeClock) -> None:
         """Looking leaves the cache as it was."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from statistics import fmean
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -44,12 +45,20 @@ def test_the_schedules_have_contention() -> None:
 # Rules broken on purpose.
 
 
-def _later(self: Any, entry: Any, one: Any, slot: int) -> None:
+def _later(self: Any, entry: Any, slot: int) -> None:
     """Book an exact slot whenever its turn comes."""
     self.open.remove(entry)
-    self.ahead.add(slot, one.cost)
-    self._book(one.owner, slot, one.cost)
-    entry.is_granted = True
+    self.ahead.add(slot, entry.cost)
+    self._book(entry.exact.owner, slot, entry.cost)
+    if entry.place:
+        self.entries.remove(entry)
+
+
+def _no_headroom_left() -> AbstractContextManager[object]:
+    stack = ExitStack()
+    for module in (plan, order):
+        stack.enter_context(patch.object(module, "leaving", lambda limit, headroom: limit))
+    return stack
 
 
 def _look_back(state: Any, one: Any, limit: Any, part: Any, margin_us: int) -> bool:
@@ -107,7 +116,7 @@ FAULTS = {
     "a slot is not booked so far ahead that the others can be asked": Fault(
         lambda: patch.object(together.JointCall, "lead_us", 0), "far", 0
     ),
-    "headroom is not left": Fault(lambda: patch.object(order, "leaving", lambda limit, headroom: limit), "batch", 0),
+    "headroom is not left": Fault(_no_headroom_left, "batch", 0),
     "no place is kept in the others": Fault(
         lambda: patch.object(together.JointCall, "follow", lambda self, turn_at: iter(())), "both", 0
     ),
@@ -150,7 +159,15 @@ class Figures(NamedTuple):
     wait: float
 
 
-def figures_of(story: JointStory, seed: int = 1) -> Figures:
+def means_of(story: JointStory, seeds: int = 3) -> Figures:
+    """Return the means of some seeds, and the longest wait: one schedule alone has too few joint calls."""
+    each = [figures_of(story, seed) for seed in range(1, seeds + 1)]
+    used = [fmean(shares) for shares in zip(*(figures.used for figures in each), strict=True)]
+    rounds, commands = fmean(figures.rounds for figures in each), fmean(figures.commands for figures in each)
+    return Figures(used, rounds, commands, max(figures.wait for figures in each))
+
+
+def figures_of(story: JointStory, seed: int) -> Figures:
     """Run a fleet, and measure whole windows after the first two."""
     world = JointWorld(story, seed).run()
     assert world.problems == []
@@ -179,7 +196,7 @@ FLEETS = {
     "many others take the account alone": (fleet(BOTH, Group((1,), 2, 8, 4)), 1, 0.95, 2.0, 4.5, 4),
     "two alike": (fleet(BOTH, quotas=(ENDPOINT, ENDPOINT)), 0, 0.95, 1.1, 4, 2.5),
     "two alike, and others take each alone": (
-        fleet(BOTH, Group((0,), 2, 4, 4), Group((1,), 2, 4, 6), quotas=(ENDPOINT, ENDPOINT)), 0, 0.92, 1.8, 5.5, 4,
+        fleet(BOTH, Group((0,), 2, 4, 4), Group((1,), 2, 4, 6), quotas=(ENDPOINT, ENDPOINT)), 0, 0.95, 1.5, 5, 4,
     ),
     "roles that change": (
         fleet(BOTH, Group((0,), 2, 4, 4, phase=0), Group((1,), 2, 4, 6, phase=1), quotas=(ENDPOINT, ENDPOINT)),
@@ -194,7 +211,7 @@ FLEETS = {
 def test_a_fleet_uses_the_limit_that_binds(name: str) -> None:
     """In few rounds and commands a call; and no call under both waits for many fair shares."""
     story, binds, least, rounds, commands, shares = FLEETS[name]
-    figures = figures_of(story)
+    figures = means_of(story)
     assert figures.used[binds] >= least
     assert figures.rounds <= rounds
     assert figures.commands <= commands

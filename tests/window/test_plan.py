@@ -27,7 +27,7 @@ from nekkar.core.window.booking import (
 )
 from nekkar.core.window.codec import decode, encode
 from nekkar.core.window.hits import HitLog
-from nekkar.core.window.plan import CLOCKS_APART_US, PLANNED_AHEAD, Plan, planned
+from nekkar.core.window.plan import CLOCKS_APART_US, PLANNED_AHEAD, Plan, next_slot, planned
 from nekkar.core.window.state import Grant, LimitState, Place, Terms
 from tests.support.checks import each_hit
 from tests.window.drawing import (
@@ -500,6 +500,39 @@ def test_who_has_no_callers_books_nothing_under_a_smaller_limit_than_others_used
     small = quota(1, 1.0)
     state = new_state(quota(3, 1.0), (NOW, 3)).with_quota(small, HORIZON)
     assert planned(state, asks(limit=small, prefetch=9)).state.hits == state.hits
+
+
+# The slot of one more call.
+
+
+def test_the_next_slot_is_the_one_that_a_call_would_get() -> None:
+    """Now where there is room, else where the window has room behind all that wait."""
+    assert next_slot(new_state(TEN), TEN, 1, NOW) == NOW
+    assert next_slot(new_state(TEN, (NOW, 10)), TEN, 3, NOW) == NOW + FULL
+    waiting = with_places(TEN, [(NOW, 10)], *(place(10 + index, ready=NOW + FULL) for index in range(10)))
+    assert next_slot(waiting, TEN, 1, NOW) == NOW + 2 * FULL
+    assert next_slot(replace(new_state(TEN), hold_until=NOW + S), TEN, 1, NOW) == NOW + S
+
+
+def test_the_next_slot_of_a_light_call_is_behind_a_heavy_one_that_waits() -> None:
+    """Nine of ten are free, and kept for a call of ten: now would be a lie."""
+    turn = NOW - S // 2 + FULL
+    state = with_places(TEN, [(NOW - S // 2, 1)], place(A, cost=10, ready=turn))
+    assert next_slot(state, TEN, 1, NOW) == turn + FULL
+
+
+def test_the_next_slot_reckons_with_no_lapsed_place_and_with_none_under_other_terms() -> None:
+    """Its owner is dead; or nobody waits for it."""
+    lapsed = with_places(TEN, [(NOW, 1)], place(A, cost=10, ready=NOW - HORIZON - 1))
+    assert next_slot(lapsed, TEN, 1, NOW) == NOW
+    other = with_places(TEN, [(NOW, 1)], place(A, cost=10, limit=quota(20, 1.0)))
+    assert next_slot(other, TEN, 1, NOW) == NOW
+
+
+def test_the_next_slot_of_a_call_with_headroom_leaves_that_free() -> None:
+    """A fifth of ten is free, and left so."""
+    state = new_state(TEN, (NOW, 8))
+    assert (next_slot(state, TEN, 1, NOW), next_slot(state, TEN, 1, NOW, 2000)) == (NOW, NOW + FULL)
 
 
 # Size.

@@ -19,8 +19,8 @@ from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import Caller, Elsewhere, Slot
 from nekkar.core.waiting.exact_requests import ExactRequest
 from nekkar.core.waiting.turns import Turns
-from nekkar.core.window.booking import Ask, SlotRequest, earliest_slot_behind, spaced_after
-from nekkar.core.window.plan import planned
+from nekkar.core.window.booking import Ask, SlotRequest
+from nekkar.core.window.plan import next_slot, planned
 from nekkar.core.window.state import LimitState, Place
 
 
@@ -121,11 +121,8 @@ class ExactSlots:
         state = ledger.state
         if state is None:
             return 0
-        quota, margin = mine.quota, state.margin(ledger.quota, now)
-        places = [place for place in state.places if place.owner != mine.owner]
-        ahead = sum((place.cost for place in places), mine.queue.hits)
-        soonest = max(now, state.hold_until, spaced_after(state.hits, quota, len(places) + len(mine.queue) + 1))
-        return earliest_slot_behind(state.hits, ahead, quota, margin, soonest, cost) - now
+        behind_places = next_slot(state, ledger.quota, cost, now, mine.headroom) if mine.quota.admits(cost) else now
+        return max(behind_places, mine.earliest_slot_of(Caller(0, cost, now, None, None))) - now
 
     def keep(self, owner: int, cost: Hits, ready: int) -> QueueSteps[None]:
         """Keep a place for a call that has its turn elsewhere at ``ready``, where this limit bound lately (rule 22)."""

@@ -30,7 +30,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from nekkar.core.cost import Hits, total
-from nekkar.core.quota import leaving
+from nekkar.core.quota import Quota, leaving
 from nekkar.core.window.booking import (
     Ask,
     SlotRequest,
@@ -48,6 +48,7 @@ from nekkar.core.window.state import Grant, LimitState, Place
 from nekkar.core.window.timeline import Timeline
 
 PLANNED_AHEAD = 16  # behind more places than this, a bound of the turn does instead of a plan
+NOBODY = 0  # the owner of no line
 CLOCKS_APART_US = 5000  # a hit so little ahead of now was booked for now, by a clock that differs
 
 
@@ -71,6 +72,19 @@ def planned(state: LimitState, ask: Ask) -> Plan:
     quota = state.told.kept(ask.quota, ask.now)
     state, behind = insert_exact(state, ask.exact, quota, leaving(quota, ask.headroom), ask.now)
     return _Planner(state, ask, behind).plan()
+
+
+def next_slot(state: LimitState, quota: Quota, cost: Hits, now: int, headroom: int = 0) -> int:
+    """Return the slot that one more call would have, behind all that wait; behind many places, a lower bound of it."""
+    plan = planned(state, Ask(NOBODY, quota, [_Call(cost)], now, waiting=1, headroom=headroom))
+    return next((grant.slot for grant in plan.state.grants if grant.owner == NOBODY), plan.turn or now)
+
+
+class _Call(NamedTuple):
+    """A call that nobody makes."""
+
+    cost: Hits
+    deadline: int | None = None
 
 
 class _Planner:
@@ -135,6 +149,7 @@ class _Planner:
             self._book(entry.exact.owner, slot, entry.cost)
             if entry.place:
                 self.entries.remove(entry)
+                self.weight -= entry.cost
 
     def _bound_of_own_turn(self) -> int:
         assert self.own is not None
