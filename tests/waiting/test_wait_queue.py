@@ -316,6 +316,8 @@ FLEETS = {
     "8 singles": (fleet(100, 2, 8), 0.97, 1.0),
     "64 singles": (fleet(100, 2, 64), 0.97, 2.6),
     "20 processes 80 ms away": (fleet(50, 1, 20, way_us=40 * MS), 0.96, 2.0),
+    "8 singles, calls of 80 ms": (fleet(100, 2, 8, call_us=80 * MS), 0.97, 1.6),
+    "20 processes 80 ms away, calls of 0.2 s": (fleet(50, 1, 20, way_us=40 * MS, call_us=200 * MS), 0.68, 3.0),
     "a loop of 100 tasks": (fleet(100, 2, 1, 100, loop_us=MS, tasks=True), 0.97, 1.0),
     "four loops of 50 tasks": (fleet(100, 2, 4, 50, loop_us=MS, tasks=True), 0.97, 1.0),
     "four loops of 50 tasks, 3 ms of work each": (fleet(100, 2, 4, 50, loop_us=3 * MS, tasks=True), 0.9, 1.0),
