@@ -66,7 +66,8 @@ class Story:
     before their first call. ``stalls``: the chance that a command of a process that knows the state takes effect up to
     two periods late. ``idle``: the chance that a caller rests, for ``idle_periods``. ``tokens``: what calls reserve in
     that unit; they last for ``lasts_us`` on average, and then settle, with the chance ``settles``, to what they used:
-    between ``uses`` of it.
+    between ``uses`` of it. ``far_us``: the way of the first process to the cache, always the same, where it
+    is farther away than the others.
     """
 
     limits: tuple[str | Quota, ...] = ()
@@ -108,6 +109,7 @@ class Story:
     lasts_us: int = 200 * MS
     settles: float = 0.9
     uses: tuple[float, float] = (0.0, 1.0)
+    far_us: int = 0
 
     @property
     def goes_on_alone(self) -> bool:
@@ -471,7 +473,10 @@ class World:
             return self.random.randint(0, 150 * MS)
         return self.random.randint(0, MS // 2)
 
-    def latency(self) -> int:
+    def latency(self, process: Process) -> int:
+        """Return how long a command of a process, or its answer, is on its way."""
+        if self.story.far_us and process is self.processes[0]:
+            return self.story.far_us
         return int(self.random.expovariate(1 / self.latency_us)) + 20
 
     def call(self, actor: Actor, effect: CacheCall) -> None:
@@ -479,7 +484,7 @@ class World:
         if isinstance(getattr(effect.function, "__self__", None), MemoryCache):  # of a process that goes on alone
             actor.later(0, effect.function(*effect.args))
             return
-        sent, turn = self.latency(), actor.turn
+        sent, turn = self.latency(actor.process), actor.turn
         if self.story.stalls and actor.process.ledger.replica.snapshot and self.random.random() < self.story.stalls:
             sent += self.random.randint(50 * MS, 2 * self.period_us)
 
@@ -495,7 +500,7 @@ class World:
                 self.running.append(actor)
                 value = effect.function(*effect.args)
                 self.running.pop()
-            delay = self.latency() if error is None else self.random.randint(5 * MS, 60 * MS)
+            delay = self.latency(actor.process) if error is None else self.random.randint(5 * MS, 60 * MS)
             self.after(delay, lambda: actor.resume(turn, value, error))
 
         self.after(sent, take_effect)
@@ -621,7 +626,7 @@ class World:
     def _refused(self, process: Process) -> Generator[Any, Any, None]:
         """Hear of a refusal, and remember from when on all can know of the pause, and its end."""
         sent_at, pause = process.clock.now_us(), self.random.choice((None, self.random.randint(0, self.period_us)))
-        yield Backoff(self.latency())
+        yield Backoff(self.latency(process))
         feedback = Feedback(sent_at, SECOND, is_refusal=True, pause_us=pause)
         yield RunSteps(process.ledger.edit(lambda state, now: apply_feedback(state, process.quota, feedback, now)))
         process.line.look_soon()

@@ -154,8 +154,9 @@ class Turn:
         window = quota.rates[-1].period_us + state.margin_us
         credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(is_far))
         # With an in-process cache a look costs nothing, so a standing place would save nothing. A caller that does not
-        # wait can't use a slot that was granted ahead. Nor can the next call of a limit with units: its cost differs.
-        is_alone = head is not None and len(mine.queue) == 1 and head.deadline is None and quota.counts_calls_alone
+        # wait for a horizon can't use each slot that is granted ahead. Nor can the next call of a limit with units.
+        is_alone = head is not None and len(mine.queue) == 1 and quota.counts_calls_alone
+        is_alone = is_alone and not (head and head.deadline and head.deadline < head.arrived + state.horizon_us)
         is_alone = is_alone and not (head and head.elsewhere)
         is_alone = is_alone and not mine.headroom
         if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
@@ -183,6 +184,7 @@ class Turn:
             kept=self._kept,
             gone=set(mine.exact.gone),
             headroom=mine.headroom,
+            gap_us=ledger.latency.horizon_us,
         )
 
     def _joint_horizon_us(self) -> int:

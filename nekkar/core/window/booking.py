@@ -55,7 +55,8 @@ class Ask:
     what it gives back. ``prefetch``: how many hits more it could use, where the limit is far from binding. ``exact``:
     slots that its calls have under other limits, and want here too. ``kept``: places to be kept for such calls.
     ``gone``: owners of such places that are needed no more; where the line has no place, it takes theirs. ``headroom``:
-    what its calls leave free of each window.
+    what its calls leave free of each window. ``gap_us``: how far ahead it books where room stays empty before a slot
+    (0: up to the horizon).
     """
 
     owner: int
@@ -73,6 +74,7 @@ class Ask:
     kept: Sequence[Place] = ()
     gone: Collection[int] = ()
     headroom: int = 0
+    gap_us: int = 0
 
     @property
     def part(self) -> Quota:

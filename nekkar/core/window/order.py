@@ -56,6 +56,11 @@ class Order:
                     return entry, at
         return best, turn
 
+    def slot_of(self, entry: Entry) -> int:
+        """Return the slot that an entry would have if it were ready."""
+        soonest = min(entry.ready, self.soonest) if isinstance(entry, ExactEntry) else self.soonest
+        return self._slot(entry.cost, leaving(self._quota, entry.headroom), soonest)
+
     def _first(self) -> tuple[Entry, int]:
         """Return the first entry that is ready by its slot, else the one that is ready first (rule 2)."""
         slots: dict[Hits, int] = {}
@@ -89,13 +94,10 @@ class Order:
         best: tuple[Entry, int] | None = None
         guarded: list[tuple[Entry, int]] = []
         for entry in self.entries:
-            alike = entry.cost, entry.headroom
             if isinstance(entry, ExactEntry):
-                at = self._slot(entry.cost, leaving(self._quota, entry.headroom), min(entry.ready, self.soonest))
-            elif (known := slots.get(alike)) is not None:
-                at = known
-            else:
-                at = slots[alike] = self._slot(entry.cost, leaving(self._quota, entry.headroom), self.soonest)
+                at = self.slot_of(entry)
+            elif (at := slots.get((entry.cost, entry.headroom), -1)) < 0:
+                at = slots[entry.cost, entry.headroom] = self.slot_of(entry)
             slot = max(at, entry.ready)
             if best is None or (slot < best[1] and self._leaves(guarded, entry, slot)):
                 best = entry, slot

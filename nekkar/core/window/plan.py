@@ -10,6 +10,8 @@ Rules (numbered as in docs/concepts/line.md):
    that leaves this one turn where it was. Only the next turn is protected, so no place starves.
 4. Grants. The writer books all turns up to now + horizon: those of its own callers (after each its place goes to the
    tail, for its next caller), and those of each place with credit. The turn of a place without credit is kept free.
+   Where room would stay empty before the next turn, since nobody is ready sooner, it books only as far ahead as its own
+   way to the cache asks for: others may come that use the room, but not before a hit that is booked.
 5. Credit. A granted place loses one credit, and is gone at none. Else it goes to the tail, ready when its owner is back
    or when the tail has its turn, whichever is later. It is gone too if it would be back later than that.
 6. Own place. The callers that are left keep the place where it stood, or get one at the tail.
@@ -96,6 +98,7 @@ class _Planner:
         self.margin_us = state.margin(ask.quota, ask.now)
         self.soonest = max(ask.now + ask.lead_us, state.hold_until)
         self.until = ask.now + state.horizon_us
+        self.gap_until = ask.now + (ask.gap_us or state.horizon_us)
         self.booked, self.ahead = Timeline(state.hits), Timeline(state.hits)
         self.slots: list[tuple[int, Hits]] = []
         self.grants: list[Grant] = []
@@ -124,6 +127,8 @@ class _Planner:
             if entry is self.own and self._is_too_late(slot):
                 self._skip_caller(entry, slot)
                 continue
+            if slot > self.gap_until and self.own is None and slot > self.order.slot_of(entry):
+                break
             if slot > self.until:
                 if self.own is None:
                     break

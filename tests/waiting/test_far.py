@@ -1,0 +1,59 @@
+"""A worker far from the cache beside near ones: it gets its share, though its swaps lose against theirs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from nekkar.core.errors import WaitTooLong
+from nekkar.core.quota import SECOND
+from nekkar.core.runtime.effects import Backoff
+from nekkar.core.shared.latency import MOST_BACKOFF_US
+from tests.support.simulation import MS, Process, Story, World
+from tests.support.stories import limit
+
+NEAR = 4
+
+
+def _calls(world: World, process: Process, max_wait: float | None, waits: list[int]) -> Generator[Any, Any, None]:
+    """Call again and again: near workers rest for 40 ms after each call, the far one calls at once."""
+    while world.now < world.until:
+        began = world.now
+        try:
+            slot, _ = yield from process.line.acquire(1, max_wait)
+        except WaitTooLong:
+            yield Backoff(MS)
+        else:
+            world._starts(process, slot)
+            if process is not world.processes[0]:
+                yield Backoff(40 * MS)
+        waits.append(world.now - began)
+
+
+@pytest.mark.parametrize("spacing_us", [0, 20 * MS], ids=["bursts", "even"])
+@pytest.mark.parametrize("max_wait", [None, 0.5])
+def test_a_worker_60_ms_away_gets_at_least_a_third_of_an_even_share(spacing_us: int, max_wait: float | None) -> None:
+    """Others grant its place, so it need not win a swap for each call; and nothing of the limit is lost by that."""
+    terms, way_us = limit("50/s", spacing_us), 30 * MS
+    story = Story(
+        limits=(terms,), processes=1 + NEAR, callers=1, exact=True, latency_us=(MS // 10,), far_us=way_us, periods=20
+    )
+    far_calls = calls = 0
+    for seed in range(1, 4):
+        world, waits = World(story, seed), list[int]()
+        for process in world.processes:
+            is_far = process is world.processes[0]
+            for actor in process.actors:
+                actor.stack = [_calls(world, process, max_wait if is_far else None, waits if is_far else [])]
+        world.run()
+        assert world.problems == []
+        of = Counter(start.process.number for start in world.starts)
+        far_calls += of[1]
+        calls += len(world.starts)
+        if max_wait is not None:  # a swap is a read, a pause and the swap itself
+            assert max(waits) <= max_wait * SECOND + 2 * (4 * way_us + MOST_BACKOFF_US) + 10 * MS
+    assert far_calls >= calls / (1 + NEAR) / 3
+    assert calls / 3 >= 0.9 * 20 * 50 * SECOND / (SECOND + terms.margin_us)
