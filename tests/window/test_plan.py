@@ -367,6 +367,18 @@ def test_a_place_that_would_be_back_after_its_turn_is_gone() -> None:
     assert owners(planned(late, asks()).state) == []
 
 
+def test_a_slot_behind_a_gap_is_booked_only_as_far_ahead_as_the_writer_must() -> None:
+    """Room before it could be used by a call that comes meanwhile; a hit is a floor for all that come later (4)."""
+    state = with_places(TEN, [], place(A, ready=NOW + 20 * MS, credit=1), place(B, ready=NOW + 80 * MS, credit=1))
+    near = planned(state, asks(gap_us=50 * MS))
+    assert new_grants(near, state) == [(A, NOW + 20 * MS, 1)]
+    assert owners(near.state) == [B]
+    far = planned(state, asks())
+    assert new_grants(far, state) == [(A, NOW + 20 * MS, 1), (B, NOW + 80 * MS, 1)]
+    full = with_places(TEN, [(NOW + 80 * MS - FULL, 10)], place(A, ready=NOW + 80 * MS, credit=1))
+    assert new_grants(planned(full, asks(gap_us=50 * MS)), full) == [(A, NOW + 80 * MS, 1)]
+
+
 def test_a_dead_owner_is_granted_no_more_than_its_credit() -> None:
     """Others write on and on: it gets its credit in all, and lapses."""
     state, now, hits = with_places(TEN, [], place(A, credit=3)), NOW, 0

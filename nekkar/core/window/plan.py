@@ -127,7 +127,7 @@ class _Planner:
             if entry is self.own and self._is_too_late(slot):
                 self._skip_caller(entry, slot)
                 continue
-            if slot > self.gap_until and self.own is None and slot > self.order.slot_of(entry):
+            if slot > self.gap_until and self.own is None and self._leaves_gap(entry, slot):
                 break
             if slot > self.until:
                 if self.own is None:
@@ -145,6 +145,10 @@ class _Planner:
             # Else the turn is kept free: its owner books it, or it comes later than the horizon.
         self._prefetch()
         return Plan(self._state(), self.turn, self.own_grants, self.too_late, self._turn_of_tail() > self.soonest)
+
+    def _leaves_gap(self, entry: Place | OwnEntry, slot: int) -> bool:
+        """Whether others would grant a slot before which there is room that nobody is ready to use."""
+        return isinstance(entry, Place) and entry.credit > 0 and slot > self.order.slot_of(entry)
 
     def _book_exact(self, entry: ExactEntry, slot: int) -> None:
         """Book an exact slot where its turn comes at that instant (rule 27); else its place stays as it is."""
