@@ -153,10 +153,10 @@ class Turn:
         is_far = lead > 0 and not ledger.in_process
         window = quota.rates[-1].period_us + state.margin_us
         credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(is_far))
-        # With an in-process cache a look costs nothing, so a standing place would save nothing. A caller that does not
-        # wait for a horizon can't use each slot that is granted ahead. Nor can the next call of a limit with units.
+        # With an in-process cache a look costs nothing, so a standing place would save nothing. Who waits for less than
+        # half a horizon can hardly use a slot that was granted ahead. Nor can the next call of a limit with units.
         is_alone = head is not None and len(mine.queue) == 1 and quota.counts_calls_alone
-        is_alone = is_alone and not (head and head.deadline and head.deadline < head.arrived + state.horizon_us)
+        is_alone = is_alone and not (head and head.deadline and head.deadline < head.arrived + state.horizon_us // 2)
         is_alone = is_alone and not (head and head.elsewhere)
         is_alone = is_alone and not mine.headroom
         if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
