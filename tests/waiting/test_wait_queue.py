@@ -128,7 +128,7 @@ FAULTS = {
     "a survivor assumes that others start now at the latest": Fault(
         lambda: patch.object(recovery, "latest_start", lambda known, now: max(now, known.hits.last_at or 0)),
         "flushed",
-        130,
+        48,
     ),
     "a survivor assumes the horizon of its copy": Fault(
         lambda: patch.object(
@@ -141,7 +141,7 @@ FAULTS = {
         lambda: patch.object(replica, "_began_unseen", lambda found, known: False), "newcomers", 66
     ),
     "slots go back by their time, not by their name": Fault(
-        lambda: patch.object(booking, "taken_back", _taken_back_by_time), "loop", 43
+        lambda: patch.object(booking, "taken_back", _taken_back_by_time), "loop", 26
     ),
     "a grant is picked up twice": Fault(
         lambda: patch.object(assignments.Assignments, "pick_up", _picked_up_again), "deaf", 0
@@ -153,7 +153,7 @@ FAULTS = {
             property(lambda self: self.rates[-1].period_us if self.rates else 0),
         ),
         "storm",
-        15,
+        123,
     ),
     "places under other terms are granted by one's own": Fault(
         lambda: patch.object(turn, "planned", _all_by_own_terms), "mixed", 0
@@ -165,7 +165,7 @@ FAULTS = {
     ),
     "a settlement counts twice": Fault(lambda: patch.object(turn, "settled", _settled_twice), "tokens", 0),
     "a settlement of another epoch counts": Fault(
-        lambda: patch.object(turn, "settled", _settled_in_any_epoch), "overdue", 140
+        lambda: patch.object(turn, "settled", _settled_in_any_epoch), "overdue", 98
     ),
     "a settlement is sent again after a lost answer": Fault(
         lambda: patch.object(turn.Turn, "unanswered", lambda self: None), "metered", 0
