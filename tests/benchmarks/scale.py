@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean, median
 
-from nekkar.core.quota import SECOND, quota
+from tests.support.internals.core import SECOND, quota
 from tests.support.simulation import START_US, Story, World
 
 CALLS, PERIOD = 100, 2.0

@@ -12,12 +12,11 @@ from secrets import randbits
 
 from nekkar.core.cache import MemcachedCache
 from nekkar.core.limiter import Nekkar
-from nekkar.core.quota import quota
-from nekkar.core.window.codec import encode
-from nekkar.core.window.state import LEAST_HORIZON_US, LimitState
 from tests.benchmarks.cost import shuffled
 from tests.benchmarks.figures import Figure, Stage, medians
 from tests.benchmarks.limiters import ASYNC, NEKKAR, SHARED, fresh
+from tests.support.internals.core import quota
+from tests.support.internals.window import LEAST_HORIZON_US, LimitState, encode
 
 BYTES, OF_LOG = "bytes in the cache, {:,} calls", "one admission, cold, behind {:,} calls"
 TASK_BYTES, TASK_THREADS = "bytes per waiting task", "threads of waiting tasks"

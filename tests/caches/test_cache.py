@@ -27,15 +27,24 @@ import pytest
 
 import nekkar
 from nekkar.core.cache import BaseCache, MemcachedCache, MemoryCache, SqliteCache, SwapCache, from_url
-from nekkar.core.cache import memory as memory_module
-from nekkar.core.cache import sqlite as sqlite_module
-from nekkar.core.cache.memcached.cache import LAST_DATE, RELATIVE_TTL_MAX, _expiry
-from nekkar.core.cache.memcached.meta import Meta
-from nekkar.core.cache.pool import Pool
-from nekkar.core.cache.redaction import redacted
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog
-from nekkar.core.quota import SECOND
-from nekkar.core.shared.key import cache_key
+from tests.support.internals.caches import (
+    LAST_DATE,
+    RELATIVE_TTL_MAX,
+    Meta,
+    Pool,
+    _expiry,
+    idle_in,
+    pool_of,
+    redacted,
+    servers_of,
+    socket_of,
+    speak_classic,
+)
+from tests.support.internals.caches import memory as memory_module
+from tests.support.internals.caches import sqlite as sqlite_module
+from tests.support.internals.core import SECOND
+from tests.support.internals.shared import cache_key
 from tests.support.servers import Memcached, free_port, memcached
 
 AnyCache = MemoryCache | SqliteCache | MemcachedCache
@@ -366,18 +375,18 @@ def test_a_path_that_names_no_file_is_refused_when_written(path: Any) -> None:
 
 
 def _pool(cache: MemcachedCache) -> Pool[Any]:
-    [server] = cache._servers.values()
+    [server] = servers_of(cache).values()
     return server.pool
 
 
 def _connections(cache: MemcachedCache) -> list[Any]:
-    return list(_pool(cache)._idle)
+    return list(idle_in(_pool(cache)))
 
 
 def _socket(cache: MemcachedCache) -> socket.socket:
     """Return the one connection's real socket."""
     [connection] = _connections(cache)
-    found: socket.socket = connection.stream._socket
+    found: socket.socket = socket_of(connection.stream)
     return found
 
 
@@ -657,7 +666,7 @@ def _in_several(cache: MemcachedCache, connections: int) -> None:
             connection.gets("key")
             _in_several(cache, connections - 1)
 
-        [server] = cache._servers.values()
+        [server] = servers_of(cache).values()
         server.write(command)
 
 
@@ -713,7 +722,7 @@ def test_a_token_read_while_another_thread_meets_the_new_server_is_not_used(monk
             met.set()
             assert done.wait(60)
 
-        other = threading.Thread(target=lambda: next(iter(cache._servers.values())).write(meet))
+        other = threading.Thread(target=lambda: next(iter(servers_of(cache).values())).write(meet))
 
         def slow(connection: Meta, key: str) -> Any:
             answer = original(connection, key)
@@ -834,8 +843,7 @@ def test_a_machine_whose_clock_is_far_off_writes_what_lives_as_long(
     real = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: real() + off_days * DAY * 10**9)
     cache = MemcachedCache(HOST, server.port)
-    for each in cache._servers.values():
-        each._refuses = not speaks_meta
+    speak_classic(cache, only=not speaks_meta)
     for days in (31, 365):
         assert cache.cas(f"{key}-{days}", b"value", cache.gets(f"{key}-{days}")[1], days * DAY)
         left = server.ask(f"mg {key}-{days} t\r\nthe end").split()[1]
@@ -983,7 +991,7 @@ def test_a_child_shares_the_sqlite_file_after_its_parent_is_done(tmp_path: Path)
     with in_child(child) as result:
         assert used.wait(60)
         assert cache.get("key") == "child's"
-        cache._pool.clear()
+        pool_of(cache).clear()
         _in_another_process(f"SqliteCache({str(file)!r}).set('key', 'third')")
         go.set()
         assert result() == "'third'"

@@ -19,16 +19,23 @@ from hypothesis import strategies as st
 from nekkar.core.cache import BaseCache, MemcachedCache, MemoryCache, SqliteCache
 from nekkar.core.errors import CacheError, CorruptLog, NekkarError, WaitTooLong
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.quota import MAX_MARGIN, MAX_PERIOD, SECOND, quota
-from nekkar.core.shared.key import cache_key
-from nekkar.core.shared.replica import YEAR_US
-from nekkar.core.window.checks import LATEST_US
-from nekkar.core.window.codec import decode, encode
-from nekkar.core.window.hits import HitLog
-from nekkar.core.window.rejections import Rejections
-from nekkar.core.window.state import MOST_HORIZON_US, Grant, LimitState, Place
 from nekkar.redis import RedisCache
 from nekkar.testing import FakeClock
+from tests.support.internals.caches import run_sql, speak_classic
+from tests.support.internals.core import MAX_MARGIN, MAX_PERIOD, SECOND, quota
+from tests.support.internals.redis import client_of
+from tests.support.internals.shared import YEAR_US, cache_key
+from tests.support.internals.window import (
+    LATEST_US,
+    MOST_HORIZON_US,
+    Grant,
+    HitLog,
+    LimitState,
+    Place,
+    Rejections,
+    decode,
+    encode,
+)
 from tests.support.servers import Memcached, memcached, redis_server
 
 YEAR = YEAR_US // SECOND
@@ -119,7 +126,7 @@ def test_what_another_client_set_is_refused_and_a_reset_gets_rid_of_it(cache: Ba
     """A text under the key, by whatever command: on Redis it has no version, of a versioned cache it is no value."""
     limit = limited(cache)
     if isinstance(cache, RedisCache):
-        cache._client.set(KEY, "another's")
+        client_of(cache).set(KEY, "another's")
     else:
         cache.set(f"{KEY}:head0" if isinstance(cache, FourMethods) else KEY, "another's")
     with pytest.raises(CorruptLog, match="delete the key"):
@@ -132,7 +139,7 @@ def test_a_key_of_another_type_in_redis_is_reset_too(makers: dict[str, Callable[
     """A list is no log either."""
     cache: Any = makers["redis"]()
     cache.delete(KEY)
-    cache._client.rpush(KEY, "a")
+    client_of(cache).rpush(KEY, "a")
     limit = limited(cache)
     with pytest.raises(CorruptLog, match="WRONGTYPE"):
         limit.acquire()
@@ -265,10 +272,10 @@ HUGE = 30_000_000
 def put_huge(cache: BaseCache) -> None:
     """Let another program set 30 MB under the limit's key, by its own means."""
     if isinstance(cache, RedisCache):
-        cache._client.set(KEY, b"x" * HUGE)
+        client_of(cache).set(KEY, b"x" * HUGE)
     elif isinstance(cache, SqliteCache):
         values = (KEY, b"x" * HUGE, 1, 1 << 60)
-        cache._run(lambda connection: connection.execute("INSERT INTO nekkar VALUES (?, ?, ?, ?)", values))
+        run_sql(cache, lambda connection: connection.execute("INSERT INTO nekkar VALUES (?, ?, ?, ?)", values))
     else:
         cache.set(KEY, "x" * HUGE)
 
@@ -280,8 +287,7 @@ def test_a_huge_value_is_refused_unread_and_a_reset_gets_rid_of_it(
     """The error names the key, the size, the bound and the remedy; no call holds the value, as large as it may be."""
     with memcached("-I", "64m", "-m", "256") as roomy:
         roomy_cache = MemcachedCache("127.0.0.1", roomy.port, timeout=30)
-        for server in roomy_cache._servers.values():
-            server._refuses = kind.startswith("old")
+        speak_classic(roomy_cache, only=kind.startswith("old"))
         cache = roomy_cache if "memcached" in kind else makers[kind]()
         cache.delete(KEY)
         put_huge(cache)

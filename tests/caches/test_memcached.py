@@ -18,12 +18,19 @@ import pytest
 
 from nekkar import CacheError, ConfigurationError, Nekkar
 from nekkar.core.cache import UNREAD, MemcachedCache, MemoryCache, SqliteCache, from_url
-from nekkar.core.cache.memcached.address import address, keeper
-from nekkar.core.cache.memcached.cache import CLOCK_KEY
-from nekkar.core.cache.memcached.classic import Classic
-from nekkar.core.cache.memcached.meta import Meta
-from nekkar.core.cache.stream import Stream
 from tests.integration.proxy import Closed, Proxy, delay, proxy
+from tests.support.internals.caches import (
+    CLOCK_KEY,
+    Classic,
+    Meta,
+    Stream,
+    address,
+    idle_in,
+    keeper,
+    servers_of,
+    socket_of,
+)
+from tests.support.internals.caches import stream as stream_module
 from tests.support.servers import Memcached, free_port, memcached
 
 HOST = "127.0.0.1"
@@ -96,8 +103,8 @@ def test_a_classic_server_cannot_tell_the_token(cache: MemcachedCache) -> None:
 
 def speaks(cache: MemcachedCache) -> type[Meta | Classic]:
     cache.get("key")
-    [running] = cache._servers.values()
-    [connection] = running.pool._idle
+    [running] = servers_of(cache).values()
+    [connection] = idle_in(running.pool)
     return type(connection)
 
 
@@ -167,11 +174,11 @@ def test_what_came_before_it_was_asked_for_is_no_classic_answer(cache: Memcached
     """A second STORED, left on the connection, does not make a lost swap look won."""
     _, token = cache.gets("key")
     assert cache.cas("key", b"mine", token, 60) is UNREAD
-    [running] = cache._servers.values()
-    [connection] = running.pool._idle
+    [running] = servers_of(cache).values()
+    [connection] = idle_in(running.pool)
     connection.stream.sendall(b"set stray 0 0 1\r\nx\r\n")
-    connection.stream._socket.settimeout(30)
-    assert connection.stream._socket.recv(1, socket.MSG_PEEK) == b"S"
+    socket_of(connection.stream).settimeout(30)
+    assert socket_of(connection.stream).recv(1, socket.MSG_PEEK) == b"S"
     with pytest.raises(CacheError, match="before it was asked"):
         cache.cas("key", b"again", token, 60)
     assert cache.get("key") == "mine"
@@ -198,7 +205,7 @@ def test_a_socket_is_set_to_wait_once_for_many_commands_and_never_beyond_the_end
 ) -> None:
     """Each setting is a system call; but an answer that dribbles in gets what is left, less and less."""
     now, waits = [100.0], Waits()
-    monkeypatch.setattr("nekkar.core.cache.stream.monotonic", lambda: now[0])
+    monkeypatch.setattr(stream_module, "monotonic", lambda: now[0])
     stream: Any = Stream(cast(Any, waits), 0.0)
     for _ in range(50):
         now[0] += 10
@@ -226,7 +233,7 @@ def test_nobody_gives_up_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None
         now[0] += waits.set[-1]
         raise TimeoutError
 
-    monkeypatch.setattr("nekkar.core.cache.stream.monotonic", lambda: now[0])
+    monkeypatch.setattr(stream_module, "monotonic", lambda: now[0])
     monkeypatch.setattr(waits, "recv", silent)
     stream: Any = Stream(cast(Any, waits), 102.0)
     with pytest.raises(TimeoutError):
@@ -334,7 +341,7 @@ def test_an_answer_that_is_not_the_commands_is_an_error(ask: Callable[[Memcached
         cache = MemcachedCache(HOST, port, timeout=5.0)
         with pytest.raises(CacheError, match=f"memcached at {HOST}:{port} (answered|sent)") as caught:
             ask(cache)
-        [running] = cache._servers.values()
+        [running] = servers_of(cache).values()
         assert not running.pool.has_idle
         assert len(str(caught.value)) < 400
 
@@ -368,12 +375,12 @@ def test_a_read_that_meets_anothers_answer_on_a_kept_connection_is_asked_again(s
     """On a new one, and then it is right; a write in its place is an error, and never sent twice."""
     cache = MemcachedCache(HOST, server.port)
     cache.set("key", "value")
-    [running] = cache._servers.values()
+    [running] = servers_of(cache).values()
     for stray in (b"mg stray v k O5\r\n", b"get key\r\n"):
-        [connection] = running.pool._idle
+        [connection] = idle_in(running.pool)
         connection.stream.sendall(stray)
         assert cache.get("key") == "value"
-    [connection] = running.pool._idle
+    [connection] = idle_in(running.pool)
     connection.stream.sendall(b"mn\r\n")
     with pytest.raises(CacheError, match="answered b'MN' to ms"):
         cache.set("key", "other")

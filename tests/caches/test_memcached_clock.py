@@ -15,10 +15,9 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from nekkar.core.cache import BaseCache, MemcachedCache, MemoryCache, SqliteCache, TellsTime
-from nekkar.core.cache.memcached import clock as watch
-from nekkar.core.cache.memcached.clock import read_clock, stamp_us
-from nekkar.core.cache.stream import Stream
 from nekkar.core.errors import CacheError
+from tests.support.internals.caches import Stream, read_clock, stamp_us
+from tests.support.internals.caches import clock as watch
 from tests.support.servers import Memcached, free_port, memcached
 
 OTHERS = b"ts=17.5 gid=3 type=item_store key=other status=stored cmd=set ttl=0 clsid=1 cfd=25 size=1\n"

@@ -29,12 +29,14 @@ from redis.retry import Retry
 import nekkar
 from nekkar.core.cache import BaseCache, SwapCache, from_url
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong
-from nekkar.core.shared.key import cache_key
 from nekkar.redis import RedisCache
-from nekkar.redis.cache import COUNT, DESCENT, _after
 from nekkar.testing import CacheConformance
 from tests.integration.proxy import proxy
 from tests.integration.proxy import redis as by_resp
+from tests.support.internals.caches import idle_in, pool_of, socket_of
+from tests.support.internals.redis import COUNT, DESCENT, _after, client_of
+from tests.support.internals.redis import cache as cache_module
+from tests.support.internals.shared import cache_key
 from tests.support.servers import RedisServer, free_port, redis_server
 
 HOST = "127.0.0.1"
@@ -286,7 +288,7 @@ def test_bytes_that_are_no_text_are_a_corrupt_log_to_who_asks_for_text(cache: Re
 @everywhere
 def test_a_key_of_another_type_is_an_error(cache: RedisCache, key: str) -> None:
     """A list is no log: CorruptLog on every read and swap."""
-    cache._client.execute_command("RPUSH", key, "a")
+    client_of(cache).execute_command("RPUSH", key, "a")
     for command in (cache.get, cache.gets, lambda key: cache.cas(key, b"v", (b"", b""), 60)):
         with pytest.raises(CorruptLog, match=r"WRONGTYPE.*delete the key"):
             command(key)
@@ -404,7 +406,7 @@ def test_a_limit_is_not_over_after_an_older_state_came_back() -> None:
 
 def test_what_is_remembered_of_versions_is_bounded(cache: RedisCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program with ever new names does not grow with them."""
-    monkeypatch.setattr("nekkar.redis.cache.MOST_SEEN", 10)
+    monkeypatch.setattr(cache_module, "MOST_SEEN", 10)
     for number in range(35):
         cache.cas(f"bounded-{number}", b"value", (b"", b""), 60)
         assert len(cache._seen) <= 10
@@ -516,7 +518,7 @@ def test_a_server_that_stops_answering_is_asked_once(client: str, command: str) 
             _commands(cache)[command]()
         assert time.monotonic() - began < 10 * TIMEOUT
         assert len(asked) == 2
-        assert not cache._pool.has_idle
+        assert not pool_of(cache).has_idle
 
 
 @clients
@@ -550,7 +552,7 @@ def test_a_clusters_client_does_not_send_again_either(
         asked.append(words)
         raise cache._library.exceptions.TimeoutError("Timeout reading from socket")
 
-    monkeypatch.setattr(cache._client, "_execute_command", lost)
+    monkeypatch.setattr(client_of(cache), "_execute_command", lost)
     with pytest.raises(CacheError, match=r"the cluster of .* did not answer"):
         _commands(cache)[command]()
     assert len(asked) == 1
@@ -577,7 +579,7 @@ def test_a_clusters_answers_prove_whose_they_are_too(kind: str) -> None:
         known = set(wire.open)
         assert cache.get("key") == "other"
         assert wire.open - known
-        cache._client.close()  # the client is the user's, and valkey's leaves its connections open
+        client_of(cache).close()  # the client is the user's, and valkey's leaves its connections open
 
 
 @clients
@@ -622,7 +624,7 @@ def test_an_answer_that_comes_twice_is_not_the_next_commands(client: str, comman
         if command in WRITES:
             with pytest.raises(CacheError, match="not the answer to this command; that connection is closed"):
                 call()
-            assert not cache._pool.has_idle
+            assert not pool_of(cache).has_idle
             assert len(asked) <= 2
         for _ in range(3):
             call()
@@ -637,19 +639,19 @@ def test_an_answer_that_its_command_never_gives_is_an_error(client: str, command
             cache = CLIENTS[client](port, PATIENCE)
             with pytest.raises(CacheError, match="which this command never does; that connection is closed"):
                 _commands(cache)[command]()
-            assert not cache._pool.has_idle
+            assert not pool_of(cache).has_idle
 
 
 def test_a_version_altered_on_the_way_is_no_version(cache: RedisCache, key: str) -> None:
     """Each of its bytes counts: none is taken for a later state, which would make the true one look older."""
     cache.set(key, "value")
-    stored: bytes = cache._client.get(key)
+    stored: bytes = client_of(cache).get(key)
     for at in range(24):
         altered = stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :]
-        cache._client.set(key, altered)
+        client_of(cache).set(key, altered)
         with pytest.raises(CorruptLog, match="what nekkar did not write"):
             cache.gets(key)
-    cache._client.set(key, stored)
+    client_of(cache).set(key, stored)
     assert cache.gets(key)[0] == b"value"
 
 
@@ -720,10 +722,10 @@ def test_a_command_that_raises_anything_leaves_its_connection(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("nekkar.redis.cache.sent", interrupted)
+        patch.setattr(cache_module, "sent", interrupted)
         with pytest.raises(error):
             cache.get(key)
-    assert not cache._pool.has_idle
+    assert not pool_of(cache).has_idle
     assert [cache.get(key) for _ in range(3)] == ["mine"] * 3
 
 
@@ -1078,12 +1080,12 @@ def test_no_connection_is_without_a_timeout(server: RedisServer) -> None:
     ):
         assert isinstance(cache, RedisCache)
         cache.get("key")
-        [connection] = cache._pool._idle
+        [connection] = idle_in(pool_of(cache))
         assert connection._sock is connection.stream
-        assert connection.stream._socket.gettimeout() <= connection.socket_timeout == seconds
+        assert socket_of(connection.stream).gettimeout() <= connection.socket_timeout == seconds
         assert connection.socket_connect_timeout == seconds / 2
         assert connection.retry._retries == 0
-        assert connection.stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+        assert socket_of(connection.stream).getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
 def test_it_works_over_a_unix_socket(tmp_path: Path) -> None:

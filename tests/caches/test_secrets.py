@@ -24,13 +24,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nekkar import Nekkar, Rule, RuleTable
-from nekkar.cli import main
 from nekkar.core.cache import MemcachedCache, SqliteCache, from_url
 from nekkar.core.errors import CacheError, ConfigurationError, NekkarError
 from nekkar.httpx import NekkarTransport
 from nekkar.redis import RedisCache
 from nekkar.requests import NekkarAdapter
 from nekkar.requests import limit as limit_session
+from tests.support.internals.cli import main
 
 SECRET = "s3cr3tpw"
 HOST = "127.0.0.1"

@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
-from nekkar.core.cache import SqliteCache, pool
-from nekkar.core.cache import sqlite as sqlite_module
+from nekkar.core.cache import SqliteCache
 from nekkar.core.errors import CacheError
+from tests.support.internals.caches import idle_in, pool, pool_of
+from tests.support.internals.caches import sqlite as sqlite_module
 
 PATIENCE = 30.0
 
@@ -111,13 +112,13 @@ def test_files_are_compared_a_few_times_a_second(tmp_path: Path, monkeypatch: py
     cache, other, now = SqliteCache(tmp_path / "a.db"), SqliteCache(tmp_path / "a.db"), 1000.0
     monkeypatch.setattr(sqlite_module, "monotonic", lambda: now)
     cache.set("key", "value")
-    opened = cache._pool._idle[0]
+    opened = idle_in(pool_of(cache))[0]
     for _ in range(20):
         now += sqlite_module.CHECK_EVERY_S / 9.9
         cache.set("key", "value")
         other.set("key", "value")
-        other._pool.clear()  # the first and the last connection come and go around it
-    assert cache._pool._idle[0] is opened
+        pool_of(other).clear()  # the first and the last connection come and go around it
+    assert idle_in(pool_of(cache))[0] is opened
     assert looks.count(str(tmp_path / "a.db")) < 30
 
 

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.http.bodies import Answer, Decoder, Events, RequestView, ResponseView, bytes_of
-from nekkar.http.encodings import Unreadable
+from tests.support.internals.http import Answer, Decoder, Events, RequestView, ResponseView, Unreadable, bytes_of
 
 MOST = 1000
 TEXT = b"the quick brown fox " * 40

@@ -9,14 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.core.quota import quota
-from nekkar.core.window.feedback import ReportedQuota, window_of
-from nekkar.http.buckets import heard, limit_of, refusing, shared_out
-from nekkar.http.dialects import told_by
-from nekkar.http.header_values import MOST_TEXT
 from nekkar.rules import RuleTable
-from nekkar.rules.dialects import BUILT_IN
 from tests.support.calls import calls, is_proportional
+from tests.support.internals.core import quota
+from tests.support.internals.http import MOST_TEXT, heard, limit_of, refusing, shared_out, told_by
+from tests.support.internals.rules import BUILT_IN
+from tests.support.internals.window import ReportedQuota, window_of
 
 MS, S = 1000, 1_000_000
 NOW = 1_795_000_000 * S  # Wed, 18 Nov 2026 11:06:40 GMT

@@ -17,16 +17,17 @@ from requests.adapters import BaseAdapter
 from urllib3.util import Retry
 from urllib3.util import retry as urllib3_retry
 
+from nekkar import Limit
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.limiter import Nekkar
-from nekkar.core.window.feedback import Feedback
-from nekkar.http.feedback import Passage
-from nekkar.http.limiter import Gate
 from nekkar.requests import NekkarAdapter, limit
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.support.faces import FACES, Face, done, entered
+from tests.support.internals.core import give_feedback
+from tests.support.internals.http import Gate, Passage
+from tests.support.internals.window import Feedback
 from tests.support.web import TIMEOUT, Site, running, wait_until
 
 RATE = "100/10s"
@@ -374,7 +375,7 @@ def test_a_slot_inside_a_pause_is_booked_again(cache: FlakyCache) -> None:
         waiting = pool.submit(limit.acquire)
         wait_until(lambda: limit.status().waiting == 1)
         clock.advance(5)
-        other._hear(Feedback(clock.now_us(), 10**9, pause_us=30 * 10**6))
+        give_feedback(other, Feedback(clock.now_us(), 10**9, pause_us=30 * 10**6))
         clock.advance(5.2)  # past its slot
         assert limit.status().waiting == 1
         assert not waiting.done()
@@ -402,7 +403,7 @@ def test_an_interrupted_hearing_closes_the_response(
     def interrupt(*args: Any) -> None:
         raise Interrupted
 
-    monkeypatch.setattr("nekkar.http.feedback.Passage.word", interrupt)
+    monkeypatch.setattr(Passage, "word", interrupt)
 
     async def body() -> None:
         transport = face.library.MockTransport(lambda request: face.library.Response(429, stream=Body()))
@@ -499,7 +500,7 @@ def test_a_refusal_after_the_last_retry_is_heard(limiter: Nekkar, site: Site) ->
 def test_an_answer_is_heard_once(limiter: Nekkar, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its pool, and not again as the adapter returns it; without urllib3, as the adapter returns it."""
     words: list[Any] = []
-    monkeypatch.setattr("nekkar.core.limit.Limit._hear", lambda self, word: words.append(word))
+    monkeypatch.setattr(Limit, "_hear", lambda self, word: words.append(word))
     with limit(requests.Session(), limiter, RULES) as session:
         session.trust_env = False
         assert session.get(f"{site.url}/status/429").status_code == 429

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from nekkar.core.limiter import Nekkar
 from nekkar.rules import Rule, RuleTable
-from nekkar.rules.dialects import BUILT_IN
 from nekkar.testing import FakeClock
 from tests.support.calls import counted
+from tests.support.internals.rules import BUILT_IN
 from tests.support.streams import FEW_KINDS, FREE, KINDS, Kind, Reply, StreamServer
 from tests.support.web import running
 

@@ -18,12 +18,12 @@ import nekkar.requests
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.limiter import Nekkar
-from nekkar.http.bodies import MOST_MEASURED, RequestView, ResponseView
 from nekkar.meters import OpenAI
 from nekkar.requests import NekkarAdapter
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.support.faces import FACES, Face, done, entered
+from tests.support.internals.http import MOST_MEASURED, RequestView, ResponseView
 from tests.support.streams import EVENTS, FEW_KINDS, FREE, JSON, KINDS, Kind, Reply, StreamServer
 from tests.support.web import TIMEOUT, running
 

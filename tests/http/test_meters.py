@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nekkar.core.errors import ConfigurationError
-from nekkar.http.bodies import RequestView, ResponseView
-from nekkar.meters import INLINE, Anthropic, OpenAI
+from nekkar.meters import Anthropic, OpenAI
+from tests.support.internals.http import INLINE, RequestView, ResponseView
 
 CHAT = "https://api.openai.com/v1/chat/completions"
 EMBEDDINGS = "https://api.openai.com/v1/embeddings?api-version=1"

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.core.window.feedback import ReportedQuota
-from nekkar.http.header_values import MOST_TEXT, reset_us
-from nekkar.http.ratelimit_headers import read
+from tests.support.internals.http import MOST_TEXT, read, reset_us
+from tests.support.internals.window import ReportedQuota
 
 S = 1_000_000
 

@@ -18,12 +18,12 @@ from urllib3.util import Retry
 import nekkar.httpx
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.limiter import Nekkar
-from nekkar.http.bodies import MOST_AHEAD
 from nekkar.meters import Response
 from nekkar.requests import NekkarAdapter
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.support.faces import FACES, Face, done, entered
+from tests.support.internals.http import MOST_AHEAD
 from tests.support.streams import EVENTS, FEW_KINDS, FREE, JSON, KINDS, Kind, Reply, StreamServer
 from tests.support.web import TIMEOUT, running
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.http.retry_after import date_us, number, wait_us
+from tests.support.internals.http import date_us, number, wait_us
 
 S = 1_000_000
 NOW = 784_111_777 * S  # Sun, 06 Nov 1994 08:49:37 GMT, the standard's own example

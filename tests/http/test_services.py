@@ -9,11 +9,10 @@ import pytest
 from requests.structures import CaseInsensitiveDict
 
 from nekkar.core.limiter import Nekkar
-from nekkar.core.quota import quota
-from nekkar.http.feedback import Passage
-from nekkar.http.limiter import Gate
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
+from tests.support.internals.core import quota
+from tests.support.internals.http import Gate, Passage
 
 URL = "https://api.example.com/"
 NOW = 1_700_000_000  # the clock's begin, Tue, 14 Nov 2023 22:13:20 GMT

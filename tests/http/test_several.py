@@ -10,12 +10,11 @@ import pytest
 import requests
 
 from nekkar import Nekkar, Rule, RuleTable
-from nekkar.core.admission import JointAdmission
-from nekkar.http.limiter import Gate, Options
-from nekkar.http.passages import Passages
 from nekkar.requests import NekkarAdapter, RequestWaitTooLong
 from nekkar.testing import FakeClock
 from tests.support.faces import FACES, Face, done, entered
+from tests.support.internals.core import JointAdmission
+from tests.support.internals.http import Gate, Options, Passages
 from tests.support.streams import FEW_KINDS, Kind, Reply, StreamServer
 from tests.support.web import running
 

@@ -13,14 +13,14 @@ import requests
 
 from nekkar.core.cache import MemoryCache
 from nekkar.core.limiter import Nekkar
-from nekkar.http.feedback import Passage
-from nekkar.http.limiter import Gate
 from nekkar.requests import NekkarAdapter, RequestWaitTooLong
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.http.test_feedback import Canned
 from tests.support.calls import calls
 from tests.support.faces import FACES, Face, done, entered
+from tests.support.internals.core import core_of, kept_limits
+from tests.support.internals.http import Gate, Passage
 
 NAME = "key-{header:Authorization}"
 RULES = RuleTable([Rule("*", NAME)], {NAME: {"rate": "2/minute", "max_wait": 0}})
@@ -110,8 +110,8 @@ def test_idle_tenants_are_forgotten() -> None:
             passage = gate.passage("GET", URL, {"Authorization": f"{batch}-{number}"})
             assert isinstance(passage, Passage)
             passage.limit.acquire()
-            first = first or ref(passage.limit._core)
-        most = max(most, len(limiter._kept))
+            first = first or ref(core_of(passage.limit))
+        most = max(most, len(kept_limits(limiter)))
         clock.advance(200)
     gc.collect()
     assert most <= 2 * 4000

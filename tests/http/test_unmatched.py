@@ -10,12 +10,12 @@ import requests
 
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.limiter import Nekkar
-from nekkar.http.limiter import Gate
 from nekkar.requests import NekkarAdapter, RequestConfigurationError, options
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.http.test_feedback import Canned
 from tests.support.faces import FACES, Face, done, entered
+from tests.support.internals.http import Gate
 
 URL = "https://api.openai.com/v1/chat/completions"
 LIMITS = {"chat": "5/minute", "user-{user}": "250/minute"}

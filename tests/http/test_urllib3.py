@@ -25,10 +25,10 @@ from urllib3.util import Retry
 from nekkar.core.cache import MemoryCache, SqliteCache
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog
 from nekkar.core.limiter import Admission, Nekkar
-from nekkar.http.urllib3 import Refused, ask_first, attempts
 from nekkar.requests import NekkarAdapter, RequestCacheError, RequestCorruptLog, RequestWaitTooLong, limit, options
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import START_US, FakeClock
+from tests.support.internals.http import Refused, ask_first, attempts
 from tests.support.web import TIMEOUT, Proxy, Site, running, wait_until
 
 RATE = 1000

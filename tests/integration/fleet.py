@@ -25,14 +25,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from nekkar.core.admission import JointAdmission
 from nekkar.core.cache import from_url
 from nekkar.core.errors import CacheError
-from nekkar.core.joint import JointLimit
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.reservation import Reservation
-from nekkar.core.shared.outage import OnCacheError
-from nekkar.core.waiting.callers import InHand
+from tests.support.internals.core import JointAdmission, JointLimit, Reservation
+from tests.support.internals.shared import OnCacheError
+from tests.support.internals.waiting import InHand
 
 DOOM = signal.SIGUSR1
 RETRY_AFTER = 0.05

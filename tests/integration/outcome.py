@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from nekkar.core.quota import Rate
 from tests.integration.fleet import Call, longest_silence
 from tests.support.checks import worst_window
+from tests.support.internals.core import Rate
 
 WAKES = 3
 FULL = 0.9

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from random import Random
 
-from nekkar.core.quota import Rate, quota
 from tests.integration import outcome as figures
 from tests.integration.fleet import Plan, fleet
 from tests.integration.outcome import Expect, Outcome
@@ -15,6 +14,7 @@ from tests.integration.scripts import Script
 from tests.integration.stage import Stage
 from tests.integration.surroundings import Surroundings, nothing_else
 from tests.support.checks import worst_window
+from tests.support.internals.core import Rate, quota
 from tests.support.servers import memcached
 
 PROCESSES = 8

@@ -21,11 +21,10 @@ from pathlib import Path
 from random import Random
 
 from nekkar.core.cache import MemcachedCache
-from nekkar.core.shared.key import cache_key
-from nekkar.core.window.codec import decode
-from nekkar.core.window.state import LimitState
 from tests.integration.fleet import DOOM, Fleet
 from tests.integration.scripts import Act, Deed
+from tests.support.internals.shared import cache_key
+from tests.support.internals.window import LimitState, decode
 from tests.support.servers import Memcached
 
 TICK = 0.01

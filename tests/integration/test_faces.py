@@ -15,8 +15,8 @@ import requests
 
 import nekkar.requests
 from nekkar import Nekkar, RuleTable, WaitTooLong
-from nekkar.core.quota import Rate, quota
-from nekkar.demo.server import READY, serve
+from tests.support.internals.core import Rate, quota
+from tests.support.internals.demo import READY, serve
 from tests.support.servers import Memcached
 
 SECONDS = 8.0

@@ -8,12 +8,12 @@ from random import Random, randrange
 
 import pytest
 
-from nekkar.core.quota import quota
 from tests.integration import outcome as figures
 from tests.integration.faults import CALM, FAULTS, LOSSES, PERIOD, SECONDS, soak
 from tests.integration.outcome import Expect, Outcome
 from tests.integration.play import Fault, play
 from tests.integration.report import progress
+from tests.support.internals.core import quota
 
 QUICK = [fault for fault in FAULTS if not fault.long]
 RATE = quota("10/s").rates[0]

@@ -7,8 +7,9 @@ from collections import Counter
 from typing import Any
 
 from nekkar.core.limiter import Nekkar
-from nekkar.core.window.state import LimitState
 from tests.integration.service import OVER, Plan, callers, serving
+from tests.support.internals.core import core_of
+from tests.support.internals.window import LimitState
 from tests.support.servers import Memcached
 
 FACES = ["requests", "httpx", "httpx2", "async"]
@@ -57,7 +58,7 @@ def _state(url: str, rate: str, **terms: Any) -> LimitState:
     """Return the state that the fleet has left."""
     limit = Nekkar(url)("all", rate, **terms)
     limit.status()
-    state = limit._core.ledger.state
+    state = core_of(limit).ledger.state
     assert state is not None
     return state
 

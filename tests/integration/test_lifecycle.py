@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from nekkar import Nekkar, WaitTooLong
-from nekkar.core.limit import Limit
+from nekkar import Limit, Nekkar, WaitTooLong
 from tests.support.checks import worst_window
+from tests.support.internals.core import core_of, lines_of
 from tests.support.servers import memcached, redis_server
 
 CACHES = ("memcached", "redis", "sqlite")
@@ -213,7 +213,7 @@ def test_event_loops_that_come_and_go_leave_nothing_behind(urls: dict[str, str],
     after = resources(before[0])
     assert after[0] <= before[0]
     assert after[1] <= before[1] + 8, "connections: as many as commands ran at once, and no more"
-    assert len(limit._core._lines) <= 2
+    assert len(lines_of(core_of(limit))) <= 2
     assert limit.status().waiting == 0
 
 

@@ -28,6 +28,7 @@ import nekkar.httpx2
 import nekkar.requests
 from nekkar.core.limiter import Nekkar
 from nekkar.rules import Rule, RuleTable
+from tests.support.internals.core import core_of
 from tests.support.servers import Memcached
 from tests.support.strict import Arrival, Binance, GitHub, Shopify, Strict
 from tests.support.web import running, wait_until
@@ -294,7 +295,7 @@ def paused(server: Memcached, service: Strict, name: str, file: str, seconds: fl
     terms = tomllib.loads(file)["limits"][name]
     limit = Nekkar(server.url)(name, terms["rate"], margin=terms["margin"])
     limit.status()
-    state = limit._core.ledger.state
+    state = core_of(limit).ledger.state
     assert state is not None
     begin, end = state.hold_until / 1e6 - seconds, state.hold_until / 1e6
     return len(since(service.arrivals, begin + 0.1, end)) <= CALLERS < len(since(service.arrivals, end))

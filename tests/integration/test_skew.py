@@ -17,10 +17,10 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from nekkar.core.cache import MemcachedCache
-from nekkar.core.clock import ticks
 from nekkar.core.limiter import Nekkar
-from nekkar.core.runtime.server_clock import ServerClock
 from tests.support.checks import worst_window
+from tests.support.internals.core import ticks
+from tests.support.internals.runtime import ServerClock
 from tests.support.servers import Memcached, memcached, redis_server
 
 SECONDS = 12.0

@@ -8,12 +8,11 @@ import time
 import anyio
 import pytest
 
-from nekkar.core.cost import hits_in
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.waiting.assignments import Assignments
-from nekkar.core.waiting.callers import InHand
-from nekkar.core.window.codec import decode
 from tests.support.checks import worst_window
+from tests.support.internals.core import cache_of, hits_in
+from tests.support.internals.waiting import Assignments, InHand
+from tests.support.internals.window import decode
 from tests.support.servers import Memcached
 
 TASKS, CALLS, PERIOD, MARGIN = 5000, 500, 0.25, 0.25  # a wide margin, so that few are late on a busy machine
@@ -93,7 +92,7 @@ def test_thousands_of_tasks_wait_in_line(server: Memcached, backend: str, late: 
     assert {number for number in range(TASKS) if number % 2 == 0} <= set(numbers)
     assert worst_window([at for _, at in crowd.started], round(PERIOD * 1e6)) <= CALLS
     assert crowd.most_threads <= before + 10
-    value, _ = limiter._cache.gets("nekkar:jobs")  # type: ignore[attr-defined]
+    value, _ = cache_of(limiter).gets("nekkar:jobs")  # type: ignore[attr-defined]
     unused = decode(value).hits.total - len(numbers)
     assert unused >= 0
     if not late:  # else more may stay booked

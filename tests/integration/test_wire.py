@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from nekkar import CacheError, Nekkar, NekkarError, WaitTooLong
+from nekkar import CacheError, Limit, Nekkar, NekkarError, WaitTooLong
 from nekkar.core.cache import BaseCache, MemcachedCache
 from nekkar.core.errors import CorruptLog
-from nekkar.core.limit import Limit
 from nekkar.redis import RedisCache
 from tests.integration import proxy as faulty
 from tests.integration.proxy import Ends, Fault, Proxy

@@ -9,20 +9,10 @@ import pickle
 import pytest
 from urllib3 import HTTPConnectionPool
 
-from nekkar.core.errors import (
-    CacheError,
-    ConfigurationError,
-    CorruptLog,
-    NekkarError,
-    WaitTooLong,
-    counted,
-    kind_of,
-    plain,
-    shown,
-)
-from nekkar.core.quota import quota
-from nekkar.http.urllib3 import Refused
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, NekkarError, WaitTooLong
 from tests.limits.test_pickling import KINDS
+from tests.support.internals.core import counted, kind_of, plain, quota, shown
+from tests.support.internals.http import Refused
 
 
 def test_wait_too_long_tells_who_waits_how_long_and_what_to_do() -> None:

@@ -12,13 +12,13 @@ import pytest
 
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError, WaitTooLong
-from nekkar.core.events import Admitted, CacheBack, CacheLost, Event, Held, Left, Listeners, Listening, Refused, Waiting
+from nekkar.core.events import Admitted, CacheBack, CacheLost, Event, Held, Left, Listening, Refused, Waiting
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.waiting.callers import Caller, InHand, Slot
-from nekkar.core.waiting.reporter import CallReporter
-from nekkar.core.window.state import Grant
 from nekkar.testing import FakeClock
 from tests.shared.test_fallback import FlakyCache
+from tests.support.internals.core import Listeners, limiter_of
+from tests.support.internals.waiting import Caller, CallReporter, InHand, Slot
+from tests.support.internals.window import Grant
 from tests.support.servers import free_port
 
 
@@ -95,7 +95,7 @@ class TestCalls:
     def test_a_cancelled_wait_has_left(self, limiter: Nekkar, heard: list[Event]) -> None:
         """A wait that is told of is told to end, however it ends."""
         limit = Nekkar(clock=FakeClock(jump=False))("jobs", 1)
-        limit._limiter.listen(heard.append)
+        limiter_of(limit).listen(heard.append)
 
         async def main() -> None:
             await limit.acquire_async()
@@ -258,7 +258,7 @@ class TestListening:
         """Nothing else is called on the fast path."""
         limit = limiter("jobs", "1000000/s")
         said: list[Any] = []
-        monkeypatch.setattr("nekkar.core.waiting.reporter.CallReporter.prefetched", lambda *args: said.append(args))
+        monkeypatch.setattr(CallReporter, "prefetched", lambda *args: said.append(args))
         for _ in range(200):
             limit.acquire()
             clock.advance(0.0001)

@@ -13,6 +13,7 @@ from nekkar.core.cache import BaseCache, MemoryCache
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.events import Admitted, Waiting
 from nekkar.testing import START_US, FakeClock, assert_never_over
+from tests.support.internals.core import exchanged, is_good, least_wait
 from tests.support.web import TIMEOUT, wait_until
 
 START = START_US / 1e6
@@ -23,9 +24,9 @@ def test_an_admission_is_good_until_half_of_the_margin_after_its_slot(clock: Fak
     limit = Nekkar(clock=clock)("a", "5/minute", margin=0.05)
     admission = limit.acquire()
     clock.advance(0.025)
-    assert limit._is_good(admission)
+    assert is_good(limit, admission)
     clock.advance(0.000001)
-    assert not limit._is_good(admission)
+    assert not is_good(limit, admission)
 
 
 @pytest.mark.parametrize(("seconds", "used"), [(0.1, 1), (0.11, 2)])
@@ -34,7 +35,7 @@ def test_a_slot_goes_back_up_to_a_horizon_after_it(seconds: float, used: int, cl
     limit = Nekkar(clock=clock)("a", "5/minute", margin=0.05)
     admission = limit.acquire()
     clock.advance(seconds)
-    again = limit._exchange(admission)
+    again = exchanged(limit, admission)
     assert again.at == pytest.approx(START + seconds)
     assert limit.status().windows[0].used == used
 
@@ -48,7 +49,7 @@ def test_a_slot_of_a_log_that_was_lost_does_not_go_back(clock: FakeClock) -> Non
     others = Nekkar(cache, clock=clock)("a", "5/minute", margin=0.05)
     others.acquire(cost=4)
     clock.advance(0.05)
-    limit._exchange(admission)
+    exchanged(limit, admission)
     with pytest.raises(WaitTooLong):
         limit.acquire(max_wait=0)
 
@@ -63,7 +64,7 @@ def test_it_stands_in_front_of_the_line() -> None:
     calls: list[tuple[str, Callable[[], object]]] = [
         ("came first", limit.acquire),
         ("came second", limit.acquire),
-        ("exchanges", lambda: limit._exchange(admission)),
+        ("exchanges", lambda: exchanged(limit, admission)),
     ]
     threads = []
 
@@ -100,11 +101,11 @@ def test_it_waits_no_longer_than_it_says(clock: FakeClock) -> None:
     """``max_wait`` bounds an exchange; the lower bound of its wait is known before."""
     limit = Nekkar(clock=clock)("a", "1/minute", margin=0.05)
     admission = limit.acquire()
-    assert limit._least_wait(admission) == 0.0
+    assert least_wait(limit, admission) == 0.0
     clock.advance(1)
-    assert limit._least_wait(admission) == pytest.approx(59.05)
+    assert least_wait(limit, admission) == pytest.approx(59.05)
     with pytest.raises(WaitTooLong) as raised:
-        limit._exchange(admission, max_wait=5)
+        exchanged(limit, admission, max_wait=5)
     assert raised.value.retry_after == pytest.approx(59.05)
     assert limit.status().waiting == 0
 
@@ -116,7 +117,7 @@ def test_listeners_are_told_of_it(clock: FakeClock) -> None:
     admission = limit.acquire()
     clock.advance(1)
     with limiter.listen(told.append):
-        limit._exchange(admission)
+        exchanged(limit, admission)
     assert [type(event) for event in told] == [Waiting, Admitted]
 
 
@@ -128,5 +129,5 @@ def test_prefetched_slots_are_exchanged_one_by_one(clock: FakeClock) -> None:
     for _ in range(40):
         batch = [limit.acquire() for _ in range(100)]
         clock.advance(0.12)
-        starts += [limit._exchange(admission).at for admission in batch]
+        starts += [exchanged(limit, admission).at for admission in batch]
     assert_never_over(starts, "1000/second")

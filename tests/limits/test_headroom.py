@@ -11,6 +11,7 @@ import pytest
 
 from nekkar import ConfigurationError, Nekkar, WaitTooLong
 from nekkar.testing import FakeClock
+from tests.support.internals.core import cache_of, exchanged, limiter_of
 from tests.support.limits import BACKENDS
 
 
@@ -92,7 +93,7 @@ def test_it_yields_to_live_calls_of_its_process() -> None:
         limit.acquire(headroom=headroom)
         order.append(name)
 
-    limit = Nekkar(limit._limiter._cache, clock=clock)("b", "2/second")
+    limit = Nekkar(cache_of(limiter_of(limit)), clock=clock)("b", "2/second")
     limit.acquire(cost=2)
     threads = [threading.Thread(target=call, args=("batch", 0.5))]
     threads[0].start()
@@ -114,7 +115,7 @@ def test_an_exchanged_call_keeps_its_headroom(clock: FakeClock) -> None:
     limit = Nekkar(clock=clock)("a", "10/second")
     admission = limit.acquire(cost=7, headroom=0.3)
     clock.advance(0.2)
-    assert limit._exchange(admission).waited == pytest.approx(0.85)
+    assert exchanged(limit, admission).waited == pytest.approx(0.85)
 
 
 def test_a_pickled_limit_keeps_its_headroom(clock: FakeClock) -> None:

@@ -13,8 +13,8 @@ from nekkar import ConfigurationError, Nekkar, WaitTooLong
 from nekkar.core.cache import MemoryCache, SqliteCache
 from nekkar.core.errors import CacheError
 from nekkar.core.events import Admitted, Event, Left, Refused
-from nekkar.core.joint import JointLimit
 from nekkar.testing import FakeClock, assert_never_over
+from tests.support.internals.core import JointLimit, cache_of, exchanged, is_good, least_wait
 from tests.support.limits import BACKENDS, PATIENCE, WatchedCache, hits, interrupt_at
 
 
@@ -175,7 +175,7 @@ class TestMistakes:
         a, b = limiter("a", "1/second"), limiter("b", "1 per 2 seconds")
         clock.advance(10)
         a.acquire()
-        other = Nekkar(limiter._cache, clock=clock)("b", "1 per 2 seconds")  # as another process
+        other = Nekkar(cache_of(limiter), clock=clock)("b", "1 per 2 seconds")  # as another process
         other.acquire()
         with pytest.raises(WaitTooLong, match="'b'") as refused:
             (a & b).acquire(max_wait=1.5)
@@ -281,11 +281,11 @@ class TestNothingStays:
         """As with one limit: a slot of at most a horizon ago goes back."""
         limit = two(clock)
         admission = limit.acquire()
-        assert limit._is_good(admission)
+        assert is_good(limit, admission)
         clock.advance(0.05)
-        assert not limit._is_good(admission)
-        assert limit._least_wait(admission) == 0
-        again = limit._exchange(admission)
+        assert not is_good(limit, admission)
+        assert least_wait(limit, admission) == 0
+        again = exchanged(limit, admission)
         assert again.at == pytest.approx(clock.now)
         assert used(limit) == [1, 1]
 

@@ -13,8 +13,9 @@ import pytest
 
 from nekkar import ConfigurationError, Limit, Nekkar, Status, WaitTooLong, Window
 from nekkar.core.cache import MemoryCache, SqliteCache
-from nekkar.core.window.state import Place
 from nekkar.testing import FakeClock
+from tests.support.internals.core import core_of, kept_limits
+from tests.support.internals.window import Place
 
 NAMES = 64
 
@@ -55,11 +56,11 @@ class TestStatus:
         limit = Nekkar(clock=clock)("calls", "10/second")
         limit.acquire()
         clock.advance(0.5)
-        state, now = limit._core.ledger.state, limit._core.clock.now_us()
+        state, now = core_of(limit).ledger.state, core_of(limit).clock.now_us()
         assert state is not None
-        terms = (limit._core.quota.rates, 0)
+        terms = (core_of(limit).quota.rates, 0)
         heavy = replace(state, places=(Place(7, 10, now + 550_000, 1, 0, terms),))
-        assert limit._core.status(heavy, now).next_at == pytest.approx(clock.now + 1.6, abs=1e-6)
+        assert core_of(limit).status(heavy, now).next_at == pytest.approx(clock.now + 1.6, abs=1e-6)
 
     def test_it_writes_nothing(self, tmp_path: Path, clock: FakeClock) -> None:
         """Looking leaves the cache as it was."""
@@ -214,11 +215,11 @@ class TestForgetting:
         limit = limiter("mine", "1000/second")
         most = 0
         for _ in range(4 * NAMES):
-            before = len(limiter._kept)
+            before = len(kept_limits(limiter))
             (limit if has_limit else limiter("mine", "1000/second")).acquire(cost=2)
             clock.advance(0.01)
-            most = max(most, before - len(limiter._kept))
-        assert list(limiter._kept) == ["mine"]
+            most = max(most, before - len(kept_limits(limiter)))
+        assert list(kept_limits(limiter)) == ["mine"]
         assert self.known(limiter) == 1
         assert most <= 32, "a call may not pay for thousands"
 
@@ -231,8 +232,8 @@ class TestForgetting:
         self.use(limiter, "tenant-{}".format, 2 * NAMES)
         clock.advance(100)
         self.use(limiter, "others-{}".format, 2 * NAMES)
-        assert limiter("mine", "10/second")._core is limit._core
-        assert limiter("another", "10/hour")._core.ledger.state is not None
+        assert core_of(limiter("mine", "10/second")) is core_of(limit)
+        assert core_of(limiter("another", "10/hour")).ledger.state is not None
 
     def test_limits_used_in_an_event_loop_are_forgotten_too(self, clock: FakeClock) -> None:
         """A loop that lives long does not keep a line for each name it has seen."""

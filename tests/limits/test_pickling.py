@@ -22,6 +22,7 @@ from nekkar import Admission, Limit, Match, Nekkar, NekkarError, Rule, RuleTable
 from nekkar.core.cache import MemcachedCache, MemoryCache, SqliteCache
 from nekkar.requests import NekkarAdapter
 from nekkar.testing import FakeClock
+from tests.support.internals.caches import pool_of, servers_of
 
 IN_TIME = 60.0
 METHODS = [method for method in ("spawn", "fork") if method in multiprocessing.get_all_start_methods()]
@@ -173,7 +174,7 @@ def test_a_cache_of_a_server_or_file_keeps_its_address(cache: Any, copied: Calla
     """A cache comes back with its address and its timeout, and connections of its own."""
     twin = copied(cache)
     assert (type(twin), repr(twin)) == (type(cache), repr(cache))
-    pools = [each._pool if isinstance(each, SqliteCache) else each._servers for each in (cache, twin)]
+    pools = [pool_of(each) if isinstance(each, SqliteCache) else servers_of(each) for each in (cache, twin)]
     assert pools[0] is not pools[1]
 
 

@@ -16,6 +16,7 @@ from nekkar.core.cache import SqliteCache
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.testing import FakeClock
+from tests.support.internals.core import core_of, limiter_of
 from tests.support.limits import (
     PATIENCE,
     Crowd,
@@ -33,7 +34,7 @@ def test_a_limit_over_a_file_pickles(tmp_path: Path) -> None:
     limit.acquire()
     twin = pickle.loads(pickle.dumps(limit))
     assert (twin.name, repr(twin)) == (limit.name, repr(limit))
-    assert repr(twin._limiter) == repr(limiter)
+    assert repr(limiter_of(twin)) == repr(limiter)
     twin.acquire()
     other = pickle.loads(pickle.dumps(limiter))("calls", "3/hour", spacing=0.01, max_wait=0, margin=0.2)
     other.acquire(max_wait=1)
@@ -47,8 +48,8 @@ def test_limits_pickled_together_stay_together(tmp_path: Path) -> None:
     """Two limits of one limiter, pickled as one, still share their limiter and their line."""
     limiter = Nekkar(f"sqlite:///{tmp_path}/limits.db")
     one, two, made = pickle.loads(pickle.dumps((limiter("calls", 5), limiter("calls", 5, max_wait=1), limiter)))
-    assert one._limiter is two._limiter is made
-    assert one._core is two._core is made("calls", 5)._core
+    assert limiter_of(one) is limiter_of(two) is made
+    assert core_of(one) is core_of(two) is core_of(made("calls", 5))
 
 
 def acquire_elsewhere(limit: Limit, times: int) -> list[str]:

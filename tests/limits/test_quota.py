@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nekkar.core.errors import ConfigurationError
-from nekkar.core.quota import MAX_COUNT, Quota, Rate, quota
+from tests.support.internals.core import MAX_COUNT, Quota, Rate, quota
 
 S = 1_000_000
 MINUTE, HOUR, DAY, WEEK, MONTH, YEAR = 60 * S, 3600 * S, 86_400 * S, 604_800 * S, 2_592_000 * S, 31_536_000 * S

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from nekkar.core.cache import MemoryCache, SqliteCache
-from nekkar.core.errors import ConfigurationError, WaitTooLong, shown
+from nekkar.core.errors import ConfigurationError, WaitTooLong
 from nekkar.core.limiter import Nekkar
 from nekkar.testing import FakeClock
+from tests.support.internals.core import core_of, shown
 from tests.support.limits import (
     WatchedCache,
 )
@@ -25,7 +26,7 @@ def test_one_name_is_one_limit_however_often_it_is_written() -> None:
     limiter = Nekkar(clock=FakeClock())
     first = limiter("calls", 2, max_wait=0)
     second = limiter("calls", "2 per minute", max_wait=100)
-    assert first._core is second._core
+    assert core_of(first) is core_of(second)
     first.acquire()
     second.acquire()
     with pytest.raises(WaitTooLong):
@@ -56,7 +57,7 @@ def test_one_name_with_other_terms_is_an_error_that_names_both(terms: dict[str, 
     assert words in text
     assert "give both the same terms, or another name" in text
     limit.acquire()
-    assert limiter("calls", 100)._core is limit._core
+    assert core_of(limiter("calls", 100)) is core_of(limit)
 
 
 def test_two_limiters_share_nothing() -> None:

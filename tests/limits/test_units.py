@@ -13,12 +13,12 @@ import pytest
 
 from nekkar import CacheError, ConfigurationError, Nekkar
 from nekkar.core.cache import MemoryCache
-from nekkar.core.cost import cost_of
 from nekkar.core.events import Admitted
 from nekkar.core.limiter import Limit
-from nekkar.core.waiting.callers import InHand
-from nekkar.core.window.state import Grant
 from nekkar.testing import FakeClock
+from tests.support.internals.core import core_of, cost_of
+from tests.support.internals.waiting import InHand, assignments_of
+from tests.support.internals.window import Grant
 
 RATE = "10/second; 1000 tokens/second"
 
@@ -399,11 +399,11 @@ def test_what_is_left_of_a_grant_without_calls_admits_no_call(clock: FakeClock) 
     """A grant for two calls and 100 tokens, whose calls another caller has: the tokens alone are no slot."""
     limit = Nekkar(clock=clock)("api", "6/s; 1000 tokens/s")
     limit.acquire({"calls": 2, "tokens": 100})
-    line = limit._core.thread_line()
+    line = core_of(limit).thread_line()
     state = line.ledger.state
     assert state is not None
-    grant = Grant(2, line._assignments.owner, clock.now_us(), cost_of({"calls": 2, "tokens": 100}))
+    grant = Grant(2, assignments_of(line).owner, clock.now_us(), cost_of({"calls": 2, "tokens": 100}))
     for used, admits in ((1, True), (2, False)):
-        line._assignments.hand.clear()
-        line._assignments.hand.append(InHand(grant, state.epoch, used))
+        assignments_of(line).hand.clear()
+        assignments_of(line).hand.append(InHand(grant, state.epoch, used))
         assert (line.prefetched.take() is not None) is admits

@@ -16,10 +16,10 @@ import httpx2
 import pytest
 import responses
 
-from nekkar.cli import _parser, main
-from nekkar.core.quota import quota
-from nekkar.demo.server import StrictServer
 from nekkar.rules import faults
+from tests.support.internals.cli import _parser, main
+from tests.support.internals.core import quota
+from tests.support.internals.demo import StrictServer
 from tests.support.pages import LIMITS_TOML, PAGES, README, ROOT, Fence, all_fences, fences
 from tests.support.servers import Memcached, memcached, redis_server
 

@@ -11,11 +11,11 @@ from typing import Any, get_args
 
 import pytest
 
-from nekkar.cli import _parser
-from nekkar.core.cache.redaction import SCHEMES
 from nekkar.core.events import Event
-from nekkar.plan.calls import _READERS
-from nekkar.rules.settings import SETTINGS
+from tests.support.internals.caches import SCHEMES
+from tests.support.internals.cli import _parser
+from tests.support.internals.plan import _READERS
+from tests.support.internals.rules import SETTINGS
 from tests.support.pages import DOCS
 
 EVENTS = [kind.__name__ for kind in get_args(Event)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nekkar.core.errors import ConfigurationError
 from nekkar.rules import Rule, RuleTable
-from nekkar.rules.fields import MOST_BODY, Body
+from tests.support.internals.rules import MOST_BODY, Body
 
 URL = "https://api.openai.com/v1/chat/completions"
 TABLE = RuleTable(
@@ -105,7 +105,7 @@ def test_a_body_is_read_only_if_a_rule_asks_for_it_and_once(monkeypatch: pytest.
         read.append(content)
         return loads(content, **more)
 
-    monkeypatch.setattr("nekkar.rules.fields.json.loads", counted)
+    monkeypatch.setattr(json, "loads", counted)
     body = b'{"model": "gpt-5"}'
     plain = RuleTable([Rule("api.openai.com", "rest")], {"rest": 5})
     assert plain.resolve("POST", URL, None, body) == "rest"

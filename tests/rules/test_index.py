@@ -13,9 +13,8 @@ import pytest
 
 from nekkar.core.errors import ConfigurationError
 from nekkar.rules import Rule, RuleTable
-from nekkar.rules.checks import check
-from nekkar.rules.table import CACHED, LONGEST_CACHED
 from tests.support.calls import calls, is_proportional, takes_at_most
+from tests.support.internals.rules import CACHED, LONGEST_CACHED, check, find_cached
 
 N = 10_000
 SHAPES: dict[str, tuple[str, str, str]] = {
@@ -173,11 +172,11 @@ def test_what_is_remembered_is_bounded_in_number_and_length() -> None:
     table = RuleTable([Rule("h/{v}", "u-{v}")], {"u-{v}": 5})
     for number in range(3 * CACHED):
         table.resolve("GET", f"https://h/{number}")
-    assert table._find_cached.cache_info().currsize == CACHED
-    misses = table._find_cached.cache_info().misses
+    assert find_cached(table).cache_info().currsize == CACHED
+    misses = find_cached(table).cache_info().misses
     table.resolve("GET", "https://h/" + "a" * LONGEST_CACHED)
     table.resolve("GET", f"https://h/{3 * CACHED - 1}", {"Authorization": "x"})
-    assert table._find_cached.cache_info().misses == misses
+    assert find_cached(table).cache_info().misses == misses
 
 
 @pytest.mark.parametrize("shape", ["hosts", "paths of one host", "captures"])

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError
 from nekkar.rules import Rule, RuleTable
+from tests.support.internals.core import shown
 
 
 def fits(pattern: str, url: str, method: str = "GET") -> bool:

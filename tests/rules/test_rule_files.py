@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.core.errors import ConfigurationError, kind_of
+from nekkar.core.errors import ConfigurationError
 from nekkar.rules import Fault, Match, Rule, RuleTable, faults
+from tests.support.internals.core import kind_of
 
 LIMITS = """\
 [limits]

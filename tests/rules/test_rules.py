@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from nekkar.core.errors import ConfigurationError, NekkarError, shown
+from nekkar.core.errors import ConfigurationError, NekkarError
 from nekkar.core.limiter import Nekkar
 from nekkar.rules import Match, Rule, RuleTable
+from tests.support.internals.core import shown
 
 
 def capture(pattern: str, url: str) -> str | None:

@@ -16,9 +16,9 @@ from requests.structures import CaseInsensitiveDict
 
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.limiter import Nekkar
-from nekkar.core.shared.key import cache_key
 from nekkar.rules import Match, Rule, RuleTable
-from nekkar.rules.names import read_template
+from tests.support.internals.rules import find_cached, read_template
+from tests.support.internals.shared import cache_key
 
 ONE = RuleTable([Rule("h/{v}", "u-{v}")], {"u-{v}": 5})
 TWO = RuleTable([Rule("h/{v}/{w}", "u-{v}-x{w}")], {"u-{v}-x{w}": 5})
@@ -176,7 +176,7 @@ def test_the_secret_is_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ConfigurationError) as caught:
         limiter(match.name, 6)
     explanation = KEYED.explain("GET", "https://h/a", headers)
-    seen = [match, explanation, str(explanation), KEYED._find_cached("GET", "https://h/a"), KEYED, caught.value]
+    seen = [match, explanation, str(explanation), find_cached(KEYED)("GET", "https://h/a"), KEYED, caught.value]
     for text in map(repr, [*seen, caplog.text, cache_key(match.name)]):
         assert "sk-" not in text
         assert "0123456789" not in text

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from nekkar.core.errors import ConfigurationError
-from nekkar.rules import Rule, RuleTable, reasons
-from nekkar.rules.unmatched import MOST_HOSTS
+from nekkar.rules import Rule, RuleTable
+from tests.support.internals.rules import MOST_HOSTS, reasons
 
 CHAT = Rule("*/chat/completions", "chat")  # no service has its endpoint at the root
 LIMITS = {"chat": "500/minute"}

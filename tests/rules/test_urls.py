@@ -13,9 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nekkar.rules import Rule, RuleTable
-from nekkar.rules.patterns import read_request
-from nekkar.rules.urls import _PLAIN, _address, address, ascii_host
 from tests.rules.test_patterns import fits
+from tests.support.internals.rules import _PLAIN, _address, address, ascii_host, read_request
 
 HOSTILE = [
     ("https://api.example.com/a", "hTTps://API.EXAMPLE.COM:443/a", True),

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from nekkar.core.cache import MemoryCache, SqliteCache
-from nekkar.core.cache import machine_clock as boots
-from nekkar.core.cache.machine_clock import MachineClock
-from nekkar.core.clock import ClockWatch, SteadyClock, SystemClock
+from nekkar.core.clock import SystemClock
 from nekkar.core.errors import CacheError, WaitTooLong
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.quota import SECOND
-from nekkar.core.shared import fallback
 from nekkar.testing import FakeClock
+from tests.support.internals.caches import MachineClock
+from tests.support.internals.caches import machine_clock as boots
+from tests.support.internals.core import SECOND, ClockWatch, SteadyClock, core_of
+from tests.support.internals.shared import fallback
 from tests.support.limits import Crowd, eventually, waiting
 
 HOUR, DAY = 3600, 86_400
@@ -224,7 +224,12 @@ def caller_in_line(clock: SetClock, max_wait: float) -> tuple[Limit, Future[Any]
     limit, crowd = Nekkar(MemoryCache(), clock=clock)("calls", "1/10 seconds", margin=4), Crowd()
     limit.acquire()
     crowd.add(lambda: limit.acquire(max_wait=max_wait))
-    eventually(lambda: waiting(limit) == 1 and bool(limit._core.ledger.state and limit._core.ledger.state.places))
+
+    def has_a_place() -> bool:
+        state = core_of(limit).ledger.state
+        return waiting(limit) == 1 and state is not None and bool(state.places)
+
+    eventually(has_a_place)
     return limit, crowd.futures[0]
 
 

@@ -13,10 +13,22 @@ import anyio.to_thread
 import pytest
 
 from nekkar.core.clock import SystemClock
-from nekkar.core.runtime.drivers import run, run_async, run_steps, wake_threads
-from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps, Event, QueueSteps, RunSteps, WaitUntil
-from nekkar.core.runtime.loops import THREADS_PER_LOOP, this_loop
 from nekkar.testing import FakeClock
+from tests.support.internals.runtime import (
+    THREADS_PER_LOOP,
+    Backoff,
+    CacheCall,
+    CacheSteps,
+    Event,
+    QueueSteps,
+    RunSteps,
+    WaitUntil,
+    run,
+    run_async,
+    run_steps,
+    this_loop,
+    wake_threads,
+)
 
 PATIENCE = 30.0
 BACKENDS = ["asyncio", "trio"]

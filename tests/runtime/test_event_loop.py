@@ -17,10 +17,8 @@ import anyio
 import pytest
 
 from nekkar.core.limiter import Nekkar
-from nekkar.core.runtime.drivers import wake_threads
-from nekkar.core.runtime.loop_anyio import AnyioLoop
-from nekkar.core.runtime.loop_asyncio import AsyncioLoop, Bell
-from nekkar.core.runtime.loops import this_loop
+from tests.support.internals.core import core_of, lines_of
+from tests.support.internals.runtime import AnyioLoop, AsyncioLoop, Bell, this_loop, wake_threads
 from tests.support.limits import WatchedCache
 
 BACKENDS = ["asyncio", "trio"]
@@ -101,7 +99,7 @@ def test_nothing_of_a_loop_is_left() -> None:
         asyncio.run(main())
     gc.collect()
     assert [each() for each in left] == [None] * 6
-    assert len(limit._core._lines) == 1  # that of threads
+    assert len(lines_of(core_of(limit))) == 1  # that of threads
     until = time.monotonic() + PATIENCE
     while threading.active_count() > before and time.monotonic() < until:
         time.sleep(0.001)
@@ -139,7 +137,7 @@ def test_nothing_of_a_loop_that_was_dropped_with_callers_in_line_is_left() -> No
 
 def test_lines_are_counted_while_others_come() -> None:
     """A status in one thread, while loops begin and end in others: whatever it meets, it is no error."""
-    shared, kept = Nekkar()("calls", 5)._core, list[Any]()
+    shared, kept = core_of(Nekkar()("calls", 5)), list[Any]()
 
     def come(*args: Any) -> None:
         kept.append(shared._new_line(threading.Event, wake_threads))

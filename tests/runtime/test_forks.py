@@ -16,9 +16,9 @@ import pytest
 from nekkar import ConfigurationError, Nekkar
 from nekkar.core.cache import SqliteCache
 from nekkar.core.limiter import Limit
-from nekkar.core.runtime import fork_lock
-from nekkar.core.runtime.loops import this_loop
 from nekkar.testing import FakeClock
+from tests.support.internals.core import core_of
+from tests.support.internals.runtime import fork_lock, this_loop
 from tests.support.limits import PATIENCE, WatchedCache, booked
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -198,7 +198,7 @@ def test_a_child_counts_none_of_its_parents_callers() -> None:
         own = asyncio.new_event_loop()
         task = own.create_task(limit.acquire_async())
         own.run_until_complete(asyncio.sleep(0.02))
-        limit._core.thread_line()
+        core_of(limit).thread_line()
         counts.append(limit.status().waiting)
         task.cancel()
         own.run_until_complete(asyncio.gather(task, return_exceptions=True))

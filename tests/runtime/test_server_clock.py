@@ -19,12 +19,10 @@ import nekkar
 from nekkar import CacheError, ConfigurationError, Nekkar, WaitTooLong
 from nekkar.core.cache import MemcachedCache, MemoryCache
 from nekkar.core.clock import ReadClock, SystemClock
-from nekkar.core.quota import SECOND, quota
-from nekkar.core.runtime.server_clock import READ_EVERY_US, RETRY_US, STALE_US, TRIES, ServerClock
-from nekkar.core.shared import notices
-from nekkar.core.shared.ledger import Ledger
-from nekkar.core.shared.store import store_of
 from nekkar.testing import FakeClock
+from tests.support.internals.core import SECOND, core_of, quota
+from tests.support.internals.runtime import READ_EVERY_US, RETRY_US, STALE_US, TRIES, ServerClock
+from tests.support.internals.shared import Ledger, notices, store_of
 from tests.support.servers import Memcached, memcached
 
 AHEAD = 1_000 * SECOND
@@ -530,7 +528,7 @@ def test_a_cache_away_at_the_first_call_is_a_cache_error_and_later_calls_go_on()
             limit.acquire()
     cache.away = False
     assert abs(limit.acquire().at - time.time() - AHEAD / SECOND) < 20
-    assert limit._core.waiting == 0
+    assert core_of(limit).waiting == 0
 
 
 def test_auto_goes_by_the_machine_where_the_server_can_not_tell() -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.core.quota import SECOND
-from nekkar.core.runtime.slew import DRIFT, GOOD_US, HASTE, Course, Reading, begun
+from tests.support.internals.core import SECOND
+from tests.support.internals.runtime import DRIFT, GOOD_US, HASTE, Course, Reading, begun
 
 EPOCH = 1_790_000_000 * SECOND
 NARROW = 100

@@ -16,16 +16,11 @@ import pytest
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError, WaitTooLong
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.quota import SECOND, quota
-from nekkar.core.runtime.drivers import run_steps
-from nekkar.core.shared import fallback
-from nekkar.core.shared.fallback import Fallback
-from nekkar.core.shared.ledger import Ledger
-from nekkar.core.shared.outage import Outage
-from nekkar.core.shared.store import store_of
-from nekkar.core.window.codec import encode
-from nekkar.core.window.state import LimitState
 from nekkar.testing import FakeClock
+from tests.support.internals.core import SECOND, quota
+from tests.support.internals.runtime import run_steps
+from tests.support.internals.shared import Fallback, Ledger, Outage, fallback, store_of
+from tests.support.internals.window import LimitState, encode
 from tests.support.servers import Memcached
 from tests.support.simulation import Story, World
 from tests.support.stories import OUTAGES, SCHEDULES, SHARES

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nekkar.core.shared.latency import LEAST_BACKOFF_US, MOST_BACKOFF_US, SAMPLES, CacheLatency
-from nekkar.core.window.state import LEAST_HORIZON_US, MOST_HORIZON_US
+from tests.support.internals.shared import LEAST_BACKOFF_US, MOST_BACKOFF_US, SAMPLES, CacheLatency
+from tests.support.internals.window import LEAST_HORIZON_US, MOST_HORIZON_US
 
 MS = 1000
 MARGIN = 50 * MS

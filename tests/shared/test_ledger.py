@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from nekkar.core.cost import CALLS, hits_in
 from nekkar.core.errors import CacheError, CorruptLog
-from nekkar.core.quota import SECOND, quota
-from nekkar.core.runtime.drivers import run_steps
-from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps
-from nekkar.core.shared import ledger as ledger_module
-from nekkar.core.shared import replica
-from nekkar.core.shared.key import cache_key
-from nekkar.core.shared.ledger import MOST_LOST_SWAPS, Ledger
-from nekkar.core.shared.store import Native
-from nekkar.core.window import recovery
-from nekkar.core.window.booking import Ask
-from nekkar.core.window.codec import decode, encode
-from nekkar.core.window.feedback import with_hold
-from nekkar.core.window.plan import planned
-from nekkar.core.window.state import MOST_HORIZON_US, Grant, LimitState
 from nekkar.testing import FakeClock
+from tests.support.internals.core import CALLS, SECOND, hits_in, quota
+from tests.support.internals.runtime import Backoff, CacheCall, CacheSteps, run_steps
+from tests.support.internals.shared import MOST_LOST_SWAPS, Ledger, Native, cache_key, replica
+from tests.support.internals.shared import ledger as ledger_module
+from tests.support.internals.window import (
+    MOST_HORIZON_US,
+    Ask,
+    Grant,
+    LimitState,
+    decode,
+    encode,
+    planned,
+    recovery,
+    with_hold,
+)
 from tests.support.simulation import Story, World
 from tests.support.stories import STORIES, limit
 

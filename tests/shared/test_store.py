@@ -12,12 +12,11 @@ import pytest
 
 from nekkar import CacheError, CorruptLog, Nekkar
 from nekkar.core.cache import MemoryCache
-from nekkar.core.runtime.drivers import run_steps
-from nekkar.core.runtime.effects import CacheCall, CacheSteps
-from nekkar.core.shared import store as store_module
-from nekkar.core.shared.store import Native, Version, Versions, store_of
 from nekkar.testing import FakeClock
 from tests.support import simulation
+from tests.support.internals.runtime import CacheCall, CacheSteps, run_steps
+from tests.support.internals.shared import Native, Version, Versions, store_of
+from tests.support.internals.shared import store as store_module
 from tests.support.simulation import MS, Story, World
 from tests.support.stories import FAST, SCHEDULES, STORIES
 

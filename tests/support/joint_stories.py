@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nekkar.core.cost import cost_of
-from nekkar.core.quota import Quota, quota
+from tests.support.internals.core import Quota, cost_of, quota
 from tests.support.joint_world import Group, JointStory
 from tests.support.simulation import MS
 

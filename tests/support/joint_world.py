@@ -16,20 +16,23 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from nekkar.core.cost import CALLS, Hits, cost_of, hits_in, items, largest
 from nekkar.core.errors import CacheError, NekkarError
-from nekkar.core.events import Listeners
-from nekkar.core.quota import SECOND, Quota, leaving
-from nekkar.core.runtime.effects import Backoff, CacheCall, CacheSteps, QueueSteps, RunSteps
-from nekkar.core.shared.ledger import Ledger
-from nekkar.core.shared.store import store_of
-from nekkar.core.waiting.callers import Slot
-from nekkar.core.waiting.reporter import CallReporter
-from nekkar.core.waiting.together import JointCall
-from nekkar.core.window.booking import earliest_slot
-from nekkar.core.window.codec import decode
-from nekkar.core.window.feedback import with_hold
-from nekkar.core.window.state import LimitState
+from tests.support.internals.core import (
+    CALLS,
+    SECOND,
+    Hits,
+    Listeners,
+    Quota,
+    cost_of,
+    hits_in,
+    items,
+    largest,
+    leaving,
+)
+from tests.support.internals.runtime import Backoff, CacheCall, CacheSteps, QueueSteps, RunSteps
+from tests.support.internals.shared import Ledger, store_of
+from tests.support.internals.waiting import CallReporter, JointCall, Slot, turns_of
+from tests.support.internals.window import LimitState, decode, earliest_slot, with_hold
 from tests.support.simulation import (
     LOOK_EVERY_US,
     MS,
@@ -239,7 +242,7 @@ class JointWorld(World):
         live = [node for node in self.nodes if not node.dead]
         self.problems += [f"stuck: p{n.number}" for n in live for actor in n.actors if not actor.done]
         self.problems += [
-            f"stuck: a turn of p{n.number}" for n in live for line in n.lines.values() if line._turns.under_way
+            f"stuck: a turn of p{n.number}" for n in live for line in n.lines.values() if turns_of(line).under_way
         ]
         for limit in self.shared:
             self._judge_limit(limit)

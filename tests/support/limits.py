@@ -15,10 +15,11 @@ import pytest
 
 from nekkar.core.cache import BaseCache, MemoryCache
 from nekkar.core.limiter import Admission, Limit
-from nekkar.core.shared.key import cache_key
-from nekkar.core.window.codec import decode
-from nekkar.core.window.state import Place
 from nekkar.testing import START_US, FakeClock
+from tests.support.internals.core import core_of
+from tests.support.internals.shared import cache_key
+from tests.support.internals.waiting import turns_of
+from tests.support.internals.window import Place, decode
 
 START = START_US / 1e6
 PATIENCE = 30.0  # seconds that a test waits for what must come
@@ -125,12 +126,12 @@ def places(cache: WatchedCache, name: str = "calls") -> list[Place]:
 
 def waiting(limit: Limit) -> int:
     """Return how many threads stand in line without a slot."""
-    return limit._core.thread_line().waiting
+    return core_of(limit).thread_line().waiting
 
 
 def is_in_turn(limit: Limit) -> bool:
     """Return whether the line of threads changes the state, or looks at it, just now."""
-    return limit._core.thread_line()._turns.under_way is not None
+    return turns_of(core_of(limit).thread_line()).under_way is not None
 
 
 def eventually(happened: Callable[[], bool], what: str = "what must come") -> None:

@@ -19,26 +19,36 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from nekkar.core.cache import BaseCache, MemoryCache
-from nekkar.core.cost import CALLS, Hits, as_mapping, cost_of, hits_in, items, largest
 from nekkar.core.errors import CacheError, NekkarError
-from nekkar.core.events import Listeners
-from nekkar.core.quota import SECOND, Quota, quota
-from nekkar.core.runtime.effects import Backoff, CacheCall, Checkpoint, RunSteps, WaitUntil
-from nekkar.core.shared import fallback as fallback_module
-from nekkar.core.shared import ledger as ledger_module
-from nekkar.core.shared import replica as replica_module
-from nekkar.core.shared.fallback import Fallback
-from nekkar.core.shared.ledger import Ledger
-from nekkar.core.shared.outage import Outage
-from nekkar.core.shared.store import store_of
-from nekkar.core.waiting.callers import Slot
-from nekkar.core.waiting.reporter import CallReporter
-from nekkar.core.waiting.wait_queue import WaitQueue
-from nekkar.core.window.booking import MOST_CREDIT, earliest_slot
-from nekkar.core.window.codec import decode
-from nekkar.core.window.feedback import Feedback, apply_feedback, with_hold
-from nekkar.core.window.settlement import Settlement
-from nekkar.core.window.state import LimitState
+from tests.support.internals.core import (
+    CALLS,
+    SECOND,
+    Hits,
+    Listeners,
+    Quota,
+    as_mapping,
+    cost_of,
+    hits_in,
+    items,
+    largest,
+    quota,
+)
+from tests.support.internals.runtime import Backoff, CacheCall, Checkpoint, RunSteps, WaitUntil
+from tests.support.internals.shared import Fallback, Ledger, Outage, store_of
+from tests.support.internals.shared import fallback as fallback_module
+from tests.support.internals.shared import ledger as ledger_module
+from tests.support.internals.shared import replica as replica_module
+from tests.support.internals.waiting import CallReporter, Slot, WaitQueue, assignments_of, turns_of
+from tests.support.internals.window import (
+    MOST_CREDIT,
+    Feedback,
+    LimitState,
+    Settlement,
+    apply_feedback,
+    decode,
+    earliest_slot,
+    with_hold,
+)
 
 MS = SECOND // 1000
 START_US = 1_700_000_000 * SECOND
@@ -230,12 +240,12 @@ class Process:
 
     @property
     def owner(self) -> int:
-        return self.line._assignments.owner
+        return assignments_of(self.line).owner
 
     @property
     def waiting(self) -> list[Any]:
         """The callers without a slot."""
-        return list(self.line._assignments.queue)
+        return list(assignments_of(self.line).queue)
 
 
 class Start(NamedTuple):
@@ -457,7 +467,9 @@ class World:
         live = [process for process in self.processes if not process.dead]
         found = [f"an actor of p{process.number}" for process in live for actor in process.actors if not actor.done]
         found += [f"{process.line.waiting} of p{process.number} in line" for process in live if process.line.waiting]
-        return found + [f"a turn of p{process.number} under way" for process in live if process.line._turns.under_way]
+        return found + [
+            f"a turn of p{process.number} under way" for process in live if turns_of(process.line).under_way
+        ]
 
     # What actors ask of the world.
 
@@ -565,7 +577,7 @@ class World:
                 self.prefetched += slot is not None
                 if slot is None:
                     slot, _ = yield from line.acquire(cost, max_wait)
-                self._starts(process, slot)
+                self.record_start(process, slot)
                 if story.tokens:
                     yield from self._settles(process, slot, len(self.starts) - 1)
                 if story.refusals and self.random.random() < story.refusals:
@@ -592,7 +604,7 @@ class World:
             return draw.randint(0, MS)
         return draw.randint(0, self.period_us // 8) if draw.random() < 0.3 else 0
 
-    def _starts(self, process: Process, slot: Any) -> None:
+    def record_start(self, process: Process, slot: Any) -> None:
         grant = slot.source
         life = self.lives.get(grant.epoch, 0)
         order = (slot.at, grant.grant.serial)

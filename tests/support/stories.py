@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from nekkar.core.quota import Quota, quota
+from tests.support.internals.core import Quota, quota
 from tests.support.simulation import MS, Story
 
 SCHEDULES = int(os.environ.get("NEKKAR_SCHEDULES", "16"))

@@ -13,7 +13,8 @@ import pytest
 
 from nekkar.core.clock import Clock
 from nekkar.core.limiter import Nekkar
-from nekkar.testing import FakeClock, threads
+from nekkar.testing import FakeClock
+from tests.support.internals.tools import threads
 
 PATIENCE = 30.0
 BACKENDS = ["asyncio", "trio"]

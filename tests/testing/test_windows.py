@@ -7,9 +7,9 @@ import random
 import pytest
 
 from nekkar import Admission, ConfigurationError, Nekkar
-from nekkar.core.quota import SECOND, quota
 from nekkar.testing import FakeClock, assert_never_over
 from tests.support.checks import spans_broken, worst_window
+from tests.support.internals.core import SECOND, quota
 
 NOON = 1_795_457_555.0
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nekkar.cli import main
 from nekkar.core.limiter import Nekkar
+from tests.support.internals.cli import main
 from tests.support.servers import free_port, memcached
 
 PROCESSES = Path("/proc")  # elsewhere than on Linux, tests see only the files that are left

@@ -21,15 +21,29 @@ from hypothesis import strategies as st
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.limiter import Nekkar
-from nekkar.core.quota import SECOND, Rate, quota
-from nekkar.demo.children import ChildFailed, child
-from nekkar.demo.fleet import Outcome, Tally, run_fleet
-from nekkar.demo.server import READY, StrictServer, serve
-from nekkar.demo.show import Result, progress, show
-from nekkar.demo.stage import read_plan
-from nekkar.demo.window import fits, free_at, most_calls
-from nekkar.demo.worker import Answer, CountingCache, Ended, Terms
 from tests.support.checks import spans_broken
+from tests.support.internals.core import SECOND, Rate, quota
+from tests.support.internals.demo import (
+    READY,
+    Answer,
+    ChildFailed,
+    CountingCache,
+    Ended,
+    Outcome,
+    Result,
+    StrictServer,
+    Tally,
+    Terms,
+    child,
+    fits,
+    free_at,
+    most_calls,
+    progress,
+    read_plan,
+    run_fleet,
+    serve,
+    show,
+)
 
 THREE = (Rate(10, 3),)
 

@@ -15,10 +15,11 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from nekkar.core.errors import CacheError, WaitTooLong
 from nekkar.core.limiter import Nekkar
-from nekkar.opentelemetry import BUCKETS, instrument
+from nekkar.opentelemetry import instrument
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.shared.test_fallback import FlakyCache
+from tests.support.internals.telemetry import BUCKETS
 from tests.support.pages import DOCS, fences
 from tests.support.servers import Memcached
 

@@ -16,17 +16,15 @@ from typing import Any
 
 import pytest
 
-from nekkar.cli import main
-from nekkar.cli import status as status_command
-from nekkar.cli.options import seconds
-from nekkar.cli.show import Table, duration
 from nekkar.core.cache import SqliteCache
-from nekkar.core.cache.redaction import redacted
-from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.limiter import Limit, Nekkar, Status
-from nekkar.core.quota import quota as parse
-from nekkar.core.window.codec import decode
+from tests.support.internals.caches import redacted
+from tests.support.internals.cli import Table, duration, main, seconds
+from tests.support.internals.cli import status as status_command
+from tests.support.internals.core import monotonic
+from tests.support.internals.core import quota as parse
+from tests.support.internals.window import decode
 from tests.support.servers import Memcached, redis_server
 
 RULES = """\

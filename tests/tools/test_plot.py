@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from nekkar.cli import main
-from nekkar.core.quota import Rate
-from nekkar.plot import Mark, Panel, draw, in_window
+from tests.support.internals.cli import main
+from tests.support.internals.core import Rate
+from tests.support.internals.tools import Mark, Panel, draw, in_window
 
 PNG = b"\x89PNG"
 RATES = [("search", Rate(1_000_000, 3)), ("search", Rate(4_000_000, 6))]

@@ -6,12 +6,13 @@ from io import StringIO
 
 import pytest
 
-from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, WaitTooLong
 from nekkar.core.events import Admitted, Left, Waiting
 from nekkar.core.limiter import Nekkar
 from nekkar.progress import Progress
 from nekkar.testing import FakeClock
+from tests.support.internals.core import monotonic
+from tests.support.internals.tools import bars_of
 
 
 class Terminal(StringIO):
@@ -116,7 +117,7 @@ def test_on_a_terminal_there_is_a_bar_while_a_wait_lasts() -> None:
     for _ in range(2):
         waits(progress, 1, 30.0)
         waits(progress, 2, 60.0)
-        progress._display._bars.refresh()  # type: ignore[attr-defined]  # which it does by itself, four times a second
+        bars_of(progress).refresh()  # which it does by itself, four times a second
         starts(progress, 1, 30.0)
         starts(progress, 2, 60.0)
     shown = stream.getvalue()

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from nekkar.cli import main
-from nekkar.core.clock import SystemClock, monotonic
+from nekkar.core.clock import SystemClock
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.limiter import Nekkar
-from nekkar.core.quota import SECOND, quota
-from nekkar.plan import Ask, Call, Hold, Start, Tally, asked, read_calls, read_log, run
 from nekkar.rules import Rule, RuleTable
 from tests.support.checks import spans_broken
+from tests.support.internals.cli import main
+from tests.support.internals.core import SECOND, monotonic, quota
+from tests.support.internals.plan import Ask, Call, Hold, Start, Tally, asked, read_calls, read_log, run
 from tests.support.servers import Memcached
 
 RULES = RuleTable(

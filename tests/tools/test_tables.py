@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nekkar.cli import main
 from nekkar.core.events import Waiting
 from nekkar.core.limiter import Nekkar
-from nekkar.demo.fleet import Outcome, Tally
-from nekkar.demo.show import Result
-from nekkar.demo.show import progress as demo_progress
-from nekkar.demo.show import show as show_demo
 from nekkar.progress import Progress
-from nekkar.tables import Table, show, width_of
+from tests.support.internals.cli import main
+from tests.support.internals.demo import Outcome, Result, Tally
+from tests.support.internals.demo import progress as demo_progress
+from tests.support.internals.demo import show as show_demo
+from tests.support.internals.tools import Table, bars_of, show, width_of
+from tests.support.internals.tools import tables as tables_module
 from tests.tools.test_progress import Terminal
 
 NAME = "a-limit-of-an-account-with-a-long-name[bold]-and-日本語-{json:model}"
@@ -75,7 +75,7 @@ def test_columns_line_up_beside_wide_characters() -> None:
 def test_a_terminal_without_rich_gets_lines_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """As wide as it says it is."""
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr("nekkar.tables.find_spec", lambda name: None)
+    monkeypatch.setattr(tables_module, "find_spec", lambda name: None)
     stream = Terminal()
     show([TABLE], stream)
     assert stream.getvalue() == TABLE.plain(40) + "\n" != TABLE.plain() + "\n"
@@ -168,7 +168,7 @@ def test_a_wait_shows_its_name_and_seconds_in_full(width: int, monkeypatch: pyte
     out = Terminal()
     progress = Progress(out)
     progress(Waiting(LONG, 1, 100.0, 100.0 + 123456.0, 0.0, 1))
-    progress._display._bars.refresh()  # type: ignore[attr-defined]
-    progress._display._bars.stop()  # type: ignore[attr-defined]
+    bars_of(progress).refresh()
+    bars_of(progress).stop()
     assert "123456 s" in out.getvalue()
     check(re.sub("123456 s|━", "", out.getvalue()), LONG, "call waits")

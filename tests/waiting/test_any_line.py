@@ -24,8 +24,8 @@ import pytest
 import nekkar
 from nekkar.core.errors import CacheError
 from nekkar.core.limiter import Nekkar
-from nekkar.core.runtime.drivers import _thread
-from nekkar.core.runtime.effects import is_under_way
+from tests.support.internals.core import core_of
+from tests.support.internals.runtime import _thread, is_under_way
 from tests.support.limits import PATIENCE, Crowd, WatchedCache, eventually, hits
 
 CORE = os.path.join(os.path.dirname(nekkar.__file__), "core")
@@ -278,7 +278,7 @@ def test_a_limit_made_inside_the_making_of_a_limit_is_made_once() -> None:
 
         tracer = traced(call, at, call)
         made = scene.limiter("another", 100, period=10.0)
-        assert made._core is scene.limiter("another", 100, period=10.0)._core
+        assert core_of(made) is core_of(scene.limiter("another", 100, period=10.0))
         assert hits(scene.cache, "another") >= scene.admitted, tracer.where
         return tracer.lines
 

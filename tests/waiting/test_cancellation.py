@@ -20,8 +20,10 @@ import pytest
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.runtime.loops import this_loop
 from nekkar.testing import FakeClock
+from tests.support.internals.core import core_of
+from tests.support.internals.runtime import this_loop
+from tests.support.internals.waiting import assignments_of, turns_of
 from tests.support.limits import (
     BACKENDS,
     PATIENCE,
@@ -82,7 +84,7 @@ class Tasks:
     async def until(self, happened: Callable[[], bool]) -> None:
         """Wait for something, with no booking under way that outlived its leader."""
         with anyio.fail_after(PATIENCE):
-            while self.limit._core.loop_line(this_loop())._turns.under_way or not happened():
+            while turns_of(core_of(self.limit).loop_line(this_loop())).under_way or not happened():
                 await anyio.sleep(0)
 
 
@@ -92,13 +94,13 @@ async def nobody_is_lost(tasks: Tasks, cache: WatchedCache, cancelled: int) -> N
     await tasks.until(lambda: tasks.is_over(cancelled) and others <= tasks.admitted.keys())
     await tasks.until(lambda: hits(cache) == len(tasks.admitted))
     assert set(tasks.admitted.values()) == {START}
-    line = tasks.limit._core.loop_line(this_loop())
-    assert (line.waiting, line._assignments.returned) == (0, [])
+    line = core_of(tasks.limit).loop_line(this_loop())
+    assert (line.waiting, assignments_of(line).returned) == (0, [])
 
 
 async def the_order_stays(tasks: Tasks, cache: WatchedCache, clock: FakeClock, cancelled: int) -> None:
     """Check a limit that was used up: the first of the others gets the next slot, and all behind it wait."""
-    line = tasks.limit._core.loop_line(this_loop())
+    line = core_of(tasks.limit).loop_line(this_loop())
     await tasks.until(lambda: tasks.is_over(cancelled))
     await tasks.until(lambda: line.waiting == 4)
     assert booked(cache) == [0]
@@ -215,7 +217,7 @@ def test_all_tasks_cancelled_at_once_leave_no_slot_booked(in_process: bool) -> N
             task.cancel()
         await asyncio.gather(*tasks.running, return_exceptions=True)
         await tasks.until(lambda: hits(cache) == len(tasks.admitted) and not places(cache))
-        assert tasks.limit._core.loop_line(this_loop()).waiting == 0
+        assert core_of(tasks.limit).loop_line(this_loop()).waiting == 0
 
     for turns in TURNS:
         asyncio.run(main(turns))
@@ -304,7 +306,7 @@ def test_tasks_in_line_fail_together_when_the_cache_is_away() -> None:
     async def main() -> list[Any]:
         cache.before = away
         tasks = [asyncio.create_task(limit.acquire_async()) for _ in range(20)]
-        while limit._core.loop_line(this_loop()).waiting < 20:
+        while core_of(limit).loop_line(this_loop()).waiting < 20:
             await asyncio.sleep(0)
         joined.set()
         errors = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from nekkar.core.errors import WaitTooLong
-from nekkar.core.quota import SECOND
-from nekkar.core.runtime.effects import Backoff
-from nekkar.core.shared.latency import MOST_BACKOFF_US
+from tests.support.internals.core import SECOND
+from tests.support.internals.runtime import Backoff
+from tests.support.internals.shared import MOST_BACKOFF_US
 from tests.support.simulation import MS, Process, Story, World
 from tests.support.stories import limit
 
@@ -27,7 +27,7 @@ def _calls(world: World, process: Process, max_wait: float | None, waits: list[i
         except WaitTooLong:
             yield Backoff(MS)
         else:
-            world._starts(process, slot)
+            world.record_start(process, slot)
             if process is not world.processes[0]:
                 yield Backoff(40 * MS)
         waits.append(world.now - began)

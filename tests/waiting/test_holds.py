@@ -11,13 +11,11 @@ import pytest
 from nekkar.core.cache import MemoryCache
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.limiter import Nekkar
-from nekkar.core.shared.replica import Replica
-from nekkar.core.waiting.assignments import LOOK_EVERY_US
-from nekkar.core.window.alone import booked_alone
-from nekkar.core.window.booking import Ask
-from nekkar.core.window.plan import _Planner
-from nekkar.core.window.state import LimitState
 from nekkar.testing import FakeClock
+from tests.support.internals.core import cache_of, core_of, limiter_of
+from tests.support.internals.shared import Replica
+from tests.support.internals.waiting import LOOK_EVERY_US, direct, turn
+from tests.support.internals.window import Ask, LimitState, _Planner, booked_alone
 from tests.support.limits import Crowd, WatchedCache, eventually, is_in_turn, since_start, waiting
 from tests.support.simulation import MS, Story, World
 from tests.support.stories import FAST, STORIES
@@ -64,8 +62,8 @@ def test_a_plan_that_does_not_keep_a_hold_is_found(monkeypatch: pytest.MonkeyPat
         return booked and replace(booked, hold_until=state.hold_until)
 
     monkeypatch.setattr(_Planner, "__init__", heedless)
-    for way in ("turn", "direct"):
-        monkeypatch.setattr(f"nekkar.core.waiting.{way}.booked_alone", heedless_alone)
+    for way in (turn, direct):
+        monkeypatch.setattr(way, "booked_alone", heedless_alone)
     monkeypatch.setattr(Replica, "confirms", lambda self, epoch, slot: self.state is not None)
     assert any(started_inside(World(HELD, seed).run()) for seed in range(60))
 
@@ -108,7 +106,7 @@ class TestRelease:
         held = Held()
         getattr(held.other, ends)()
         assert held.other.acquire(max_wait=0).waited == 0
-        third = Nekkar(held.limit._limiter._cache, clock=held.clock)("calls", 5, period=10.0)
+        third = Nekkar(cache_of(limiter_of(held.limit)), clock=held.clock)("calls", 5, period=10.0)
         assert third.acquire(max_wait=0).waited == 0
 
     @pytest.mark.parametrize("ends", ["release", "reset"])
@@ -180,7 +178,7 @@ class TestRefusals:
         limit, other = (Nekkar(cache, clock=clock)("calls", 4, period=1.0) for _ in range(2))
         for _ in range(20):
             limit.acquire()
-        state = limit._core.ledger.state
+        state = core_of(limit).ledger.state
         assert state is not None
         assert state.places
         other.reset()

@@ -16,6 +16,7 @@ from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.events import CacheLost, Event, Held, Waiting
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.testing import FakeClock
+from tests.support.internals.core import limiter_of
 from tests.support.limits import PATIENCE, Crowd, WatchedCache, eventually, hits
 
 
@@ -102,7 +103,7 @@ def test_a_listener_is_not_told_of_calls_that_it_makes_itself(limit: Limit) -> N
         calls.append(event)
         limit.acquire()
 
-    with limit._limiter.listen(listen):
+    with limiter_of(limit).listen(listen):
         in_thread(limit.acquire)
         assert len(calls) == 1
         in_thread(limit.acquire)

@@ -12,13 +12,13 @@ from typing import Any
 import anyio
 import pytest
 
+from nekkar import Limit
 from nekkar.core.clock import SystemClock
 from nekkar.core.errors import WaitTooLong
-from nekkar.core.limit import Limit
 from nekkar.core.limiter import Admission, Nekkar
-from nekkar.core.shared.key import cache_key
 from nekkar.testing import START_US, FakeClock
 from tests.support.checks import spans_broken
+from tests.support.internals.shared import cache_key
 from tests.support.limits import (
     BACKENDS,
     PATIENCE,

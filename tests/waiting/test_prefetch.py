@@ -10,8 +10,11 @@ import pytest
 
 from nekkar.core.cache import MemoryCache
 from nekkar.core.limiter import Limit, Nekkar
-from nekkar.core.shared.ledger import Ledger
 from nekkar.testing import FakeClock
+from tests.support.internals.core import core_of
+from tests.support.internals.shared import Ledger
+from tests.support.internals.waiting import prefetch as prefetch_module
+from tests.support.internals.window import booking as booking_module
 from tests.support.simulation import Story, World
 from tests.support.stories import FAST
 from tests.support.stories import STORIES as ALL
@@ -52,7 +55,7 @@ def hot(limit: Limit, clock: FakeClock, calls: int = 200) -> None:
 
 
 def left(limit: Limit) -> int:
-    return limit._core.thread_line().prefetched.left
+    return core_of(limit).thread_line().prefetched.left
 
 
 class TestSchedules:
@@ -60,8 +63,8 @@ class TestSchedules:
 
     @pytest.fixture(autouse=True)
     def many(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("nekkar.core.window.booking.PREFETCH_PART", 2)
-        monkeypatch.setattr("nekkar.core.waiting.prefetch.LEAST", 0)
+        monkeypatch.setattr(booking_module, "PREFETCH_PART", 2)
+        monkeypatch.setattr(prefetch_module, "LEAST", 0)
 
     @pytest.mark.parametrize("story", STORIES.values(), ids=STORIES)
     def test_what_is_promised_holds(self, story: Story) -> None:

@@ -11,12 +11,11 @@ from unittest.mock import patch
 
 import pytest
 
-from nekkar.core.cost import CALLS, hits_in
-from nekkar.core.quota import SECOND, quota
-from nekkar.core.shared import ledger
-from nekkar.core.waiting import exact as exact_slots
-from nekkar.core.waiting import together
-from nekkar.core.window import booking, exact, order, plan
+from tests.support.internals.core import CALLS, SECOND, hits_in, quota
+from tests.support.internals.shared import ledger
+from tests.support.internals.waiting import exact as exact_slots
+from tests.support.internals.waiting import together
+from tests.support.internals.window import booking, exact, order, plan
 from tests.support.joint_stories import STORIES
 from tests.support.joint_world import Group, JointStory, JointWorld
 from tests.support.simulation import MS, START_US

@@ -13,11 +13,10 @@ from unittest.mock import patch
 import pytest
 
 from nekkar.core.errors import WaitTooLong
-from nekkar.core.quota import SECOND, quota
-from nekkar.core.shared import latency, ledger, replica
-from nekkar.core.waiting import assignments, turn
-from nekkar.core.window import booking, checks, entries, hits, plan, recovery, state
-from nekkar.core.window.settlement import settled
+from tests.support.internals.core import SECOND, quota
+from tests.support.internals.shared import latency, ledger, replica
+from tests.support.internals.waiting import assignments, turn
+from tests.support.internals.window import booking, checks, entries, hits, plan, recovery, settled, state
 from tests.support.simulation import MS, Cancelled, Store, Story, World
 from tests.support.stories import FAST, SCHEDULES, STORIES
 
@@ -269,7 +268,7 @@ def _calls_of(world: World, process: Any, cost: int) -> Generator[Any, Any, None
     """The calls of one caller, all of one cost, until the story ends."""
     while world.now < world.until:
         slot, _ = yield from process.line.acquire(cost, None)
-        world._starts(process, slot)
+        world.record_start(process, slot)
 
 
 def test_a_stricter_worker_holds_up_nobody() -> None:

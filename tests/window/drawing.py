@@ -11,11 +11,9 @@ from typing import NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 
-from nekkar.core.quota import MAX_MARGIN, Quota, Rate
-from nekkar.core.window.booking import earliest_slot
-from nekkar.core.window.hits import HitLog
-from nekkar.core.window.state import LimitState
 from tests.support.checks import spans_broken, worst_window
+from tests.support.internals.core import MAX_MARGIN, Quota, Rate
+from tests.support.internals.window import HitLog, LimitState, earliest_slot
 
 T = TypeVar("T")
 

@@ -8,14 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nekkar.core.cost import CALLS, Hits, cost_of
-from nekkar.core.quota import Quota, Rate
-from nekkar.core.window import alone
-from nekkar.core.window.alone import booked_alone
-from nekkar.core.window.booking import Ask
-from nekkar.core.window.plan import planned
-from nekkar.core.window.state import Grant, LimitState, Place
-from nekkar.core.window.told import ToldRates
+from tests.support.internals.core import CALLS, Hits, Quota, Rate, cost_of
+from tests.support.internals.window import Ask, Grant, LimitState, Place, ToldRates, alone, booked_alone, planned
 from tests.window.drawing import HORIZON, MS, NOW, Caller, S, new_state, quotas, sequences
 
 ME, OTHER = 1, 7

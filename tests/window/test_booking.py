@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nekkar.core.quota import Quota, quota
-from nekkar.core.window.booking import (
+from tests.support.internals.core import Quota, quota
+from tests.support.internals.window import (
     MOST_CREDIT,
     Ask,
+    Grant,
+    HitLog,
+    Place,
     Returned,
     earliest_slot,
     earliest_slot_behind,
@@ -20,8 +23,6 @@ from nekkar.core.window.booking import (
     taken_back,
     tidied,
 )
-from nekkar.core.window.hits import HitLog
-from nekkar.core.window.state import Grant, Place
 from tests.window.drawing import (
     HORIZON,
     HOUR,

@@ -15,17 +15,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nekkar.core.cost import CALLS, Cost, fits, hits_in
 from nekkar.core.errors import CacheError, CorruptLog
-from nekkar.core.quota import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, WHOLE, Quota, Rate, leaving, quota
-from nekkar.core.window.booking import MOST_CREDIT, earliest_slot
-from nekkar.core.window.checks import LATEST_US, MOST_HITS
-from nekkar.core.window.codec import HEADROOMS, LONGEST_STATE, MAGIC, MOST_BACK_US, VERSION, decode, encode
-from nekkar.core.window.codec_told import TOLD
-from nekkar.core.window.hits import HitLog, column
-from nekkar.core.window.rejections import MOST_DOUBLINGS, Rejections
-from nekkar.core.window.state import MAX_RATES, MAX_TERMS, MOST_HORIZON_US, Grant, LimitState, Place
-from nekkar.core.window.told import MOST_TOLD, ToldRates
+from tests.support.internals.core import (
+    CALLS,
+    MAX_COUNT,
+    MAX_MARGIN,
+    MAX_PERIOD,
+    MIN_PERIOD,
+    WHOLE,
+    Cost,
+    Quota,
+    Rate,
+    fits,
+    hits_in,
+    leaving,
+    quota,
+)
+from tests.support.internals.window import (
+    HEADROOMS,
+    LATEST_US,
+    LONGEST_STATE,
+    MAGIC,
+    MAX_RATES,
+    MAX_TERMS,
+    MOST_BACK_US,
+    MOST_CREDIT,
+    MOST_DOUBLINGS,
+    MOST_HITS,
+    MOST_HORIZON_US,
+    MOST_TOLD,
+    TOLD,
+    VERSION,
+    Grant,
+    HitLog,
+    LimitState,
+    Place,
+    Rejections,
+    ToldRates,
+    column,
+    decode,
+    earliest_slot,
+    encode,
+)
 from tests.window.drawing import HORIZON, NOW, S, new_state
 
 KNOWN = {*range(16, 23), HEADROOMS, TOLD}  # the tags of sections, beside the first six

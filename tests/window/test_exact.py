@@ -9,13 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.core.quota import Quota, leaving, quota
-from nekkar.core.window.booking import Ask
-from nekkar.core.window.codec import decode, encode
-from nekkar.core.window.exact import ExactSlot
-from nekkar.core.window.plan import Plan, planned
-from nekkar.core.window.state import LimitState, Place
 from tests.support.checks import each_hit, spans_broken
+from tests.support.internals.core import Quota, leaving, quota
+from tests.support.internals.window import Ask, ExactSlot, LimitState, Place, Plan, decode, encode, planned
 from tests.window.drawing import HORIZON, MS, NOW, Caller, new_state
 
 ME, OTHER, WISH = 1, 7, 99

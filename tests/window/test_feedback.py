@@ -9,11 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nekkar.core.quota import Quota, Rate, quota
-from nekkar.core.window.feedback import Feedback, ReportedQuota, apply_feedback
-from nekkar.core.window.rejections import EASES_US, MARGIN_PART, Rejections
-from nekkar.core.window.state import Grant, LimitState, Place
 from tests.support.checks import spans_broken
+from tests.support.internals.core import Quota, Rate, quota
+from tests.support.internals.window import (
+    EASES_US,
+    MARGIN_PART,
+    Feedback,
+    Grant,
+    LimitState,
+    Place,
+    Rejections,
+    ReportedQuota,
+    apply_feedback,
+)
 from tests.window.drawing import new_state, slot_of
 
 MS, S = 1000, 1_000_000

@@ -15,13 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nekkar.core.quota import Quota, quota
-from nekkar.core.window.booking import earliest_slot
-from nekkar.core.window.codec import decode, encode
-from nekkar.core.window.hits import HitLog, column
-from nekkar.core.window.state import LimitState
-from nekkar.core.window.timeline import Timeline
 from tests.support.checks import each_hit, spans_broken, worst_window
+from tests.support.internals.core import Quota, quota
+from tests.support.internals.window import HitLog, LimitState, Timeline, column, decode, earliest_slot, encode
 from tests.window.drawing import (
     HOUR,
     NOW,

@@ -14,22 +14,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nekkar.core.cost import CALLS, Hits, cost_of, hits_in
-from nekkar.core.quota import Quota, Rate, quota
-from nekkar.core.window.booking import (
+from tests.support.checks import each_hit
+from tests.support.internals.core import CALLS, Hits, Quota, Rate, cost_of, hits_in, quota
+from tests.support.internals.window import (
+    CLOCKS_APART_US,
     MOST_CREDIT,
+    PLANNED_AHEAD,
     PREFETCH_PART,
     Ask,
+    Grant,
+    HitLog,
+    LimitState,
+    Place,
+    Plan,
     Returned,
+    Terms,
+    decode,
     earliest_slot,
     earliest_slot_behind,
+    encode,
     most_credit,
+    next_slot,
+    planned,
 )
-from nekkar.core.window.codec import decode, encode
-from nekkar.core.window.hits import HitLog
-from nekkar.core.window.plan import CLOCKS_APART_US, PLANNED_AHEAD, Plan, next_slot, planned
-from nekkar.core.window.state import Grant, LimitState, Place, Terms
-from tests.support.checks import each_hit
 from tests.window.drawing import (
     HORIZON,
     MS,

@@ -8,13 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nekkar.core.quota import Quota, Rate, quota
-from nekkar.core.window.booking import earliest_slot
-from nekkar.core.window.hits import HitLog
-from nekkar.core.window.recovery import LONG_PERIOD_US, rebuild_after_loss, rebuild_over_newcomer
-from nekkar.core.window.rejections import Rejections
-from nekkar.core.window.state import MAX_RATES, MOST_HORIZON_US, Grant, LimitState, Place
 from tests.support.checks import each_hit
+from tests.support.internals.core import Quota, Rate, quota
+from tests.support.internals.window import (
+    LONG_PERIOD_US,
+    MAX_RATES,
+    MOST_HORIZON_US,
+    Grant,
+    HitLog,
+    LimitState,
+    Place,
+    Rejections,
+    earliest_slot,
+    rebuild_after_loss,
+    rebuild_over_newcomer,
+)
 from tests.window.drawing import (
     DAY,
     HORIZON,

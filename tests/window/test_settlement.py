@@ -9,14 +9,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nekkar.core.cost import CALLS, Cost, Hits, as_mapping, cost_of, fits, hits_in, is_smaller, largest, merged
-from nekkar.core.quota import SECOND, Quota, quota
-from nekkar.core.window.booking import earliest_slot
-from nekkar.core.window.codec import decode, encode
-from nekkar.core.window.hits import HitLog
-from nekkar.core.window.recovery import rebuild_after_loss
-from nekkar.core.window.settlement import Settlement, settled
-from nekkar.core.window.state import EXACT_ENTRIES, LimitState
+from tests.support.internals.core import (
+    CALLS,
+    SECOND,
+    Cost,
+    Hits,
+    Quota,
+    as_mapping,
+    cost_of,
+    fits,
+    hits_in,
+    is_smaller,
+    largest,
+    merged,
+    quota,
+)
+from tests.support.internals.window import (
+    EXACT_ENTRIES,
+    HitLog,
+    LimitState,
+    Settlement,
+    decode,
+    earliest_slot,
+    encode,
+    rebuild_after_loss,
+    settled,
+)
 
 NOW = 1_790_000_000 * SECOND
 MS = SECOND // 1000

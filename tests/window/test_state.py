@@ -9,11 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nekkar.core.quota import Quota, Rate, quota
-from nekkar.core.window.codec import encode
-from nekkar.core.window.rejections import Rejections
-from nekkar.core.window.state import EXACT_ENTRIES, GRID, LINGER_US, MAX_RATES, MOST_LINGER_US, LimitState, Place
 from tests.support.checks import each_hit
+from tests.support.internals.core import Quota, Rate, quota
+from tests.support.internals.window import (
+    EXACT_ENTRIES,
+    GRID,
+    LINGER_US,
+    MAX_RATES,
+    MOST_LINGER_US,
+    LimitState,
+    Place,
+    Rejections,
+    encode,
+)
 from tests.window.drawing import (
     DAY,
     HORIZON,

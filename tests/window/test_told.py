@@ -12,16 +12,23 @@ from hypothesis import strategies as st
 
 from nekkar.core.cache import MemoryCache
 from nekkar.core.limiter import Nekkar
-from nekkar.core.quota import Rate, quota
-from nekkar.core.window.codec import decode, encode
-from nekkar.core.window.feedback import Feedback, ReportedQuota, apply_feedback, lower_rate
-from nekkar.core.window.state import LimitState
-from nekkar.core.window.told import MOST_TOLD, ToldRates
 from nekkar.requests import NekkarAdapter
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.http.test_feedback import Canned
 from tests.support.checks import spans_broken
+from tests.support.internals.core import Rate, give_feedback, quota
+from tests.support.internals.window import (
+    MOST_TOLD,
+    Feedback,
+    LimitState,
+    ReportedQuota,
+    ToldRates,
+    apply_feedback,
+    decode,
+    encode,
+    lower_rate,
+)
 from tests.window.drawing import new_state, slot_of
 
 S = 1_000_000
@@ -195,5 +202,5 @@ def test_a_call_that_costs_more_than_a_told_limit_waits_until_the_window_is_empt
     """What the service then says is its own word; an error of ours would be no answer."""
     limit = Nekkar(clock=clock)("dear", "10/second", margin=0.1)
     limit.acquire(cost=5)
-    limit._hear(Feedback(clock.now_us(), HOUR, budgets=(ReportedQuota(2, 3, S),)))
+    give_feedback(limit, Feedback(clock.now_us(), HOUR, budgets=(ReportedQuota(2, 3, S),)))
     assert limit.acquire(cost=5).waited == pytest.approx(1.0)  # for so long what it told is kept

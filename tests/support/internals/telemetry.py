@@ -1,0 +1,5 @@
+"""The instruments of OpenTelemetry."""
+
+from __future__ import annotations
+
+from nekkar.opentelemetry import BUCKETS
