@@ -9,7 +9,6 @@ import math
 import multiprocessing
 import os
 import pickle
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -45,6 +44,7 @@ from tests.support.internals.caches import memory as memory_module
 from tests.support.internals.caches import sqlite as sqlite_module
 from tests.support.internals.core import SECOND
 from tests.support.internals.shared import cache_key
+from tests.support.processes import in_child, increment, increment_together, started
 from tests.support.servers import Memcached, free_port, memcached
 
 AnyCache = MemoryCache | SqliteCache | MemcachedCache
@@ -116,41 +116,16 @@ def test_bytes_that_are_no_text_are_a_corrupt_log_to_who_asks_for_text(cache: An
         cache.get(key)
 
 
-def _increment(cache: AnyCache, key: str, times: int) -> int:
-    """Add one ``times`` times by swaps; return how many swaps lost."""
-    lost = 0
-    for _ in range(times):
-        while True:
-            value, token = cache.gets(key)
-            if cache.cas(key, b"%d" % (int(value or 0) + 1), token, 3600):
-                break
-            lost += 1
-    return lost
-
-
-def _work(cache: AnyCache, key: str, begin: Any, results: Any) -> None:
-    begin.wait(120)
-    results.put(_increment(cache, key, 150))
-
-
 @on("sqlite", "memcached")
 def test_four_processes_that_swap_lose_no_increment(cache: AnyCache, key: str) -> None:
     """Between processes, each with the cache as it was pickled to it; and swaps did conflict."""
     added = conflicts = 0
     for _ in range(5):
-        begin, results = _spawn.Barrier(4), _spawn.Queue()
-        workers = [_spawn.Process(target=_work, args=(cache, key, begin, results)) for _ in range(4)]
-        for worker in workers:
-            worker.start()
-        try:
-            conflicts += sum(results.get(timeout=120) for _ in workers)
-        finally:
-            for worker in workers:
-                worker.join(60)
-                worker.kill()
-                worker.join()
-            results.close()
-            results.join_thread()
+        begin = _spawn.Barrier(4)
+        with closing(_spawn.Queue()) as results:
+            task = (cache, key, begin, results)
+            with started([_spawn.Process(target=increment_together, args=task) for _ in range(4)]):
+                conflicts += sum(results.get(timeout=120) for _ in range(4))
         added += 4 * 150
         if conflicts:
             break
@@ -545,13 +520,18 @@ def test_a_host_or_socket_that_is_not_there_is_an_error_that_names_it(tmp_path: 
 )
 def test_an_answer_cut_short_is_an_error(command: str, reply: bytes) -> None:
     """A server that closes in mid-answer is neither a missing key nor a lost swap."""
+    assert _connections(_misled(command, reply)) == []
+
+
+def _misled(command: str, reply: bytes) -> MemcachedCache:
+    """Give a cache a wrong answer to a command, and check its error; return the cache."""
     with fake_server(_to(command, reply)) as port:
         cache = MemcachedCache(HOST, port)
         token = cache.gets("key")[1] if command == "cas" else None
         with pytest.raises(CacheError, match=f"{HOST}:{port}") as caught:
             _commands(cache, token)[command]()
         assert caught.value.__cause__ is not None
-        assert _connections(cache) == []
+        return cache
 
 
 @pytest.mark.parametrize("command", [*COMMANDS[:-1], "cas"])
@@ -572,12 +552,7 @@ def test_an_answer_cut_short_is_an_error(command: str, reply: bytes) -> None:
 )
 def test_an_answer_that_is_none_is_an_error(command: str, reply: bytes) -> None:
     """What memcached refuses, and what is not memcached at all, comes as CacheError and nothing else."""
-    with fake_server(_to(command, reply)) as port:
-        cache = MemcachedCache(HOST, port)
-        token = cache.gets("key")[1] if command == "cas" else None
-        with pytest.raises(CacheError, match=f"{HOST}:{port}") as caught:
-            _commands(cache, token)[command]()
-        assert caught.value.__cause__ is not None
+    _misled(command, reply)
 
 
 def test_a_late_answer_is_never_taken_for_the_next_ones(key: str) -> None:
@@ -890,50 +865,16 @@ def _memcached_at(path: str) -> Iterator[None]:
 # Forks.
 
 
-@contextmanager
-def in_child(function: Callable[[], object]) -> Iterator[Callable[[], str]]:
-    """Run ``function`` in a forked child, killed after a minute; yield what waits for the repr of its result."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(60)
-        try:
-            told = repr(function())
-        except BaseException as error:
-            told = repr(error)
-        os.write(writer, told.encode())
-        os._exit(0)
-    os.close(writer)
-    waited = False
-
-    def result() -> str:
-        nonlocal waited
-        with open(reader, "rb", closefd=False) as pipe:
-            told = pipe.read().decode()
-        os.waitpid(pid, 0)
-        waited = True
-        return told
-
-    try:
-        yield result
-    finally:
-        if not waited:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        os.close(reader)
-
-
 @forks
 @on("sqlite", "memcached")
 def test_parent_and_child_of_a_fork_swap_side_by_side(cache: AnyCache, key: str) -> None:
     """With connections in the pool at the fork, both go on, and neither reads the other's answers."""
     assert not isinstance(cache, MemoryCache)
-    assert _increment(cache, key, 10) == 0
-    with in_child(lambda: (_increment(cache, key, 300), "done")[1]) as result:
-        _increment(cache, key, 300)
+    assert increment(cache, key, 10) == 0
+    with in_child(lambda: (increment(cache, key, 300), "done")[1]) as result:
+        increment(cache, key, 300)
         assert result() == "'done'"
-    _increment(cache, key, 10)
+    increment(cache, key, 10)
     assert cache.gets(key)[0] == b"620"
 
 

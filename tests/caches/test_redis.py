@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from tests.support.internals.caches import idle_in, pool_of, socket_of
 from tests.support.internals.redis import COUNT, DESCENT, _after, client_of
 from tests.support.internals.redis import cache as cache_module
 from tests.support.internals.shared import cache_key
+from tests.support.processes import increment, increment_together, started
 from tests.support.servers import RedisServer, free_port, redis_server
 
 HOST = "127.0.0.1"
@@ -181,43 +182,18 @@ def test_a_token_is_good_for_one_swap_and_a_swap_gives_the_next(cache: RedisCach
     assert cache.gets(key) == (b"three", third)
 
 
-def _increment(cache: RedisCache, key: str, times: int) -> int:
-    """Add one ``times`` times by swaps; return how many swaps lost."""
-    lost = 0
-    for _ in range(times):
-        while True:
-            value, token = cache.gets(key)
-            if cache.cas(key, b"%d" % (int(value or 0) + 1), token, 3600):
-                break
-            lost += 1
-    return lost
-
-
-def _work(cache: RedisCache, key: str, begin: Any, results: Any) -> None:
-    begin.wait(120)
-    results.put(_increment(cache, key, 150))
-
-
 def test_three_processes_that_swap_lose_no_increment(cache: RedisCache, server: RedisServer, key: str) -> None:
     """The same between processes, each with the cache as it was pickled to it, while the scripts are flushed."""
-    begin, results = _spawn.Barrier(4), _spawn.Queue()
-    workers = [_spawn.Process(target=_work, args=(cache, key, begin, results)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    try:
-        begin.wait(120)
-        flushes = 0
-        while results.qsize() < 3 and all(worker.exitcode in (None, 0) for worker in workers):
-            assert server.ask("SCRIPT FLUSH") == "+OK"
-            flushes += 1
-        conflicts = sum(results.get(timeout=10) for _ in workers)
-    finally:
-        for worker in workers:
-            worker.join(60)
-            worker.kill()
-            worker.join()
-        results.close()
-        results.join_thread()
+    begin, flushes = _spawn.Barrier(4), 0
+    with closing(_spawn.Queue()) as results:
+        task = (cache, key, begin, results)
+        workers = [_spawn.Process(target=increment_together, args=task) for _ in range(3)]
+        with started(workers):
+            begin.wait(120)
+            while results.qsize() < 3 and all(worker.exitcode in (None, 0) for worker in workers):
+                assert server.ask("SCRIPT FLUSH") == "+OK"
+                flushes += 1
+            conflicts = sum(results.get(timeout=10) for _ in workers)
     assert cache.gets(key)[0] == b"%d" % (3 * 150)
     assert conflicts > 0
     assert flushes > 1
@@ -877,13 +853,13 @@ def test_a_cluster_has_no_one_clock(cluster: RedisServer) -> None:
 def test_parent_and_child_of_a_fork_swap_side_by_side(cache: RedisCache, key: str) -> None:
     """With connections in the pool at the fork, both go on, and neither reads the other's answers."""
     fork = multiprocessing.get_context("fork")
-    assert _increment(cache, key, 10) == 0
-    child = fork.Process(target=_increment, args=(cache, key, 300))
+    assert increment(cache, key, 10) == 0
+    child = fork.Process(target=increment, args=(cache, key, 300))
     child.start()
-    _increment(cache, key, 300)
+    increment(cache, key, 300)
     child.join(60)
     assert child.exitcode == 0
-    _increment(cache, key, 10)
+    increment(cache, key, 10)
     assert cache.gets(key)[0] == b"620"
 
 

@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,7 +25,7 @@ from nekkar.testing import FakeClock
 from tests.support.faces import FACES, Face, done, entered
 from tests.support.internals.http import MOST_MEASURED, RequestView, ResponseView
 from tests.support.streams import EVENTS, FEW_KINDS, FREE, JSON, KINDS, Kind, Reply, StreamServer
-from tests.support.web import TIMEOUT, running
+from tests.support.web import TIMEOUT
 
 RATE = "100/10s; 10000 tokens/10s"
 ASKED = json.dumps({"messages": [{"role": "user", "content": "x" * 400}], "max_tokens": 900}).encode()
@@ -47,17 +47,6 @@ def event(data: Any) -> bytes:
 
 
 STREAM = [event({"choices": [1], "usage": None}), event({"choices": [], "usage": USAGE}), b"data: [DONE]\n\n"]
-
-
-@pytest.fixture
-def server() -> Iterator[StreamServer]:
-    with running(StreamServer()) as served:
-        yield served
-
-
-@pytest.fixture
-def limiter() -> Nekkar:
-    return Nekkar(clock=FakeClock())
 
 
 def used(limiter: Nekkar, unit: str = "tokens", rate: str = RATE) -> int:
@@ -110,14 +99,14 @@ def fails(*_: Any) -> Any:
 @kinds
 @pytest.mark.parametrize("how", ["chunked", "length", "closed"])
 def test_a_call_reserves_its_estimate_until_its_body_has_passed(
-    kind: Kind, how: str, server: StreamServer, limiter: Nekkar
+    kind: Kind, how: str, streams: StreamServer, limiter: Nekkar
 ) -> None:
     """Then it has cost what the answer tells, and the rest is free again. One call counts as one."""
-    server.replies = [Reply([TOLD[:5], TOLD[5:]], how=how)]
+    streams.replies = [Reply([TOLD[:5], TOLD[5:]], how=how)]
 
     async def body() -> None:
         async with kind.client(limiter, RULES) as client:
-            streamed = await kind.send(client, server.url, ASKED)
+            streamed = await kind.send(client, streams.url, ASKED)
             assert used(limiter) == RESERVED
             assert streamed.admission.costs == {"calls": 1, "tokens": RESERVED}
             assert b"".join(await streamed.read()) == TOLD
@@ -131,23 +120,23 @@ def test_a_call_reserves_its_estimate_until_its_body_has_passed(
 @kinds
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
 def test_a_stream_costs_what_its_last_usage_tells(
-    kind: Kind, encoding: str, server: StreamServer, limiter: Nekkar
+    kind: Kind, encoding: str, streams: StreamServer, limiter: Nekkar
 ) -> None:
     """The first event reaches the user before the server sends the second, and each piece as it came."""
     pieces = STREAM
     if encoding == "gzip":
         whole = gzip.compress(b"".join(STREAM))
         pieces = [whole[:30], whole[30:]]
-    server.replies = [Reply(pieces, headers=EVENTS | {"Content-Encoding": encoding}, is_paced=True)]
+    streams.replies = [Reply(pieces, headers=EVENTS | {"Content-Encoding": encoding}, is_paced=True)]
 
     async def body() -> None:
         async with kind.client(limiter, RULES) as client:
-            streamed = await kind.send(client, server.url, ASKED)
+            streamed = await kind.send(client, streams.url, ASKED)
             got = []
             async for piece in streamed.pieces():
                 got.append(piece)
-                assert used(limiter) == RESERVED or server.go.is_set()
-                server.go.set()
+                assert used(limiter) == RESERVED or streams.go.is_set()
+                streams.go.set()
             await done(streamed.close())
             assert (got if encoding == "identity" else [b"".join(got)]) == (
                 pieces if encoding == "identity" else [b"".join(pieces)]
@@ -160,14 +149,16 @@ def test_a_stream_costs_what_its_last_usage_tells(
 # httpx leaves a stream's generators where a loop over it is left, of which trio warns.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <async_generator object:Warning")
 @kinds
-def test_a_stream_that_is_closed_early_counts_as_told_so_far(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_a_stream_that_is_closed_early_counts_as_told_so_far(
+    kind: Kind, streams: StreamServer, limiter: Nekkar
+) -> None:
     """Its last usage counts, as SDKs close a stream at its last event; without one the estimate does."""
-    server.replies = [Reply([*STREAM[:2], STREAM[2]], headers=EVENTS), Reply([STREAM[0], STREAM[1]], headers=EVENTS)]
-    server.go.set()
+    streams.replies = [Reply([*STREAM[:2], STREAM[2]], headers=EVENTS), Reply([STREAM[0], STREAM[1]], headers=EVENTS)]
+    streams.go.set()
 
     async def body() -> None:
         async with kind.client(limiter, RULES) as client:
-            streamed = await kind.send(client, server.url, ASKED)
+            streamed = await kind.send(client, streams.url, ASKED)
             found = b""
             async for piece in streamed.pieces():
                 found += piece
@@ -175,7 +166,7 @@ def test_a_stream_that_is_closed_early_counts_as_told_so_far(kind: Kind, server:
                     break
             await done(streamed.close())
             assert used(limiter) == USED
-            streamed = await kind.send(client, server.url, ASKED)
+            streamed = await kind.send(client, streams.url, ASKED)
             await done(streamed.close())
             assert used(limiter) == USED + RESERVED
 
@@ -183,34 +174,34 @@ def test_a_stream_that_is_closed_early_counts_as_told_so_far(kind: Kind, server:
 
 
 @kinds
-def test_a_body_that_is_cut_short_costs_its_estimate(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_a_body_that_is_cut_short_costs_its_estimate(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """And the user gets the error that it is without a limit."""
-    server.replies = [Reply([TOLD], promised=10)]
+    streams.replies = [Reply([TOLD], promised=10)]
 
     async def body() -> None:
         errors = []
         for rules in (FREE, table(OpenAI())):
             async with kind.client(limiter, rules) as client:
-                streamed = await kind.send(client, server.url, ASKED)
+                streamed = await kind.send(client, streams.url, ASKED)
                 with pytest.raises(Exception, match=r".") as raised:
                     await streamed.read()
                 errors.append((raised.type, str(raised.value)))
                 await done(streamed.close())
         assert errors[0] == errors[1]
 
-    server.replies = [Reply([TOLD[:20]], promised=10)]
+    streams.replies = [Reply([TOLD[:20]], promised=10)]
     kind.run(body)
     assert used(limiter) == RESERVED
 
 
 @kinds
 @pytest.mark.parametrize("status", [400, 429, 500])
-def test_an_error_costs_a_call_and_no_tokens(kind: Kind, status: int, server: StreamServer, limiter: Nekkar) -> None:
+def test_an_error_costs_a_call_and_no_tokens(kind: Kind, status: int, streams: StreamServer, limiter: Nekkar) -> None:
     """In whatever its body is encoded."""
-    server.replies = [Reply([b"\x0b\x02\x80"], status, JSON | {"Content-Encoding": "br"}, "length")]
+    streams.replies = [Reply([b"\x0b\x02\x80"], status, JSON | {"Content-Encoding": "br"}, "length")]
 
     async def body() -> None:
-        async with kind.sent(limiter, RULES, server.url, body=ASKED) as streamed:
+        async with kind.sent(limiter, RULES, streams.url, body=ASKED) as streamed:
             assert await streamed.read() == [b"\x0b\x02\x80"]
         assert (used(limiter), used(limiter, "calls")) == (0, 1)
 
@@ -219,14 +210,14 @@ def test_an_error_costs_a_call_and_no_tokens(kind: Kind, status: int, server: St
 
 @few_kinds
 @pytest.mark.parametrize("use", ["json", "content", "text"])
-def test_a_plain_call_is_settled_as_it_returns(kind: Kind, use: str, server: StreamServer, limiter: Nekkar) -> None:
+def test_a_plain_call_is_settled_as_it_returns(kind: Kind, use: str, streams: StreamServer, limiter: Nekkar) -> None:
     """Nobody needs to close anything."""
-    server.replies = [Reply([gzip.compress(TOLD)], headers=JSON | {"Content-Encoding": "gzip"}, how="length")]
+    streams.replies = [Reply([gzip.compress(TOLD)], headers=JSON | {"Content-Encoding": "gzip"}, how="length")]
 
     async def body() -> None:
         async with kind.client(limiter, RULES) as client:
             response = await done(
-                client.post(server.url, data=ASKED) if not kind.face else client.post(server.url, content=ASKED)
+                client.post(streams.url, data=ASKED) if not kind.face else client.post(streams.url, content=ASKED)
             )
             assert used(limiter) == USED
             found = getattr(response, use)
@@ -250,35 +241,35 @@ READS: dict[str, Callable[[requests.Response], Any]] = {
 
 @pytest.mark.parametrize("how", ["chunked", "length", "closed"])
 @pytest.mark.parametrize("read", READS)
-def test_whatever_reads_a_response_of_requests(how: str, read: str, server: StreamServer, limiter: Nekkar) -> None:
+def test_whatever_reads_a_response_of_requests(how: str, read: str, streams: StreamServer, limiter: Nekkar) -> None:
     """Its body is measured as it passes, once."""
-    server.replies = [Reply([TOLD[:9], TOLD[9:]], how=how)]
+    streams.replies = [Reply([TOLD[:9], TOLD[9:]], how=how)]
     with nekkar.requests.limit(requests.Session(), limiter, RULES) as session:
         session.trust_env = False
-        response = session.post(server.url, ASKED, stream=True, timeout=TIMEOUT)
+        response = session.post(streams.url, ASKED, stream=True, timeout=TIMEOUT)
         READS[read](response)
         response.close()
         assert used(limiter) == (RESERVED if read == "a block" else USED)
 
 
-def test_each_attempt_that_urllib3_makes_is_measured(server: StreamServer, limiter: Nekkar) -> None:
+def test_each_attempt_that_urllib3_makes_is_measured(streams: StreamServer, limiter: Nekkar) -> None:
     """One that it retries is read to its end by urllib3, and costs no tokens."""
-    server.replies = [Reply([b'{"error": 1}'], 500), Reply([b'{"error": 1}'], 500), Reply([TOLD])]
+    streams.replies = [Reply([b'{"error": 1}'], 500), Reply([b'{"error": 1}'], 500), Reply([TOLD])]
     session = requests.Session()
     session.trust_env = False
     retry = Retry(3, status_forcelist=[500], backoff_factor=0, allowed_methods=None)
     session.mount("http://", NekkarAdapter(limiter, RULES, max_retries=retry))
-    assert session.post(server.url, ASKED).json()["usage"]
+    assert session.post(streams.url, ASKED).json()["usage"]
     assert (used(limiter), used(limiter, "calls")) == (USED, 3)
 
 
-def test_what_is_dropped_is_not_measured_and_not_kept(server: StreamServer, limiter: Nekkar) -> None:
+def test_what_is_dropped_is_not_measured_and_not_kept(streams: StreamServer, limiter: Nekkar) -> None:
     """A response that nobody reads or closes costs its estimate, and its connection ends with it."""
     import weakref
 
     with nekkar.requests.limit(requests.Session(), limiter, RULES) as session:
         session.trust_env = False
-        held = weakref.ref(session.post(server.url, ASKED, stream=True, timeout=TIMEOUT).raw)
+        held = weakref.ref(session.post(streams.url, ASKED, stream=True, timeout=TIMEOUT).raw)
         assert held() is None
     assert used(limiter) == RESERVED
 
@@ -287,19 +278,19 @@ def test_what_is_dropped_is_not_measured_and_not_kept(server: StreamServer, limi
 
 
 @few_kinds
-def test_a_meter_sees_the_request_and_the_answer(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_a_meter_sees_the_request_and_the_answer(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """The same with every client."""
     meter = Own({"tokens": 30}, {"tokens": 20})
-    server.replies = [Reply([gzip.compress(TOLD)], 201, JSON | {"Content-Encoding": "gzip"})]
+    streams.replies = [Reply([gzip.compress(TOLD)], 201, JSON | {"Content-Encoding": "gzip"})]
 
     async def body() -> None:
-        async with kind.sent(limiter, table(meter), f"{server.url}/echo?a=1", body=ASKED) as streamed:
+        async with kind.sent(limiter, table(meter), f"{streams.url}/echo?a=1", body=ASKED) as streamed:
             await streamed.read()
         assert used(limiter) == 20
 
     kind.run(body)
     (asked,), (seen,) = meter.asked, meter.seen
-    assert (asked.method, asked.url, asked.content) == ("POST", f"{server.url}/echo?a=1", ASKED)
+    assert (asked.method, asked.url, asked.content) == ("POST", f"{streams.url}/echo?a=1", ASKED)
     assert asked.json() == json.loads(ASKED)
     assert asked.headers["user-agent"]
     assert (seen.status_code, seen.content, seen.json()) == (201, TOLD, json.loads(TOLD))
@@ -307,18 +298,18 @@ def test_a_meter_sees_the_request_and_the_answer(kind: Kind, server: StreamServe
 
 
 @kinds
-def test_a_request_that_is_a_stream_is_not_read(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_a_request_that_is_a_stream_is_not_read(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """The meter sees no body, and the server gets all of it."""
     meter = Own({"tokens": 30})
     made = kind.face.body([b"one", b"two"]) if kind.face else iter([b"one", b"two"])
 
     async def body() -> None:
-        async with kind.sent(limiter, table(meter), server.url, body=made) as streamed:
+        async with kind.sent(limiter, table(meter), streams.url, body=made) as streamed:
             await streamed.read()
 
     kind.run(body)
     assert [each.content for each in meter.asked] == [b""]
-    assert server.bodies[0].replace(b"|", b"") == b"onetwo"
+    assert streams.bodies[0].replace(b"|", b"") == b"onetwo"
 
 
 WORDS: dict[str, tuple[Any, Any, int]] = {
@@ -348,7 +339,7 @@ FAULTS |= {"an estimate that is no mapping", "an estimate of no number", "a meas
 @pytest.mark.parametrize("case", WORDS)
 @pytest.mark.parametrize("kind", FEW_KINDS, ids=str)
 def test_what_a_meter_tells_counts_as_far_as_it_can(
-    kind: Kind, case: str, server: StreamServer, limiter: Nekkar, caplog: pytest.LogCaptureFixture
+    kind: Kind, case: str, streams: StreamServer, limiter: Nekkar, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fault of a meter is said once, with its traceback, and never comes into a call."""
     estimate, measure, expected = WORDS[case]
@@ -356,7 +347,7 @@ def test_what_a_meter_tells_counts_as_far_as_it_can(
 
     async def body() -> None:
         for number in (1, 2) if expected < 10_000 else (1,):
-            async with kind.sent(limiter, rules, server.url, body=ASKED) as streamed:
+            async with kind.sent(limiter, rules, streams.url, body=ASKED) as streamed:
                 await streamed.read()
             assert used(limiter) == number * expected
 
@@ -367,13 +358,13 @@ def test_what_a_meter_tells_counts_as_far_as_it_can(
 
 
 @kinds
-def test_of_a_stream_the_last_event_that_tells_counts(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_of_a_stream_the_last_event_that_tells_counts(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """What is no JSON object is not shown, and the body is not either."""
     meter = OwnStream(event=lambda data: {"tokens": data["n"]} if data.get("n") else None)
-    server.replies = [Reply([event({"n": 5}), event({"n": 7}), event({"m": 9}), event([1])], headers=EVENTS)]
+    streams.replies = [Reply([event({"n": 5}), event({"n": 7}), event({"m": 9}), event([1])], headers=EVENTS)]
 
     async def body() -> None:
-        async with kind.sent(limiter, table(meter), server.url, body=ASKED) as streamed:
+        async with kind.sent(limiter, table(meter), streams.url, body=ASKED) as streamed:
             await streamed.read()
         assert used(limiter) == 7
 
@@ -382,27 +373,27 @@ def test_of_a_stream_the_last_event_that_tells_counts(kind: Kind, server: Stream
 
 
 def test_an_event_that_a_meter_fails_at_tells_nothing(
-    server: StreamServer, limiter: Nekkar, caplog: pytest.LogCaptureFixture
+    streams: StreamServer, limiter: Nekkar, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others do."""
     meter = OwnStream(event=lambda data: {"tokens": data["n"]})
-    server.replies = [Reply([event({"n": 5}), event({}), event({})], headers=EVENTS)]
+    streams.replies = [Reply([event({"n": 5}), event({}), event({})], headers=EVENTS)]
     with nekkar.requests.limit(requests.Session(), limiter, table(meter)) as session:
         session.trust_env = False
-        session.post(server.url, ASKED)
+        session.post(streams.url, ASKED)
     assert used(limiter) == 5
     assert sum("measure_event" in record.getMessage() for record in caplog.records) == 1
 
 
 @few_kinds
-def test_a_meter_without_events_sees_nothing_of_a_stream(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_a_meter_without_events_sees_nothing_of_a_stream(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """Not even its end; but an error's status, without a body."""
     meter = Own({"tokens": 30}, {"tokens": 20})
-    server.replies = [Reply(STREAM, headers=EVENTS), Reply(STREAM, 500, EVENTS)]
+    streams.replies = [Reply(STREAM, headers=EVENTS), Reply(STREAM, 500, EVENTS)]
 
     async def body() -> None:
         for expected in (30, 50):
-            async with kind.sent(limiter, table(meter), server.url, body=ASKED) as streamed:
+            async with kind.sent(limiter, table(meter), streams.url, body=ASKED) as streamed:
                 assert b"".join(await streamed.read()) == b"".join(STREAM)
             assert used(limiter) == expected
 
@@ -422,12 +413,12 @@ UNREADABLE = {
 
 @few_kinds
 @pytest.mark.parametrize("case", UNREADABLE)
-def test_what_can_not_be_read_costs_its_estimate(kind: Kind, case: str, server: StreamServer, limiter: Nekkar) -> None:
+def test_what_can_not_be_read_costs_its_estimate(kind: Kind, case: str, streams: StreamServer, limiter: Nekkar) -> None:
     """And comes to the user as it came."""
-    server.replies = [UNREADABLE[case]]
+    streams.replies = [UNREADABLE[case]]
 
     async def body() -> None:
-        async with kind.sent(limiter, RULES, server.url, body=ASKED) as streamed:
+        async with kind.sent(limiter, RULES, streams.url, body=ASKED) as streamed:
             assert b"".join(await streamed.read()) == b"".join(UNREADABLE[case].pieces)
         assert used(limiter) == RESERVED
 
@@ -446,38 +437,38 @@ def test_what_can_not_be_read_costs_its_estimate(kind: Kind, case: str, server: 
     ],
 )
 def test_the_cost_of_a_call_comes_before_its_meters(
-    cost: Any, costs: dict[str, int], left: int, server: StreamServer, limiter: Nekkar
+    cost: Any, costs: dict[str, int], left: int, streams: StreamServer, limiter: Nekkar
 ) -> None:
     """Unit by unit; what was measured settles it all the same."""
-    server.replies = [Reply([TOLD])]
+    streams.replies = [Reply([TOLD])]
     with nekkar.requests.limit(requests.Session(), limiter, RULES) as session:
         session.trust_env = False
         with nekkar.requests.options(cost=cost):
-            response: Any = session.post(server.url, ASKED)
+            response: Any = session.post(streams.url, ASKED)
         assert response.nekkar.costs == costs
         assert used(limiter) == left
 
 
 @few_kinds
-def test_the_cost_of_a_rule_comes_between(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_the_cost_of_a_rule_comes_between(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """Before the meter's, after the call's, unit by unit; and without a meter it is the cost."""
     limits = {"llm": {"rate": RATE, "meter": "openai"}}
-    server.replies = [Reply([b"{}"])]
+    streams.replies = [Reply([b"{}"])]
 
     async def body() -> None:
         for cost, costs in (({"tokens": 77}, {"calls": 1, "tokens": 77}), (2, {"calls": 2, "tokens": RESERVED})):
             rules = RuleTable([Rule("*", "llm", cost=cost)], limits)
-            async with kind.sent(limiter, rules, server.url, body=ASKED) as streamed:
+            async with kind.sent(limiter, rules, streams.url, body=ASKED) as streamed:
                 assert streamed.admission.costs == costs
         rules = RuleTable([Rule("*", "llm", cost={"tokens": 77})], {"llm": RATE})
-        async with kind.sent(limiter, rules, server.url, body=ASKED) as streamed:
+        async with kind.sent(limiter, rules, streams.url, body=ASKED) as streamed:
             assert streamed.admission.costs == {"calls": 1, "tokens": 77}
 
     kind.run(body)
 
 
 @kinds
-def test_a_limit_for_each_model_is_found_in_the_body(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_a_limit_for_each_model_is_found_in_the_body(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """A request without a model, or whose body is a stream, falls under the next rule."""
     rules = RuleTable(
         [Rule("*", "openai-{json:model}"), Rule("*", "other")], {"openai-{json:model}": "5/minute", "other": "5/minute"}
@@ -488,7 +479,7 @@ def test_a_limit_for_each_model_is_found_in_the_body(kind: Kind, server: StreamS
     async def body() -> None:
         async with kind.client(limiter, rules) as client:
             for content in (b'{"model": "gpt-5"}', b"{}", None, made):
-                streamed = await kind.send(client, server.url, content)
+                streamed = await kind.send(client, streams.url, content)
                 names.append(streamed.admission.name)
                 await done(streamed.close())
 
@@ -497,33 +488,33 @@ def test_a_limit_for_each_model_is_found_in_the_body(kind: Kind, server: StreamS
 
 
 @pytest.mark.parametrize("face", FACES, ids=str)
-def test_httpx_takes_a_cost_by_units(face: Face, server: StreamServer, limiter: Nekkar) -> None:
+def test_httpx_takes_a_cost_by_units(face: Face, streams: StreamServer, limiter: Nekkar) -> None:
     """In the extensions of a call."""
-    server.replies = [Reply([TOLD])]
+    streams.replies = [Reply([TOLD])]
 
     async def body() -> None:
         client = face.limit(face.client(trust_env=False, verify=False), limiter, RULES)
         async with entered(client):
             extensions = {"nekkar": {"cost": {"tokens": 50}}}
-            response = await done(client.post(server.url, content=ASKED, extensions=extensions))
+            response = await done(client.post(streams.url, content=ASKED, extensions=extensions))
             assert response.extensions["nekkar"].costs == {"calls": 1, "tokens": 50}
             wrong = {"nekkar": {"cost": {"points": 50}}}
             with pytest.raises(ConfigurationError, match="points"):
-                await done(client.post(server.url, content=ASKED, extensions=wrong))
+                await done(client.post(streams.url, content=ASKED, extensions=wrong))
         assert used(limiter) == USED
 
     face.run(body)
-    assert len(server.seen) == 1
+    assert len(streams.seen) == 1
 
 
 @kinds
-def test_who_settles_by_hand_first_settles(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_who_settles_by_hand_first_settles(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """The meter then does nothing, and says nothing."""
-    server.replies = [Reply([TOLD])]
+    streams.replies = [Reply([TOLD])]
 
     async def body() -> None:
         async with kind.client(limiter, RULES) as client:
-            streamed = await kind.send(client, server.url, ASKED)
+            streamed = await kind.send(client, streams.url, ASKED)
             admission = streamed.admission
             is_async = kind.face is not None and kind.face.is_async
             await done(admission.settle_async(tokens=7) if is_async else admission.settle(tokens=7))
@@ -553,17 +544,17 @@ class FlakyCache(MemoryCache):
 
 @kinds
 def test_a_cache_that_is_away_costs_no_call_its_answer(
-    kind: Kind, server: StreamServer, caplog: pytest.LogCaptureFixture
+    kind: Kind, streams: StreamServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is logged, once, and the call costs its estimate."""
     cache = FlakyCache()
     limiter = Nekkar(cache, clock=FakeClock())
-    server.replies = [Reply([TOLD])]
+    streams.replies = [Reply([TOLD])]
 
     async def body() -> None:
         async with kind.client(limiter, RULES) as client:
             for _ in range(2):
-                streamed = await kind.send(client, server.url, ASKED)
+                streamed = await kind.send(client, streams.url, ASKED)
                 cache.is_away = True
                 assert b"".join(await streamed.read()) == TOLD
                 await done(streamed.close())
@@ -600,34 +591,34 @@ def test_a_mock_of_requests_is_measured(limiter: Nekkar) -> None:
     assert used(limiter) == USED
 
 
-def test_freed_tokens_are_used_by_others(server: StreamServer, limiter: Nekkar) -> None:
+def test_freed_tokens_are_used_by_others(streams: StreamServer, limiter: Nekkar) -> None:
     """100 calls of 1,000 tokens reserved and 100 used fit into 10 s; without settling 10 would."""
-    server.replies = [Reply([TOLD])]
+    streams.replies = [Reply([TOLD])]
     before = limiter.now_us()
     with nekkar.requests.limit(requests.Session(), limiter, RULES) as session:
         session.trust_env = False
         for _ in range(91):
-            session.post(server.url, ASKED)
+            session.post(streams.url, ASKED)
     assert limiter.now_us() - before < 10_000_000
     assert used(limiter) == 9100
 
 
-def test_a_cancelled_stream_costs_its_estimate_and_harms_nobody(server: StreamServer, limiter: Nekkar) -> None:
+def test_a_cancelled_stream_costs_its_estimate_and_harms_nobody(streams: StreamServer, limiter: Nekkar) -> None:
     """The connection is given up, and the next call goes on."""
     kind = next(each for each in KINDS if str(each) == "httpx-asyncio")
-    server.replies = [Reply(STREAM, headers=EVENTS, is_paced=True), Reply([TOLD])]
+    streams.replies = [Reply(STREAM, headers=EVENTS, is_paced=True), Reply([TOLD])]
 
     async def body() -> None:
         async with kind.client(limiter, RULES) as client:
-            reading = asyncio.ensure_future(client.post(server.url, content=ASKED))
-            while not server.bodies:
+            reading = asyncio.ensure_future(client.post(streams.url, content=ASKED))
+            while not streams.bodies:
                 await asyncio.sleep(0.01)
             reading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reading
-            server.go.set()
+            streams.go.set()
             assert used(limiter) == RESERVED
-            await client.post(server.url, content=ASKED)
+            await client.post(streams.url, content=ASKED)
             assert used(limiter) == RESERVED + USED
 
     kind.run(body)

@@ -7,7 +7,7 @@ import json
 import logging
 import pickle
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,22 +25,11 @@ from nekkar.testing import FakeClock
 from tests.support.faces import FACES, Face, done, entered
 from tests.support.internals.http import MOST_AHEAD
 from tests.support.streams import EVENTS, FEW_KINDS, FREE, JSON, KINDS, Kind, Reply, StreamServer
-from tests.support.web import TIMEOUT, running
+from tests.support.web import TIMEOUT
 
 RATE = "100/10s"
 RULES = RuleTable([Rule("*", "all")], {"all": RATE})
 SHUT = json.dumps({"errors": [{"extensions": {"code": "THROTTLED"}}]}).encode()
-
-
-@pytest.fixture
-def server() -> Iterator[StreamServer]:
-    with running(StreamServer()) as served:
-        yield served
-
-
-@pytest.fixture
-def limiter() -> Nekkar:
-    return Nekkar(clock=FakeClock())
 
 
 def held(limiter: Nekkar) -> float:
@@ -74,12 +63,12 @@ few_kinds = pytest.mark.parametrize("kind", FEW_KINDS, ids=str)
 
 @kinds
 @pytest.mark.parametrize("status", [200, 400, 403, 503])
-def test_a_refusal_in_a_body_pauses_the_limit(kind: Kind, server: StreamServer, limiter: Nekkar, status: int) -> None:
+def test_a_refusal_in_a_body_pauses_the_limit(kind: Kind, streams: StreamServer, limiter: Nekkar, status: int) -> None:
     """Whatever the status; and the user gets it as it came."""
-    server.replies = [Reply([SHUT[:9], SHUT[9:]], status)]
+    streams.replies = [Reply([SHUT[:9], SHUT[9:]], status)]
 
     async def body() -> None:
-        async with kind.sent(limiter, RULES, server.url, refused=throttled) as streamed:
+        async with kind.sent(limiter, RULES, streams.url, refused=throttled) as streamed:
             assert held(limiter) == 2
             assert (streamed.status, await streamed.read()) == (status, [SHUT[:9], SHUT[9:]])
             assert streamed.admission.name == "all"
@@ -88,38 +77,38 @@ def test_a_refusal_in_a_body_pauses_the_limit(kind: Kind, server: StreamServer, 
 
 
 @kinds
-def test_what_it_tells_comes_before_any_header(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_what_it_tells_comes_before_any_header(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """Its seconds hold, not those of Retry-After."""
-    server.replies = [Reply([SHUT], 429, JSON | {"Retry-After": "60"})]
+    streams.replies = [Reply([SHUT], 429, JSON | {"Retry-After": "60"})]
 
     async def body() -> None:
-        async with kind.sent(limiter, RULES, server.url, refused=throttled):
+        async with kind.sent(limiter, RULES, streams.url, refused=throttled):
             assert held(limiter) == 2
 
     kind.run(body)
 
 
 @kinds
-def test_none_is_by_the_usual_rules(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_none_is_by_the_usual_rules(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """A 429 with a Retry-After pauses the limit; a 200 does not."""
-    server.replies = [Reply([b"{}"]), Reply([b"{}"], 429, JSON | {"Retry-After": "60"})]
+    streams.replies = [Reply([b"{}"]), Reply([b"{}"], 429, JSON | {"Retry-After": "60"})]
 
     async def body() -> None:
-        async with kind.sent(limiter, RULES, server.url, refused=throttled):
+        async with kind.sent(limiter, RULES, streams.url, refused=throttled):
             assert held(limiter) == 0
-        async with kind.sent(limiter, RULES, server.url, refused=throttled):
+        async with kind.sent(limiter, RULES, streams.url, refused=throttled):
             assert held(limiter) == 60
 
     kind.run(body)
 
 
 @kinds
-def test_no_seconds_are_a_refusal_that_pauses_for_none(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_no_seconds_are_a_refusal_that_pauses_for_none(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """0 is a number of seconds: a 429 with a Retry-After holds nothing then."""
-    server.replies = [Reply([b"{}"], 429, JSON | {"Retry-After": "60"})]
+    streams.replies = [Reply([b"{}"], 429, JSON | {"Retry-After": "60"})]
 
     async def body() -> None:
-        async with kind.sent(limiter, RULES, server.url, refused=lambda response: 0):
+        async with kind.sent(limiter, RULES, streams.url, refused=lambda response: 0):
             assert held(limiter) == 0
 
     kind.run(body)
@@ -127,15 +116,15 @@ def test_no_seconds_are_a_refusal_that_pauses_for_none(kind: Kind, server: Strea
 
 @pytest.mark.parametrize("answer", [True, "2", -1, float("nan"), [2], 2j, {}], ids=repr)
 def test_anything_else_is_none_and_said_once(
-    answer: object, server: StreamServer, limiter: Nekkar, caplog: pytest.LogCaptureFixture
+    answer: object, streams: StreamServer, limiter: Nekkar, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fault in the function costs nobody a call."""
-    server.replies = [Reply([b"{}"], 429, JSON | {"Retry-After": "7"})]
+    streams.replies = [Reply([b"{}"], 429, JSON | {"Retry-After": "7"})]
     session = requests.Session()
     session.trust_env = False
     session.mount("http://", NekkarAdapter(limiter, RULES, refused=noted([], answer)))
     for _ in range(3):
-        assert session.get(server.url).status_code == 429
+        assert session.get(streams.url).status_code == 429
     assert held(limiter) == 7
     said = [record.getMessage() for record in caplog.records if "refused=" in record.getMessage()]
     assert len(said) == 1
@@ -145,14 +134,14 @@ def test_anything_else_is_none_and_said_once(
 
 @kinds
 def test_an_exception_is_none_and_said_once(
-    kind: Kind, server: StreamServer, limiter: Nekkar, caplog: pytest.LogCaptureFixture
+    kind: Kind, streams: StreamServer, limiter: Nekkar, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With its traceback, so that it can be found; it never comes into the call."""
-    server.replies = [Reply([b"no JSON at all"], 429, JSON | {"Retry-After": "7"})]
+    streams.replies = [Reply([b"no JSON at all"], 429, JSON | {"Retry-After": "7"})]
 
     async def body() -> None:
         for _ in range(2):
-            async with kind.sent(limiter, RULES, server.url, refused=throttled) as streamed:
+            async with kind.sent(limiter, RULES, streams.url, refused=throttled) as streamed:
                 assert await streamed.read() == [b"no JSON at all"]
 
     kind.run(body)
@@ -163,13 +152,13 @@ def test_an_exception_is_none_and_said_once(
     assert said[0].exc_info
 
 
-def test_a_pause_is_at_most_max_hold(server: StreamServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pause_is_at_most_max_hold(streams: StreamServer, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever the function returns, and said once."""
     limiter = Nekkar(clock=FakeClock(), max_hold=20)
     for seconds in (10**400, 10.0**30, float("inf")):
         with nekkar.requests.limit(requests.Session(), limiter, RULES, refused=noted([], seconds)) as session:
             session.trust_env = False
-            session.get(server.url)
+            session.get(streams.url)
         assert held(limiter) == 20
     assert sum("max_hold" in record.getMessage() for record in caplog.records) == 1
 
@@ -205,14 +194,14 @@ ENCODED: dict[str, tuple[bytes, bytes]] = {
 @few_kinds
 @pytest.mark.parametrize("encoding", ENCODED)
 @pytest.mark.parametrize("how", ["chunked", "length", "closed"])
-def test_it_sees_the_decoded_body(kind: Kind, encoding: str, how: str, server: StreamServer, limiter: Nekkar) -> None:
+def test_it_sees_the_decoded_body(kind: Kind, encoding: str, how: str, streams: StreamServer, limiter: Nekkar) -> None:
     """Of gzip and deflate; nothing of what can't be decoded. The user gets it encoded, in its pieces."""
     encoded, plain = ENCODED[encoding]
-    server.replies = [Reply([encoded[:3], encoded[3:]], 418, JSON | {"Content-Encoding": encoding}, how)]
+    streams.replies = [Reply([encoded[:3], encoded[3:]], 418, JSON | {"Content-Encoding": encoding}, how)]
     seen: list[Response] = []
 
     async def body() -> None:
-        async with kind.sent(limiter, RULES, server.url, refused=noted(seen)) as streamed:
+        async with kind.sent(limiter, RULES, streams.url, refused=noted(seen)) as streamed:
             assert b"".join(await streamed.read()) == encoded
 
     kind.run(body)
@@ -224,15 +213,15 @@ def test_it_sees_the_decoded_body(kind: Kind, encoding: str, how: str, server: S
 @few_kinds
 @pytest.mark.parametrize("how", ["chunked", "length", "closed"])
 @pytest.mark.parametrize("size", [0, 1, MOST_AHEAD - 1, MOST_AHEAD, MOST_AHEAD + 1, 5 * MOST_AHEAD])
-def test_it_sees_up_to_64_kb(kind: Kind, how: str, size: int, server: StreamServer, limiter: Nekkar) -> None:
+def test_it_sees_up_to_64_kb(kind: Kind, how: str, size: int, streams: StreamServer, limiter: Nekkar) -> None:
     """And nothing of a longer body, of which the user gets all."""
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     pieces = [content[at : at + 50_000] for at in range(0, size, 50_000)]
-    server.replies = [Reply(pieces, how=how)]
+    streams.replies = [Reply(pieces, how=how)]
     seen: list[Response] = []
 
     async def body() -> None:
-        async with kind.sent(limiter, RULES, server.url, refused=noted(seen)) as streamed:
+        async with kind.sent(limiter, RULES, streams.url, refused=noted(seen)) as streamed:
             assert b"".join(await streamed.read()) == content
 
     kind.run(body)
@@ -243,40 +232,40 @@ def test_it_sees_up_to_64_kb(kind: Kind, how: str, size: int, server: StreamServ
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
 @pytest.mark.parametrize("status", [200, 204, 304])
 def test_an_answer_without_a_body_is_not_waited_for(
-    kind: Kind, method: str, status: int, server: StreamServer, limiter: Nekkar
+    kind: Kind, method: str, status: int, streams: StreamServer, limiter: Nekkar
 ) -> None:
     """Whatever length its headers promise, and the connection serves the next request."""
     has_body = method == "GET" and status == 200
     headers = JSON if has_body else JSON | {"Content-Length": "70"} if method == "HEAD" else {}
-    server.replies = [Reply([b"{}"] if has_body else [], status, headers, "length" if method == "GET" else "none")]
+    streams.replies = [Reply([b"{}"] if has_body else [], status, headers, "length" if method == "GET" else "none")]
     seen: list[Response] = []
 
     async def body() -> None:
         async with kind.client(limiter, RULES, refused=noted(seen)) as client:
             for _ in range(2):
-                streamed = await kind.send(client, server.url, None, method)
+                streamed = await kind.send(client, streams.url, None, method)
                 assert b"".join(await streamed.read()) == (b"{}" if has_body else b"")
                 await done(streamed.close())
 
     kind.run(body)
     assert len(seen) == 2
-    assert len(server.connections) == 1
+    assert len(streams.connections) == 1
 
 
 @kinds
-def test_an_event_stream_is_not_read_ahead(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_an_event_stream_is_not_read_ahead(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """Its first event reaches the user before the server sends the second."""
     events = [b"data: 1\n\n", b"data: 2\n\n"]
-    server.replies = [Reply(events, headers=EVENTS, is_paced=True)]
+    streams.replies = [Reply(events, headers=EVENTS, is_paced=True)]
     seen: list[Response] = []
 
     async def body() -> None:
-        async with kind.sent(limiter, RULES, server.url, refused=noted(seen)) as streamed:
-            assert not server.go.is_set()
+        async with kind.sent(limiter, RULES, streams.url, refused=noted(seen)) as streamed:
+            assert not streams.go.is_set()
             got = []
             async for piece in streamed.pieces():
                 got.append(piece)
-                server.go.set()
+                streams.go.set()
             assert got == events
 
     kind.run(body)
@@ -284,18 +273,18 @@ def test_an_event_stream_is_not_read_ahead(kind: Kind, server: StreamServer, lim
 
 
 @kinds
-def test_a_long_body_is_not_waited_for(kind: Kind, server: StreamServer, limiter: Nekkar) -> None:
+def test_a_long_body_is_not_waited_for(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """Once 64 kB have come, the response is handed on, while the server still sends."""
     pieces = [b"x" * (MOST_AHEAD + 1), b"rest"]
-    server.replies = [Reply(pieces, is_paced=True)]
+    streams.replies = [Reply(pieces, is_paced=True)]
 
     async def body() -> None:
-        async with kind.sent(limiter, RULES, server.url, refused=noted([])) as streamed:
-            assert not server.go.is_set()
+        async with kind.sent(limiter, RULES, streams.url, refused=noted([])) as streamed:
+            assert not streams.go.is_set()
             size = 0
             async for piece in streamed.pieces():
                 size += len(piece)
-                server.go.set()
+                streams.go.set()
             assert size == MOST_AHEAD + 5
 
     kind.run(body)
@@ -336,13 +325,13 @@ async def outcome(kind: Kind, limiter: Nekkar, rules: RuleTable, url: str, **opt
 
 @kinds
 @pytest.mark.parametrize("case", [name for name in REPLIES if "chunks" in name or "length" in name or "short" in name])
-def test_the_pieces_are_those_that_came(kind: Kind, case: str, server: StreamServer, limiter: Nekkar) -> None:
+def test_the_pieces_are_those_that_came(kind: Kind, case: str, streams: StreamServer, limiter: Nekkar) -> None:
     """As without a limit; and the error that ends a body comes in its place."""
-    server.replies = [REPLIES[case]]
+    streams.replies = [REPLIES[case]]
 
     async def body() -> None:
-        plain = await outcome(kind, limiter, FREE, server.url)
-        limited = await outcome(kind, limiter, RULES, server.url, refused=noted([]))
+        plain = await outcome(kind, limiter, FREE, streams.url)
+        limited = await outcome(kind, limiter, RULES, streams.url, refused=noted([]))
         assert b"".join(limited[0]) == b"".join(plain[0])
         assert limited[1] == plain[1]
         if "chunks" in case and kind.face is None:
@@ -388,22 +377,22 @@ def used(session: requests.Session, url: str, use: Callable[[requests.Response],
 
 @pytest.mark.parametrize("case", REPLIES)
 @pytest.mark.parametrize("use", USES)
-def test_a_response_of_requests_is_as_it_was(case: str, use: str, server: StreamServer, limiter: Nekkar) -> None:
+def test_a_response_of_requests_is_as_it_was(case: str, use: str, streams: StreamServer, limiter: Nekkar) -> None:
     """Whatever reads it; and its connection serves the next request where it did before."""
-    server.replies = [REPLIES[case]]
+    streams.replies = [REPLIES[case]]
     with requests.Session() as plain, requests.Session() as session:
         plain.trust_env = session.trust_env = False
         nekkar.requests.limit(session, limiter, RULES, refused=noted([]))
-        expected = [used(plain, server.url, USES[use]) for _ in range(2)]
-        connections = len(server.connections)
-        assert [used(session, server.url, USES[use]) for _ in range(2)] == expected
+        expected = [used(plain, streams.url, USES[use]) for _ in range(2)]
+        connections = len(streams.connections)
+        assert [used(session, streams.url, USES[use]) for _ in range(2)] == expected
         if use not in ("close", "raw.read1"):  # a body read ahead need not be cut off; read1 may read all of it
-            assert len(server.connections) == 2 * connections
+            assert len(streams.connections) == 2 * connections
 
 
-def test_an_attempt_that_urllib3_retries_is_asked_of_too(server: StreamServer, limiter: Nekkar) -> None:
+def test_an_attempt_that_urllib3_retries_is_asked_of_too(streams: StreamServer, limiter: Nekkar) -> None:
     """It sees each attempt's body, and what it tells holds before the next attempt."""
-    server.replies = [Reply([SHUT], 503), Reply([b"{}"])]
+    streams.replies = [Reply([SHUT], 503), Reply([b"{}"])]
     seen: list[Response] = []
 
     def refused(response: Response) -> float | None:
@@ -415,7 +404,7 @@ def test_an_attempt_that_urllib3_retries_is_asked_of_too(server: StreamServer, l
     retry = Retry(3, status_forcelist=[503], backoff_factor=0, respect_retry_after_header=False)
     session.mount("http://", NekkarAdapter(limiter, RULES, max_retries=retry, refused=refused))
     before = limiter.now_us()
-    assert session.get(server.url).json() == {}
+    assert session.get(streams.url).json() == {}
     assert [each.content for each in seen] == [SHUT, b"{}"]
     assert limiter.now_us() - before >= 2_000_000
 

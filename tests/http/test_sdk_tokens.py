@@ -133,11 +133,6 @@ def server() -> Iterator[ModelServer]:
         yield served
 
 
-@pytest.fixture
-def limiter(clock: FakeClock) -> Nekkar:
-    return Nekkar(clock=clock)
-
-
 def used(limiter: Nekkar, rate: str = RATE) -> dict[str, int]:
     return {window.unit: window.used for window in limiter("llm", rate).status().windows}
 

@@ -57,11 +57,6 @@ class Tuned(HTTPAdapter):
         request.headers["X-Token"] = self.token
 
 
-@pytest.fixture
-def limiter() -> Nekkar:
-    return Nekkar(clock=FakeClock())
-
-
 def canned(session: requests.Session) -> requests.Session:
     session.mount("https://", Canned())
     session.mount("http://", Canned())

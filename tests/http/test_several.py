@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -16,7 +16,6 @@ from tests.support.faces import FACES, Face, done, entered
 from tests.support.internals.core import JointAdmission
 from tests.support.internals.http import Gate, Options, Passages
 from tests.support.streams import FEW_KINDS, Kind, Reply, StreamServer
-from tests.support.web import running
 
 URL = "https://api.example.com/search"
 ASKED = b'{"messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 5000}'
@@ -170,12 +169,6 @@ class Told:
         return self._measure(response) if callable(self._measure) else self._measure
 
 
-@pytest.fixture
-def server() -> Iterator[StreamServer]:
-    with running(StreamServer()) as served:
-        yield served
-
-
 @pytest.mark.parametrize("kind", FEW_KINDS, ids=str)
 class TestMeters:
     """Meters of a request's limits."""
@@ -184,7 +177,7 @@ class TestMeters:
         windows = {name: limiter(name, rate).status().windows for name, rate in rates.items()}
         return {name: {window.unit: window.used for window in each} for name, each in windows.items()}
 
-    def run(self, kind: Kind, server: StreamServer, rates: dict[str, str], meters: dict[str, Any]) -> list[Any]:
+    def run(self, kind: Kind, streams: StreamServer, rates: dict[str, str], meters: dict[str, Any]) -> list[Any]:
         """Return what is counted before the answer's body is read, and after."""
         limits: dict[str, Any] = {name: {"rate": rate} for name, rate in rates.items()}
         for name, meter in meters.items():
@@ -192,7 +185,7 @@ class TestMeters:
         limiter, rules, seen = Nekkar(clock=FakeClock()), RuleTable([Rule("*", list(rates))], limits), list[Any]()
 
         async def body() -> None:
-            async with kind.sent(limiter, rules, server.url, body=ASKED) as streamed:
+            async with kind.sent(limiter, rules, streams.url, body=ASKED) as streamed:
                 seen.append(self.counted(limiter, rates))
                 await streamed.read()
             seen.append(self.counted(limiter, rates))
@@ -200,29 +193,29 @@ class TestMeters:
         kind.run(body)
         return seen
 
-    def test_one_meter_counts_in_each_limit_that_counts_its_units(self, kind: Kind, server: StreamServer) -> None:
+    def test_one_meter_counts_in_each_limit_that_counts_its_units(self, kind: Kind, streams: StreamServer) -> None:
         """And settles each; the smallest window bounds an estimate."""
-        server.replies = [Reply([b'{"usage": {"prompt_tokens": 30, "completion_tokens": 4}}'])]
+        streams.replies = [Reply([b'{"usage": {"prompt_tokens": 30, "completion_tokens": 4}}'])]
         rates = {"calls": "30/10s", "model": "9/10s; 2000 tokens/10s", "account": "20/10s; 9000 tokens/10s"}
-        before, after = self.run(kind, server, rates, {"model": "openai"})
+        before, after = self.run(kind, streams, rates, {"model": "openai"})
         for seen, tokens in ((before, 2000), (after, 34)):
             both = {"calls": 1, "tokens": tokens}
             assert seen == {"calls": {"calls": 1}, "model": both, "account": both}
 
-    def test_each_limit_is_settled_by_its_own_meter(self, kind: Kind, server: StreamServer) -> None:
+    def test_each_limit_is_settled_by_its_own_meter(self, kind: Kind, streams: StreamServer) -> None:
         """Of other units, and of the same; the largest estimate is reserved. One without a meter goes by the first."""
         rates = {"a": "9 tokens/10s", "b": "9 points/10s", "c": "9 points/10s; 9 tokens/10s", "d": "9 points/10s"}
         a, c = Told({"tokens": 5, "points": 3}, {"tokens": 1, "points": 1}), Told({"points": 7, "tokens": 6}, None)
         meters = {"a": a, "b": Told({"points": 4}, {"points": 2}), "c": c}
-        before, after = self.run(kind, server, rates, meters)
+        before, after = self.run(kind, streams, rates, meters)
         assert before == {"a": {"tokens": 6}, "b": {"points": 7}, "c": {"points": 7, "tokens": 6}, "d": {"points": 7}}
         assert after == {"a": {"tokens": 1}, "b": {"points": 2}, "c": {"points": 7, "tokens": 6}, "d": {"points": 1}}
 
-    def test_a_meter_that_fails_spoils_no_other(self, kind: Kind, server: StreamServer) -> None:
+    def test_a_meter_that_fails_spoils_no_other(self, kind: Kind, streams: StreamServer) -> None:
         """Its limit goes on costing its estimate."""
         failing = Told({"tokens": 5}, lambda response: 1 // 0)
         rates = {"a": "9 tokens/10s", "b": "9 points/10s"}
-        _, after = self.run(kind, server, rates, {"a": failing, "b": Told({"points": 4}, {"points": 2})})
+        _, after = self.run(kind, streams, rates, {"a": failing, "b": Told({"points": 4}, {"points": 2})})
         assert after == {"a": {"tokens": 5}, "b": {"points": 2}}
 
 

@@ -40,11 +40,6 @@ class OpenCache(MemoryCache):
         return super().cas(key, value, token, ttl)
 
 
-@pytest.fixture
-def limiter() -> Nekkar:
-    return Nekkar(clock=FakeClock())
-
-
 @pytest.mark.parametrize("face", FACES, ids=str)
 def test_each_key_has_a_limit_of_its_own(face: Face, limiter: Nekkar) -> None:
     """httpx and httpx2: a client's own header or a call's; a third call of one key is refused, another's is not."""

@@ -12,7 +12,6 @@ from nekkar.core.errors import ConfigurationError
 from nekkar.core.limiter import Nekkar
 from nekkar.requests import NekkarAdapter, RequestConfigurationError, options
 from nekkar.rules import Rule, RuleTable
-from nekkar.testing import FakeClock
 from tests.http.test_feedback import Canned
 from tests.support.faces import FACES, Face, done, entered
 from tests.support.internals.http import Gate
@@ -28,11 +27,6 @@ RULES = [
 
 def table(unmatched: str) -> RuleTable:
     return RuleTable(RULES, LIMITS, unmatched=unmatched)
-
-
-@pytest.fixture
-def limiter() -> Nekkar:
-    return Nekkar(clock=FakeClock())
 
 
 @pytest.fixture

@@ -43,11 +43,6 @@ def proxy() -> Iterator[Proxy]:
         yield made
 
 
-@pytest.fixture
-def limiter() -> Nekkar:
-    return Nekkar(clock=FakeClock())
-
-
 def used(limiter: Nekkar) -> int:
     """Return how many hits were admitted."""
     return limiter("all", RATE).status().windows[0].used

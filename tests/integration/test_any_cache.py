@@ -9,6 +9,7 @@ from multiprocessing.managers import DictProxy, SyncManager
 from nekkar import Nekkar
 from nekkar.core.cache import BaseCache
 from tests.support.checks import worst_window
+from tests.support.processes import run_to_end
 
 PROCESSES, SECONDS = 6, 6.0
 
@@ -52,11 +53,7 @@ def test_six_processes_on_a_cache_of_four_methods_are_never_over() -> None:
         starts: DictProxy[int, list[int]] = manager.dict()
         begin = time.time() + 3.0
         workers = [spawn.Process(target=call, args=(items, starts, number, begin)) for number in range(PROCESSES)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(60)
-            assert worker.exitcode == 0
+        run_to_end(workers)
         recorded = dict(starts)
     times = sorted(start for own in recorded.values() for start in own)
     assert all(recorded[number] for number in range(PROCESSES))

@@ -29,6 +29,7 @@ import nekkar.requests
 from nekkar.core.limiter import Nekkar
 from nekkar.rules import Rule, RuleTable
 from tests.support.internals.core import core_of
+from tests.support.processes import started
 from tests.support.servers import Memcached
 from tests.support.strict import Arrival, Binance, GitHub, Shopify, Strict
 from tests.support.web import running, wait_until
@@ -61,18 +62,9 @@ def fleet(make: Callable[..., Callable[[int], Any]], *arguments: Any) -> Iterato
         _spawn.Process(target=_work, args=(over, barrier, partial(make, *arguments)), daemon=True)
         for _ in range(PROCESSES)
     ]
-    for worker in workers:
-        worker.start()
-    try:
+    with started(workers):
         yield
         over.set()
-        for worker in workers:
-            worker.join(60)
-            assert worker.exitcode == 0
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.join()
 
 
 def _work(over: Any, barrier: Any, make: Callable[[], Callable[[int], Any]]) -> None:

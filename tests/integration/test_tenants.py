@@ -16,6 +16,7 @@ from nekkar.core.limiter import Nekkar
 from nekkar.httpx import NekkarTransport
 from nekkar.rules import Rule, RuleTable
 from tests.support.checks import worst_window
+from tests.support.processes import run_to_end
 from tests.support.servers import Memcached
 
 PROCESSES, TENANTS, HOT, SECONDS = 8, 10_000, 20, 4.0
@@ -58,16 +59,7 @@ def test_ten_thousand_tenants_share_one_memcached(server: Memcached, tmp_path: P
     begin = time.time() + 3.5
     files = [str(tmp_path / str(number)) for number in range(PROCESSES)]
     workers = [spawn.Process(target=work, args=(server.url, begin, file, seed)) for seed, file in enumerate(files)]
-    try:
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(60)
-            assert worker.exitcode == 0
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.join()
+    run_to_end(workers)
     starts: dict[int, list[int]] = defaultdict(list)
     for file in files:
         (refused, grown), *calls = STAMP.iter_unpack(Path(file).read_bytes())

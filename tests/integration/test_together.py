@@ -13,6 +13,7 @@ import requests
 from nekkar.core.limiter import Nekkar
 from nekkar.requests import NekkarAdapter
 from nekkar.rules import Rule, RuleTable
+from tests.support.processes import run_to_end
 from tests.support.servers import Memcached
 from tests.support.web import Answering, Listener, running
 
@@ -91,11 +92,7 @@ def test_a_fleet_under_two_limits_is_refused_nothing_and_uses_the_one_that_binds
         workers = [
             context.Process(target=work, args=(service.url, server.url, path, ready), daemon=True) for path in paths
         ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(60)
-            assert worker.exitcode == 0
+        run_to_end(workers)
     assert service.refused == []
     begin = service.calls[0][0]
     whole = [path for at, path in service.calls if at < begin + 3 * 3.05 - 0.05]  # three of the account's windows

@@ -20,6 +20,7 @@ import openai
 from nekkar.core.limiter import Nekkar
 from nekkar.httpx2 import limit
 from nekkar.rules import Rule, RuleTable
+from tests.support.processes import run_to_end
 from tests.support.servers import Memcached
 from tests.support.web import Answering, Listener, running
 
@@ -120,11 +121,7 @@ def test_a_fleet_of_sdks_keeps_requests_and_tokens_and_uses_them(server: Memcach
     with running(StrictModel()) as service:
         arguments = (service.url, server.url, context.Barrier(PROCESSES))
         workers = [context.Process(target=work, args=arguments, daemon=True) for _ in range(PROCESSES)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(60)
-            assert worker.exitcode == 0
+        run_to_end(workers)
     assert service.refused == []
     ends = [at for at, _ in service.held]
     used = [sum(tokens for at, tokens in service.held if end - PERIOD < at <= end) for end in ends]

@@ -12,7 +12,7 @@ import pytest
 from nekkar import ConfigurationError, Nekkar, WaitTooLong
 from nekkar.testing import FakeClock
 from tests.support.internals.core import cache_of, exchanged, limiter_of
-from tests.support.limits import BACKENDS
+from tests.support.limits import BACKENDS, let_pass
 
 
 def used(limit: Any) -> int:
@@ -104,9 +104,7 @@ def test_it_yields_to_live_calls_of_its_process() -> None:
         thread.start()
     while limit.status().waiting < 3:
         threading.Event().wait(0.01)
-    while any(thread.is_alive() for thread in threads):
-        clock.advance(0.01)
-        threading.Event().wait(0.001)
+    let_pass(clock, threads)
     assert order == ["live", "live", "batch"]
 
 

@@ -16,6 +16,7 @@ from nekkar.core.cache import MemoryCache, SqliteCache
 from nekkar.testing import FakeClock
 from tests.support.internals.core import core_of, kept_limits
 from tests.support.internals.window import Place
+from tests.support.limits import let_pass
 
 NAMES = 64
 
@@ -83,9 +84,7 @@ class TestStatus:
             thread.start()
         while limit.status().waiting < 3:
             threading.Event().wait(0.01)
-        while any(thread.is_alive() for thread in threads):
-            clock.advance(0.01)
-            threading.Event().wait(0.001)
+        let_pass(clock, threads)
         assert limit.status().waiting == 0
 
 

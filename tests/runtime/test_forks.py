@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import threading
-import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +18,9 @@ from nekkar.testing import FakeClock
 from tests.support.internals.core import core_of
 from tests.support.internals.runtime import fork_lock, this_loop
 from tests.support.limits import PATIENCE, WatchedCache, booked
+from tests.support.processes import done_in_child
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-
-
-def in_child(action: Callable[[], object]) -> str:
-    """Return the repr of what ``action`` returned, or raised, in a forked child; a child that hangs is killed."""
-    reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is what is tested
-        child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(int(PATIENCE))
-        try:
-            told = repr(action())
-        except BaseException as error:
-            told = repr(error)
-        os.write(writer, told.encode())
-        os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        told = pipe.read().decode()
-    os.waitpid(child, 0)
-    return told
 
 
 # Locks.
@@ -62,7 +39,8 @@ def test_a_fork_waits_for_a_lock_and_leaves_it_free() -> None:
     other = threading.Thread(target=hold)
     other.start()
     assert taken.wait(PATIENCE)
-    assert in_child(lambda: (taken.is_set(), lock.acquire(timeout=1), lock.acquire(timeout=1))) == "(False, True, True)"
+    outcome = done_in_child(lambda: (taken.is_set(), lock.acquire(timeout=1), lock.acquire(timeout=1)))
+    assert outcome == "(False, True, True)"
     other.join()
     assert lock.acquire(timeout=1)
     lock.release()
@@ -81,7 +59,7 @@ def test_a_thread_that_is_stuck_with_a_lock_holds_up_no_fork_for_long(monkeypatc
     other = threading.Thread(target=hold)
     other.start()
     assert taken.wait(PATIENCE)
-    assert in_child(lambda: lock.acquire(timeout=1)) == "True"
+    assert done_in_child(lambda: lock.acquire(timeout=1)) == "True"
     assert not lock.acquire(blocking=False)
     go_on.set()
     other.join()
@@ -102,7 +80,7 @@ def test_a_fork_by_the_thread_that_holds_a_lock_leaves_it_with_that_thread() -> 
         return found == [True]
 
     lock.acquire()
-    assert in_child(is_free) == "True"
+    assert done_in_child(is_free) == "True"
     assert is_free()
 
 
@@ -119,7 +97,7 @@ def test_a_child_goes_on_with_its_parents_event_loop(tmp_path: Path) -> None:
         return len(await asyncio.gather(*(limit.acquire_async(cost=2) for _ in range(10))))
 
     assert parents.name == "calls"
-    assert in_child(lambda: loop.run_until_complete(many())) == "10"
+    assert done_in_child(lambda: loop.run_until_complete(many())) == "10"
     assert loop.run_until_complete(many()) == 10
     assert limit.status().windows[0].used == 41
     loop.close()
@@ -135,7 +113,7 @@ def test_a_child_has_new_loops_of_its_own(tmp_path: Path) -> None:
         thread: int = await this_loop().in_thread(threading.get_ident, shielded=False)
         return thread
 
-    assert int(in_child(lambda: asyncio.run(main()))) != threading.get_ident()
+    assert int(done_in_child(lambda: asyncio.run(main()))) != threading.get_ident()
 
 
 class Waiting:
@@ -172,7 +150,7 @@ def test_a_childs_copies_of_calls_that_wait_raise_and_keep_the_parents_slots() -
         return [type(end).__name__ for end in ends], len(booked(waiting.cache)), waiting.limit.status().waiting
 
     names = [ConfigurationError.__name__] * 3
-    assert in_child(go_on) == repr((names, 2, 0))
+    assert done_in_child(go_on) == repr((names, 2, 0))
     assert waiting.limit.status().waiting == 3
     waiting.end()
 
@@ -185,7 +163,7 @@ def test_a_child_that_cancels_its_copies_unbooks_none_of_the_parents_slots() -> 
         waiting.end()
         return len(booked(waiting.cache)), waiting.limit.status().waiting
 
-    assert in_child(cancel) == "(2, 0)"
+    assert done_in_child(cancel) == "(2, 0)"
     waiting.end()
 
 
@@ -204,5 +182,5 @@ def test_a_child_counts_none_of_its_parents_callers() -> None:
         own.run_until_complete(asyncio.gather(task, return_exceptions=True))
         return counts
 
-    assert in_child(count) == "[0, 1]"
+    assert done_in_child(count) == "[0, 1]"
     waiting.end()

@@ -147,6 +147,13 @@ def move_to(clock: FakeClock, seconds: float) -> None:
     clock.advance((START_US + round(seconds * 1e6) - clock.now_us()) / 1e6)
 
 
+def let_pass(clock: FakeClock, threads: list[threading.Thread]) -> None:
+    """Let time pass in steps of 10 ms until threads have ended."""
+    while any(thread.is_alive() for thread in threads):
+        clock.advance(0.01)
+        time.sleep(0.001)
+
+
 def since_start(admission: Admission) -> int:
     """Return an admission's slot, in µs after the fake clock's start."""
     return round(admission.at * 1e6) - START_US

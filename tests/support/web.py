@@ -16,12 +16,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import BaseServer
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 TIMEOUT = 30.0
 
-S = TypeVar("S", bound="Listener")
+S = TypeVar("S", bound=BaseServer)
 
 
 @dataclass(frozen=True, slots=True)

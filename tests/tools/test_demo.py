@@ -8,8 +8,6 @@ import multiprocessing
 import re
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -44,6 +42,7 @@ from tests.support.internals.demo import (
     serve,
     show,
 )
+from tests.support.web import running
 
 THREE = (Rate(10, 3),)
 
@@ -106,18 +105,6 @@ def test_the_most_that_anybody_can_do_is_exact(rate: str, seconds: float, most: 
 # the server
 
 
-@contextmanager
-def strict_server(rate: str) -> Iterator[StrictServer]:
-    with StrictServer(quota(rate).rates) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def statuses(server: StrictServer, *paths: str) -> list[tuple[int, str | None]]:
     """Ask for paths on one kept connection; return each status and Retry-After."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
@@ -132,12 +119,12 @@ def statuses(server: StrictServer, *paths: str) -> list[tuple[int, str | None]]:
 
 
 def test_the_server_answers_429_past_its_limit_and_says_when_to_come_again() -> None:
-    with strict_server("2/hour") as server:
+    with running(StrictServer(quota("2/hour").rates)) as server:
         assert statuses(server, "/", "/a", "/") == [(200, None), (200, None), (429, "3600")]
 
 
 def test_the_call_that_only_connects_is_not_counted() -> None:
-    with strict_server("1/hour") as server:
+    with running(StrictServer(quota("1/hour").rates)) as server:
         assert statuses(server, READY, READY, "/", READY) == [(204, None), (204, None), (200, None), (204, None)]
 
 
