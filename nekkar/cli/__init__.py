@@ -1,9 +1,8 @@
 """The command line: ``nekkar``, or ``python -m nekkar``; each command is a file of its name.
 
-Before a command runs nothing is imported but the parser and the core, so that ``--help`` and ``--version`` need no
-extra. On a terminal output is for people, in rich where that is installed; elsewhere it is plain lines, or with
-``--json`` one JSON value. Exit codes: 0 all well; 1 the command did not get what it wanted; 2 bad usage;
-130 interrupted.
+Until a command runs only the parser and the core are imported, so ``--help`` and ``--version`` need no extra. On a
+terminal output is made for people, with rich if it is installed; elsewhere it is plain lines, or with ``--json`` one
+JSON value. Exit codes: 0 success; 1 the command failed; 2 bad usage; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Blocks until the command is done. Raises SystemExit where argparse does: for help and bad usage.
     """
     options = _parser().parse_args(argv)
-    logging.getLogger("nekkar").addHandler(logging.NullHandler())  # what went wrong is told once, below
+    logging.getLogger("nekkar").addHandler(logging.NullHandler())  # errors are printed once, below
     try:
         code = int(options.run(options))
-        sys.stdout.flush()  # here, where it is known what to do if nobody reads
+        sys.stdout.flush()  # here, where a closed pipe can be handled
         return code
     except ConfigurationError as error:
         return _said(f"nekkar {options.command}: {error}", 2)
@@ -40,16 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _said(f"nekkar {options.command}: {error}", 1)
     except KeyboardInterrupt:
         return _said(f"nekkar {options.command}: interrupted", 130)
-    except BrokenPipeError:  # the reader of the output has gone; Python's own last flush can't reach it either
+    except BrokenPipeError:  # the reader has gone; keep Python's last flush from failing too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors repeat no value: it may be the URL of a cache, with a password, in a wrong place."""
+    """A parser whose errors show no values: one may be a cache's URL with a password, in a wrong place."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse; of what nobody asked for, only the names of options are told."""
+        """Parse; an error for unknown arguments shows only the names of options."""
         options, extra = self.parse_known_args(*args, **kwargs)
         if extra:
             names = [word.partition("=")[0] for word in extra if re.fullmatch(r"--?[a-z-]+(=.*)?", word, re.DOTALL)]
@@ -57,7 +56,7 @@ class _Parser(argparse.ArgumentParser):
         return options
 
     def error(self, message: str) -> NoReturn:
-        """End with a message, less the value in it."""
+        """Exit with a message, from which the value is removed."""
         message = re.sub(r"(invalid choice): .*? (\(choose from)", r"\1 \2", message, flags=re.DOTALL)
         message = re.sub(r"(invalid \w+ value): .*", r"\1", message, flags=re.DOTALL)
         super().error(re.sub(r"(ignored explicit argument) .*", r"\1", message, flags=re.DOTALL))

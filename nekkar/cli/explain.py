@@ -1,4 +1,4 @@
-"""``nekkar explain``: which rule a request falls under, why, and what would become of it now."""
+"""``nekkar explain``: which rule a request falls under, why, and whether it would have to wait now."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     told = rules.explain(options.method, options.url, dict(map(_header, options.header)), options.body)
     statuses: list[Status] = []
     if not options.json:
-        print(told, flush=True)  # first, since the cache may be away
+        print(told, flush=True)  # before the cache is asked: it may be away
     if told.match and options.cache:
         limiter = Nekkar(open_cache(options.cache))
         statuses = [from_rules(limiter, name, rules).status() for name in told.match.names]
@@ -67,7 +67,7 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def _outcome(max_wait: float | None, status: Status) -> str:
-    """Say what a call of cost 1 would meet, by the limit for which it would wait longest."""
+    """Say how long a call of cost 1 would wait now, for the limit that would let it wait longest."""
     wait = status.next_at - status.at
     why = "the limit is held" if status.hold_until else "the limit is used up"
     if wait < 0.05:
@@ -78,7 +78,7 @@ def _outcome(max_wait: float | None, status: Status) -> str:
 
 
 def _as_json(told: Explanation, statuses: list[Status]) -> dict[str, Any]:
-    """Return what is told; of several limits, ``limit`` and ``status`` are the first's."""
+    """Return the explanation for JSON; with several limits, ``limit`` and ``status`` are of the first."""
     rule: dict[str, Any] | None = None
     if told.rule:
         more = {"cost": told.rule.cost, "headroom": told.rule.headroom}

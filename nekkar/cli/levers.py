@@ -1,4 +1,4 @@
-"""``nekkar hold``, ``release`` and ``reset``: an operator's levers on a limit, for all who share it; each confirmed."""
+"""``nekkar hold``, ``release`` and ``reset``: operate a limit for all who share it, after a confirmation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Ask, pull the lever, and show how the limit stands. Blocks."""
+    """Ask for confirmation, operate the limit, and show its status. Blocks."""
     if options.rules and options.rate:
         raise ConfigurationError("--rules and --rate both tell the rate; give one")
     held = seconds(options.duration) if options.command == "hold" else 0.0
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _limit(options: argparse.Namespace, cache: BaseCache, rules: RuleTable | None) -> Limit:
-    """Return the limit. A reset needs no terms: it goes over a value that tells none, since it is corrupt, too."""
+    """Return the limit. A reset needs no rate: it also replaces a corrupt value, which can't tell one."""
     try:
         (limit,) = limits_named(cache, [options.name], rules, options.rate)
         return limit

@@ -1,7 +1,7 @@
-"""From names to limits: their terms come from a rule file, from ``--rate``, or from what the fleet wrote.
+"""Limits by name: their rate comes from a rule file, from ``--rate``, or from the limit's log in the cache.
 
-A limit's log holds the windows, spacing and margin in use, so that a limit can be looked at and held by its name
-alone, for as long as its log is in the cache.
+A log holds the windows, spacing and margin in use, so a limit can be shown and held by its name alone as long as the
+cache has its log.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nekkar.rules.settings import TERMS
 
 
 class NotInUse(CacheError):
-    """No log of the limit is in the cache, and nothing else tells its rate."""
+    """The cache has no log of the limit, and neither a rule file nor ``--rate`` gives its rate."""
 
 
 def limits_named(cache: BaseCache, names: Sequence[str], rules: RuleTable | None, rate: str | None) -> list[Limit]:
@@ -38,7 +38,7 @@ def limits_named(cache: BaseCache, names: Sequence[str], rules: RuleTable | None
 
 
 def plain_names(rules: RuleTable | None) -> list[str]:
-    """Return the names of all limits of the rules that are no templates; ConfigurationError where there is none."""
+    """Return the names of all limits of the rules except templates; raise ConfigurationError if there are none."""
     if rules is None:
         raise ConfigurationError("no limit is named; give the NAME of one, or --rules FILE for all in it")
     names = [limit for limit in rules.limits if not rules.is_template(limit)]
@@ -49,13 +49,13 @@ def plain_names(rules: RuleTable | None) -> list[str]:
 
 
 def from_rules(limiter: Nekkar, name: str, rules: RuleTable) -> Limit:
-    """Return the limit of this name on the rules' terms; ConfigurationError where they have none."""
+    """Return the limit of this name with the rules' settings; raise ConfigurationError if they have none."""
     settings = rules.limits[limit_named(name, rules)]
     return limiter(name, settings["rate"], **{term: settings[term] for term in TERMS if term in settings})
 
 
 def limit_named(name: str, rules: RuleTable) -> str:
-    """Return which limit of the rules has this name; ConfigurationError, with the nearest, where none has."""
+    """Return the key of the rules' limits for this name; raise ConfigurationError, with the nearest, if none fits."""
     limit = rules.limit_named(name)
     if limit is None:
         raise ConfigurationError(unknown("limit", name, rules.limits, "the rules define no such limit"))

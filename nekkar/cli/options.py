@@ -1,4 +1,4 @@
-"""What the commands have in common: how they are added, and the options that more than one takes."""
+"""Shared by the commands: how to add one to the parser, and the options that several of them have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PART = r"([0-9]+(?:\.[0-9]+)?)\s*(ms|sec|s|min|m|h|d|)"
 
 
 def add_command(commands: Commands, name: str, summary: str, about: str, exit_codes: str) -> argparse.ArgumentParser:
-    """Add a command, and return its own parser."""
+    """Add a command; return its parser."""
     return commands.add_parser(name, help=summary, description=about, epilog=exit_codes, allow_abbrev=False)
 
 
@@ -49,7 +49,7 @@ def needs(extra: str, *libraries: str) -> None:
 
 
 def open_cache(url: str | None) -> BaseCache:
-    """Return the cache of ``--cache``; ConfigurationError for one that nobody else can share or has used."""
+    """Return the cache of ``--cache``; raise ConfigurationError if no other process can have used it."""
     if not url:
         raise ConfigurationError(f"no cache is given; give --cache URL, or set {CACHE_VARIABLE} in the environment")
     cache = from_url(url)
@@ -62,7 +62,7 @@ def open_cache(url: str | None) -> BaseCache:
 
 
 def seconds(text: str) -> float:
-    """Return the seconds of a duration such as ``5m``, ``1h30m`` or ``90``; raise ConfigurationError for others."""
+    """Return the seconds of a duration such as ``5m``, ``1h30m`` or ``90``; raise ConfigurationError otherwise."""
     given = text.strip().lower()
     if not re.fullmatch(rf"(?:{_PART}\s*)+", given):
         raise ConfigurationError(f"duration must be a time such as 30s, 5m, 1h30m or 0.5, got {shown(text)}")

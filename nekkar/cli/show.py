@@ -1,4 +1,4 @@
-"""What the commands show: tables, JSON, and values as people read them."""
+"""Output of the commands: tables, JSON, and values in a readable form."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def show_json(value: Any, stream: TextIO) -> None:
 
 
 def bar(part: float) -> str:
-    """Return a bar that is full in part."""
+    """Return a bar of which ``part``, from 0 to 1, is filled."""
     full = round(min(max(part, 0.0), 1.0) * BAR)
     return "█" * full + "░" * (BAR - full)
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people read them, such as ``12.0 s``, ``5m 2s`` or ``3h 20m``."""
+    """Return seconds in a readable form, such as ``12.0 s``, ``5m 2s`` or ``3h 20m``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     units = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)]

@@ -1,4 +1,4 @@
-"""``nekkar simulate``: how long a fleet takes for many calls, what binds it and where it waits; nothing is called."""
+"""``nekkar simulate``: how long a fleet takes for many calls, and which limit it waits for; nothing is called."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run_plan(options: argparse.Namespace) -> int:
-    """Run the plan on paper and tell what it comes to."""
+    """Simulate the calls and print the result."""
     whole(options.workers, "workers", MOST_WORKERS)
     micros(options.latency, "latency")
     if options.plot:
@@ -71,7 +71,7 @@ def run_plan(options: argparse.Namespace) -> int:
 
 
 def _shown(asks: Sequence[Ask]) -> Iterable[Ask]:
-    """Show a progress bar on a terminal while asks are run through."""
+    """Yield the calls, with a progress bar on a terminal."""
     if not is_rich(sys.stderr):
         return asks
     from rich.console import Console

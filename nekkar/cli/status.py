@@ -1,4 +1,4 @@
-"""``nekkar status``: how limits stand, read from the cache and never written: one command a limit and look."""
+"""``nekkar status``: the status of limits, by one read of the cache for each limit; nothing is written."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _rows(status: Status, bars: bool) -> list[tuple[str, ...]]:
     held = f"for {duration(status.hold_until - status.at)}" if status.hold_until else "-"
     last = "-" if status.last_at is None else f"{duration(status.at - status.last_at)} ago"
     rows = list[tuple[str, ...]]()
-    if not status.windows:  # reset, and not used since, so that nothing tells the rate
+    if not status.windows:  # reset and not used since, so the log has no rate
         return [(status.name, "-", "-", "", "-", next_slot(status), held, last)]
     for window in status.windows:
         unit = "" if window.unit == CALLS else f" {window.unit}"
@@ -97,7 +97,7 @@ def _rows(status: Status, bars: bool) -> list[tuple[str, ...]]:
 
 
 def _watch(limits: Sequence[Limit], title: str, every: float, as_lines: bool) -> int:
-    """Show the limits again and again; a cache that is away is shown, and tried again."""
+    """Show the limits again and again; if the cache is away, say so and try again."""
     if not as_lines and is_rich(sys.stdout):
         from rich.live import Live
 

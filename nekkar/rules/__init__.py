@@ -1,10 +1,10 @@
 """Rules: from a request's method and URL to the limit that it falls under.
 
-A table reads top to bottom in ``table``, a rule in ``rule``, what a request falls under in ``match``.
-``patterns`` and ``urls`` say what matches what, ``routes`` finds the rule without trying each, ``names`` makes a
-limit's name of what was captured, ``fields`` of what a JSON body holds. ``checks`` finds what is wrong with a table,
-``settings`` and ``costs`` with a limit and a rule, ``dialects`` names the headers of services. ``files`` reads a table,
-``lines`` says where a fault is, and ``reasons`` why a rule applies.
+Start with ``table`` (a table of rules), ``rule`` (one rule) and ``match`` (the result). ``patterns`` and ``urls``
+decide whether a rule covers a request, and ``routes`` finds that rule without trying all. ``names`` fills a limit's
+name with captures and headers, and ``fields`` reads the JSON body for it. ``checks`` checks a whole table, ``settings``
+a limit, ``costs`` a rule's cost. ``dialects`` has the headers of services. ``files`` reads TOML, ``lines`` finds the
+line of a fault, ``reasons`` explains why a rule applies, and ``unmatched`` handles requests without a rule.
 """
 
 from nekkar.rules.files import Fault, faults

@@ -1,8 +1,8 @@
 """The checks of a table as a whole: rules against limits, against each other, and limits against each other.
 
-Every fault goes to a ``report(where, what)``: one that raises, where a table is built; one that keeps them,
-where all the faults of a file are wanted. ``where`` is ``rules[3]`` or ``limits['name']``, counted from 0.
-After a fault the checks go on with what is sound.
+Every fault goes to ``report(where, what)``. A table is built with a ``report`` that raises the first fault; a file is
+checked with one that collects all. ``where`` is ``rules[3]`` or ``limits['name']``, counted from 0. After a fault that
+was collected, the checks go on with the valid parts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def raised(where: str, what: str) -> None:
 
 
 def numbered(rules: object, report: Report) -> dict[int, Rule]:
-    """Return rules by number; report what is not a list of rules."""
+    """Return rules by number; report anything that is not a rule."""
     values = attempt(report, "rules", listed, rules, "[Rule(url, limit), ...]") or []
     for number, value in enumerate(values):
         if not isinstance(value, Rule):
@@ -54,7 +54,7 @@ def numbered(rules: object, report: Report) -> dict[int, Rule]:
 
 
 def check(rules: Mapping[int, Rule], limits: object, report: Report, dialects: object = None) -> Parts:
-    """Check all of a table, and return its parts."""
+    """Check a whole table, and return its valid parts."""
     parts = Parts(rules)
     if dialects is not None:
         parts.dialects = read_dialects(dialects, report)
@@ -67,7 +67,7 @@ def check(rules: Mapping[int, Rule], limits: object, report: Report, dialects: o
 
 
 def attempt(report: Report, where: str, read: Callable[..., Any], *given: Any) -> Any:
-    """Return what ``read`` makes of ``given``; report its error, and return None, where it can't."""
+    """Return ``read(*given)``; where that raises ConfigurationError, report it and return None."""
     try:
         return read(*given)
     except ConfigurationError as error:
@@ -110,14 +110,14 @@ def _check_rule(number: int, rule: Rule, parts: Parts, known: Known, report: Rep
     if rule.cost is not None and len(quotas) == len(rule.limits) > 0:
         for fault in faults_of_cost(rule.cost, quotas):
             report(where, fault)
-    earlier = parts.index.first(rule.pattern, is_sure=True)
+    earlier = parts.index.first(rule.pattern, skip_by_body=True)
     if earlier is not None:
         report(
             where,
             f"url {shown(rule.url)} is wholly covered by rules[{earlier}], {shown(parts.rules[earlier].url)}, and would"
             " never be used; put it first, or leave it out",
         )
-    parts.index.add(number, rule.pattern, is_sure=not any(template.fields for template in templates))
+    parts.index.add(number, rule.pattern, by_body=any(template.fields for template in templates))
 
 
 def check_limit(where: str, limit: object, limits: Known, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""What a rule says that a request costs, and how much of a limit it leaves free."""
+"""The cost and the headroom of a rule: how many hits a request takes, and which part of a limit it leaves free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TABLE = "give a whole number of calls, or hits by unit such as {'tokens': 1200}
 
 
 def read_cost(cost: Any) -> int | dict[str, int]:
-    """Return a cost: an int from 1, or hits by unit, each from 0; raise ConfigurationError for others."""
+    """Return a cost: a number of calls from 1, or hits by unit, each from 0; raise ConfigurationError otherwise."""
     if not isinstance(cost, Mapping):
         return whole(cost, "cost")
     if not cost:
@@ -30,7 +30,7 @@ def read_cost(cost: Any) -> int | dict[str, int]:
 
 
 def read_headroom(headroom: Any) -> float:
-    """Return a headroom; raise ConfigurationError for others."""
+    """Return a headroom, from 0 to below 1; raise ConfigurationError otherwise."""
     if isinstance(headroom, bool) or not isinstance(headroom, int | float) or not 0 <= headroom < 1:
         raise ConfigurationError(
             f"headroom {shown(headroom)} is not a part of a limit; give a number from 0 to below 1"
@@ -39,7 +39,7 @@ def read_headroom(headroom: Any) -> float:
 
 
 def faults_of_cost(cost: Cost, quotas: Mapping[str, Quota]) -> Iterable[str]:
-    """Yield the faults of a rule's cost under its limits: a unit that no limit counts, more than a window has."""
+    """Yield the faults of a rule's cost: a unit that none of its limits counts, or more hits than a window has."""
     units = dict.fromkeys(unit for quota in quotas.values() for unit in (CALLS, *quota.units))
     for unit, hits in ({CALLS: cost} if isinstance(cost, int) else cost).items():
         if unit not in units:

@@ -1,7 +1,7 @@
-"""Dialects: which response headers tell how much of a limit is left, by service; built in, or of a table's own.
+"""Dialects: the names of the response headers in which a service reports its limits; built in, or given in a table.
 
-A dialect is one or more buckets. A bucket names the headers of its limit, of what remains or is used, of the reset and
-of the period; the forms of their values are read in ``nekkar.http.ratelimit_headers``.
+A dialect is one or more buckets. A bucket names the headers of the limit, the remaining or used hits, the reset and the
+period of one quota; ``nekkar.http.ratelimit_headers`` reads their values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nekkar.rules.nearest import unknown
 HEADERS = ("limit", "remaining", "used", "reset", "period")
 KEYS = (*HEADERS, "unit")
 OF_CALLS = ("call", "calls", "request", "requests")
-SUFFIX = "*"  # at the end of a header's name: any; as the period or the resource: what stands there
+SUFFIX = "*"  # ends a header's name: any suffix fits; as period or resource: the value is that suffix
 
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'+.^_`|~-]+")
 _UNIT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -30,10 +30,10 @@ Report = Callable[[str, str], None]
 class Bucket:
     """The names, in lower case, of the headers of one bucket; empty where the service has no such header.
 
-    ``units``: what the bucket counts, the first of these that the limit counts. ``resource``: the header that names the
-    bucket. ``is_window``: all that was used comes back at the reset, and not bit by bit before it. ``is_on_clock``: no
-    reset is told, and windows begin on the clock, as minutes do. ``is_pace``: the limit is an average, calls per
-    second, and fits windows of any length.
+    ``units``: the bucket counts the first of these that the limit counts. ``resource``: the header that names the
+    bucket. ``is_window``: all hits come back together at the reset, not one by one before it. ``is_on_clock``: the
+    service reports no reset; its windows begin at full minutes, hours and so on. ``is_pace``: the reported limit is an
+    average in calls per second, which fits windows of any length.
     """
 
     limit: str = ""
@@ -52,7 +52,7 @@ Dialect = tuple[Bucket, ...]
 
 
 def _named(prefix: str, suffix: str = "", units: tuple[str, ...] = (CALLS,), **more: Any) -> Bucket:
-    """Return the bucket of three headers whose names differ in one word."""
+    """Return a bucket whose headers for limit, remaining and reset differ in that word alone."""
     words: dict[str, Any] = {word: f"{prefix}{word}{suffix}" for word in ("limit", "remaining", "reset")}
     return Bucket(**words, units=units, **more)
 
@@ -138,7 +138,7 @@ BUILT_IN: Mapping[str, Dialect] = {
 
 
 def read_dialects(given: object, report: Report) -> dict[str, Dialect]:
-    """Return all dialects by name; a given one replaces a built-in one. Report each fault of those given."""
+    """Return the built-in and the given dialects by name; a given one replaces a built-in one. Report faults."""
     known = dict(BUILT_IN)
     if given is not None and not isinstance(given, Mapping):
         report("dialects", f"{shown(given)} is not a mapping; give one such as {{'example': {_EXAMPLE}}}")
@@ -167,7 +167,7 @@ def where_dialect(name: object) -> str:
 
 
 def check_headers(headers: object, known: Mapping[str, Dialect]) -> None:
-    """Raise ConfigurationError for a limit's ``headers`` that are not true, false or the name of a known dialect."""
+    """Raise ConfigurationError unless ``headers`` is true, false or the name of a known dialect."""
     if isinstance(headers, bool):
         return
     names = ", ".join(known)

@@ -38,7 +38,7 @@ class Body:
 
 
 def _json(content: object) -> Any:
-    """Return what a body holds; None where that can't be read."""
+    """Parse a body; return None where it is not JSON."""
     if not isinstance(content, bytes | bytearray | str) or len(content) > MOST_BODY:
         return None
     try:

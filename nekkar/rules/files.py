@@ -1,8 +1,8 @@
-"""Rule files: a table in TOML, and every fault of one at once.
+"""Rule files: read a table from TOML, or list every fault of it.
 
 A file has ``[limits]``, each a rate or a table of settings, and ``[[rules]]``, each with ``url``, ``limit`` and
-perhaps ``methods``, ``cost`` and ``headroom``; it may have ``[dialects]``, and above all of them ``unmatched``. Nothing
-else, so that no misspelled key is ignored.
+perhaps ``methods``, ``cost`` and ``headroom``. It may have ``[dialects]`` and, above all tables, ``unmatched``. Any
+other key is a fault, so no misspelled key is ignored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _AT = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with a rule file. ``line`` counts from 1, None where it can't be told.
+    """One thing wrong with a rule file. ``line`` counts from 1; None where it is unknown.
 
     ``where`` is ``rules[3]`` (counted from 0), ``limits['name']`` or another key; empty for the file as a whole.
     """
@@ -72,7 +72,7 @@ class _UnreadError(Exception):
 
 LARGEST_FILE = 16_000_000  # bytes; over a hundred thousand rules
 _CHUNK = 100_000
-LONGEST_KEY = 100  # parts; tomllib takes quadratic time and memory over a dotted key
+LONGEST_KEY = 100  # parts; tomllib takes quadratic time and memory for a dotted key
 
 _KEY_PART = r'(?:[A-Za-z0-9_-]+|"[^"\n]*"|\'[^\'\n]*\')[ \t]*'
 _LONG_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*(?:{_KEY_PART}\.[ \t]*){{{LONGEST_KEY}}}", re.MULTILINE)
@@ -110,15 +110,15 @@ def faults(path: str | os.PathLike[str]) -> list[Fault]:
 
 
 def _line_of(where: str, lines: Mapping[str, int]) -> int | None:
-    """Return the line of a part of a file; of a part that has none of its own, that of the part that it is in."""
+    """Return the line of a part of a file, or that of the part around it where it has no line of its own."""
     outer = (where, where.rpartition("[")[0], where.partition("[")[0])
     return next((lines[part] for part in outer if part in lines), None)
 
 
 def read_table(mapping: object, report: Report) -> tuple[dict[int, Rule], Any, str, Any]:
-    """Return the sound rules by number, the limits, ``unmatched`` and the dialects of a file's content.
+    """Return the valid rules by number, the limits, ``unmatched`` and the dialects of a file's content.
 
-    Reports each fault of the rules and of ``unmatched``.
+    Reports each fault of the rules and of ``unmatched``; ``check`` finds those of limits and dialects.
     """
     if not isinstance(mapping, Mapping):
         report("", f"{shown(mapping)} is not a mapping; give {{'limits': {{...}}, 'rules': [...]}}")

@@ -1,7 +1,7 @@
-"""On which line of a rule file a rule or a limit begins; tomllib does not tell.
+"""The line on which each rule and each limit of a rule file begins, which tomllib does not tell.
 
-The text is TOML already, so a scan for strings, comments and brackets is enough to part its statements: what
-looks like a table inside a string of several lines, or inside a comment, is not taken for one.
+The text has been parsed as TOML before, so it is valid. A scan for strings, comments and brackets is enough to find
+where each statement begins: a table header inside a multi-line string or a comment does not count.
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ from nekkar.rules.rule import Rule
 class Match:
     """The limit that a request falls under: ``limiter(match.name, match.rate_limit, **match.options)``.
 
-    Durations are in seconds, as the table gives them; None (for ``spacing`` 0) is not given. ``headers``: whether what
-    the service's answers say of its limits counts, or the name of their dialect. ``refused``: the statuses that are
-    refusals beside 429 and 503. ``meter``: the meter of the limit, or its name. ``own_headroom``: the limit's own.
-    These four are not options of the limit itself. ``limit``: the name as the table's ``limits`` spells it. ``also``:
-    the further limits of a rule that names several, in its order.
+    Durations are in seconds, as the table gives them; None (0 for ``spacing``) means that the table gives none.
+    ``headers``: whether to read rate limit headers of responses, or the name of the dialect to read them by.
+    ``refused``: the statuses that are refusals beside 429 and 503. ``meter``: the meter of the limit, or its name.
+    ``own_headroom``: the headroom that the table gives for the limit. These four are not options of the limit itself.
+    ``limit``: the name as the table's ``limits`` spells it. ``also``: the further limits of a rule that names several,
+    in the rule's order.
     """
 
     name: str
@@ -49,12 +50,12 @@ class Match:
 
     @property
     def cost(self) -> Cost | None:
-        """What the rule says that the request costs: a number of calls, or hits by unit; None where it says nothing."""
+        """The rule's cost: a number of calls, or hits by unit; None where the rule has none."""
         return self.rule.cost
 
     @property
     def headroom(self) -> float | None:
-        """The part of each window that the rule's requests leave free; None where the rule does not say."""
+        """The part of each window that the rule's requests leave free; None where the rule has no headroom."""
         return self.rule.headroom
 
     @property
@@ -66,10 +67,10 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Unnamed:
-    """A match whose names depend on the request: on captures of the URL, on headers, on fields of its body.
+class PendingMatch:
+    """A match whose limits' names are still to be filled in, from captures of the URL, headers or fields of the body.
 
-    ``by_url``: the URL alone is enough. ``captured``: the URL's captures, once it is known.
+    ``by_url``: the URL is enough to fill them in. ``captured``: the values captured in the URL, once it is known.
     """
 
     parts: tuple[tuple[Match, Template], ...]
@@ -77,18 +78,18 @@ class Unnamed:
     by_url: bool
     captured: dict[str, str] = field(default_factory=dict)
 
-    def found(self, request: Pattern) -> Match | Unnamed:
-        """Return the request's match; one that headers or the body name stays unnamed."""
+    def found(self, request: Pattern) -> Match | PendingMatch:
+        """Fill in what the URL gives. Where headers or the body are needed too, the result is still pending."""
         known = captured(self.places, request)
         return self._match(known) if self.by_url else replace(self, captured=known)
 
     def named(self, headers: Headers | None, body: Body | None = None) -> Match | None:
-        """Return the match of a request with these headers and this body; None where the body lacks a field."""
+        """Fill in the names from headers and body; return None where the body lacks a field that a name needs."""
         values = self.values(headers, body)
         return None if values is None else self._match(values)
 
     def values(self, headers: Headers | None, body: Body | None) -> dict[str, str] | None:
-        """Return the value of each capture; None where the body lacks a field."""
+        """Return the value of each capture by name; None where the body lacks a field."""
         values = dict(self.captured)
         for _, template in self.parts:
             if template.by_header:
@@ -107,7 +108,7 @@ class Unnamed:
 
 
 def _named(own: Match, name: str, also: tuple[Match, ...] = ()) -> Match:
-    """Return a match under another name; ``replace`` would take longer."""
+    """Return a copy of a match under another name; ``dataclasses.replace`` is slower."""
     return Match(
         name, own.rule, own.rate_limit, own.period, own.spacing, own.max_wait, own.margin, own.headers, own.refused,
         own.meter, own.own_headroom, own.limit, also,
@@ -116,15 +117,15 @@ def _named(own: Match, name: str, also: tuple[Match, ...] = ()) -> Match:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What a request may fall under, in order: each but the last needs a field of its body."""
+    """The rules that may apply to a request, in the table's order: each but the last needs a field of the body."""
 
-    outcomes: tuple[Match | Unnamed | Pattern | None, ...]
+    outcomes: tuple[Match | PendingMatch | Pattern | None, ...]
 
     def chosen(self, headers: Headers | None, content: object) -> Match | Pattern | None:
-        """Return the first for which the body has what is needed; the body is read for that, and once."""
+        """Return the first one whose fields the body has; the body is parsed once."""
         body, match = Body(content), None
         for outcome in self.outcomes:
-            if not isinstance(outcome, Unnamed):
+            if not isinstance(outcome, PendingMatch):
                 return outcome
             match = outcome.named(headers, body)
             if match:
@@ -132,14 +133,16 @@ class Candidates:
         return match
 
 
-def outcome_of(rule: Rule, limits: dict[str, dict[str, Any]], templates: dict[str, Template]) -> Match | Unnamed | None:
-    """Return what a rule gives, as far as it is known before a request."""
+def outcome_of(
+    rule: Rule, limits: dict[str, dict[str, Any]], templates: dict[str, Template]
+) -> Match | PendingMatch | None:
+    """Return a rule's match, as far as it is known before a request; None for a rule that says unlimited."""
     if not rule.limits:
         return None
     parts = tuple((_of_settings(name, rule, limits[name]), templates[name]) for name in rule.limits)
     if any(template.captures for _, template in parts):
         by_url = not any(template.by_header or template.fields for _, template in parts)
-        return Unnamed(parts, rule.pattern.places(), by_url)
+        return PendingMatch(parts, rule.pattern.places(), by_url)
     first, *others = (match for match, _ in parts)
     return replace(first, also=tuple(others))
 

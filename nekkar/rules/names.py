@@ -1,16 +1,16 @@
-"""Names of limits: templates such as ``user-{user}``, filled so that different values never give one name.
+"""Names of limits: templates such as ``user-{user}``. Different values always give different names.
 
-- ``{name}`` is what the rule's URL captured; ``{header:Name}`` a hash of that header of the request;
-  ``{json:model}`` a field of its JSON body, ``{json:options.model}`` one inside another.
-- A captured value goes in as it is, but for what could confuse: control characters, half characters, line
-  separators and backslashes are escaped, and so is the character that ends the value where another capture
-  follows. A value over 200 characters is cut and ends in its hash. Caches hash names that they can't hold.
-- A header's value goes in as 16 hexadecimal digits of its SHA-256, ``none`` where the request has no such
-  header or an empty one: the secret itself is nowhere. A hash hides what can't be guessed, a key or a token.
-- A field goes in as a captured value does. A request without it has no such name (see ``fields``).
-- Two templates must never spell one name. A value may be any text but an empty one. So a template can spell a
-  plain name wherever its fixed texts fit it, and two templates have a name in common just when the beginning
-  of one starts with the other's and the end of one ends with the other's.
+- ``{name}`` is a value that the rule's URL pattern captures, ``{header:Name}`` a hash of a request header,
+  ``{json:model}`` a field of the JSON body, ``{json:options.model}`` a nested field.
+- A captured value is inserted as it is, except for characters that are escaped: control characters, lone surrogates,
+  line separators, backslashes, and, where another capture follows, the character that ends the value. A value over
+  200 characters is cut and ends in its hash. Caches hash names that are too long or have characters they refuse.
+- A header is inserted as 16 hexadecimal digits of its SHA-256, so the secret itself is stored nowhere; a header that
+  is missing or empty is ``none``. A hash hides only what nobody can guess, such as a key or a token.
+- A field is inserted like a captured value. Without the field the name can't be made (see ``fields``).
+- No two templates of a table may give the same name. A value may be any text but the empty one. So a template can give
+  a plain name if its fixed texts occur in it, in order. Two templates can give the same name exactly if the first
+  fixed text of one begins with that of the other, and the last fixed text of one ends with that of the other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nekkar.core.errors import ConfigurationError, shown
 from nekkar.rules.fields import Body
 from nekkar.rules.patterns import NAME, fits
 
-LONGEST_NAME = 1000  # of a limit as a table has it; its checks take time in proportion to it
+LONGEST_NAME = 1000  # of a limit in a table; the checks of a name take time in proportion to its length
 LONGEST_VALUE = 200
 KEPT_OF_LONGER = 64
 NO_HEADER = "none"
@@ -45,7 +45,8 @@ _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\]")
 class Template:
     """The fixed texts of a name, and the captures between them.
 
-    A header's capture begins ``header:``, and is in lower case; a field's begins ``json:``. ``fields``: the fields.
+    The capture of a header begins with ``header:`` and is in lower case, that of a field begins with ``json:``.
+    ``fields``: the paths of these fields.
     """
 
     text: str
@@ -57,33 +58,33 @@ class Template:
 
     @property
     def from_url(self) -> tuple[str, ...]:
-        """The captures that the template asks of the URL."""
+        """The captures that the URL must have."""
         return tuple(capture for capture in self.captures if not capture.startswith((_HEADER, _JSON)))
 
     def fields_of(self, body: Body) -> dict[str, str] | None:
-        """Return the value of each field that the template asks for; None where the body lacks one."""
+        """Return the value of each field of the template; None where the body lacks one."""
         values = {f"{_JSON}{field}": body.field(field) for field in self.fields}
         return None if None in values.values() else cast("dict[str, str]", values)
 
     def hashes(self, headers: Headers | None) -> dict[str, str]:
-        """Return what stands for each header that the template asks for."""
+        """Return the hash of each header of the template."""
         asked = (capture for capture in self.captures if capture.startswith(_HEADER))
         return {capture: _hashed(capture.removeprefix(_HEADER), headers) for capture in asked}
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """Return the name; other values of the captures always give another name."""
+        """Return the name for these values of the captures; other values give another name."""
         name = self.fixed[0]
         for capture, stop, following in self.steps:
             name += _spelled(values[capture], stop) + following
         return name
 
     def spells(self, name: str) -> bool:
-        """Tell whether some values make this template's name ``name``."""
+        """Tell whether some values of the captures give this name."""
         return fits(self.fixed, name, 1)
 
 
 def read_template(text: object) -> Template:
-    """Read a limit's name; ConfigurationError for one that is empty or has a brace out of place."""
+    """Read a limit's name; raise ConfigurationError if it is empty, too long, or has a brace out of place."""
     if not isinstance(text, str) or not text:
         raise ConfigurationError(
             f"limit {shown(text)} is not a name; give one such as 'user-{{user}}' (in a rule, False for none)"
@@ -106,7 +107,7 @@ def read_template(text: object) -> Template:
 
 
 def clashes(templates: Iterable[Template]) -> Iterator[tuple[str, str]]:
-    """Yield a template's text and another name that it can spell, each such name once."""
+    """Yield pairs of texts that can give the same name: a template and another limit; each other limit once."""
     plain: list[Template] = []
     captures: list[Template] = []
     for one in templates:
@@ -123,7 +124,7 @@ def clashes(templates: Iterable[Template]) -> Iterator[tuple[str, str]]:
 
 
 def _hashed(header: str, headers: Headers | None) -> str:
-    """Return what stands for a header, given in lower case."""
+    """Return the hash of a header's value, ``none`` without one; ``header`` is in lower case."""
     if headers is not None and not isinstance(headers, Mapping):
         raise ConfigurationError(f"headers: a {type(headers).__name__} is not a mapping; give one such as a dict")
     pairs = [(_encoded(name).lower(), value) for name, value in (headers or {}).items() if value is not None]
@@ -132,7 +133,7 @@ def _hashed(header: str, headers: Headers | None) -> str:
 
 
 def _spelled(value: str, stop: str) -> str:
-    """Write a value so that it can be read back, up to an unescaped ``stop``."""
+    """Escape a value so that it ends, unmistakably, at the first unescaped ``stop``."""
     if len(value) > LONGEST_VALUE:
         digest = sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         return f"{_spelled(value[:KEPT_OF_LONGER], stop)}\\#{digest}"
@@ -152,14 +153,14 @@ def _encoded(text: object) -> bytes:
 
 @dataclass(slots=True)
 class _Ends:
-    """Templates by their first and last fixed text, no two of which can spell one name.
+    """Templates by their first and last fixed text. No two of them can give the same name.
 
-    So of those with one beginning, no end is the end of another. Sorted by their ends, read backwards, only the two
-    neighbours of a text can end with it or be its end: whatever begins with a text stands right behind it.
+    So, among templates with the same first text, no last text ends with another one. In a list sorted by last texts
+    read backwards, only the two neighbours of a new text can end with it, or it with them.
     """
 
     by_head: dict[str, list[tuple[str, Template]]] = field(default_factory=dict)
-    lengths: set[int] = field(default_factory=set)  # of the beginnings
+    lengths: set[int] = field(default_factory=set)  # of the first texts
 
     def add(self, one: Template) -> None:
         head, tail = one.fixed[0], one.fixed[-1]
@@ -167,7 +168,7 @@ class _Ends:
         self.lengths.add(len(head))
 
     def meeting(self, head: str, tail: str) -> Iterator[Template]:
-        """Yield the templates whose beginning starts ``head``, and whose end ends ``tail`` or the reverse."""
+        """Yield the templates whose first text begins ``head``, and whose last text ends ``tail`` or ends with it."""
         backwards = tail[::-1]
         for length in self.lengths:
             ends = self.by_head.get(head[:length], []) if length <= len(head) else []

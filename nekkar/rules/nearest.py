@@ -18,8 +18,8 @@ LONGEST_WORD = 200
 class Known:
     """Known names, and which of them is nearest to a misspelled one.
 
-    Of many names only those that begin or end most like the word are compared, so each look-up takes about the same
-    time, however many names there are.
+    If there are many names, only the neighbours of the word in two sorted lists are compared: one list sorted by how
+    names begin, one by how they end. So a look-up takes about the same time, however many names there are.
     """
 
     names: Collection[str]

@@ -1,4 +1,4 @@
-"""Patterns: what a rule covers, as parts that can be compared.
+"""Patterns: which requests a rule covers, split into parts that can be compared.
 
 A pattern is ``[scheme://]host[:port][/path][?query]``:
 
@@ -8,8 +8,8 @@ A pattern is ``[scheme://]host[:port][/path][?query]``:
 - What is left out (scheme, port, path, query) may be anything; ``?a=1`` asks for that parameter among any
   others, ``?a`` for the parameter with any value.
 
-A request is the narrowest pattern, with every part spelled out. So one relation, "this pattern covers
-that one", answers both whether a rule is for a request and whether a rule is hidden by an earlier one.
+A request is the narrowest pattern: every part is literal. So one relation, "this pattern covers that one", answers
+both whether a rule applies to a request and whether an earlier rule hides a later one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _STAND_IN = "\ud800"  # for a star inside a text; no pattern has it in it
 
 @dataclass(frozen=True, slots=True)
 class Glob:
-    """Texts with any run of characters between them, each run ``gap`` long or longer."""
+    """Fixed texts with any characters between them, at least ``gap`` of them each time."""
 
     pieces: tuple[str, ...]
     gap: int = 0
@@ -59,12 +59,12 @@ class Glob:
 
     @property
     def text(self) -> str:
-        """Every text that fits, as one: only a star can match the stand-in."""
+        """A text that stands for all texts that fit: in place of each star a character that only a star can match."""
         return _STAND_IN.join(self.pieces)
 
     @property
     def is_whole(self) -> bool:
-        """Whether a whole label or segment fits, whatever it is (but an empty one where there is a gap)."""
+        """Whether any label or segment fits (where there is a gap, any but the empty one)."""
         return self.pieces == _ANY
 
     @property
@@ -77,7 +77,7 @@ Place = tuple[str, bool, int]  # a capture's name, whether it is in the host, it
 
 
 class Pattern(NamedTuple):
-    """What a rule covers, or a request. ``host`` has its last label first; None and ``""`` are any."""
+    """The parts of a rule's pattern, or of a request. ``host`` has its last label first; None and ``""`` mean any."""
 
     scheme: str
     host: tuple[Part, ...]
@@ -89,7 +89,7 @@ class Pattern(NamedTuple):
     methods: frozenset[str] | None
 
     def covers_rest(self, narrow: Pattern) -> bool:
-        """Tell whether all but the host and the path, which an index has compared, covers ``narrow``'s."""
+        """Tell whether scheme, port, query and methods cover ``narrow``'s; an index compares host and path."""
         return (
             self.scheme in ("", narrow.scheme)
             and self.port in (None, narrow.port)
@@ -116,7 +116,7 @@ def captured(places: tuple[Place, ...], request: Pattern) -> dict[str, str]:
 def fits(pieces: tuple[str, ...], text: str, gap: int = 0) -> bool:
     """Tell whether ``text`` is the pieces in order, with a run of at least ``gap`` characters between them.
 
-    Taking the first place for each piece is right, and never goes back: linear in the text's length.
+    The first place where a piece fits is always right, so there is no backtracking: linear in the text's length.
     """
     head, *middle, tail = pieces
     end = len(text) - len(tail)
@@ -141,7 +141,7 @@ def covers(wide: Part, narrow: Part) -> bool:
 
 
 def read_request(method: str, url: str, queries: bool = True) -> Pattern:
-    """Read a request's URL, however it is spelled; ``method`` in upper case. A query may be left unread."""
+    """Read the URL of a request, in any spelling; ``method`` is in upper case. ``queries``: read the query too."""
     scheme, host, port, path, query = address(url)
     return Pattern(
         scheme, host, False, port, path, False, params(query) if queries else NO_PARAMS, frozenset((method,))
@@ -149,7 +149,7 @@ def read_request(method: str, url: str, queries: bool = True) -> Pattern:
 
 
 def read_pattern(url: object, methods: frozenset[str] | None = None) -> Pattern:
-    """Read a pattern; raise ConfigurationError, with the text and what was expected, for any other text."""
+    """Read a pattern; raise ConfigurationError, with the text and what was expected, if it is invalid."""
     try:
         return _read(url, methods)
     except ConfigurationError as error:
@@ -204,7 +204,7 @@ def _port(port: str | None) -> int | None:
 
 
 def _host(host: str) -> tuple[tuple[Part, ...], bool]:
-    """Return the labels, the last one first, and whether more may stand before them."""
+    """Return the labels, the last one first, and whether more labels may come before them (``*.``)."""
     if "[" in host or "]" in host:
         return (_ipv6(host),), False
     texts = _DOTS.split(_DOTS.sub(".", host).rstrip("."))

@@ -1,7 +1,7 @@
 """Why a request falls under a rule, and why not under the rules before it that nearly matched.
 
 A rule nearly matches if its host and path fit and something else does not; if all but its path fits; or if all
-but its host fits, and the hosts are much alike. Of many, the closest few are told.
+but its host fits, and the hosts are similar. Where many do, only the closest are listed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Explanation:
     """Which rule a request falls under, and why not one before it. ``str()`` tells it in lines of text.
 
     ``number``, from 0, and ``rule``: None where none matched. ``captured``: by name, a header's value hashed.
-    ``match``: the limit with its settings, None for unlimited. ``near``: in the table's order. ``unmatched``: what
-    the table has happen to a request that no rule matches.
+    ``match``: the limit with its settings, None for unlimited. ``near``: the rules that nearly matched, in the table's
+    order. ``unmatched``: what the table does with a request that no rule matches.
     """
 
     method: str
@@ -90,15 +90,15 @@ def settings_of(match: Match) -> dict[str, Any]:
 
 
 def lacks_fields(number: int, rule: Rule, fields: Sequence[str]) -> NearMiss:
-    """Return why a rule whose pattern fits does not match: the request's body lacks fields that name its limit."""
+    """Return a miss of a rule whose pattern fits: the body lacks fields that name the rule's limit."""
     return NearMiss(number, rule, tuple(f"the JSON body has no field {shown(field)}" for field in fields))
 
 
 def nearest_rule(rules: Sequence[Rule], request: Pattern) -> tuple[int, list[str]] | None:
-    """Return the number of the rule that comes nearest to a request that none matches, and the parts that differ.
+    """Return the number of the rule nearest to a request that no rule matches, and the parts that differ.
 
-    None where there are no rules. All rules are compared by parts; hosts by their spelling only for the nearest few,
-    so a table of 10,000 rules takes some tens of milliseconds.
+    None where there are no rules. All rules are compared part by part, but only for the nearest few are the hosts
+    compared letter by letter: a table of 10,000 rules takes some tens of milliseconds.
     """
     few = nsmallest(LIKELIEST, range(len(rules)), key=lambda number: _rough_distance(rules[number].pattern, request))
     host = _host(request)
@@ -113,7 +113,7 @@ def nearest_rule(rules: Sequence[Rule], request: Pattern) -> tuple[int, list[str
 def near_misses(rules: Iterable[Rule], request: Pattern, lacking: Sequence[NearMiss] = ()) -> tuple[NearMiss, ...]:
     """Return the closest of the rules that nearly matched a request, in the table's order.
 
-    ``lacking``: those whose pattern fits.
+    ``lacking``: misses of rules whose pattern fits (see ``lacks_fields``).
     """
     misses = [*lacking] + [
         NearMiss(number, rule, tuple(_why_not(rule.pattern, request)))
@@ -156,7 +156,7 @@ def _unmet(wide: Pattern, request: Pattern) -> Iterator[str]:
 
 
 def _why_not(wide: Pattern, request: Pattern) -> Iterator[str]:
-    """Yield each part of a pattern that does not cover a request's, with both."""
+    """Yield a sentence for each part of a pattern that does not cover the request's part."""
     if wide.methods and request.methods and not request.methods <= wide.methods:
         yield f"method {', '.join(request.methods)} is not {' or '.join(sorted(wide.methods))}"
     if wide.scheme not in ("", request.scheme):
@@ -174,7 +174,7 @@ def _why_not(wide: Pattern, request: Pattern) -> Iterator[str]:
 
 
 def _fit(wide: tuple[Part, ...], more: bool, parts: tuple[Part, ...], least: int) -> bool:
-    """Tell whether parts begin with the wide ones, followed, where ``more``, by at least that many others."""
+    """Tell whether ``wide`` covers parts one by one; where ``more``, at least ``least`` further parts must follow."""
     long_enough = len(parts) >= len(wide) + least if more else len(parts) == len(wide)
     return long_enough and all(map(covers, wide, parts))
 
@@ -187,14 +187,14 @@ def _distance(miss: NearMiss, request: Pattern) -> tuple[int, int, float]:
 
 
 def _alike(one: str, other: str) -> bool:
-    """Tell whether two hosts could be meant to be the same, or one a part of the other's domain."""
+    """Tell whether two hosts are similar (one may be a typing error), or one is a subdomain of the other."""
     ends = one.removeprefix("*."), other.removeprefix("*.")
     related = any(f".{inner}".endswith(f".{outer}") for inner, outer in (ends, ends[::-1]))
     return related or _likeness(one, other) >= ALIKE
 
 
 def _likeness(one: str, other: str) -> float:
-    """Return from 0 to 1 how like two hosts are; what is too long for a host is like none."""
+    """Return how similar two hosts are, from 0 to 1; 0 for a text that is too long for a host."""
     if max(len(one), len(other)) > LONGEST_HOST:
         return 0
     return SequenceMatcher(None, one, other).ratio()

@@ -1,12 +1,11 @@
 """The index of a table: which rules can cover a request, found without trying them all.
 
 Rules lie in a trie of host labels (the last one first), each end of which holds a trie of path segments.
-A literal is one dictionary look-up; a part with a star or a capture is looked up by what stands before its
-first star and after its last, or by a text between two. So the cost of a look-up is that of the rules that
-nearly match, not of all.
+A literal part is found by one dictionary look-up. A part with a star or a capture (a glob) is filed under its fixed
+texts: the one before the first star with the one after the last, or one between two stars. So a look-up costs time
+for the rules that nearly match, not for all rules.
 
-The same walk finds the earlier rules that may hide a new one: covering a pattern and covering a request are
-one relation (see ``patterns``).
+The same walk finds an earlier rule that covers a new one: a request is a pattern too (see ``patterns``).
 """
 
 from __future__ import annotations
@@ -30,7 +29,10 @@ FEW_KINDS = 4
 
 @dataclass(slots=True)
 class Node(Generic[T]):
-    """What may follow one place in a pattern. A glob is found by its two ends or by a piece between them."""
+    """A node of the trie: what may follow at one place in a pattern.
+
+    A glob is filed under its two ends, or under a piece between two of its stars.
+    """
 
     literals: dict[str, Node[T]] = field(default_factory=dict)
     globs: dict[Glob, Node[T]] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class Node(Generic[T]):
         return self.globs[part]
 
     def _file(self, glob: Glob) -> None:
-        """Put a glob where the fewest others are; the commonest, a whole part, needs no search."""
+        """File a glob under the key that the fewest others have; one that fits any part needs no key."""
         if glob.is_whole:
             self.wild.append((glob.gap, self.globs[glob]))
             return
@@ -86,11 +88,11 @@ class Node(Generic[T]):
         return found
 
     def _near(self, text: str) -> Iterator[Glob]:
-        """Yield, once each, the globs that have the ends or the piece they are filed under in ``text``."""
+        """Yield the globs whose ends, or whose piece, occur in ``text``, each once."""
         for head, tail in self.lengths:
             if head + tail <= len(text):
                 yield from self.by_ends.get((text[:head], text[len(text) - tail :]), ())
-        if len(self.by_piece) <= len(self.widths) * len(text):  # then to search for each piece takes fewer steps
+        if len(self.by_piece) <= len(self.widths) * len(text):  # fewer steps than to look up each run
             for piece, globs in self.by_piece.items():
                 if piece in text:
                     yield from globs
@@ -108,28 +110,28 @@ class Index:
     patterns: dict[int, Pattern] = field(default_factory=dict)
     hosts: Node[Node[Leaf]] = field(default_factory=Node)
     queries: bool = False  # whether a pattern asks for a parameter
-    unsure: set[int] = field(default_factory=set)  # what more than the pattern decides on: such a rule hides no other
+    by_body: set[int] = field(default_factory=set)  # rules that also need a field of the body: they hide no other
 
-    def add(self, number: int, pattern: Pattern, is_sure: bool = True) -> None:
+    def add(self, number: int, pattern: Pattern, by_body: bool = False) -> None:
         paths: Node[Leaf] = self.hosts.end(pattern.host, pattern.subdomains, Node)
         leaf: Leaf = paths.end(pattern.path, pattern.deep, dict)
         keys = [(pattern.port, param) for param in pattern.query or (None,)]
-        for method in pattern.methods or (None,):  # a request has one method, which must find it
+        for method in pattern.methods or (None,):  # a request has one method, and must find the rule by it
             kind = pattern.scheme, method
             rarest = min(keys, key=lambda key: len(leaf.get(key, {}).get(kind, ())))
-            leaf.setdefault(rarest, {}).setdefault(kind, []).append(number)  # any of its parameters will find it
+            leaf.setdefault(rarest, {}).setdefault(kind, []).append(number)  # one of them finds it
         self.patterns[number] = pattern
-        if not is_sure:
-            self.unsure.add(number)
+        if by_body:
+            self.by_body.add(number)
         self.queries = self.queries or bool(pattern.query)
 
-    def first(self, narrow: Pattern, after: int = -1, is_sure: bool = False) -> int | None:
-        """Return the lowest number over ``after`` whose pattern covers ``narrow``, or None; ``is_sure``: of sure rules.
+    def first(self, narrow: Pattern, after: int = -1, skip_by_body: bool = False) -> int | None:
+        """Return the lowest number over ``after`` whose pattern covers ``narrow``, or None.
 
-        A rule is sure if nothing but its pattern decides whether it matches.
+        ``skip_by_body``: leave out rules that match only if the body has a field.
         """
         best: int | None = None
-        skipped: Collection[int] = self.unsure if is_sure else ()
+        skipped: Collection[int] = self.by_body if skip_by_body else ()
         keys: Collection[Key] = ((None, None), (narrow.port, None))
         if narrow.query:
             keys = {(port, param) for param in (None, *narrow.query) for port in (None, narrow.port)}
@@ -153,18 +155,18 @@ class Index:
 
 
 def _of_kind(kinds: dict[Kind, list[int]], narrow: Pattern) -> Iterable[list[int]]:
-    """Return the numbers of the rules whose scheme and methods may cover ``narrow``'s; of a few kinds simply all."""
+    """Return the rules whose scheme and methods may cover ``narrow``'s; where there are few kinds, return all."""
     if len(kinds) <= FEW_KINDS:
         return kinds.values()
-    method = min(narrow.methods) if narrow.methods else None  # what covers all its methods is filed under each
+    method = min(narrow.methods) if narrow.methods else None  # a rule that covers all its methods is filed under each
     return [kinds[kind] for kind in product({"", narrow.scheme}, {None, method}) if kind in kinds]
 
 
 def _walk(root: Node[T], parts: tuple[Part, ...], more: bool, least: int) -> list[T]:
     """Return what is stored where a pattern that covers ``parts`` ends.
 
-    ``more``: the parts are themselves followed by any others. ``least``: how many parts an open pattern asks
-    for beyond its own. Each node is met at most once, so no pattern makes a walk explode.
+    ``more``: any other parts may follow ``parts``. ``least``: how many parts an open pattern needs beyond its own. Each
+    node is visited at most once, so a walk takes time in proportion to the trie at worst.
     """
     found: list[T] = []
     nodes, left = [root], len(parts)

@@ -14,7 +14,7 @@ from nekkar.rules.patterns import Pattern, read_pattern
 
 _METHOD = re.compile(r"[A-Za-z][A-Za-z_-]*")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]|data:|blob:")  # the last two stand in a browser's logs
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]|data:|blob:")  # a HAR file of a browser has the last two
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -24,9 +24,9 @@ class Rule:
     ``url`` is a pattern ``[scheme://]host[:port][/path][?query]``, see ``nekkar.rules.patterns``. ``limit`` is a
     limit's name, a list of names (all must admit the request; kept as a tuple), or False for explicitly unlimited.
     ``methods`` ignores case (None: any) and is kept as a sorted tuple. ``cost``: what a request costs, a whole number
-    of calls or a mapping of units to hits; what the call itself says comes before it. ``headroom``: from 0 to below 1,
-    the part of each window that such a request leaves free; it comes before a limit's own.
-    Raises ConfigurationError for what can't be a rule in any table.
+    of calls or a mapping of units to hits; a cost given with the call overrides it. ``headroom``: from 0 to below 1,
+    the part of each window that such a request leaves free; it overrides the limit's own.
+    Raises ConfigurationError for values that are invalid in any table.
     """
 
     url: str
@@ -63,7 +63,7 @@ class Rule:
 
 
 def read_methods(methods: object) -> frozenset[str] | None:
-    """Return methods in upper case, None for any; raise ConfigurationError for others."""
+    """Return methods in upper case, None for any method; raise ConfigurationError for invalid ones."""
     if methods is None:
         return None
     try:

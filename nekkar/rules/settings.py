@@ -1,4 +1,4 @@
-"""The settings of a limit in a table, each checked for itself."""
+"""The settings of a limit in a table: each is checked on its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nekkar.rules.costs import read_headroom
 from nekkar.rules.dialects import Dialect, check_headers
 from nekkar.rules.nearest import unknown
 
-TERMS = ("period", "spacing", "max_wait", "margin")  # what a limit of a table may have of a Nekkar's call
+TERMS = ("period", "spacing", "max_wait", "margin")  # the arguments of Nekkar.__call__ that a table may set
 SETTINGS = ("rate", *TERMS, "headers", "refused", "meter", "headroom")
 NOT_YET = ("concurrency", "lease")
 METERS = tuple(BUILT_IN)
@@ -49,7 +49,7 @@ def rate_of(settings: Mapping[str, Any]) -> Quota | None:
 
 
 def read_refused(statuses: Any) -> tuple[int, ...]:
-    """Return the statuses that a limit takes for refusals; raise ConfigurationError for others."""
+    """Return the statuses that a limit treats as refusals, sorted; raise ConfigurationError for invalid ones."""
     bounds = f"give a list of statuses from {LEAST_REFUSED} to {MOST_REFUSED}, such as [403, 429]"
     if not isinstance(statuses, list | tuple | set | frozenset):
         raise ConfigurationError(f"refused {shown(statuses)} is not a list; {bounds}")

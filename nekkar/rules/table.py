@@ -1,6 +1,6 @@
 """Which limit a request falls under: rules, tried in order, the first match wins.
 
-- A request that no rule matches is unlimited, and ``unmatched`` says whether it is sent: see ``unmatched``.
+- A request that no rule matches is ignored, warned of or refused: see ``unmatched``.
 - A rule is a pattern (see ``patterns``), the name of a limit or a list of names, all of which must admit the request,
   and perhaps some methods and a cost. ``limit=False`` is explicitly unlimited.
 - A limit's name may hold captures, as in ``user-{user}``, headers, as in ``openai-{header:Authorization}``, and
@@ -9,8 +9,8 @@
 - A table is checked when it is built: an unknown limit, a bad rate, a capture the pattern lacks, a rule
   that an earlier one hides, a template that can spell another limit's name. Errors begin with
   ``rules[3]:`` or ``limits['name']:``, counted from 0, after the file's name if they come from one.
-- Looking a request up costs about the same in a table of ten rules and of ten thousand. What was looked up is
-  remembered by method and URL; headers and bodies are not remembered.
+- A look-up takes about the same time in a table of ten rules and of ten thousand. Results are cached by method and
+  URL; headers and bodies are not cached.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nekkar.rules.checks import attempt, check, numbered, raised
 from nekkar.rules.dialects import Dialect
 from nekkar.rules.fields import Body
 from nekkar.rules.files import load, read_table
-from nekkar.rules.match import Candidates, Match, Unnamed, outcome_of
+from nekkar.rules.match import Candidates, Match, PendingMatch, outcome_of
 from nekkar.rules.names import Headers
 from nekkar.rules.patterns import Pattern, captured, read_request
 from nekkar.rules.reasons import Explanation, lacks_fields, near_misses
@@ -36,7 +36,7 @@ from nekkar.rules.unmatched import Unmatched, check_policy
 CACHED = 1024
 LONGEST_CACHED = 2048
 
-Outcome = Match | Unnamed | Pattern | None  # None: a rule says unlimited; the request itself: no rule matches
+Outcome = Match | PendingMatch | Pattern | None  # None: a rule says unlimited; the request itself: no rule matches
 
 
 class RuleTable:
@@ -105,8 +105,8 @@ class RuleTable:
 
     @property
     def needs_body(self) -> bool:
-        """Whether a limit is named by a field of the request's body, so that a body is worth giving."""
-        return bool(self._index.unsure)
+        """Whether a limit is named by a field of the request's body, so that ``match`` needs the body."""
+        return bool(self._index.by_body)
 
     def resolve(
         self, method: str | bytes, url: object, headers: Headers | None = None, body: object = None
@@ -150,8 +150,8 @@ class RuleTable:
         number, rule, values, lacking = None, None, dict[str, str](), []
         for at in self._covering(request):
             found = self._outcome(at, request)
-            named = found.values(headers, content) if isinstance(found, Unnamed) else {}
-            if not isinstance(found, Unnamed) or named is not None:
+            named = found.values(headers, content) if isinstance(found, PendingMatch) else {}
+            if not isinstance(found, PendingMatch) or named is not None:
                 number, rule = at, self.rules[at]
                 values = captured(rule.pattern.places(), request) | (named or {})
                 break
@@ -166,15 +166,15 @@ class RuleTable:
         return self._dialects[name]
 
     def limit_named(self, name: str) -> str | None:
-        """Return which of ``limits`` has this name: itself, or the template, such as ``user-{user}``, that spells it.
+        """Return the key of ``limits`` that a limit's name comes from: the name itself, or a template that can give it.
 
-        None where none has. No two can, or the table would not have been built.
+        ``user-7`` comes from ``user-{user}``. None where no key fits. Two never fit: a table is checked for that.
         """
         spelled = (limit for limit, template in self._templates.items() if template.captures and template.spells(name))
         return name if name in self.limits and not self.is_template(name) else next(spelled, None)
 
     def is_template(self, limit: str) -> bool:
-        """Tell whether a limit of ``limits`` is one for each value of its captures."""
+        """Tell whether a key of ``limits`` has captures, so that it stands for a limit per value."""
         return bool(self._templates[limit].captures)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -203,30 +203,30 @@ class RuleTable:
             return found
         if isinstance(found, Candidates):
             return found.chosen(headers, body)
-        return found.named(headers) if isinstance(found, Unnamed) else found
+        return found.named(headers) if isinstance(found, PendingMatch) else found
 
     def _find(self, method: str, url: str) -> Outcome | Candidates:
-        """Return what a request falls under, or may fall under, depending on its body."""
+        """Return the match for a request; where it depends on the body, the candidates."""
         request = read_request(method.upper(), url, self._index.queries)
         number = self._index.first(request)
         if number is None:
             return request
-        if number not in self._index.unsure:
+        if number not in self._index.by_body:
             return self._outcome(number, request)
         numbers = list(self._covering(request))
         outcomes: list[Outcome] = [self._outcome(number, request) for number in numbers]
-        return Candidates((*outcomes, request) if numbers[-1] in self._index.unsure else tuple(outcomes))
+        return Candidates((*outcomes, request) if numbers[-1] in self._index.by_body else tuple(outcomes))
 
     def _outcome(self, number: int, request: Pattern) -> Outcome:
         outcome = self._outcomes[number]
-        return outcome.found(request) if isinstance(outcome, Unnamed) else outcome
+        return outcome.found(request) if isinstance(outcome, PendingMatch) else outcome
 
     def _covering(self, request: Pattern) -> Iterator[int]:
-        """Yield the rules that cover a request, up to the first that needs nothing of its body."""
+        """Yield the rules that cover a request, up to the first that does not depend on the body."""
         number = self._index.first(request)
         while number is not None:
             yield number
-            number = self._index.first(request, number) if number in self._index.unsure else None
+            number = self._index.first(request, number) if number in self._index.by_body else None
 
 
 def _remade(

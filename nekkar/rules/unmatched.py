@@ -4,8 +4,8 @@
 2. ``warn``: it is sent unlimited, with one WARNING for each host, for at most ``MOST_HOSTS`` hosts.
 3. ``error``: it is refused before it is sent, by a ConfigurationError.
 
-Messages go to logs, so they show no secret: a URL without user info, query and fragment, and with ``…`` in place of
-a path segment that looks like a token.
+Messages go to logs, so they show no secret: they leave out the URL's user info, query and fragment, and have ``…`` in
+place of a path segment that looks like a token.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger("nekkar")
 
 
 def check_policy(policy: object) -> str:
-    """Return ``policy``; ConfigurationError, with the nearest policy, for an unknown one."""
+    """Return ``policy``; raise ConfigurationError, with the nearest known one, if it is unknown."""
     if isinstance(policy, str) and policy in POLICIES:
         return policy
     near = nearest(policy, POLICIES) if isinstance(policy, str) else ""
@@ -42,7 +42,7 @@ def check_policy(policy: object) -> str:
 
 
 class Unmatched:
-    """A table's policy, and the hosts that a WARNING has named. Thread-safe, and without a lock."""
+    """A table's policy, and the hosts that a WARNING has named. Thread-safe, without a lock."""
 
     def __init__(self, policy: str) -> None:
         self.policy = policy

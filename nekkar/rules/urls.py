@@ -1,15 +1,15 @@
-"""A URL as the parts that rules compare, whatever its spelling.
+"""A URL split into the parts that rules compare.
 
-Two spellings of one address give the same parts, so none slips past a rule that covers the other:
+Two spellings of the same address give the same parts, so no spelling escapes a rule:
 
-- The scheme, user info, host, port, path and query are cut as HTTP libraries cut them: a backslash ends
-  the host, tabs and newlines are dropped, the fragment and the user info play no part.
+- A URL is split as HTTP libraries split it: a backslash ends the host, tabs and newlines are dropped, the fragment and
+  the user info are ignored.
 - Hosts are lower case, percent-decoded, in their ASCII (punycode) form, without a trailing dot; IP
   addresses are in their shortest form.
 - Path segments are percent-decoded one by one, so ``%2F`` stays inside its segment; then ``.`` and ``..``
   are resolved as in RFC 3986, 5.2.4. An empty segment (``//``) is kept.
 
-Nothing here raises: what no library would send is read as far as it can be. All of it takes time in
+Nothing here raises: a text that no library would send is read as far as possible. Everything takes time in
 proportion to the URL's length.
 """
 
@@ -30,7 +30,7 @@ Address = tuple[str, tuple[str, ...], int | None, tuple[str, ...], str]
 NO_PARAMS: frozenset[Param] = frozenset()
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
-# What most URLs are; such a one has one spelling alone, but for dot segments, and needs no more than cutting.
+# Most URLs: except for dot segments, such a URL has only one spelling, so splitting it is enough.
 _PLAIN = re.compile(
     r"(https?|wss?)://([a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)*)(?::([1-9][0-9]{0,3}))?(/[!$&->@-\[\]-~]*)?(?:\?([!$-~]*))?"
 )
@@ -42,12 +42,12 @@ _IGNORED = re.compile(  # the code points that UTS 46 maps to nothing, but for t
     "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u2060-\u2064\u206a-\u206f\u3164\ufe00-\ufe0f\ufeff"
     "\uffa0\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0100-\U000e01ef]+"
 )
-_LONGEST_HOST = 1024  # characters beyond ASCII; DNS has at most 253, which may have been some more before NFKC
+_LONGEST_HOST = 1024  # of a host beyond ASCII: DNS allows 253 characters, and NFKC can shorten a text
 _NUMERIC = re.compile(r"[0-9][0-9a-fx.]*")
 
 
 def address(url: str) -> Address:
-    """Return a URL's scheme, host (its last label first), port, path and query, however it is spelled."""
+    """Return a URL's scheme, host (its last label first), port, path and query, in any spelling."""
     plain = _PLAIN.fullmatch(url)
     if plain is None or "/." in url:
         return _address(url)
@@ -75,7 +75,7 @@ def _cut(url: str) -> tuple[str, str, str, str]:
 
 
 def host_and_port(authority: str) -> tuple[str, str | None]:
-    """Part ``user@host:port``; the port is None without a colon."""
+    """Split ``user@host:port``; the port is None without a colon."""
     text = authority.rpartition("@")[2]
     inside, bracket, rest = text.partition("]")
     if text.startswith("[") and bracket:
@@ -85,7 +85,7 @@ def host_and_port(authority: str) -> tuple[str, str | None]:
 
 
 def port_number(port: str | None, scheme: str) -> int | None:
-    """Return the port that is meant; None where it is neither given nor known."""
+    """Return the port, or the scheme's default port; None where neither is known."""
     if not port:
         return DEFAULT_PORTS.get(scheme)
     digits = port.lstrip("0")
@@ -104,7 +104,8 @@ def ascii_host(host: str) -> str:
     """Return a host, or some labels of one, in lower case and ASCII, as UTS 46 maps them.
 
     The standard library's codec follows IDNA 2003 and makes ``faß.de`` another site, ``fass.de``; HTTP
-    libraries don't. NFKC takes quadratic time over a run of accents: what is too long to be a host is left alone.
+    libraries don't. NFKC takes quadratic time over a run of accents, so a text too long for a host is only put in lower
+    case.
     """
     text = unquote(host)
     if not text.isascii():
@@ -151,7 +152,7 @@ def _folded(char: str) -> str:
 
 
 def _ascii_label(label: str) -> str:
-    """Leave a label over the 63 characters of DNS as it is: no host has it, and punycode takes long over it."""
+    """Encode a label as punycode; a label over DNS's 63 characters stays as it is, since encoding it takes long."""
     if label.isascii() or len(label) > 63:
         return label
     return "xn--" + label.encode("punycode", "replace").decode("ascii")

@@ -1,8 +1,8 @@
-"""For tests of programs that use nekkar, and of caches that carry it.
+"""For tests of programs that use nekkar, and of caches written for it.
 
-``FakeClock`` never makes a test wait; ``assert_never_over`` tells whether calls kept to a limit;
-``CacheConformance`` tries a cache of one's own. None of them needs pytest. With pytest come two
-fixtures, ``nekkar_clock`` and ``nekkar_limiter`` (see ``fixtures``); ``-p no:nekkar`` turns them off.
+``FakeClock`` never makes a test wait, ``assert_never_over`` checks that calls kept a limit, and ``CacheConformance``
+tests a cache of your own. None of them needs pytest. With pytest there are two fixtures, ``nekkar_clock`` and
+``nekkar_limiter`` (see ``fixtures``); ``-p no:nekkar`` turns them off.
 """
 
 from nekkar.testing.clock import START_US, FakeClock

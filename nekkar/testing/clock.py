@@ -14,13 +14,12 @@ START_US = 1_700_000_000 * SECOND
 
 
 class FakeClock:
-    """A clock that stands still but for sleeps, which it jumps over; for ``Nekkar(clock=FakeClock())``.
+    """A clock that stands still and jumps over sleeps; for ``Nekkar(clock=FakeClock())``.
 
-    Whoever would sleep returns at once, with the time set to the end of its sleep: a test of a thousand
-    calls at ten a second takes no time. With ``jump=False`` sleepers wait until the test advances the
-    clock past the end of their sleep. ``start``: the first time, Unix time in seconds. Thread-safe. A
-    pickled one tells the same time, and goes its own way; a deep copy is the clock itself, so that a copied limiter
-    stays on it.
+    A sleep returns at once and sets the time to its end, so a test of a thousand calls at ten a second takes no time.
+    With ``jump=False`` a sleep waits until the test advances the clock past its end. ``start``: the first time, Unix
+    time in seconds. Thread-safe. An unpickled clock starts at the same time and is then independent; a deep copy is
+    the clock itself, so a copied limiter keeps its clock.
     """
 
     def __init__(self, start: float = START_US / SECOND, *, jump: bool = True) -> None:
@@ -47,7 +46,7 @@ class FakeClock:
         return self._now / SECOND
 
     def advance(self, seconds: float) -> None:
-        """Let time pass (or, with a negative number, step back); sleepers whose end has come wake."""
+        """Let time pass (a negative number steps back), and wake the sleepers whose time has come."""
         with self._changed:
             self._now += round(seconds * SECOND)
             self._changed.notify_all()

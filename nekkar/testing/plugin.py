@@ -1,7 +1,7 @@
-"""What pytest loads by entry point: the fixtures, by their module's name.
+"""The plugin that pytest loads by entry point. It names the module of the fixtures, and has none itself.
 
-So they are loaded once where they are also asked for as ``-p nekkar.testing.fixtures``, or in a conftest's
-``pytest_plugins``; pytest refuses a module that comes under two names.
+So the fixtures are loaded once even if ``-p nekkar.testing.fixtures`` or a conftest's ``pytest_plugins`` asks for them
+too; pytest refuses a module that is loaded under two names.
 """
 
 pytest_plugins = ["nekkar.testing.fixtures"]

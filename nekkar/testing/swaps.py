@@ -1,4 +1,4 @@
-"""What nekkar needs of ``gets`` and ``cas``; each check takes caches on trial that share their keys."""
+"""The checks of ``gets`` and ``cas``; each takes several caches that share their keys."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from nekkar.core.errors import shown
+from nekkar.testing.checked_cache import ATOMIC, CheckedCache, fault, new_key
 from nekkar.testing.threads import THREADS, at_once
-from nekkar.testing.trial import ATOMIC, Trial, fault, new_key
 
 BYTES = [b"x", b"\x00\xff", b"line\r\nEND\r\n", bytes(range(256)) * 400]
 DAY = 86_400
 
 
-def bytes_come_back(caches: list[Trial]) -> None:
+def bytes_come_back(caches: list[CheckedCache]) -> None:
     """Swap each of BYTES in, and set a text."""
     cache, key = caches[0], new_key()
     for value in BYTES:
@@ -24,7 +24,7 @@ def bytes_come_back(caches: list[Trial]) -> None:
     cache.expect_bytes(key, "naïve".encode(), "set")
 
 
-def missing_key_is_created_once(caches: list[Trial]) -> None:
+def missing_key_is_created_once(caches: list[CheckedCache]) -> None:
     """Create by cas twice, and by cas after an add."""
     cache, key = caches[0], new_key()
     value, token = cache.gets(key)
@@ -39,7 +39,7 @@ def missing_key_is_created_once(caches: list[Trial]) -> None:
     cache.expect_lost(other, token, "add")
 
 
-def token_loses_after_any_change(caches: list[Trial]) -> None:
+def token_loses_after_any_change(caches: list[CheckedCache]) -> None:
     """Change a key in each way there is."""
     cache = caches[0]
     changes: dict[str, Callable[[str], object]] = {
@@ -56,7 +56,7 @@ def token_loses_after_any_change(caches: list[Trial]) -> None:
         cache.expect_lost(key, token, change)
 
 
-def key_made_again_is_another(caches: list[Trial]) -> None:
+def key_made_again_is_another(caches: list[CheckedCache]) -> None:
     """Delete a key and write its bytes again, in each way there is."""
     cache = caches[0]
     writes: dict[str, Callable[[str], object]] = {
@@ -73,7 +73,7 @@ def key_made_again_is_another(caches: list[Trial]) -> None:
         cache.expect_lost(key, token, f"delete, and {write} of the same bytes")
 
 
-def one_of_many_wins(caches: list[Trial]) -> None:
+def one_of_many_wins(caches: list[CheckedCache]) -> None:
     """Race threads with one token for each of 100 keys, first missing ones, then the same as they are now."""
     keys = [new_key() for _ in range(100)]
     for turn in ("create", "change"):
@@ -88,7 +88,7 @@ def one_of_many_wins(caches: list[Trial]) -> None:
             caches[0].expect_bytes(key, f"{turn} {won.index(True)}".encode(), "the one cas that told True", ATOMIC)
 
 
-def none_is_lost(caches: list[Trial]) -> None:
+def none_is_lost(caches: list[CheckedCache]) -> None:
     """Count up in many threads, 50 times each."""
     key = new_key()
 
@@ -103,7 +103,7 @@ def none_is_lost(caches: list[Trial]) -> None:
     caches[0].expect_bytes(key, b"%d" % (50 * THREADS), f"{50 * THREADS} swaps that each added one", ATOMIC)
 
 
-def value_lives_its_ttl(caches: list[Trial]) -> None:
+def value_lives_its_ttl(caches: list[CheckedCache]) -> None:
     """Look at short values after a while, and at long ones at once."""
     cache, short, renewed = caches[0], new_key(), new_key()
     cache.swap(short, b"short", 10)

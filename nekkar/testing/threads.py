@@ -1,4 +1,4 @@
-"""Threads that do one thing at the same time, again and again."""
+"""Run the same work in several threads at the same time, round by round."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PATIENCE = 60.0
 
 
 def at_once(work: Callable[[int, int], T], rounds: int = 1, threads: int = THREADS) -> list[list[T]]:
-    """Return, for each round, what ``work(round, thread)`` gave each thread; a round begins for all at once.
+    """Return, for each round, the results of ``work(round, thread)`` in all threads, which begin a round together.
 
-    Raises the first error of any thread, and AssertionError where one is not done within PATIENCE.
+    Raises the first error of any thread, and AssertionError if a thread is not done within PATIENCE.
     """
     results: list[dict[int, T]] = [{} for _ in range(rounds)]
     errors: list[BaseException] = []
@@ -31,7 +31,7 @@ def at_once(work: Callable[[int, int], T], rounds: int = 1, threads: int = THREA
                 begin.wait(PATIENCE)
                 results[number][thread] = work(number, thread)
         except BaseException as error:
-            errors.append(error)  # the first is the cause, the others only miss it at the barrier
+            errors.append(error)  # the first is the cause; the others only fail at the barrier
             begin.abort()
 
     done = _all_done([threading.Thread(target=run, args=(thread,), daemon=True) for thread in range(threads)])
@@ -43,7 +43,7 @@ def at_once(work: Callable[[int, int], T], rounds: int = 1, threads: int = THREA
 
 
 def _all_done(threads: list[threading.Thread]) -> bool:
-    """Run threads, switched often, for PATIENCE at most; return whether all came to their end."""
+    """Run threads, switching often between them, for PATIENCE at most; return whether all have ended."""
     deadline = monotonic() + PATIENCE
     with _switching_often():
         for thread in threads:

@@ -1,7 +1,7 @@
-"""Were calls ever over a limit? The check of promise 1, on times that a test recorded.
+"""Check that recorded calls were never over a limit (promise 1).
 
-Windows are half-open, [start, start + period): N calls per P seconds are kept if any N + 1 consecutive
-calls span at least P. Margins play no part: they are how nekkar keeps a limit, not the limit.
+Windows are half-open, [start, start + period): a limit of N calls per P seconds is kept if any N + 1 consecutive calls
+span at least P. Margins do not matter here: they are nekkar's means of keeping a limit, not a part of it.
 """
 
 from __future__ import annotations

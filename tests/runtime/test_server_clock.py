@@ -288,8 +288,8 @@ def test_a_process_that_starts_while_the_first_server_is_away_goes_by_the_next(
     first.ticks += READ_EVERY_US
     clock.read()
     settled(clock)
-    assert clock._course
-    assert clock._course.behind == -3_000  # never back: made up at half speed
+    assert clock._slewed
+    assert clock._slewed.behind == -3_000  # never back: made up at half speed
     first.ticks += SECOND
     assert clock.now_us() == first.ticks + AHEAD
     assert caplog.text == ""
@@ -611,7 +611,7 @@ def test_memcached_is_the_clock_of_its_limits(server: Memcached) -> None:
         assert abs(admission.at - time.time()) < 20
         clock = limiter._clock
         assert isinstance(clock, ServerClock)
-        assert clock._course is not None
+        assert clock._slewed is not None
 
 
 def test_memcached_with_W_leaves_the_machines_clock_or_an_error() -> None:  # noqa: N802 -- the option's name

@@ -1,4 +1,4 @@
-"""A course: time between readings of another clock runs on, never back, and is made up a little at a time."""
+"""Slewed time: between readings of another clock it runs on, never back, and an offset is made up little by little."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.internals.core import SECOND
-from tests.support.internals.runtime import DRIFT, GOOD_US, HASTE, Course, Reading, begun
+from tests.support.internals.runtime import DRIFT, GOOD_US, SLEW_PARTS, Reading, SlewedTime, set_by
 
 EPOCH = 1_790_000_000 * SECOND
 NARROW = 100
@@ -20,20 +20,20 @@ def reading(tick: int, there: int, width: int = NARROW) -> Reading:
     return Reading(tick - width // 2, there, tick + width // 2)
 
 
-def course(at: int = EPOCH, width: int = NARROW) -> Course:
-    """Return a course begun at tick 0."""
-    return begun(reading(0, at, width))
+def slewed(at: int = EPOCH, width: int = NARROW) -> SlewedTime:
+    """Return the time that a reading at tick 0 sets."""
+    return set_by(reading(0, at, width))
 
 
 def test_a_course_begins_at_its_first_reading_and_runs_with_the_ticks() -> None:
     """The bracket's middle is the instant of the reading."""
-    begins = begun(Reading(1000, EPOCH, 1200))
+    begins = set_by(Reading(1000, EPOCH, 1200))
     assert [begins.now(tick) - EPOCH for tick in (1100, 1101, 2100)] == [0, 1, 1000]
 
 
 def test_a_reading_that_agrees_changes_nothing_but_its_age() -> None:
     """Time goes on as before."""
-    before = course()
+    before = slewed()
     after = before.corrected(reading(30 * SECOND, EPOCH + 30 * SECOND), 31 * SECOND)
     assert after.now(40 * SECOND) == before.now(40 * SECOND)
     assert after.read == 30 * SECOND
@@ -43,11 +43,11 @@ def test_a_reading_that_agrees_changes_nothing_but_its_age() -> None:
 def test_what_a_course_is_behind_by_is_made_up_slowly_and_wholly(off: int) -> None:
     """At once only what drift explains; then one part in 1,000, so that no window is cut by more than its margin."""
     read = 30 * SECOND
-    after = course().corrected(reading(read, EPOCH + read + off), read)
+    after = slewed().corrected(reading(read, EPOCH + read + off), read)
     assert after.now(read) - (EPOCH + read) == min(off, read // DRIFT)
     for tick in range(read, read + 20 * SECOND, SECOND):
-        assert after.now(tick + SECOND) - after.now(tick) <= SECOND + SECOND // HASTE
-    end = read + HASTE * off
+        assert after.now(tick + SECOND) - after.now(tick) <= SECOND + SECOND // SLEW_PARTS
+    end = read + SLEW_PARTS * off
     assert after.now(end) == EPOCH + end + off
     assert after.now(end + SECOND) == EPOCH + end + SECOND + off
 
@@ -56,7 +56,7 @@ def test_what_a_course_is_behind_by_is_made_up_slowly_and_wholly(off: int) -> No
 def test_a_backward_step_lets_nobody_start_early(off: int) -> None:
     """Time goes on at half speed until the other clock has caught up; it never stands nor steps back."""
     read = 30 * SECOND
-    after = course().corrected(reading(read, EPOCH + read - off), read)
+    after = slewed().corrected(reading(read, EPOCH + read - off), read)
     assert after.now(read) == EPOCH + read
     assert after.now(read + off) == pytest.approx(EPOCH + read + off // 2, abs=1)
     assert after.now(read + 2 * off) == EPOCH + read + off
@@ -67,20 +67,20 @@ def test_a_backward_step_lets_nobody_start_early(off: int) -> None:
 def test_a_course_behind_by_a_second_or_more_jumps(off: int) -> None:
     """A server that came back with another clock: two clocks in one fleet would do more harm."""
     read = 30 * SECOND
-    assert course().corrected(reading(read, EPOCH + read + off), read).now(read) == EPOCH + read + off
+    assert slewed().corrected(reading(read, EPOCH + read + off), read).now(read) == EPOCH + read + off
 
 
 def test_the_drift_of_hours_is_made_up_at_once() -> None:
     """A process idle for six hours is off by as much as its quartz went, and right again with its next call."""
     read = 6 * 3600 * SECOND
-    after = course().corrected(reading(read, EPOCH + read + 900_000), read)
+    after = slewed().corrected(reading(read, EPOCH + read + 900_000), read)
     assert after.now(read) == EPOCH + read + 900_000
 
 
 def test_a_wide_reading_proves_only_what_lies_outside_of_it() -> None:
     """A pause between the two looks at the ticks moves nobody's clock, unless it was wrong by more."""
     read, width = 30 * SECOND, 200_000
-    begins = course()
+    begins = slewed()
     assert begins.off_by(reading(read, EPOCH + read + width // 2, width)) == 0
     assert begins.off_by(reading(read, EPOCH + read + width // 2 + 7, width)) == 7
     assert begins.off_by(reading(read, EPOCH + read - width // 2 - 7, width)) == -7
@@ -88,9 +88,9 @@ def test_a_wide_reading_proves_only_what_lies_outside_of_it() -> None:
 
 def test_where_all_readings_are_wide_their_middle_is_taken() -> None:
     """A cache far away: the way there takes as long as the way back."""
-    begins = course(width=200_000)
+    begins = slewed(width=200_000)
     assert begins.off_by(reading(SECOND, EPOCH + SECOND + 5_000, 200_000)) == 5_000
-    assert course().off_by(reading(SECOND, EPOCH + SECOND + 500, GOOD_US)) == 500
+    assert slewed().off_by(reading(SECOND, EPOCH + SECOND + 500, GOOD_US)) == 500
 
 
 STEPS = st.integers(-3 * SECOND, 3 * SECOND) | st.integers(-(10**10), 10**10) | st.integers(-100, 100)
@@ -99,7 +99,7 @@ STEPS = st.integers(-3 * SECOND, 3 * SECOND) | st.integers(-(10**10), 10**10) | 
 @given(st.lists(st.tuples(st.integers(0, 60 * SECOND), STEPS, st.integers(0, SECOND)), max_size=12), st.randoms())
 def test_time_never_steps_back_whatever_the_other_clock_does(readings: list[tuple[int, int, int]], rng) -> None:  # type: ignore[no-untyped-def]
     """Readings at any time, of any clock, however wide: the times told ascend."""
-    now, tick, told = course(), 0, list[int]()
+    now, tick, told = slewed(), 0, list[int]()
     for wait, step, width in readings:
         for _ in range(8):
             tick += rng.randint(0, wait // 8 + 1)

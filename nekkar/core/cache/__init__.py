@@ -1,11 +1,10 @@
 """Caches: where a limit's log lives. Any of them is safe to share between threads.
 
-A cache is four methods over ``str`` keys and values (``BaseCache``). One that can also swap, that
-is, read a value with a token and write it back only if nobody else wrote since (``SwapCache``),
-carries a limit in one value; any other does by versions (store.py). A swap that won tells its token, or
-``UNREAD`` where the cache can't. Where its server tells the time (``TellsTime``), all who share the limit go by
-that clock. Every method blocks for at most the cache's timeout and raises CacheError where the cache is away;
-none guesses an answer from an error.
+A cache is four methods over ``str`` keys and values (``BaseCache``). Some can also compare and swap: read a value with
+a token, and write it back only if nobody else has written since (``SwapCache``). Such a cache holds a limit in one
+value; any other cache holds it as numbered versions (store.py). If the cache's server tells the time (``TellsTime``),
+all processes that share the limit use that clock. Every method blocks for at most the cache's timeout, and raises
+CacheError if the cache is away; no method guesses an answer after an error.
 """
 
 from typing import TYPE_CHECKING

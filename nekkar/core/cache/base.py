@@ -1,4 +1,4 @@
-"""What a cache is."""
+"""The interface of a cache: ``BaseCache``, and what a cache may do beyond it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BaseCache(ABC):
 
 
 def text(value: Any, where: str, key: str) -> str:
-    """Return a stored value as text; raise CorruptLog for other bytes, which nekkar did not write."""
+    """Return a stored value as text; raise CorruptLog if it is not UTF-8, so nekkar did not write it."""
     try:
         return str(value, "utf-8")
     except (UnicodeDecodeError, TypeError):
@@ -45,7 +45,7 @@ def text(value: Any, where: str, key: str) -> str:
 
 
 def too_long(size: int, where: str, key: str) -> CorruptLog:
-    """Return the error for a value of ``size`` bytes, which no log has; the caller reads no more of it than needed."""
+    """Return the error for a value of ``size`` bytes, longer than any log; the caller need not read all of it."""
     return CorruptLog(
         f"{where}: key {shown(key)} holds {size:,} bytes, and a limit's log has at most {LONGEST_STATE:,};"
         " delete the key, or call reset() of the limit"
@@ -53,7 +53,7 @@ def too_long(size: int, where: str, key: str) -> CorruptLog:
 
 
 class Unread(Enum):
-    """The token of a value just written, where its cache can't tell it: no swap wins with it, so read again."""
+    """The token of a value just written by a cache that can't tell its token. No swap wins with it: read first."""
 
     UNREAD = "unread"
 
@@ -73,14 +73,14 @@ class SwapCache(Protocol):
     def cas(self, key: str, value: bytes, token: Any, ttl: int) -> Any:
         """Write ``value`` for ``ttl`` seconds if ``key`` is as when ``token`` was read.
 
-        Return the token of what was written, never None, for a next ``cas`` without a read; UNREAD where the cache
-        can't tell it. None where another's write came between. An error leaves open whether the value was written.
+        Return the new token, with which the next ``cas`` needs no read; UNREAD if the cache can't tell it. Return None
+        if somebody else wrote in between. After an error the value may or may not have been written.
         """
 
 
 @runtime_checkable
 class TellsTime(Protocol):
-    """A cache whose server tells its own clock, which all who share it then go by."""
+    """A cache whose server tells the time of its clock, so that all processes which share it use that clock."""
 
     def tell_time(self, now: Callable[[], int]) -> tuple[int, int, int] | None:
         """Return (before, server, after): the server's clock in µs since the epoch, bracketed by ``now()`` in µs.

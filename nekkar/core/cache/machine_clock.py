@@ -1,13 +1,13 @@
-"""The clock of the processes of one machine that share a file: no step of the machine's wall clock moves it.
+"""The clock of processes on one machine that share a file: it does not step when the machine's wall clock does.
 
 The machine's ticks are the same in every process and never step, but restart with each boot. So the file keeps,
 for each boot, how far its time is ahead of the ticks. Rules:
 
-- The first process that opens the file in a boot reads the offset off the wall clock; it holds until the next boot.
-- After a boot time goes on no earlier than it was last seen, as long as something in the file still counts: a machine
-  that keeps no time while it is off may start in the past.
-- Ticks count for one machine, and for one time namespace of it; containers share both, unless told otherwise.
-- Where the system does not name its boot (it does on Linux), the wall clock itself is used.
+- The first process that opens the file after a boot takes the offset from the wall clock; it holds until the next boot.
+- After a boot the time is never earlier than the last time noted in the file, as long as a value in the file has not
+  expired: a machine without a battery-backed clock may boot with a time in the past.
+- Ticks are the same within one machine and one time namespace of it; containers share both by default.
+- If the system has no name for a boot (Linux has one), the wall clock itself is used.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class MachineClock(SystemClock):
         self._read_file()
 
     def sync(self, connection: sqlite3.Connection) -> None:
-        """Take over the file's time, or begin it, on a connection just made."""
+        """Read the offset from the file, or set it, on a new connection."""
         if not self._boot:
             return
         connection.execute(_SCHEMA)
@@ -68,7 +68,7 @@ class MachineClock(SystemClock):
         self._offset_us, self._is_synced = rows[0][0], True
 
     def is_to_be_seen(self) -> bool:
-        """Whether to note the time again, for the next boot to go on from."""
+        """Whether it is time to note the time in the file, for the next boot."""
         return self._boot is not None and self.now_us() >= self._see_at
 
     def see(self, connection: sqlite3.Connection) -> None:
@@ -79,7 +79,7 @@ class MachineClock(SystemClock):
 
 
 def boot_name() -> str | None:
-    """Return what tells this boot, and this time namespace, from all others; None where the system has no name."""
+    """Return a name for this boot and this time namespace; None if the system has none."""
     with suppress(OSError):
         namespace = os.readlink(_TIME) if _TIME.is_symlink() else ""
         return f"{_BOOT.read_text().strip()} {namespace}"

@@ -1,9 +1,8 @@
 """A cache in this process: for one process, and for tests. Its threads and event loops share it.
 
-It has no lock that a call could wait for: a signal handler, or a finaliser that the garbage collector runs, may use the
-cache between any two calls of a function that is using it already, and would wait for its own thread. Instead each
-change is one step of the interpreter's: statements without a call, between which neither another thread nor a handler
-runs (in CPython with its global lock).
+Calls take no lock. A signal handler, or a finaliser that the garbage collector runs, may call the cache while the same
+thread is inside it, and would wait for itself. Instead each change is made by statements that call nothing: within such
+statements CPython, with its global lock, runs no other thread and no handler.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ FOR_EVER = float("inf")
 
 log = logging.getLogger("nekkar")
 
-_lock = lock_over_forks()  # every cache's, and for its rounds alone: re-entrant
+_lock = lock_over_forks()  # for the sweeps of all memory caches; re-entrant
 
 
 class _Item(NamedTuple):
@@ -103,7 +102,7 @@ class MemoryCache(BaseCache):
         return new.version if kept is new else None
 
     def _sweep(self, key: str, now: float) -> None:
-        """Note an item that was put, and drop what is dead of those whose turn it is."""
+        """Note a new item, and drop the expired ones among a few items that are due for a look."""
         with _lock:
             self._rounds.add(key, now)
             for each in self._rounds.up(now):

@@ -1,14 +1,13 @@
-"""Connections of one process to one cache: taken for one command, put back if it went well.
+"""Connections of one process to one cache: each is taken for one command, and put back if the command succeeded.
 
 Rules:
 
-- A connection whose command raised, whatever it raised, is closed: an answer may still be on its
-  way, and the next command would take it for its own.
-- ``generation`` changes once a new connection stands. A restarted server is only ever reached on a
-  new one, so a token whose generation, looked up before it was read, has passed may be another
-  server's and is never used.
-- Connections do not outlive a fork: the child starts with none, and leaves the parent's alone.
-- A pool that is dropped closes its connections.
+- If a command raises anything, its connection is closed: an answer may still be on its way, and the next command would
+  take it for its own.
+- ``generation`` changes with each new connection. After a restart of the server all connections are new. So a token
+  read in an earlier generation may be from before a restart, and is never used. Look the generation up before the read.
+- Connections do not survive a fork: the child starts with none, and does not close the parent's.
+- A pool that is garbage collected closes its connections.
 """
 
 from __future__ import annotations

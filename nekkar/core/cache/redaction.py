@@ -1,13 +1,13 @@
-"""What of a cache's URL and address may be shown: only what can't be a secret.
+"""Cache URLs and addresses without secrets, for messages.
 
-A user name, a password or a token can stand anywhere in a URL that is misspelt: before a missing "@", in the place
-of a port, in an option. So nothing is cut out of a URL. A new text is made of the parts known to be harmless:
+In a misspelt URL a user name, a password or a token can be anywhere: before a missing "@", in place of a port, in an
+option. So nothing is removed from a URL. Instead a new text is made of the parts known to be harmless:
 
-- the scheme, where it is one of ours;
-- the hosts with their ports, the path of a file or socket, and the number of a database, where all of the URL but
-  its user info and its options is as it should be.
+- the scheme, if it is a known one;
+- the hosts with their ports, the path of a file or socket, and the number of a database, if the whole URL except for
+  its user info and its options is valid.
 
-tests/caches/test_secrets.py misspells URLs at random, and looks for the secret in all that is raised, logged and
+tests/caches/test_secrets.py misspells URLs at random, and looks for the secret in everything raised, logged or
 printed.
 """
 
@@ -54,7 +54,7 @@ def parts_of(url: str) -> Parts:
 
 
 def redacted(url: str) -> str:
-    """Return what of a cache URL can't be a secret, such as ``redis://cache:6379/0``, ``redis://***`` or ``***``."""
+    """Return a cache URL without secrets, such as ``redis://cache:6379/0``, ``redis://***`` or ``***``."""
     parts = parts_of(url)
     if parts.scheme not in SCHEMES:
         return HIDDEN if url else "''"
@@ -64,7 +64,7 @@ def redacted(url: str) -> str:
 
 
 def is_well_formed(parts: Parts) -> bool:
-    """Return whether hosts and path are as the scheme has them, and nothing could be a part of a password."""
+    """Return whether hosts and path are valid for the scheme, and none of them could be part of a password."""
     if parts.fragment or "@" in parts.query or bool(parts.slashes) == (parts.scheme == "memory"):
         return False
     hosts, path = parts.hosts.split(",") if parts.hosts else [], parts.path
@@ -102,25 +102,25 @@ def is_server(text: str) -> bool:
 
 
 def redacted_host(text: str) -> str:
-    """Return what stands in the place of a host, to show it: as it was written where that is a host and a port."""
+    """Return a host as it was written if it is a host and perhaps a port, else ``***``."""
     return repr(text) if not text or is_server(text) or is_host(text) else HIDDEN
 
 
 def is_cache_url(text: str) -> bool:
-    """Return whether a text begins as a cache's URL does, however it goes on."""
+    """Return whether a text begins like the URL of a cache."""
     parts = parts_of(text.strip())
     return parts.scheme in SCHEMES and bool(parts.slashes)
 
 
 def port_of(value: Any, what: str) -> int:
-    """Return a port; raise ConfigurationError for others. A text is not shown, since it may be a password."""
+    """Return a port; raise ConfigurationError if it is invalid. A str is not shown: it may be a password."""
     if not isinstance(value, SupportsIndex):
         raise ConfigurationError(f"{what} must be an int from 1 to 65535, got {kind_of(value)}")
     return whole(value, what, 65_535)
 
 
 def near_scheme(url: str) -> str:
-    """Return a hint at the scheme that was meant, such as " (did you mean redis://?)", or "" where none is near."""
+    """Return a hint at the nearest scheme, such as " (did you mean redis://?)"; "" if none is near."""
     word = re.split(r"[^a-z]", url.strip().lower(), maxsplit=1)[0]
     near = get_close_matches(word, SCHEMES, 1)
     return f" (did you mean {near[0]}:{'' if near[0] == 'memory' else '//'}?)" if near else ""

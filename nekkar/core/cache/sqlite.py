@@ -3,12 +3,12 @@
 One small table in WAL mode. A value's version is random, so that a key deleted and set again never
 has its old version. The file must be on a local disk: SQLite's locks are not safe on network shares. Rules:
 
-- A fork copies SQLite as it is: a mutex that another thread holds stays locked in the child for ever, and an open
-  connection makes the child believe that it holds the parent's file locks. So the threads of a process call SQLite
-  one at a time, under a lock that the forking thread takes first; then it closes the idle connections.
-- SQLite never waits under that lock: it answers at once that the file is busy, and the command tries again outside.
-- An open connection stays on its file when that is removed or replaced, and processes would count apart from then
-  on. So each connection compares its files with those at its path a few times a second, and makes way for a new one.
+- A fork copies SQLite's state: a mutex that another thread holds stays locked in the child for ever, and with an open
+  connection the child takes the parent's file locks for its own. So the threads of a process call SQLite one at a
+  time, under a lock that the forking thread takes first; then it closes the idle connections.
+- SQLite never waits under that lock: it reports at once that the file is busy, and the command tries again later.
+- When a file is removed or replaced, an open connection keeps using the old file, and processes would count apart. So
+  each connection compares its files with those at its path a few times a second, and is closed if they differ.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ log = logging.getLogger("nekkar")
 
 @dataclass(slots=True)
 class _Opened:
-    """A connection, the files that it has open, and when these were last compared with those at the path."""
+    """A connection, the files that it has open, and when they were last compared with the files at the path."""
 
     connection: sqlite3.Connection
     files: _Files
@@ -78,7 +78,7 @@ class _Moved(Exception):
 
 
 class SqliteCache(BaseCache):
-    """A file: ``SqliteCache("limits.db")``; made where it is not there, its folder is not.
+    """A file: ``SqliteCache("limits.db")``. A missing file is created; a missing folder is an error.
 
     ``timeout``: seconds that a command may wait for other processes' writes.
     """
@@ -206,7 +206,7 @@ class SqliteCache(BaseCache):
             pause = min(max(SHORTEST_PAUSE_S, 2 * pause), LONGEST_PAUSE_S)
 
     def _outcome(self, command: Callable[[sqlite3.Connection], T], opened: _Opened) -> T | sqlite3.Error:
-        """Run a command on a connection; return the error where the file is busy, for the connection is good."""
+        """Run a command; if the file is busy, return the error instead of raising it: the connection is still good."""
         import sqlite3
 
         now = monotonic()
@@ -238,7 +238,7 @@ def _remade(path: str, timeout: float) -> SqliteCache:
 
 
 def _files(path: str) -> _Files:
-    """Return which database, log and index stand at ``path``; SQLite has the last two beside what a link leads to."""
+    """Return the identities of database, WAL and index at ``path``; the last two lie where a link leads to."""
     beside = os.path.realpath(path)
     return _file(path), _file(beside + "-wal"), _file(beside + "-shm")
 

@@ -1,16 +1,16 @@
-"""A connection whose every step ends by one instant: connecting, sending, and the whole of an answer.
+"""A connection with one deadline for a whole command: connecting, sending and the complete answer.
 
-A socket's own timeout starts again at each ``recv``, so a server that dribbles its answer byte by byte
-holds its caller up for as long as it likes. Here each step gets only what is left. Rules:
+A socket's own timeout starts anew at each ``recv``, so a server that sends its answer byte by byte could block its
+caller for ever. Here each step gets only the time left. Rules:
 
-- Of several addresses (``localhost`` is often ``::1`` and ``127.0.0.1``) each is tried, within its share
+- If a host has several addresses (``localhost`` often has ``::1`` and ``127.0.0.1``), each is tried, within its share
   of the time left.
-- ``getaddrinfo`` has no timeout: a name is resolved in a thread, and waited for until the instant. A
-  resolver that hangs keeps that thread until it gives up; a numeric address needs none.
-- If this process itself stood still (stopped, collecting garbage, starved), the server is not to blame:
-  past the instant an answer that is already here is read, and none is waited for.
-- An answer has a bound: a server, or what stands in for one, can't fill this process's memory.
-- Nagle's algorithm is off, and a command is one send: small writes never wait for each other.
+- ``getaddrinfo`` has no timeout: names are resolved in a thread, which is waited for until the deadline. A resolver
+  that hangs keeps that thread until it gives up; a numeric address needs no thread.
+- If this process itself was stopped or starved past the deadline, the server is not to blame: an answer that has
+  arrived is still read, but none is waited for.
+- An answer has a maximum length, so that a server, or whatever answers in its place, can't fill this process's memory.
+- Nagle's algorithm is off, and a command is one send, so small writes never wait for each other.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _Target = tuple[int, int, Any]  # family, protocol, address
 
 
 class AnswerTooLong(OSError):
-    """More came as one answer than any answer to nekkar has."""
+    """An answer is longer than any that nekkar expects."""
 
 
 class Stream:
-    """A connected socket, as far as clients use one. ``until``: when the current command ends (monotonic)."""
+    """A connected socket, with the methods that clients use. ``until``: the command's deadline (monotonic)."""
 
     __slots__ = ("_allowed", "_room", "_socket", "until")
 
@@ -72,7 +72,7 @@ class Stream:
         return count
 
     def is_quiet(self) -> bool:
-        """Return whether nothing waits to be read: before a command, whatever came is not its answer."""
+        """Return whether nothing has arrived; before a command, whatever has arrived can't be its answer."""
         self._socket.setblocking(False)
         self._allowed = 0.0
         try:
@@ -112,7 +112,7 @@ class Stream:
         return self._socket
 
     def _allow(self, left: float) -> None:
-        """Have the socket wait for what is left or up to a part less: each setting is a system call."""
+        """Set the socket's timeout to the time left, or keep one that is a little shorter: setting is a system call."""
         if not left * LEAST_PART <= self._allowed <= left:
             self._allowed = left * (1 + LEAST_PART) / 2
             self._socket.settimeout(self._allowed)
@@ -200,7 +200,7 @@ def awaited(work: Callable[[], T], until: float) -> T:
 
 
 def _is_empty(error: OSError) -> bool:
-    """Return whether a socket that does not block told that there is nothing to read."""
+    """Return whether an error says that there is nothing to read on a socket that does not block."""
     return isinstance(error, BlockingIOError) or type(error).__name__ == "SSLWantReadError"
 
 

@@ -1,4 +1,4 @@
-"""From a URL to a cache: one function for each scheme, of the URL's parts and its options."""
+"""Make a cache from a URL: one function per scheme, which gets the URL's parts and options."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How generators are run, and what time it is: drivers, event loops, clocks."""
+"""How generators run, and how time is told: drivers, event loops, clocks."""

@@ -1,7 +1,7 @@
-"""Drivers: what runs the generators of the ledger and the line, in a thread or in a task.
+"""Drivers: they run the generators of the ledger and of the wait queue, in a thread or in a task.
 
-A generator yields an effect; a driver performs it and sends back what came of it, or throws what was
-raised. All of nekkar's decisions are in the generators; all that blocks or awaits is here.
+A generator yields an effect; its driver performs it, and sends back the result or throws the exception. All decisions
+of nekkar are in the generators; everything that blocks or awaits is here.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ MOST_NESTED = 32  # limited calls inside each other, well below what Python's st
 
 
 class Signal(threading.Event):
-    """What one thread waits on: a lock that ``set`` releases.
+    """An event for one thread to wait on, made of a single lock: ``wait`` acquires it, ``set`` releases it.
 
-    ``threading.Event`` takes an inner lock in Python code. A signal handler that raises there leaves it locked, and
-    then ``set`` blocks the thread that wakes the others. Here nothing is locked but for the wait itself.
+    ``threading.Event`` has an inner lock, which it takes in Python code. If a signal handler raises at that point, the
+    lock stays taken, and ``set`` then blocks the thread that wakes the others. This class has no second lock.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Signal(threading.Event):
         return f"<Signal: {'set' if self.is_set() else 'unset'}>"
 
     def is_set(self) -> bool:
-        """Return whether it was set."""
+        """Return whether ``set`` was called."""
         return not self._lock.locked()
 
     def set(self) -> None:
@@ -59,9 +59,10 @@ class Signal(threading.Event):
             self._lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until it is set, ``timeout`` seconds at most; return whether the thread is to go on before that.
+        """Block until it is set, but for ``timeout`` seconds at most; return False only if these have passed.
 
-        It is after LOOK_AGAIN_S too, set or not: so a wake that was lost costs no more than that.
+        Returns True after LOOK_AGAIN_S even if it is not set, so a lost wake-up costs no more than that: the caller
+        looks at its state again.
         """
         longest = LOOK_AGAIN_S if timeout is None else min(timeout, LOOK_AGAIN_S)
         if not self._lock.acquire(timeout=longest):
@@ -74,9 +75,9 @@ _thread = threading.local()  # its dict has the generators that a thread runs, t
 
 
 def is_nested() -> bool:
-    """Return whether this thread runs a line's generator already.
+    """Return whether this thread already runs a wait queue's generator.
 
-    Then the call comes from a signal handler, a finaliser, a listener or a logging handler, inside another call.
+    Then the call comes from inside another call: from a signal handler, a finaliser, a listener or a log handler.
     """
     calls: list[ref[QueueSteps[Any]]] | None = _thread.__dict__.get("calls")
     while calls and not is_under_way(calls[-1]):
@@ -85,7 +86,7 @@ def is_nested() -> bool:
 
 
 def run(effects: QueueSteps[T], clock: Clock) -> T:
-    """Run a line's generator in this thread; blocks.
+    """Run a wait queue's generator in this thread; blocks.
 
     Raises ConfigurationError inside ``MOST_NESTED`` others: a signal handler that is called faster than its own limited
     call ends would nest until the stack is full.
@@ -143,9 +144,9 @@ def run_steps(steps: CacheSteps[T], clock: Clock) -> T:
 
 
 async def run_async(effects: QueueSteps[T], clock: Clock, loop: Loop, in_process: bool) -> T:
-    """Run a line's generator in this task; cache calls run in a worker thread unless ``in_process``.
+    """Run a wait queue's generator in this task; cache calls run in a worker thread unless ``in_process``.
 
-    All in one coroutine: thousands of tasks may stand in line, and each has a frame for each that waits.
+    This is one coroutine, not several nested ones: thousands of tasks may wait, and each nested one costs a frame.
     """
     try:
         effect = next(effects)
@@ -157,7 +158,7 @@ async def run_async(effects: QueueSteps[T], clock: Clock, loop: Loop, in_process
                     outcome = await run_steps_async(effect.steps, clock, loop, at_once, effect.shielded)
                 elif isinstance(effect, Checkpoint):
                     await loop.checkpoint()
-                elif effect.until_us is None:  # nor does such a task have a timer, unless it watches
+                elif effect.until_us is None:  # no timer either, unless the wait is watchful
                     event = effect.event
                     await (nap(LOOK_AGAIN_S, cast("anyio.Event", event)) if effect.is_watchful else loop.until(event))
                 else:
@@ -177,9 +178,9 @@ async def run_async(effects: QueueSteps[T], clock: Clock, loop: Loop, in_process
 async def run_steps_async(
     steps: CacheSteps[T], clock: Clock, loop: Loop, in_process: bool, shielded: bool = False
 ) -> T:
-    """Run a ledger's generator in a worker thread, or here where its cache answers at once.
+    """Run a ledger's generator in a worker thread, or in this thread if ``in_process`` (its cache never blocks).
 
-    A cancellation does not cut the steps short; ``shielded``: nor does it end the wait for them.
+    A cancellation never stops the steps; ``shielded``: it does not end the wait for them either.
     """
     if in_process:
         return run_steps(steps, clock)

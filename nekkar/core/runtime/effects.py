@@ -1,7 +1,7 @@
-"""What the generators of the ledger and the line ask of their drivers.
+"""The effects that the generators of the ledger and of the wait queue yield to their drivers.
 
-A generator yields an effect and is sent what came of it, or thrown what it raised. The ledger's steps
-touch the cache; the line's effects run such steps whole, and wait.
+A generator yields an effect, and gets the result sent or the exception thrown. A ledger yields steps: single cache
+calls and pauses. A wait queue yields whole runs of such steps, waits and checkpoints.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Event(Protocol):
-    """What a waiting caller is woken by: threading's or anyio's event."""
+    """The event that wakes a waiting caller: of ``threading``, of anyio, or one of nekkar's own."""
 
     def set(self) -> Any: ...
 
@@ -42,10 +42,10 @@ CacheSteps = Generator[CacheCall | Backoff, Any, T]
 
 @dataclass(frozen=True, slots=True)
 class RunSteps:
-    """An effect: run these steps to their end, and send what they return.
+    """An effect: run these steps to their end, and send their result.
 
-    ``shielded``: the caller is leaving, and a cancellation must not cut these short. ``in_process``: whether their
-    cache answers at once, without I/O; None: as the driver was told.
+    ``shielded``: the caller is already leaving, and a second cancellation must not end the wait for them.
+    ``in_process``: whether their cache answers at once, without I/O; None: the driver's own argument decides.
     """
 
     steps: CacheSteps[Any]
@@ -55,10 +55,11 @@ class RunSteps:
 
 @dataclass(frozen=True, slots=True)
 class WaitUntil:
-    """An effect: wait until an instant (None: no bound) or until the event is set; it may end early.
+    """An effect: wait until an instant (None: no bound) or until the event is set. The wait may end early.
 
-    ``is_watchful``: the wait ends after a second at most, to see whether others still do their part. In threads every
-    wait does; tasks are many, and each such wait costs one a timer. ``clock``: of the instant; None: the driver's.
+    ``is_watchful``: wait a second at most, then look whether the caller that this one depends on is still alive. Waits
+    of threads always end so; for tasks it is optional, since it costs a timer, and there may be thousands. ``clock``:
+    the clock of the instant; None: the driver's.
     """
 
     until_us: int | None
@@ -69,7 +70,7 @@ class WaitUntil:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An effect: let other tasks run, and a cancellation come. A thread goes straight on."""
+    """An effect: let other tasks run, and let a pending cancellation arrive. A thread does nothing."""
 
 
 QueueSteps = Generator[RunSteps | WaitUntil | Checkpoint, Any, T]
@@ -78,7 +79,7 @@ QueueSteps = Generator[RunSteps | WaitUntil | Checkpoint, Any, T]
 def is_under_way(generator: ref[Generator[Any, Any, Any]]) -> bool:
     """Return whether a generator has begun and not ended.
 
-    However it ends, this sees it: also where an interrupt cuts short what its ``finally`` would have put right.
+    This holds however it ended, even if an interrupt cut short its ``finally``.
     """
     known: Any = generator()
     return known is not None and (known.gi_running or known.gi_suspended)

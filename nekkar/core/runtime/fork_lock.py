@@ -1,7 +1,8 @@
-"""Locks that outlive a fork: a child has one thread, and no other one is left to release what it held.
+"""Locks that are safe over a fork.
 
-The forking thread takes such a lock first, so that the child never finds it taken, nor what it guards half changed.
-It waits for ``PATIENCE_S`` at most: a thread that holds the lock for longer is stuck, and must not stop the fork too.
+A child process has only the thread that forked: a lock that another thread held would stay taken in it for ever. So the
+forking thread takes these locks first, and the child finds them free, and the guarded data whole. It waits for a lock
+for ``PATIENCE_S`` at most: a thread that holds it for longer is stuck, and must not stop the fork too.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ def lock_over_forks() -> threading.RLock:
     lock: Any = threading.RLock()
 
     def after_in_parent() -> None:
-        if lock._is_owned():  # else it was waited for in vain
+        if lock._is_owned():  # not if the wait for it timed out
             lock.release()
 
     def after_in_child() -> None:
         if lock._is_owned():
             lock.release()
-        else:  # its owner is not in this process
+        else:  # its owner does not exist in this process
             lock._at_fork_reinit()
 
     if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""Any event loop that anyio knows."""
+"""The event loop of tasks that run under anyio, such as trio's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nekkar.core.runtime.loops import THREADS_PER_LOOP
 
 
 class AnyioLoop:
-    """A running loop, in the thread that it runs in."""
+    """A running event loop; to be used in its own thread."""
 
     def __init__(self) -> None:
         self.own: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
@@ -26,7 +26,7 @@ class AnyioLoop:
         self._limiter = anyio.CapacityLimiter(THREADS_PER_LOOP)
 
     def checkpoint(self) -> Awaitable[None]:
-        """Let other tasks run, and a cancellation come."""
+        """Let other tasks run, and let a pending cancellation arrive."""
         return anyio.lowlevel.checkpoint()
 
     def until(self, event: Event) -> Awaitable[object]:
@@ -34,7 +34,7 @@ class AnyioLoop:
         return cast(anyio.Event, event).wait()
 
     async def in_thread(self, function: Callable[..., Any], *args: Any, shielded: bool) -> Any:
-        """Call ``function`` in a worker thread; it runs to its end whatever becomes of the task."""
+        """Call ``function`` in a worker thread; it runs to its end even if the task is cancelled."""
         started = False
 
         def work() -> Any:
@@ -48,7 +48,7 @@ class AnyioLoop:
         except RuntimeError:
             if started:
                 raise
-        return function(*args)  # no thread could be started: the interpreter ends, or the system has no more
+        return function(*args)  # no thread can start: the interpreter is ending, or the system has no more threads
 
 
 class Waker:
@@ -66,7 +66,7 @@ class Waker:
 
 
 def this_run() -> AnyioLoop:
-    """Return the running loop; made when first asked for."""
+    """Return the running loop's object; the first call makes it."""
     known = _known.get(None)
     if known is None:
         known = AnyioLoop()

@@ -1,4 +1,4 @@
-"""asyncio's event loop: a task in line waits on one future, and blocking work goes to a pool of threads and back."""
+"""asyncio's event loop: a waiting task waits on one future, and blocking work runs in a pool of threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Work = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class Bell:
-    """What one task waits on: like ``anyio.Event``, but lighter, and with a wait that has a timeout (``within``)."""
+    """An event for one task to wait on: lighter than ``anyio.Event``, and with a timed wait (``within``)."""
 
     __slots__ = ("_is_set", "rung")
 
@@ -29,7 +29,7 @@ class Bell:
         self.rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def set(self) -> None:
-        """Wake the task; in its loop's thread."""
+        """Wake the task; call it in the loop's own thread."""
         self._is_set = True
         self._ring()
 
@@ -54,17 +54,17 @@ class Bell:
             self.rung.set_result(None)
 
     def _unrung(self) -> asyncio.Future[None]:
-        """Return the future; a new one after a wait that was cancelled, or over."""
+        """Return the future to wait on; a new one if the last wait was cancelled or timed out."""
         if self.rung.done() and not self._is_set:
             self.rung = self.rung.get_loop().create_future()
         return self.rung
 
 
 class AsyncioLoop:
-    """A running loop of asyncio, of which it is an attribute.
+    """A running loop of asyncio; it is stored as an attribute of that loop.
 
-    ``is_inherited``: the loop was made before a fork. Parent and child share what its threads wake it by, so that
-    either may take the other's wake-up: there blocking work runs in the loop's own thread.
+    ``is_inherited``: the loop was made before a fork. Parent and child share the socket by which threads wake the loop,
+    so one may take the other's wake-ups. In such a loop blocking work runs in the loop's own thread.
     """
 
     new_event = Bell
@@ -76,7 +76,7 @@ class AsyncioLoop:
 
     @staticmethod
     def wake(events: list[Event]) -> None:
-        """Set ``events``, all of one loop: here where it runs in this thread, else there."""
+        """Set ``events``, all of one loop: directly in the loop's own thread, else by a callback in it."""
         bells = cast("list[Bell]", events)
         loop = bells[0].rung.get_loop()
         if loop is asyncio._get_running_loop():
@@ -85,15 +85,15 @@ class AsyncioLoop:
             _tell(loop, _ring, bells)
 
     def checkpoint(self) -> Awaitable[None]:
-        """Let other tasks run, and a cancellation come."""
+        """Let other tasks run, and let a pending cancellation arrive."""
         return asyncio.sleep(0)
 
     def until(self, event: Event) -> Awaitable[object]:
-        """Wait until ``event``, which nobody waited on yet, is set: no coroutine stands between task and future."""
+        """Wait until ``event`` is set. It must be new: then its future is awaited without a coroutine between."""
         return cast(Bell, event).rung
 
     async def in_thread(self, function: Callable[..., Any], *args: Any, shielded: bool) -> Any:
-        """Call ``function`` in a worker thread; it runs to its end whatever becomes of the task."""
+        """Call ``function`` in a worker thread; it runs to its end even if the task is cancelled."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         work = [(function, args)]
         if not self._submits(done, work):
@@ -108,12 +108,12 @@ class AsyncioLoop:
             return await done
 
     def _submits(self, done: asyncio.Future[Any], work: list[_Work]) -> bool:
-        """Return whether a thread does the work; an executor that can't start one may have queued it all the same."""
+        """Return whether a thread takes the work; an executor that can't start a thread may still have queued it."""
         if self._threads is None:
             return False
         try:
             self._threads.submit(copy_context().run, _do, done, work)
-        except RuntimeError:  # the interpreter ends, or the system has no more threads
+        except RuntimeError:  # the interpreter is ending, or the system has no more threads
             return not _taken(work)
         return True
 
@@ -156,6 +156,6 @@ def _settle(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: A
 
 
 def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
-    """Have a loop call ``function``; do nothing if it is closed."""
+    """Schedule ``function`` in a loop; do nothing if the loop is closed."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *args)

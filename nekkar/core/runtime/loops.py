@@ -1,7 +1,7 @@
-"""An event loop, as far as drivers need one: what its tasks wait on, how they are woken, a thread for what blocks.
+"""The interface of an event loop that drivers need: events for its tasks, waking them, threads for blocking work.
 
-asyncio's has its own (``loop_asyncio``), so that a task in line takes little room, and a swap a short way; any other
-goes by anyio (``loop_anyio``). Each is imported when such a loop runs.
+asyncio has an implementation of its own (``loop_asyncio``), in which a waiting task takes less memory and a swap less
+time; any other loop uses anyio (``loop_anyio``). Each is imported when such a loop first runs.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ THREADS_PER_LOOP = 8
 
 
 class Loop(Protocol):
-    """One running event loop. ``own``: what nekkar keeps for it, which goes with it."""
+    """One running event loop. ``own``: nekkar's data for this loop, dropped together with it."""
 
     own: WeakKeyDictionary[Any, Any]
 
     @property
     def new_event(self) -> Callable[[], Event]:
-        """What makes an event for one task to wait on."""
+        """The function that makes an event for one task to wait on."""
 
     @property
     def wake(self) -> Callable[[list[Event]], None]:
-        """What sets such events, in the loop or in any thread."""
+        """The function that sets such events; it may be called in any thread."""
 
     def checkpoint(self) -> Awaitable[None]:
-        """Let other tasks run, and a cancellation come."""
+        """Let other tasks run, and let a pending cancellation arrive."""
 
     def until(self, event: Event) -> Awaitable[object]:
         """Wait until ``event`` is set."""
 
     def in_thread(self, function: Callable[..., Any], *args: Any, shielded: bool) -> Awaitable[Any]:
-        """Call ``function`` in a worker thread, one of a few of nekkar's own: nobody else's work holds it up.
+        """Call ``function`` in one of a few worker threads of nekkar's own, which no other work can occupy.
 
-        It runs to its end whatever becomes of the task; ``shielded``: a cancelled scope waits for that too. Where no
-        thread can be had, as in an ``atexit`` function, the loop's own runs it, and the loop stands still meanwhile.
+        It runs to its end even if the task is cancelled; ``shielded``: then the task waits for that end. If no thread
+        can be started, as in an ``atexit`` function, it runs in the loop's own thread and blocks the loop.
         """
 
 
@@ -64,8 +64,8 @@ def this_loop() -> Loop:
     return known
 
 
-# A loop keeps what is nekkar's as an attribute, so that both go together. A WeakKeyDictionary would keep each loop that
-# was dropped with callers in line: they lead back to it.
+# An attribute of the loop, so that both are dropped together. A WeakKeyDictionary would keep a loop alive that was
+# dropped while callers waited in it: its values refer to the loop.
 _ATTRIBUTE = "_nekkar_loop"
 
 

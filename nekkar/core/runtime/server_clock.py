@@ -1,18 +1,19 @@
-"""The clock of a cache's server: what a fleet on several machines goes by, however wrong its own clocks are.
+"""The clock of a cache's server: a fleet on several machines uses it, so its own clocks may be wrong.
 
 Rules:
 
-- The first reading blocks, before anything is booked. Until then the machine's time is used, only by calls in an
-  outage: the reading sets the clock, and ``ClockWatch`` lets them notice.
-- Later readings run beside the callers, in a thread that ends with them, started where a call or a long sleep finds
-  one due. Only a process that did not look for long, and so has no slots, waits for one.
-- In between the machine's ticks carry the time on, by the rules of slew.py.
-- A reading that fails changes nothing: the ticks go on, and the next cache command reports a cache that is away.
-- A server that does not tell now may tell later: it was starved, or restarted with other options. So it is asked
-  again, as often as one that tells. Meanwhile the machine's time is used.
-- Where another server tells the time while the first is away (``elsewhere``), only a process that does not know the
-  time well enough turns to it. All others keep the first one's time by their ticks.
-- One thread reads at a time. No thread waits long for another, which may stand in a signal handler: two do no harm.
+- The first reading blocks, before anything is booked. Until then only calls during an outage use a time, the
+  machine's. The first reading then sets the clock, and those calls notice by ``ClockWatch``.
+- Later readings do not block callers: a call or a long sleep that finds one due starts a thread for it. Only a process
+  that was idle for long, and so has no slots, waits for the reading.
+- Between readings the time advances by the machine's ticks, by the rules of slew.py.
+- A reading that fails changes nothing: the ticks go on, and the next cache command reports that the cache is away.
+- A server that does not tell its time now may do so later: it was starved, or is restarted with other options. So it is
+  asked again, as often as any other. Meanwhile the machine's time is used.
+- While the server is away, another one may tell the time (``elsewhere``). Only a process that does not know the time
+  well enough asks that one. All others go on with the first server's time, by their ticks.
+- One thread reads at a time, but no thread waits long for another, which may be inside a signal handler. Two readings
+  at once do no harm.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from typing import TYPE_CHECKING
 from nekkar.core.clock import SystemClock, nap, seconds_until, ticks
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.quota import SECOND
-from nekkar.core.runtime.slew import GOOD_US, Course, Reading, begun
+from nekkar.core.runtime.slew import GOOD_US, Reading, SlewedTime, set_by
 
 if TYPE_CHECKING:
     import anyio
 
 READ_EVERY_US, RETRY_US = 30 * SECOND, 5 * SECOND
 STALE_US = 120 * SECOND  # past this, drift may be half of what a margin leaves for clocks
-ELSEWHERE_US = STALE_US // 2  # sooner than that, so that nobody waits for it
+ELSEWHERE_US = STALE_US // 2  # sooner than STALE_US, so that no call waits for it
 READ_AHEAD_US = 2 * SECOND
 TRIES, SILENT_TRIES = 4, 2
 PATIENCE_S = 2.0
@@ -45,11 +46,11 @@ TellTime = Callable[[Callable[[], int]], tuple[int, int, int] | None]
 
 
 class ServerClock:
-    """The clock of a cache's server: read now and then, and carried on by this machine's ticks in between.
+    """The clock of a cache's server: read now and then, advanced by this machine's ticks in between.
 
-    ``tell_time``: the cache's (``nekkar.core.cache.TellsTime``). Where the server can't tell, this is the
-    machine's own clock; with ``insist``, a ConfigurationError. ``elsewhere``: tells the time while ``tell_time`` raises
-    CacheError. Thread-safe and fork-safe.
+    ``tell_time``: the method of the cache (``nekkar.core.cache.TellsTime``). If the server does not tell its time, this
+    is the machine's own clock, or, with ``insist``, a ConfigurationError. ``elsewhere``: the method to call while
+    ``tell_time`` raises CacheError. Thread-safe and fork-safe.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ServerClock:
     ) -> None:
         self._tell_time, self._elsewhere, self._insist, self._tick = tell_time, elsewhere, insist, tick
         self._machine = SystemClock()
-        self._course: Course | None = None
+        self._slewed: SlewedTime | None = None
         self._can_tell = True  # as far as the newest answer shows
         self._is_elsewhere = False  # said once
         self._next = 0
@@ -71,8 +72,8 @@ class ServerClock:
 
     def now_us(self) -> int:
         """Return the server's time; the machine's until the first reading."""
-        course = self._course
-        return course.now(self._tick()) if course else self._machine.now_us()
+        slewed = self._slewed
+        return slewed.now(self._tick()) if slewed else self._machine.now_us()
 
     def steady_us(self) -> int:
         """Return the ticks, which never step."""
@@ -80,19 +81,19 @@ class ServerClock:
 
     def is_due(self) -> bool:
         """Whether the server's clock is to be read."""
-        return (self._course is None and self._can_tell) or self._tick() >= self._next
+        return (self._slewed is None and self._can_tell) or self._tick() >= self._next
 
     def read(self) -> None:
-        """Read the server's clock: here where its time is not known well enough, else beside its callers.
+        """Read the server's clock: blocking if its time is not known well enough, else in another thread.
 
-        Raises CacheError, or ConfigurationError where the server can't tell, at the first reading alone.
+        Only the first reading raises: CacheError, or ConfigurationError if the server does not tell its time.
         """
-        course = self._course
-        if not self._is_stale(course) if course else not self._can_tell:
+        slewed = self._slewed
+        if not self._is_stale(slewed) if slewed else not self._can_tell:
             self._read_beside()
             return
         with self._alone():
-            if self._course is None:
+            if self._slewed is None:
                 self._read_first()
             elif self.is_due():
                 self._read_again()
@@ -115,25 +116,25 @@ class ServerClock:
                 return
 
     def _end(self, at_us: int | None) -> int:
-        """Return the tick at which a sleep ends, wherever the clock is set meanwhile: its caller looks again."""
+        """Return the tick at which a sleep ends even if the clock is set meanwhile; its caller then looks again."""
         return 0 if at_us is None else self._tick() + at_us - self.now_us()
 
     def _is_asleep(self, at_us: int, end: int) -> bool:
         return self.now_us() < at_us and self._tick() < end
 
-    def _is_stale(self, course: Course) -> bool:
-        return self._tick() - course.read >= STALE_US
+    def _is_stale(self, slewed: SlewedTime) -> bool:
+        return self._tick() - slewed.read >= STALE_US
 
     def _nap(self, at_us: int | None) -> float:
-        """Return how long to sleep at once: a long sleep pauses shortly before its end, to read the clock."""
-        if self._course and self.is_due():
+        """Return how many seconds to sleep now: a long sleep stops shortly before its end, to read the clock."""
+        if self._slewed and self.is_due():
             self._read_beside()
         now = self.now_us()
         ahead = at_us is not None and at_us - now > 2 * READ_AHEAD_US
         return seconds_until(at_us - READ_AHEAD_US if ahead and at_us else at_us, now)
 
     def _read_beside(self) -> None:
-        """Read in a thread of its own, one at a time; two at once do no harm."""
+        """Read in a thread of its own, unless one is reading; two at once do no harm."""
         if not self._reader or not self._reader.is_alive():
             self._reader = threading.Thread(target=self._read_again_alone, name="nekkar clock", daemon=True)
             with suppress(RuntimeError):  # no thread can start while the interpreter ends
@@ -146,7 +147,7 @@ class ServerClock:
     def _read_first(self) -> None:
         reading = self._reading()
         if reading:
-            self._course = begun(reading)
+            self._slewed = set_by(reading)
         elif self._insist:
             raise ConfigurationError(
                 "clock 'server': the cache's server does not tell its clock (a memcached started with -W does not);"
@@ -160,20 +161,20 @@ class ServerClock:
     def _read_again(self) -> None:
         self._next = self._tick() + RETRY_US
         with suppress(CacheError):  # the ticks go on; the next cache command reports a cache that is away
-            if self._course is None:
+            if self._slewed is None:
                 self._read_first()
             elif reading := self._reading():
-                off = self._course.off_by(reading)
-                self._course = self._course.corrected(reading, self._tick())
+                off = self._slewed.off_by(reading)
+                self._slewed = self._slewed.corrected(reading, self._tick())
                 self._next = self._tick() + READ_EVERY_US
                 if abs(off) >= SECOND:
                     log.warning("the clock of the cache's server stepped by %+.1f s: calls may start early or late"
                                 " until all who share it have followed", off / SECOND)  # fmt: skip
 
     def _reading(self) -> Reading | None:
-        """Return the best of a few readings: the first whose bracket is narrow, else the narrowest.
+        """Return the best of a few readings: the first narrow one, else the narrowest.
 
-        None where the server does not tell, asked twice: one that is starved shows its log late.
+        None if the server did not tell its time when asked twice: a starved server shows its log late.
         """
         best: Reading | None = None
         silent = 0
@@ -194,8 +195,8 @@ class ServerClock:
         try:
             return self._tell_time(self._tick)
         except CacheError as away:
-            course = self._course
-            if self._elsewhere is None or (course and self._tick() - course.read < ELSEWHERE_US):
+            slewed = self._slewed
+            if self._elsewhere is None or (slewed and self._tick() - slewed.read < ELSEWHERE_US):
                 raise
             try:
                 told = self._elsewhere(self._tick)
@@ -209,7 +210,7 @@ class ServerClock:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other threads from reading, for PATIENCE_S at most; this process's, since a fork may come meanwhile."""
+        """Keep other threads of this process from reading, for PATIENCE_S at most; a forked child has its own lock."""
         if self._pid != os.getpid():
             self._lock, self._pid = threading.RLock(), os.getpid()
         lock, is_mine = self._lock, False

@@ -1,13 +1,12 @@
-"""Where a memcached is, and which of several keeps a key.
+"""Addresses of memcached servers, and which of several servers stores a key.
 
-Each key has one fixed server: a key that moves forgets its window, so there is no failover to another.
-Rules:
+Each key has one fixed server, without failover: a key on another server would start with an empty window. Rules:
 
-- The server is chosen by rendezvous hashing over the servers' names: each name is hashed with the key,
-  and the highest wins. So it is the same in every process, in any order of the list; a server added or
-  taken away moves its own share of the keys alone.
-- A name is ``host:port`` as it was written, in lower case, or the path of a Unix socket. Nothing is
-  resolved: a fleet must write its servers alike.
+- The server is chosen by rendezvous hashing: each server's name is hashed with the key, and the highest hash wins. So
+  all processes choose the same server, in any order of the list, and adding or removing a server moves only its own
+  share of the keys.
+- A name is ``host:port`` as it was written, in lower case, or the path of a Unix socket. Host names are not resolved,
+  so all processes must write the servers in the same way.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Address:
 
     @property
     def name(self) -> str:
-        """What tells it from others: a host in any case is one."""
+        """The name to hash and to compare; a host is in lower case."""
         return str(self) if self.port is None else str(self).lower()
 
 
@@ -58,7 +57,7 @@ def address(server: Any) -> Address:
 
 
 def at(host: Any, port: Any) -> Address:
-    """Return the address of a host and a port; of a path, whatever the port."""
+    """Return the address of a host and a port; for a path, the port is ignored."""
     if not isinstance(host, str):
         raise ConfigurationError(f"memcached host must be a str, a host name or a socket path, got {kind_of(host)}")
     if not (is_path(host) if host.startswith("/") else is_host(host)):
@@ -84,12 +83,12 @@ def addresses(servers: Any) -> tuple[Address, ...]:
 
 
 def keeper(servers: Sequence[Address], key: str) -> Address:
-    """Return the server of ``key``."""
+    """Return the server that stores ``key``."""
     return max(servers, key=lambda server: _weight(server, key)) if len(servers) > 1 else servers[0]
 
 
 def ranked(servers: Sequence[Address], key: str) -> list[Address]:
-    """Return all servers, the one of ``key`` first; the same order in every process."""
+    """Return all servers, the one that stores ``key`` first; every process gets the same order."""
     return sorted(servers, key=lambda server: _weight(server, key), reverse=True)
 
 

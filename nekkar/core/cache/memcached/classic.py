@@ -1,8 +1,8 @@
-"""memcached's classic commands over one connection, by pymemcache: for servers that don't speak meta.
+"""memcached's classic commands over one connection, by pymemcache: for servers without meta commands.
 
-An answer names no command, so a repeated or late one could pass for the next command's: a second
-STORED would make a failed swap look won. Bytes that arrive before a command is sent are not its answer, and
-end the connection; no client can detect those that arrive after that. No answer tells a store's new token.
+An answer does not say to which command it belongs, so a repeated or late answer could pass for the next command's: a
+second STORED would make a lost swap look won. If bytes arrive before a command is sent, the connection is closed; no
+client can detect wrong bytes that arrive later. No answer has the new token of a stored value.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Classic:
         try:
             return command(key)
         except AnswerTooLong:
-            raise ValueTooLong(LONGEST_STATE + 1, key) from None  # how long it is only pymemcache knows
+            raise ValueTooLong(LONGEST_STATE + 1, key) from None  # pymemcache does not tell its length
 
     def _ready(self) -> Client:
         if not self.stream.is_quiet():

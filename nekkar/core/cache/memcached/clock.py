@@ -1,9 +1,9 @@
-"""memcached's own clock, read from its log: ``watch`` stamps what happens on the server with microseconds.
+"""memcached's own clock, read from its log: each line of ``watch`` has a time in microseconds.
 
-Cause an event that bears a random key, between two looks at one's own clock, and find the line with that key:
-its stamp lies between them. The line itself comes 1 to 100 ms later. A busy server logs others' lines too, and
-skips some: then the event is repeated. A key is known through a Unix socket, TLS and a translated address too,
-where a connection's port is not.
+Store a random key between two readings of our own clock, and find the line of the log with that key: its time lies
+between them. The line itself arrives 1 to 100 ms later. A busy server logs many other lines, and skips some; then
+another key is stored. The key identifies the line through Unix sockets, TLS and address translation, where a
+connection's port does not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def read_clock(
 ) -> tuple[int, int, int] | None:
     """Return (before, server, after): the server's µs since the epoch, between two of ``now``.
 
-    ``watcher``: a fresh connection, which is of no other use afterwards. ``touch`` stores a key, by another one.
+    ``watcher``: a new connection, to be closed afterwards. ``touch`` stores a key, on another connection.
     Blocks for ``timeout`` seconds and one touch at most. None where the server does not let its log be watched, or
     logs nothing. Raises CacheError where it is too busy to show the line, and OSError.
     """
@@ -51,12 +51,12 @@ def read_clock(
 
 
 def stamp_us(seconds: bytes, micros: bytes) -> int:
-    """Return a stamp in µs: its parts are two integers, so that 5.20647 is 5 s and 20,647 µs."""
+    """Return a line's time in µs: the log has two integers, so 5.20647 is 5 s and 20,647 µs."""
     return int(seconds) * SECOND + int(micros)
 
 
 def _admitted(lines: _Lines) -> bool:
-    """Ask to watch; where too many others do (20 at most), ask again until the deadline."""
+    """Ask to watch; if too many others do (a server allows 20), ask again until the deadline."""
     while True:
         lines.connection.sendall(b"watch mutations\r\n")
         answer = lines.find(rb"([A-Z_]+)[^\n]*\n", lines.deadline - monotonic())
@@ -79,7 +79,7 @@ class _Lines:
         self.heard = False
 
     def find(self, pattern: bytes, patience_s: float) -> re.Match[bytes] | None:
-        """Return the first match, read for at most ``patience_s``, or None; what is before it is dropped."""
+        """Read for at most ``patience_s``; return the first match, or None. Everything before it is dropped."""
         until = min(self.deadline, monotonic() + patience_s)
         while not (found := re.search(pattern, self._tail)):
             self._tail = self._tail[self._tail.rfind(b"\n") + 1 :]

@@ -1,9 +1,9 @@
-"""memcached's meta commands over one connection: every answer proves that it is this command's.
+"""memcached's meta commands over one connection: each answer proves that it belongs to its command.
 
-Each command asks for its key and an opaque number of its own back. An answer that lacks either, whose
-lengths do not fit, or behind which more came, is a BadAnswer, and so is a line that no server writes:
-late, repeated, crossed and garbled answers never pass for another. The connection that brought one is
-of no more use. A store tells the new token with its answer (``c``), so that the next swap needs no read.
+Each command asks for its key and a unique opaque number to be returned. An answer without them, with a wrong length, or
+with bytes after it is a BadAnswer, and so is a line that no memcached writes. So late, repeated, crossed and garbled
+answers never pass for another command's. A connection with a bad answer is closed. The answer to a store has the new
+token (``c``), so the next swap needs no read.
 
 Protocol: https://docs.memcached.org/protocols/meta/
 """
@@ -18,12 +18,12 @@ from nekkar.core.cache.stream import Stream
 from nekkar.core.errors import counted, shown
 from nekkar.core.window.codec import LONGEST_STATE
 
-OLDEST = (1, 6, 18)  # some before it tell no opaque on a miss (1.6.14), or a wrong token (1.6.12), or speak otherwise
+OLDEST = (1, 6, 18)  # 1.6.14 returns no opaque on a miss, 1.6.12 a wrong token, others differ
 LONGEST_LINE, LONGEST_STATS = 2048, 1 << 16
 RECEIVE = 8192
 
 _VERSION = re.compile(rb"(\d{1,4})\.(\d{1,4})\.(\d{1,4})")
-_opaques = count(randbits(40))  # no two commands of a process have the same, on whatever connection
+_opaques = count(randbits(40))  # unique in this process, over all connections
 _CODES = {b"mg": (b"VA", b"EN"), b"ms": (b"HD", b"NS", b"EX", b"NF"), b"md": (b"HD", b"NF")}
 Answer = tuple[bytes, dict[bytes, bytes], bytes]
 
@@ -51,7 +51,7 @@ class Meta:
         self.stream = stream
 
     def version(self) -> bytes | None:
-        """Return what the server says it is, by a command that older ones know too; None where it does not know it."""
+        """Return the server's version, by a command that old servers know too; None if it does not know it."""
         self.stream.sendall(b"version\r\n")
         line, _ = self._line()
         if line.startswith((b"ERROR", b"CLIENT_ERROR")):
@@ -118,7 +118,7 @@ class Meta:
         return code, fields, self._behind(length, rest)
 
     def _line(self) -> tuple[bytes, bytes]:
-        """Return the next line, and what came behind it."""
+        """Return the next line, and the bytes received after it."""
         got = self._next()
         while (end := got.find(b"\r\n")) < 0:
             if len(got) > LONGEST_LINE:
@@ -127,7 +127,7 @@ class Meta:
         return got[:end], got[end + 2 :]
 
     def _behind(self, length: int, got: bytes) -> bytes:
-        """Return the value of ``length`` bytes with its line break, of which some came; nothing more may come."""
+        """Return a value of ``length`` bytes, of which ``got`` has arrived; only a line break may follow it."""
         if len(got) < length:
             parts = bytearray(got)
             while len(parts) < length:
@@ -145,13 +145,13 @@ class Meta:
 
 
 def is_spoken(version: bytes) -> bool:
-    """Return whether a server of this version speaks meta as it is needed here."""
+    """Return whether a server of this version has the meta commands as nekkar needs them."""
     found = _VERSION.match(version)
     return found is not None and tuple(map(int, found.groups())) >= OLDEST
 
 
 def _parsed(line: bytes) -> tuple[bytes, int, dict[bytes, bytes]]:
-    """Return a line's code, the length of what comes behind it, and its fields by their letters."""
+    """Return a line's code, the length of the value after it, and its fields by their letters."""
     code, *words = line.split(b" ")
     try:
         length = int(words.pop(0)) + 2 if code == b"VA" else 0
@@ -161,6 +161,6 @@ def _parsed(line: bytes) -> tuple[bytes, int, dict[bytes, bytes]]:
 
 
 def _fits(verb: bytes, code: bytes, fields: dict[bytes, bytes]) -> bool:
-    """Return whether the code is one of the verb's, with a token where it must have one."""
+    """Return whether the verb has this code, and whether there is a token if the code needs one."""
     tells = verb != b"md" and code in (b"VA", b"HD")
     return code in _CODES[verb] and (not tells or fields.get(b"c", b"").isdigit())

@@ -1,13 +1,13 @@
-"""One memcached server: its connections, how long a command may take, and what its failures are called.
+"""One memcached server: its connections, the deadline of a command, and the errors for its failures.
 
 Rules:
 
-- A command ends within ``timeout``, connecting and a second try included: one instant bounds it all.
-- A read that meets a kept connection which was closed meanwhile, or which holds what is not its answer, is
-  tried once more, on a new one. A write never is: the first one may have been done.
-- Tokens are of one ``generation`` of connections (pool.py), each server's own: none outlives a restart.
-- A server's own time, in seconds, is asked for once a ``generation``: a memcached's clock does not step while it runs.
-- A server of a version that speaks meta is spoken to by it, unless a command was refused; any other classically.
+- A command ends within ``timeout``, including connecting and a second try: it has one deadline.
+- If a read gets an idle connection that was closed meanwhile, or that has bytes of another answer, it is tried once
+  more on a new connection. A write is not: the first try may have been performed.
+- A token belongs to one ``generation`` of this server's connections (pool.py), so no token survives a restart.
+- The server's time, in seconds, is asked for once per ``generation``: memcached's clock does not step while it runs.
+- Meta commands are used if the server's version has them, until it refuses one; classic commands otherwise.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Server:
         return self._run(command, monotonic() + self.timeout)
 
     def date(self, connection: Connection, seconds: int) -> int | None:
-        """Return the server's time a number of seconds from now; None if it does not tell its time."""
+        """Return the server's Unix time ``seconds`` from now; None if it does not tell its time."""
         generation, ahead = self._ahead
         if generation != self.pool.generation:
             generation, told = self.pool.generation, connection.seconds()
@@ -68,7 +68,7 @@ class Server:
         return None if ahead is None else int(monotonic()) + ahead + seconds
 
     def connect(self) -> Stream:
-        """Return a connection of its own; raises OSError where there is none within the timeout."""
+        """Return a new connection outside the pool; raise OSError if it takes longer than the timeout."""
         until = monotonic() + self.timeout
         return connect(self.address, until, self._context())
 
@@ -88,7 +88,7 @@ class Server:
             raise CacheError(f"memcached at {self.address}{told}") from cause
 
     def _told(self, cause: Exception) -> str | None:
-        """Return what an error tells of the server; None where it does not."""
+        """Return a sentence on the server for an error; None if the error is not the server's."""
         if isinstance(cause, TimeoutError):
             remedy = "see that it runs and can be reached, or allow a longer timeout"
             return f" did not answer within {plain(self.timeout)} s; {remedy}"
@@ -118,7 +118,7 @@ class Server:
 
     def _client(self, stream: Stream) -> Client:
         """Return pymemcache's client on a connection of ours: its own has a timeout for each ``recv`` alone."""
-        from pymemcache.client.base import Client  # takes longer than all else of a first call; old servers need it
+        from pymemcache.client.base import Client  # a slow import, which only old servers need
 
         client = Client((self.address.host, self.address.port), default_noreply=False, ignore_exc=False)
         client.sock = stream

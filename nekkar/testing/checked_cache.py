@@ -1,4 +1,4 @@
-"""A cache on trial: what it answers, and raises where it should answer, is told to its author in words."""
+"""A cache under test: wrong answers and unexpected errors become assertions that explain what nekkar needs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nekkar.core.shared.key import cache_key
 ATOMIC = "cas to write, as one atomic step, only if nobody wrote or deleted since its token was read"
 
 
-class Trial:
-    """The methods of a cache, whose every error, and every answer of a wrong type, is an AssertionError."""
+class CheckedCache:
+    """Calls a cache's methods; an error, or an answer of a wrong type, becomes an AssertionError."""
 
     def __init__(self, cache: BaseCache) -> None:
         self._cache: Any = cache
 
     def add(self, key: str, value: str) -> bool:
-        """Add; the answer must be True or False, or count as one of them."""
+        """Add; the answer must be true or false."""
         return bool(self._asked("add", key, value, need="add to tell whether the key was set now"))
 
     def get(self, key: str) -> str | None:
@@ -46,29 +46,29 @@ class Trial:
         return cast("tuple[bytes | None, Any]", answer)
 
     def cas(self, key: str, value: bytes, token: Any, ttl: int = 3600) -> bool:
-        """Swap; return whether it was written: the answer is a token then, or True, else None or False."""
+        """Swap; return whether it was written: then the answer is a token or True, else None or False."""
         answer = self._asked("cas", key, value, token, ttl, need="cas to tell whether it wrote")
         return answer is not None and answer is not False
 
     def expect(self, key: str, value: str | None, after: str, need: str = "the value as it was set") -> None:
-        """See that get gives ``value``, after what was done."""
+        """Check that get returns ``value``; ``after`` says what was done before."""
         if (found := self.get(key)) != value:
             fault(f"after {after}, get({key!r}) returned {shown(found)}, not {shown(value)}", need)
 
     def expect_bytes(self, key: str, value: bytes | None, after: str, need: str = "the bytes as written") -> None:
-        """See that gets gives ``value``, after what was done."""
+        """Check that gets returns ``value``; ``after`` says what was done before."""
         if (found := self.gets(key)[0]) != value:
             fault(f"after {after}, gets({key!r}) returned {shown(found)}, not {shown(value)}", need)
 
     def swap(self, key: str, value: bytes, ttl: int = 3600) -> None:
         """Swap with a fresh token, which must win."""
-        for _ in range(3):  # one whose ttl ends meanwhile loses rightly
+        for _ in range(3):  # a value that expires meanwhile makes a swap lose, rightly
             if self.cas(key, value, self.gets(key)[1], ttl):
                 return
         fault(f"cas of {key!r} with a fresh token did not write, though nobody else did", "it to write, and tell True")
 
     def expect_lost(self, key: str, token: Any, after: str) -> None:
-        """See that a swap with ``token``, after what was done since it was read, loses and writes nothing."""
+        """Check that a swap with ``token`` loses and writes nothing; ``after`` says what was done since its read."""
         before = self.gets(key)[0]
         if self.cas(key, b"late", token):
             fault(f"cas with a token from before a {after} told that it wrote", ATOMIC)
@@ -89,7 +89,7 @@ def new_key() -> str:
 
 
 def told(wrong: str, need: str) -> str:
-    """Return what is wrong with a cache and what nekkar needs, in one line."""
+    """Return one line: what is wrong with a cache, and what nekkar needs."""
     return f"{wrong}; nekkar needs {need}"
 
 
@@ -99,7 +99,7 @@ def fault(wrong: str, need: str) -> None:
 
 
 def skipped(reason: str) -> Exception:
-    """Return what pytest and unittest alike take for a skip."""
+    """Return the exception that skips a test in pytest and in unittest."""
     from unittest import SkipTest
 
     return SkipTest(reason)
