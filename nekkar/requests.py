@@ -12,7 +12,7 @@ admits it. The wait is outside the HTTP timeouts, but inside ``response.elapsed`
 - A slot that went stale while the connection was opened is exchanged before the bytes leave, see ``http.urllib3``.
 - What a limited session mounts later is limited too: its ``adapters`` wrap what is put into them, and are wrapped again
   where others take their place.
-- The answer to each attempt is heard where urllib3 sees it, those that it retries too; a mock's once it is back.
+- The answer to each attempt is reported where urllib3 sees it, also of those that it retries; a mock's once it is back.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class NekkarAdapter(HTTPAdapter):
         finally:
             attempts.reset(token)
         made = response.content if response.raw is None else response.raw  # an adapter may make the answer itself
-        sent.hear(response.status_code, response.headers, made)
+        sent.report(response.status_code, response.headers, made)
         response.nekkar = permit and permit.whole  # type: ignore[attr-defined]
         response.connection = self  # the next step of a digest goes through it
         return response

@@ -219,25 +219,25 @@ class Limit:
         """Start the limit afresh, from a task; see ``reset``."""
         await self._run_async(self._core.reset())
 
-    def _hear(self, feedback: Feedback) -> None:
-        """Share what the limit's service said with all processes; blocks for a swap where it is new.
+    def _apply_feedback(self, feedback: Feedback) -> None:
+        """Apply feedback of the service to the shared state; blocks for a swap if it changes anything.
 
-        Raises nothing where the cache does not answer: that is logged, once.
+        Raises nothing if the cache is away: that is logged once.
         """
         if self._core.is_news(feedback):
-            self._run(self._hearing(feedback))
+            self._run(self._feedback_steps(feedback))
 
-    async def _hear_async(self, feedback: Feedback) -> None:
-        """Share it from a task; see ``_hear``. A cancellation does not end the wait."""
+    async def _apply_feedback_async(self, feedback: Feedback) -> None:
+        """Apply it from a task; see ``_apply_feedback``. A cancellation does not end the wait."""
         if self._core.is_news(feedback):
-            await self._run_async(self._hearing(feedback), shielded=True)
+            await self._run_async(self._feedback_steps(feedback), shielded=True)
 
-    def _hearing(self, feedback: Feedback) -> CacheSteps[None]:
+    def _feedback_steps(self, feedback: Feedback) -> CacheSteps[None]:
         try:
-            yield from self._core.hear(feedback)
+            yield from self._core.apply_feedback(feedback)
         except CacheError as error:
             said = "limit %r: what its service said reaches no other process: %s"
-            self._limiter.once.warn("unheard", said, self.name, error)
+            self._limiter.once.warn("unshared", said, self.name, error)
 
     def _quotas(self) -> tuple[Quota, ...]:
         return (self._core.quota,)

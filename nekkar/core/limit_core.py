@@ -81,7 +81,7 @@ class LimitCore:
 
     def status(self, state: LimitState, now: int) -> Status:
         """Return how the limit stands by a state read at ``now``."""
-        quota, hits = state.told.kept(self.quota, now), state.hits
+        quota, hits = state.reported.kept(self.quota, now), state.hits
         windows = tuple(self._window(hits, rate, _least(rate, quota), now) for rate in self.quota.rates)
         held = state.hold_until / SECOND if state.hold_until > now else None
         # Hits are appended.
@@ -115,7 +115,7 @@ class LimitCore:
         known = self.accounts.state
         if known is None:
             return True
-        is_news = apply_feedback(known, self.quota, self._heard(feedback), self.clock.now_us()) is not known
+        is_news = apply_feedback(known, self.quota, self._applicable(feedback), self.clock.now_us()) is not known
         if is_news and feedback.is_success:
             self._row_ended_at = known.rejections.at
         return is_news
@@ -150,16 +150,16 @@ class LimitCore:
         """Start afresh, whatever value is there."""
         yield from self._edit(self.ledger.reset())
 
-    def hear(self, feedback: Feedback) -> CacheSteps[None]:
-        """Write what a service said into the state; while the cache is away, only this process follows it."""
+    def apply_feedback(self, feedback: Feedback) -> CacheSteps[None]:
+        """Apply feedback of the service to the shared state; while the cache is away, to this process's own state."""
 
-        def heard(state: LimitState, now: int) -> LimitState:
-            return apply_feedback(state, self.accounts.quota, self._heard(feedback), now)
+        def changed(state: LimitState, now: int) -> LimitState:
+            return apply_feedback(state, self.accounts.quota, self._applicable(feedback), now)
 
-        yield from self._edit(self.accounts.edit(heard))
+        yield from self._edit(self.accounts.edit(changed))
 
-    def _heard(self, feedback: Feedback) -> Feedback:
-        """Return what is to be applied: while the cache is away, what others use counts in the shared state alone."""
+    def _applicable(self, feedback: Feedback) -> Feedback:
+        """Return the feedback to apply: while the cache is away, without quotas, which count the whole fleet's use."""
         return replace(feedback, budgets=()) if self.accounts.is_on else feedback
 
     def _edit(self, steps: CacheSteps[None]) -> CacheSteps[None]:

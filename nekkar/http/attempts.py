@@ -16,7 +16,7 @@ class AdmittedAttempts:
 
     permit: Permit | None
     is_ahead: bool = False
-    is_heard: bool = False
+    is_reported: bool = False
 
     def ask(self) -> None:
         """Admit an attempt that starts now, unless it was admitted ahead."""
@@ -25,7 +25,7 @@ class AdmittedAttempts:
         elif self.permit:
             self.permit.is_used = True
             self.permit.acquire()
-            self.is_heard = False
+            self.is_reported = False
 
     def confirm(self) -> float:
         """Admit the attempt again if its slot went stale; return the seconds waited."""
@@ -36,11 +36,11 @@ class AdmittedAttempts:
         self.ask()
         self.is_ahead = True
 
-    def hear(self, status: int, headers: Headers, raw: Any) -> None:
+    def report(self, status: int, headers: Headers, raw: Any) -> None:
         """Read the answer to an attempt: in its pool, or else from the adapter that sent it.
 
         ``raw``: the response of urllib3, or the bytes of a body that was read already.
         """
-        if self.permit and not self.is_heard:
-            self.is_heard = True
-            self.permit.hear(status, headers, body_of(raw) if self.permit.passage.inspection else None)
+        if self.permit and not self.is_reported:
+            self.is_reported = True
+            self.permit.report(status, headers, body_of(raw) if self.permit.passage.inspection else None)

@@ -27,10 +27,11 @@ _WORD = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """The quotas of an answer, for one limit: of its windows, of other buckets, and in units that it does not count.
+class QuotaReport:
+    """The quotas that a response reports, sorted for one limit.
 
-    ``faults``: invalid values.
+    ``budgets``: quotas of the limit's windows. ``others``: of other buckets. ``uncounted``: in units that the limit
+    does not count. ``faults``: invalid values.
     """
 
     budgets: tuple[ReportedQuota, ...] = ()
@@ -39,30 +40,30 @@ class Heard:
     faults: tuple[str, ...] = ()
 
     def pause_us(self) -> int | None:
-        """Return how long until the last of the buckets of which nothing remains is free again; its own first."""
+        """Return how long until all empty buckets are free again: the limit's own, or the others if it has none."""
         return longest_reset(self.budgets) or longest_reset((*self.others, *self.uncounted))
 
 
-def heard(reading: Reading, quota: Quota) -> Heard:
-    """Return the quotas of an answer, sorted for one limit."""
+def quota_report(reading: Reading, quota: Quota) -> QuotaReport:
+    """Return the quotas of a response, sorted for one limit."""
     counted = [told for told in reading.budgets if unit_of(told, quota) in quota.units]
     windows = {told: window_of(told, quota) for told in counted}
     exact = {window for told, window in windows.items() if window and _is_exact(told, quota)}
     own = tuple(told for told, window in windows.items() if window and (window not in exact or _is_exact(told, quota)))
     others = (*reading.others, *(told for told in counted if told not in own))
     uncounted = tuple(told for told in reading.budgets if told not in windows)
-    return Heard(own, others, uncounted, reading.faults)
+    return QuotaReport(own, others, uncounted, reading.faults)
 
 
-def shared_out(reading: Reading, limits: Limits) -> tuple[Heard, ...]:
+def shared_out(reading: Reading, limits: Limits) -> tuple[QuotaReport, ...]:
     """Return the quotas of an answer for each of several limits, in their order."""
     if len(limits) == 1:
-        return (heard(reading, limits[0][1]),)
+        return (quota_report(reading, limits[0][1]),)
     shares: list[list[ReportedQuota]] = [[] for _ in limits]
     for told in reading.budgets:
         shares[limit_of(told, limits)].append(told)
     return tuple(
-        heard(Reading(tuple(share), *(((), ()) if number else (reading.others, reading.faults))), quota)
+        quota_report(Reading(tuple(share), *(((), ()) if number else (reading.others, reading.faults))), quota)
         for number, (share, (_, quota)) in enumerate(zip(shares, limits, strict=True))
     )
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from nekkar.core.quota import SECOND
 from nekkar.core.window.feedback import ReportedQuota
 from nekkar.http.header_values import MOST_ITEMS, Headers, bounded, parts_of
-from nekkar.http.ratelimit_headers import Reader, Reading, Told, read
+from nekkar.http.ratelimit_headers import BucketHeaders, Reader, Reading, read
 from nekkar.http.retry_after import date_us
 from nekkar.rules.dialects import HEADERS, SUFFIX, Bucket, Dialect
 
@@ -45,11 +45,11 @@ def _standard(headers: Headers) -> dict[str, str]:
     return told
 
 
-def _told(bucket: Bucket, headers: Headers) -> Iterator[tuple[Told, str]]:
+def _told(bucket: Bucket, headers: Headers) -> Iterator[tuple[BucketHeaders, str]]:
     """Yield the texts of a bucket, and the resource that they name; of each suffix, where its names have one."""
     names, prefix = _names(bucket)
     for suffix in _suffixes(prefix, headers) if prefix else ("",):
-        told = Told({}, {})
+        told = BucketHeaders({}, {})
         for role, name in names:
             if name == SUFFIX:
                 told.texts[role] = suffix
@@ -83,7 +83,7 @@ def _resource(bucket: Bucket, headers: Headers) -> str:
     return bounded(text).strip() if text else ""
 
 
-def _reset_on_clock(told: Told, now_us: int, date: str | None) -> None:
+def _reset_on_clock(told: BucketHeaders, now_us: int, date: str | None) -> None:
     """Add the reset of a window that ends at a multiple of its period on the service's clock, in whole seconds."""
     period, now = told.period_us(), date_us(date) if date else None
     if period:
@@ -91,7 +91,7 @@ def _reset_on_clock(told: Told, now_us: int, date: str | None) -> None:
         told.add("reset", "", str(-(-left // SECOND)))
 
 
-def _read_pace(reader: Reader, told: Told, kind: ReportedQuota) -> None:
+def _read_pace(reader: Reader, told: BucketHeaders, kind: ReportedQuota) -> None:
     """Read a limit of calls per second, such as ``0.0167``, as one call per 1/0.0167 s, exact to half a digit."""
     text = told.texts.get("limit", "").strip()
     whole, _, fraction = text.partition(".")

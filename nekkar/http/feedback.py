@@ -22,7 +22,7 @@ from nekkar.core.errors import shown
 from nekkar.core.limiter import Admission, Limit, Nekkar
 from nekkar.core.quota import SECOND
 from nekkar.core.window.feedback import Feedback, lower_rate, window_of
-from nekkar.http.buckets import Heard, heard, longest_reset
+from nekkar.http.buckets import QuotaReport, longest_reset, quota_report
 from nekkar.http.dialects import told_by
 from nekkar.http.header_values import Headers
 from nekkar.http.inspection import Inspection
@@ -31,7 +31,7 @@ from nekkar.http.retry_after import wait_us
 from nekkar.rules.dialects import Dialect
 
 REFUSED, AWAY, ABSENT, FIRST_ERROR, FIRST_OF_SERVER = 429, 503, 404, 400, 500
-NOTHING = Heard()
+NOTHING = QuotaReport()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,34 +52,34 @@ class Passage:
     cost: int | Mapping[str, int] | None = None
     headroom: float | None = None
 
-    def hear(self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None) -> None:
-        """Share what an answer says of the limit with the fleet; blocks for a swap where it is new.
+    def report(self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None) -> None:
+        """Report an answer to the limit, for the whole fleet; blocks for a swap if that changes anything.
 
         ``pause_us``: the answer is a refusal that pauses for this time, whatever its status and headers say.
         """
-        if word := self.word(admission, status, headers, pause_us):
-            self.limit._hear(word)
+        if feedback := self.feedback(admission, status, headers, pause_us):
+            self.limit._apply_feedback(feedback)
 
-    async def hear_async(
+    async def report_async(
         self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None
     ) -> None:
-        """Hear, from a task."""
-        if word := self.word(admission, status, headers, pause_us):
-            await self.limit._hear_async(word)
+        """Report, from a task."""
+        if feedback := self.feedback(admission, status, headers, pause_us):
+            await self.limit._apply_feedback_async(feedback)
 
-    def word(
+    def feedback(
         self,
         admission: Admission,
         status: int,
         headers: Headers,
         pause_us: int | None,
-        told: Heard | None = None,
+        told: QuotaReport | None = None,
         may_refuse: bool = True,
     ) -> Feedback | None:
-        """Return the feedback of an answer for the limit; None for none.
+        """Return the feedback of an answer for the limit; None if it has none.
 
-        ``told``: its share of what the headers say, where the request is under several limits. ``may_refuse``: a
-        refusal is this limit's.
+        ``told``: the limit's share of the reported quotas, where the request is under several limits. ``may_refuse``:
+        a refusal concerns this limit.
         """
         is_refusal, is_named = status == REFUSED or pause_us is not None, status in self.refused
         is_no = may_refuse and (is_refusal or is_named or status == AWAY)
@@ -98,12 +98,12 @@ class Passage:
             return None
         return Feedback(round(admission.at * SECOND), most, is_refusal, pause, budgets, is_success)
 
-    def _told(self, headers: Headers, most: int, share: Heard | None) -> Heard:
+    def _told(self, headers: Headers, most: int, share: QuotaReport | None) -> QuotaReport:
         """Return what the service says remains of the limit's windows, and of other buckets."""
         quota = self.limit._core.quota
         told = share
         if told is None:
-            told = heard(told_by(headers, self.dialect, quota.units, self.limiter.now_us()), quota)
+            told = quota_report(told_by(headers, self.dialect, quota.units, self.limiter.now_us()), quota)
         if not self.reads_budgets:
             return told
         for fault in told.faults:

@@ -180,7 +180,7 @@ class Measurement:
             if self._events is None:
                 self._pieces.append(made)
             else:
-                self._hear(self._events, made)
+                self._feed(self._events, made)
         except Unreadable:
             self._give_up()
 
@@ -214,14 +214,14 @@ class Measurement:
     def _asked(self) -> Any:
         """Return what the meter measured. It is asked about an error even if the body can't be read."""
         if self._events and self._decoder:
-            self._hear(self._events, b"\n\n")  # some services leave out the end of the last event
+            self._feed(self._events, b"\n\n")  # some services leave out the end of the last event
         if self._decoder and not self._events:
             return self._meter.measure(self._answer.view(b"".join(self._pieces)))
         if self._told is None and self._answer.status >= FIRST_ERROR:
             return self._meter.measure(self._answer.view())
         return self._told
 
-    def _hear(self, events: Events, made: bytes) -> None:
+    def _feed(self, events: Events, made: bytes) -> None:
         for event in events.feed(made):
             try:
                 told = self._meter.measure_event(event)  # type: ignore[attr-defined]

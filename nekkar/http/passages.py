@@ -14,7 +14,7 @@ from nekkar.core.admission import JointAdmission
 from nekkar.core.joint import JointLimit
 from nekkar.core.limiter import Admission, Limit
 from nekkar.core.window.feedback import Feedback
-from nekkar.http.buckets import Heard, refusing, shared_out
+from nekkar.http.buckets import QuotaReport, refusing, shared_out
 from nekkar.http.dialects import told_by
 from nekkar.http.feedback import NOTHING, Passage
 from nekkar.http.header_values import Headers
@@ -36,19 +36,19 @@ class Passages:
     cost: int | Mapping[str, int] | None = None
     headroom: float | None = None
 
-    def hear(self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None) -> None:
-        """Share what an answer says of the limits with the fleet; blocks for a swap of each limit if new."""
-        for limit, word in self._words(admission, status, headers, pause_us):
-            limit._hear(word)
+    def report(self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None) -> None:
+        """Report an answer to the limits, for the whole fleet; blocks for a swap of each limit that it changes."""
+        for limit, feedback in self._feedback(admission, status, headers, pause_us):
+            limit._apply_feedback(feedback)
 
-    async def hear_async(
+    async def report_async(
         self, admission: Admission, status: int, headers: Headers, pause_us: int | None = None
     ) -> None:
-        """Hear, from a task."""
-        for limit, word in self._words(admission, status, headers, pause_us):
-            await limit._hear_async(word)
+        """Report, from a task."""
+        for limit, feedback in self._feedback(admission, status, headers, pause_us):
+            await limit._apply_feedback_async(feedback)
 
-    def _words(
+    def _feedback(
         self, admission: Admission, status: int, headers: Headers, pause_us: int | None
     ) -> Iterator[tuple[Limit, Feedback]]:
         assert isinstance(admission, JointAdmission)
@@ -58,13 +58,13 @@ class Passages:
             is_its_own = index == number
             if is_its_own and named and index not in named:  # its bucket is the empty one, and others name the status
                 passage = replace(passage, refused=(status,))
-            heard = passage.word(
+            feedback = passage.feedback(
                 part, status, headers, pause_us if is_its_own else None, told=shares[index], may_refuse=is_its_own
             )
-            if heard:
-                yield passage.limit, heard
+            if feedback:
+                yield passage.limit, feedback
 
-    def _shares(self, headers: Headers, named: Sequence[int]) -> tuple[int, Sequence[Heard]]:
+    def _shares(self, headers: Headers, named: Sequence[int]) -> tuple[int, Sequence[QuotaReport]]:
         """Return the number of the limit that a refusal belongs to, and the quotas of each limit, read in its dialect.
 
         ``named``: the numbers of the limits whose ``refused`` names the status.

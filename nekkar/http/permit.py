@@ -116,34 +116,34 @@ class Permit:
         except (WaitTooLong, CacheError, ConfigurationError) as error:
             raise self._refused(error) from error
 
-    def hear(self, status: int, headers: Headers, body: Body | None = None) -> None:
-        """Share what the answer to the newest attempt says with the fleet; blocks for a swap where it is new.
+    def report(self, status: int, headers: Headers, body: Body | None = None) -> None:
+        """Report the answer to the newest attempt, for the whole fleet; blocks for a swap if that changes anything.
 
         ``body``: given where the limit has an inspection. Up to 64 kB of it may be read, which blocks.
         """
         if not self.admission:
             return
         if body is None:
-            self.passage.hear(self.admission, status, headers)
+            self.passage.report(self.admission, status, headers)
             return
         answer = Answer(status, headers, is_decoded=body.is_whole)
         measuring = self._measuring(answer, body)
         ahead = body.read_ahead() if self._reads_ahead(answer) else None
-        self.passage.hear(self.admission, status, headers, self._pause(answer, ahead))
+        self.passage.report(self.admission, status, headers, self._pause(answer, ahead))
         if measuring and body.is_whole:
             measuring.settle()
 
-    async def hear_async(self, status: int, headers: Headers, body: AsyncBody | None = None) -> None:
-        """Share it from a task; see ``hear``."""
+    async def report_async(self, status: int, headers: Headers, body: AsyncBody | None = None) -> None:
+        """Report it from a task; see ``report``."""
         if not self.admission:
             return
         if body is None:
-            await self.passage.hear_async(self.admission, status, headers)
+            await self.passage.report_async(self.admission, status, headers)
             return
         answer = Answer(status, headers, is_decoded=body.is_whole)
         measuring = self._measuring(answer, body)
         ahead = await body.read_ahead_async() if self._reads_ahead(answer) else None
-        await self.passage.hear_async(self.admission, status, headers, self._pause(answer, ahead))
+        await self.passage.report_async(self.admission, status, headers, self._pause(answer, ahead))
         if measuring and body.is_whole:
             await measuring.settle_async()
 

@@ -70,8 +70,8 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """The texts of one bucket's headers, by what they tell. ``number_us``: what a number counts, by the same."""
+class BucketHeaders:
+    """The headers of one bucket: texts by role ("limit", "reset", …). ``number_us``: the unit of a number, by role."""
 
     texts: dict[str, str]
     number_us: dict[str, int]
@@ -92,7 +92,7 @@ def read(headers: Mapping[str, str], now_us: int, date: str | None = None) -> Re
     """Return the quotas in the headers (names in lower case) of an answer; ``date``: its ``Date``."""
     texts = {name: bounded(text) for name, text in headers.items()}
     reader = Reader(now_us, date, items(texts.get("ratelimit-policy", "")))
-    families: defaultdict[tuple[str, str], Told] = defaultdict(lambda: Told({}, {}))
+    families: defaultdict[tuple[str, str], BucketHeaders] = defaultdict(lambda: BucketHeaders({}, {}))
     for name, text in texts.items():
         if name == "ratelimit":
             reader.read_field(text)
@@ -146,7 +146,7 @@ class Reader:
             if period and _is_of_requests(terms) and not is_named and (limit.calls, period) not in known:
                 self._add(Count(NOTHING), limit, None, replace(WINDOW, period_us=period))
 
-    def read_family(self, told: Told, kind: ReportedQuota) -> None:
+    def read_family(self, told: BucketHeaders, kind: ReportedQuota) -> None:
         """Read one header for each number; ``kind``: a quota of the bucket's kind."""
         texts, number_us = told.texts, told.number_us.get("reset", SECOND)
         limits = counts(texts.get("limit"))

@@ -104,7 +104,7 @@ class SyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
             finally:
                 wire.leave()
         try:
-            permit.hear(response.status_code, response.headers, self._body(response, permit))
+            permit.report(response.status_code, response.headers, self._body(response, permit))
         except BaseException:  # an interrupt: nobody gets the response, which has a connection
             response.close()
             raise
@@ -151,7 +151,7 @@ class AsyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
             finally:
                 wire.leave()
         try:
-            await permit.hear_async(response.status_code, response.headers, self._body(response, permit))
+            await permit.report_async(response.status_code, response.headers, self._body(response, permit))
         except BaseException:
             await response.aclose()
             raise

@@ -42,7 +42,7 @@ class Attempts(Protocol):
     def confirm(self) -> float:
         """Block until the attempt may start now, its connection being open; return the seconds waited."""
 
-    def hear(self, status: int, headers: Any, raw: Any) -> object:
+    def report(self, status: int, headers: Any, raw: Any) -> object:
         """Take the answer to the attempt, whose body was not read yet."""
 
 
@@ -115,7 +115,7 @@ def _make_request(held: ReferenceType[HTTPConnectionPool], *args: Any, **kwargs:
     pool = _pool(held)
     response = type(pool)._make_request(pool, *args, **kwargs)
     if request := attempts.get():
-        request.hear(response.status, response.headers, response)
+        request.report(response.status, response.headers, response)
     return response
 
 

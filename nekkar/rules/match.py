@@ -8,7 +8,7 @@ from typing import Any
 from nekkar.rules.costs import Cost
 from nekkar.rules.fields import Body
 from nekkar.rules.names import Headers, Template
-from nekkar.rules.patterns import Pattern, Place, captured
+from nekkar.rules.patterns import CapturePlace, Pattern, captured
 from nekkar.rules.rule import Rule
 
 
@@ -74,7 +74,7 @@ class PendingMatch:
     """
 
     parts: tuple[tuple[Match, Template], ...]
-    places: tuple[Place, ...]
+    places: tuple[CapturePlace, ...]
     by_url: bool
     captured: dict[str, str] = field(default_factory=dict)
 

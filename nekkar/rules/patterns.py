@@ -73,7 +73,7 @@ class Glob:
 
 
 Part = str | Glob
-Place = tuple[str, bool, int]  # a capture's name, whether it is in the host, its place there
+CapturePlace = tuple[str, bool, int]  # a capture's name, whether it is in the host, its place there
 
 
 class Pattern(NamedTuple):
@@ -101,14 +101,14 @@ class Pattern(NamedTuple):
         """Return the names in the order host (last label first), path."""
         return [name for name, _, _ in self.places()]
 
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[CapturePlace, ...]:
         """Return where each capture is."""
         parts = [(True, at, part) for at, part in enumerate(self.host)]
         parts += [(False, at, part) for at, part in enumerate(self.path)]
         return tuple((part.name, host, at) for host, at, part in parts if isinstance(part, Glob) and part.name)
 
 
-def captured(places: tuple[Place, ...], request: Pattern) -> dict[str, str]:
+def captured(places: tuple[CapturePlace, ...], request: Pattern) -> dict[str, str]:
     """Return each capture's value in a request that the pattern covers."""
     return {name: str((request.host if host else request.path)[at]) for name, host, at in places}
 

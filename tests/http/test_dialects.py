@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nekkar.rules import RuleTable
 from tests.support.calls import calls, is_proportional
 from tests.support.internals.core import quota
-from tests.support.internals.http import MOST_TEXT, heard, limit_of, refusing, shared_out, told_by
+from tests.support.internals.http import MOST_TEXT, limit_of, quota_report, refusing, shared_out, told_by
 from tests.support.internals.rules import BUILT_IN
 from tests.support.internals.window import ReportedQuota, window_of
 
@@ -388,14 +388,14 @@ def test_what_is_of_another_bucket_or_unit_is_kept_apart() -> None:
         Given({"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "60"}),
         BUILT_IN["github"], core.units, NOW,
     )  # fmt: skip
-    assert heard(reading, core).budgets == ()
-    assert [one.limit for one in heard(reading, core).others] == [30]
-    assert heard(reading, core).pause_us() == 60 * S
+    assert quota_report(reading, core).budgets == ()
+    assert [one.limit for one in quota_report(reading, core).others] == [30]
+    assert quota_report(reading, core).pause_us() == 60 * S
     errors = told_by(
         Given({"X-ESI-Error-Limit-Remain": "0", "X-ESI-Error-Limit-Reset": "42"}), BUILT_IN["esi"], (), NOW
     )
-    assert heard(errors, core).others == ()
-    assert heard(errors, core).pause_us() == 42 * S
+    assert quota_report(errors, core).others == ()
+    assert quota_report(errors, core).pause_us() == 42 * S
 
 
 def test_a_window_that_is_told_in_full_is_not_lowered_by_another_of_its_period() -> None:
@@ -407,7 +407,7 @@ def test_a_window_that_is_told_in_full_is_not_lowered_by_another_of_its_period()
         "X-Method-Rate-Limit-Count": "40:120",
     }
     terms = quota("100 per 120 seconds")
-    shares = heard(told_by(Given(headers), BUILT_IN["riot"], terms.units, NOW), terms)
+    shares = quota_report(told_by(Given(headers), BUILT_IN["riot"], terms.units, NOW), terms)
     assert [one.limit for one in shares.budgets] == [100]
     assert [one.limit for one in shares.others] == [50]
 

@@ -403,7 +403,7 @@ def test_an_interrupted_hearing_closes_the_response(
     def interrupt(*args: Any) -> None:
         raise Interrupted
 
-    monkeypatch.setattr(Passage, "word", interrupt)
+    monkeypatch.setattr(Passage, "feedback", interrupt)
 
     async def body() -> None:
         transport = face.library.MockTransport(lambda request: face.library.Response(429, stream=Body()))
@@ -447,7 +447,7 @@ def test_no_header_raises(text: str, status: int) -> None:
     passage = Gate(Nekkar(clock=FakeClock()), RULES).passage("GET", URL)
     assert passage is not None
     admission = passage.limit.acquire()
-    passage.hear(admission, status, {"retry-after": text, "retry-after-ms": text, "date": text})
+    passage.report(admission, status, {"retry-after": text, "retry-after-ms": text, "date": text})
 
 
 # Retries inside an adapter.
@@ -500,7 +500,7 @@ def test_a_refusal_after_the_last_retry_is_heard(limiter: Nekkar, site: Site) ->
 def test_an_answer_is_heard_once(limiter: Nekkar, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its pool, and not again as the adapter returns it; without urllib3, as the adapter returns it."""
     words: list[Any] = []
-    monkeypatch.setattr(Limit, "_hear", lambda self, word: words.append(word))
+    monkeypatch.setattr(Limit, "_apply_feedback", lambda self, word: words.append(word))
     with limit(requests.Session(), limiter, RULES) as session:
         session.trust_env = False
         assert session.get(f"{site.url}/status/429").status_code == 429
@@ -711,7 +711,7 @@ def test_no_header_raises_or_holds_past_max_hold(headers: dict[str, str], status
     limiter = Nekkar(clock=FakeClock(), max_hold=20)
     passage = Gate(limiter, LISTENING).passage("GET", URL)
     assert isinstance(passage, Passage)
-    passage.hear(passage.limit.acquire(), status, headers)
+    passage.report(passage.limit.acquire(), status, headers)
     assert passage.limit.status().next_at - limiter.now_us() / 1e6 <= 20.1  # the margin
 
 

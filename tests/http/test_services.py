@@ -312,7 +312,7 @@ def test_what_a_services_answer_does_to_its_limit(answer: Answer, caplog: pytest
     assert isinstance(passage, Passage)
     cost = dict.fromkeys(quota(answer.settings["rate"]).units, 0) | {"calls": 1}
     with caplog.at_level(logging.WARNING, "nekkar"):
-        passage.hear(passage.limit.acquire(cost=cost), answer.status, CaseInsensitiveDict(answer.headers))
+        passage.report(passage.limit.acquire(cost=cost), answer.status, CaseInsensitiveDict(answer.headers))
     status = passage.limit.status()
     held = 0.0 if status.hold_until is None else status.hold_until - limiter.now_us() / 1e6
     assert round(held, 3) == answer.hold

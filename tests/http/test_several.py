@@ -92,13 +92,13 @@ class TestRequests:
 class TestHearing:
     """What a service says of its limits."""
 
-    def hear(self, passage: Passages, status: int, headers: Mapping[str, str]) -> None:
-        passage.hear(passage.limit.acquire(), status, requests.structures.CaseInsensitiveDict(headers))
+    def report(self, passage: Passages, status: int, headers: Mapping[str, str]) -> None:
+        passage.report(passage.limit.acquire(), status, requests.structures.CaseInsensitiveDict(headers))
 
     def test_a_count_names_the_limit(self, clock: FakeClock) -> None:
         """What remains of 30 is the account's."""
         passage = passed(clock)
-        self.hear(passage, 200, {"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "5", "X-RateLimit-Reset": "2"})
+        self.report(passage, 200, {"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "5", "X-RateLimit-Reset": "2"})
         assert used(passage) == [1, 25]
 
     def test_a_refusal_pauses_the_limit_of_which_nothing_remains(self, clock: FakeClock) -> None:
@@ -110,7 +110,7 @@ class TestHearing:
             "X-RateLimit-Reset": "2",
             "Retry-After": "2",
         }
-        self.hear(passage, 429, headers)
+        self.report(passage, 429, headers)
         assert held(passage) == [None, pytest.approx(2)]
 
     @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ class TestHearing:
         """And no other, unless the headers say that it is the other of which nothing remains."""
         search, account = {**LIMITS["search"], "refused": [529]}, {**LIMITS["account"], "refused": [403]}
         passage = passed(clock, {"search": search, "account": account})
-        self.hear(passage, status, headers)
+        self.report(passage, status, headers)
         assert [wait or 0 for wait in held(passage)] == pytest.approx(pauses)
 
     def test_each_limit_reads_its_own_dialect(self, clock: FakeClock) -> None:
@@ -139,20 +139,20 @@ class TestHearing:
         limits = {"a": {"rate": "10/second", "headers": "riot"}, "b": {"rate": "30 per 3 seconds", "headers": True}}
         passage = passed(clock, limits)
         told = {"X-App-Rate-Limit": "10:1", "X-App-Rate-Limit-Count": "9:1"}
-        self.hear(passage, 200, told | {"RateLimit-Limit": "30", "RateLimit-Remaining": "5", "RateLimit-Reset": "2"})
+        self.report(passage, 200, told | {"RateLimit-Limit": "30", "RateLimit-Remaining": "5", "RateLimit-Reset": "2"})
         assert used(passage) == [9, 25]
 
     def test_nonsense_is_said_once(self, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
         """As under one limit."""
         passage = passed(clock)
         for _ in range(2):
-            self.hear(passage, 200, {"RateLimit-Limit": "30", "RateLimit-Remaining": "minus one"})
+            self.report(passage, 200, {"RateLimit-Limit": "30", "RateLimit-Remaining": "minus one"})
         assert [record.getMessage().count("minus one") for record in caplog.records] == [1]
 
     def test_a_refusal_that_names_none_pauses_the_first(self, clock: FakeClock) -> None:
         """With or without a wait."""
         passage = passed(clock, {"search": "10/second", "account": "30 per 3 seconds"})
-        self.hear(passage, 429, {"Retry-After": "7"})
+        self.report(passage, 429, {"Retry-After": "7"})
         assert held(passage) == [pytest.approx(7), None]
 
 

@@ -95,7 +95,7 @@ class Asking:
     def confirm(self) -> float:
         return 0.0
 
-    def hear(self, status: int, headers: Any, raw: Any) -> None:
+    def report(self, status: int, headers: Any, raw: Any) -> None:
         """Learn nothing."""
 
 

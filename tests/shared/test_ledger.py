@@ -17,7 +17,7 @@ from tests.support.internals.shared import MOST_LOST_SWAPS, Ledger, Native, cach
 from tests.support.internals.shared import ledger as ledger_module
 from tests.support.internals.window import (
     MOST_HORIZON_US,
-    Ask,
+    BookingRequest,
     Grant,
     LimitState,
     decode,
@@ -73,7 +73,7 @@ class Booking:
         if not is_recovery:
             self._look(state)
         callers = [Caller(cost) for cost in self.costs]
-        plan = planned(state, Ask(self.owner, self.quota, callers, now, waiting=len(callers)))
+        plan = planned(state, BookingRequest(self.owner, self.quota, callers, now, waiting=len(callers)))
         if sum(hits_in(grant.cost, CALLS) for grant in self.grants) >= sum(self.costs) and not is_recovery:
             return None
         return plan.state
@@ -115,7 +115,9 @@ def book(of: Ledger, *costs: int) -> list[int]:
 def turn(of: Ledger, clock: FakeClock) -> int:
     """Return the slot that one more call would have."""
     change = Booking(of, next(owners), 1)
-    plan = planned(run_steps(of.peek(), clock)[0], Ask(change.owner, of.quota, [Caller(1)], clock.now_us(), waiting=1))
+    plan = planned(
+        run_steps(of.peek(), clock)[0], BookingRequest(change.owner, of.quota, [Caller(1)], clock.now_us(), waiting=1)
+    )
     return plan.turn or clock.now_us()
 
 

@@ -15,7 +15,7 @@ from nekkar.testing import FakeClock
 from tests.support.internals.core import cache_of, core_of, limiter_of
 from tests.support.internals.shared import Replica
 from tests.support.internals.waiting import LOOK_EVERY_US, direct, turn
-from tests.support.internals.window import Ask, LimitState, _Planner, booked_alone
+from tests.support.internals.window import BookingRequest, LimitState, _Planner, booked_alone
 from tests.support.limits import Crowd, WatchedCache, eventually, is_in_turn, since_start, waiting
 from tests.support.simulation import MS, Story, World
 from tests.support.stories import FAST, STORIES
@@ -53,7 +53,7 @@ def test_a_plan_that_does_not_keep_a_hold_is_found(monkeypatch: pytest.MonkeyPat
     """Planted: slots are booked through a hold."""
     begin = _Planner.__init__
 
-    def heedless(self: _Planner, state: LimitState, ask: Ask, exact: Any) -> None:
+    def heedless(self: _Planner, state: LimitState, ask: BookingRequest, exact: Any) -> None:
         begin(self, state, ask, exact)
         self.soonest = ask.now + ask.lead_us
 

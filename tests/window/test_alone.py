@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.internals.core import CALLS, Hits, Quota, Rate, cost_of
-from tests.support.internals.window import Ask, Grant, LimitState, Place, ToldRates, alone, booked_alone, planned
+from tests.support.internals.window import (
+    BookingRequest,
+    Grant,
+    LimitState,
+    Place,
+    ReportedRates,
+    alone,
+    booked_alone,
+    planned,
+)
 from tests.window.drawing import HORIZON, MS, NOW, Caller, S, new_state, quotas, sequences
 
 ME, OTHER = 1, 7
@@ -38,20 +47,20 @@ def arrivals(draw: st.DrawFn) -> tuple[LimitState, Quota, Hits, int]:
     if not draw(st.integers(0, 5)):
         state = replace(state, places=(Place(OTHER, 1, NOW, 1, 0, (limit.rates, limit.spacing_us)),))
     if not draw(st.integers(0, 5)):
-        state = replace(state, told=ToldRates(((limit.rates[0].period_us, Rate(S, 300), NOW + S),)))
+        state = replace(state, reported=ReportedRates(((limit.rates[0].period_us, Rate(S, 300), NOW + S),)))
     return state, limit, draw(st.sampled_from(costs)), draw(st.sampled_from([0, 0, 5, 2000]))
 
 
 def plan_and_step(state: LimitState, limit: Quota, cost: Hits, prefetch: int) -> tuple[bool, LimitState | None]:
     """Return whether the plan starts the call now and has room for another, and what one step books."""
     booked = booked_alone(state, ME, limit, cost, NOW, prefetch)
-    plan = planned(state, Ask(ME, limit, [Caller(cost)], NOW, waiting=1, prefetch=prefetch))  # type: ignore[arg-type]
+    plan = planned(state, BookingRequest(ME, limit, [Caller(cost)], NOW, waiting=1, prefetch=prefetch))  # type: ignore[arg-type]
     starts = plan.own_grants == 1 and plan.state.grants[-1].slot == NOW and not plan.is_bound
     if booked is not None:
         assert booked == replace(plan.state, written_at=NOW)
         assert plan.turn is None
         assert starts
-    return starts and not (state.places or state.told.rates or limit.spacing_us), booked
+    return starts and not (state.places or state.reported.rates or limit.spacing_us), booked
 
 
 @settings(deadline=None, max_examples=500)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support.internals.core import Quota, quota
 from tests.support.internals.window import (
     MOST_CREDIT,
-    Ask,
+    BookingRequest,
     Grant,
     HitLog,
     Place,
@@ -135,8 +135,8 @@ def test_what_has_another_name_is_not_taken_back(other: Grant) -> None:
 # Tidying.
 
 
-def asked(now: int, owner: int = 1) -> Ask:
-    return Ask(owner, TEN, (), now)
+def asked(now: int, owner: int = 1) -> BookingRequest:
+    return BookingRequest(owner, TEN, (), now)
 
 
 def test_grants_keep_their_names_for_one_horizon_past_their_slots() -> None:

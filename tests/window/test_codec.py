@@ -43,15 +43,15 @@ from tests.support.internals.window import (
     MOST_DOUBLINGS,
     MOST_HITS,
     MOST_HORIZON_US,
-    MOST_TOLD,
-    TOLD,
+    MOST_REPORTED,
+    REPORTED,
     VERSION,
     Grant,
     HitLog,
     LimitState,
     Place,
     Rejections,
-    ToldRates,
+    ReportedRates,
     column,
     decode,
     earliest_slot,
@@ -59,7 +59,7 @@ from tests.support.internals.window import (
 )
 from tests.window.drawing import HORIZON, NOW, S, new_state
 
-KNOWN = {*range(16, 23), HEADROOMS, TOLD}  # the tags of sections, beside the first six
+KNOWN = {*range(16, 23), HEADROOMS, REPORTED}  # the tags of sections, beside the first six
 CORPUS = Path(__file__).parents[1] / "corpus"
 PREFIX = 12  # magic, version, a byte, header's length, checksum
 WORD = st.integers(0, 2**64 - 1)
@@ -257,7 +257,7 @@ FULL_IN_UNITS = replace(
     places=(PLACE, PLACE._replace(owner=9, cost=Cost(2, (("tokens", 900),)), terms=(TOKENS, 7))),
     rates=TOKENS,
     settles_from=22,
-    told=ToldRates(((2 * S, Rate(2 * S, 3, "tokens"), NOW), (5 * S, Rate(9 * S, 3), NOW))),
+    reported=ReportedRates(((2 * S, Rate(2 * S, 3, "tokens"), NOW), (5 * S, Rate(9 * S, 3), NOW))),
 )
 
 
@@ -284,13 +284,13 @@ def test_a_limit_of_calls_alone_pays_nothing_for_units() -> None:
         replace(FULL_IN_UNITS, places=(PLACE._replace(cost=Cost(1, (("tokens", 1001),)), terms=(TOKENS, 7)),)),
         replace(FULL_IN_UNITS, places=(PLACE._replace(cost=Cost(1, (("points", 1),)), terms=(TOKENS, 7)),)),
         replace(FULL_IN_UNITS, rates=(Rate(S, 5), Rate(2 * S, 0, "tokens"))),
-        replace(FULL, told=ToldRates(((S, Rate(S, 0), NOW),))),
-        replace(FULL, told=ToldRates(((S, Rate(0, 5), NOW),))),
-        replace(FULL, told=ToldRates(((0, Rate(S, 5), NOW),))),
-        replace(FULL, told=ToldRates(((S, Rate(S, 5), LATEST_US + 1),))),
-        replace(FULL, told=ToldRates(((S, Rate(S, 5, "not a name"), NOW),))),
-        replace(FULL, told=ToldRates(((2 * S, Rate(S, 5), NOW), (S, Rate(S, 5), NOW)))),
-        replace(FULL, told=ToldRates(tuple((S + n, Rate(S, 5), NOW) for n in range(MOST_TOLD + 1)))),
+        replace(FULL, reported=ReportedRates(((S, Rate(S, 0), NOW),))),
+        replace(FULL, reported=ReportedRates(((S, Rate(0, 5), NOW),))),
+        replace(FULL, reported=ReportedRates(((0, Rate(S, 5), NOW),))),
+        replace(FULL, reported=ReportedRates(((S, Rate(S, 5), LATEST_US + 1),))),
+        replace(FULL, reported=ReportedRates(((S, Rate(S, 5, "not a name"), NOW),))),
+        replace(FULL, reported=ReportedRates(((2 * S, Rate(S, 5), NOW), (S, Rate(S, 5), NOW)))),
+        replace(FULL, reported=ReportedRates(tuple((S + n, Rate(S, 5), NOW) for n in range(MOST_REPORTED + 1)))),
     ],
 )
 def test_units_out_of_bounds_are_refused(altered: LimitState) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support.checks import each_hit, spans_broken
 from tests.support.internals.core import Quota, leaving, quota
-from tests.support.internals.window import Ask, ExactSlot, LimitState, Place, Plan, decode, encode, planned
+from tests.support.internals.window import BookingRequest, ExactSlot, LimitState, Place, Plan, decode, encode, planned
 from tests.window.drawing import HORIZON, MS, NOW, Caller, new_state
 
 ME, OTHER, WISH = 1, 7, 99
@@ -20,7 +20,7 @@ SPAN = TEN.rates[0].period_us + TEN.margin_us
 
 
 def asked(state: LimitState, *slots: ExactSlot, limit: Quota = TEN, callers: int = 0, **more: Any) -> Plan:
-    return planned(state, Ask(ME, limit, [Caller(1)] * callers, NOW, callers, exact=slots, **more))
+    return planned(state, BookingRequest(ME, limit, [Caller(1)] * callers, NOW, callers, exact=slots, **more))
 
 
 def booked(plan: Plan, owner: int = WISH) -> list[int]:

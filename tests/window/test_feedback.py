@@ -416,7 +416,7 @@ def test_no_window_is_booked_beyond_what_its_budget_leaves(budgets: list[Reporte
             fits = {one.count - left for one in limit.rates}
         most = max([most, *fits])
     assert after.hits.total - log.hits.total <= max(0, most - own)
-    assert most or after.told.rates or (after is log)
+    assert most or after.reported.rates or (after is log)
 
 
 LATE = 2 * S  # the latest answer

@@ -21,7 +21,7 @@ from tests.support.internals.window import (
     MOST_CREDIT,
     PLANNED_AHEAD,
     PREFETCH_PART,
-    Ask,
+    BookingRequest,
     Grant,
     HitLog,
     LimitState,
@@ -63,10 +63,10 @@ def place(owner: int, cost: int = 1, ready: int = NOW, credit: int = 0, back: in
     return Place(owner, cost, ready, credit, back, terms_of(limit))
 
 
-def asks(*callers: Caller | int, limit: Quota = TEN, now: int = NOW, **more: Any) -> Ask:
+def asks(*callers: Caller | int, limit: Quota = TEN, now: int = NOW, **more: Any) -> BookingRequest:
     """Return what a line asks for its callers, given by cost or whole."""
     line = [caller if isinstance(caller, Caller) else Caller(caller) for caller in callers]
-    return Ask(ME, limit, line, now, waiting=len(line), **more)
+    return BookingRequest(ME, limit, line, now, waiting=len(line), **more)
 
 
 def with_places(limit: Quota, hits: Sequence[tuple[int, int]], *places: Place) -> LimitState:
@@ -86,7 +86,7 @@ def owners(state: LimitState) -> list[int]:
 
 
 @st.composite
-def fleets(draw: st.DrawFn) -> tuple[list[Quota], LimitState, list[tuple[Ask, int]]]:
+def fleets(draw: st.DrawFn) -> tuple[list[Quota], LimitState, list[tuple[BookingRequest, int]]]:
     """Draw quotas that share a state, some hits, and asks of lines one after another."""
     scale = draw(st.sampled_from([10 * MS, 100 * MS]))
     limits = draw(st.lists(quotas(scale), min_size=1, max_size=2))
@@ -116,7 +116,7 @@ def fleets(draw: st.DrawFn) -> tuple[list[Quota], LimitState, list[tuple[Ask, in
         # As the line does: it stands with the credit that its cost allows, and only for a single caller.
         most = most_credit(limit, callers[0].cost if callers else 1)
         may_stand = stands and len(callers) == 1 and bool(most)
-        ask = Ask(
+        ask = BookingRequest(
             owner, limit, callers, now, len(callers), credit=min(credit, most), back_us=back * MS, stands=may_stand,
             prefetch=prefetch,
         )  # fmt: skip
@@ -127,7 +127,7 @@ def fleets(draw: st.DrawFn) -> tuple[list[Quota], LimitState, list[tuple[Ask, in
 @settings(deadline=None, max_examples=200)
 @given(fleets())
 def test_no_plan_breaks_a_window_books_past_the_horizon_or_grants_out_of_order(
-    fleet: tuple[list[Quota], LimitState, list[tuple[Ask, int]]],
+    fleet: tuple[list[Quota], LimitState, list[tuple[BookingRequest, int]]],
 ) -> None:
     """Whatever a state holds: rule 1 for each grant, by the terms of its own place, and hits are only appended."""
     _, state, steps = fleet
@@ -147,7 +147,7 @@ def test_no_plan_breaks_a_window_books_past_the_horizon_or_grants_out_of_order(
     assert each_hit(state.hits.entries()) == each_hit(slots)[state.hits.forgotten :]
 
 
-def check_plan(before: LimitState, ask: Ask, plan: Plan, made: list[tuple[int, int, int]]) -> None:
+def check_plan(before: LimitState, ask: BookingRequest, plan: Plan, made: list[tuple[int, int, int]]) -> None:
     """Check what holds of each plan by itself."""
     state, callers = plan.state, list(ask.callers)
     # Own callers are served in order; those whose deadline is sooner than their slot are left out.
@@ -508,7 +508,7 @@ def test_prefetched_hits_are_at_most_a_64th_of_what_is_free() -> None:
     ],
     ids=["a small limit", "nearly full", "not now", "somebody waits", "somebody's turn", "spaced", "nobody asks"],
 )
-def test_nothing_is_prefetched_where_it_could_bind(state: LimitState, ask: Ask) -> None:
+def test_nothing_is_prefetched_where_it_could_bind(state: LimitState, ask: BookingRequest) -> None:
     """Far from binding only, and only for calls that start now."""
     plan = planned(state, ask)
     assert sum(cost for _, _, cost in new_grants(plan, state)) == len(list(ask.callers))

@@ -19,7 +19,7 @@ from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import Caller, Elsewhere, Slot
 from nekkar.core.waiting.exact_requests import ExactRequest
 from nekkar.core.waiting.turns import Turns
-from nekkar.core.window.booking import Ask, SlotRequest
+from nekkar.core.window.booking import BookingRequest, SlotRequest
 from nekkar.core.window.plan import next_slot, planned
 from nekkar.core.window.state import LimitState, Place
 
@@ -161,7 +161,7 @@ class ExactSlots:
         ahead: list[SlotRequest] = list(islice(mine.queue, most))
         wanted = [Caller(0, cost, 0, None, None)] * most
         now, headroom = ledger.clock.now_us(), mine.headroom
-        plan = planned(state, Ask(mine.owner, ledger.quota, [*ahead, *wanted], now, headroom=headroom))
+        plan = planned(state, BookingRequest(mine.owner, ledger.quota, [*ahead, *wanted], now, headroom=headroom))
         return plan.own_grants - len(ahead)
 
     def has_place(self, owner: int) -> bool:

@@ -23,7 +23,15 @@ from nekkar.core.waiting.assignments import LOOK_EVERY_US, Assignments
 from nekkar.core.waiting.callers import Caller, Settling
 from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.window.alone import booked_alone
-from nekkar.core.window.booking import Ask, Returned, earliest_slot_behind, most_credit, room_for, spaced_after, tidied
+from nekkar.core.window.booking import (
+    BookingRequest,
+    Returned,
+    earliest_slot_behind,
+    most_credit,
+    room_for,
+    spaced_after,
+    tidied,
+)
 from nekkar.core.window.plan import Plan, planned
 from nekkar.core.window.settlement import settled
 from nekkar.core.window.state import LimitState, Place
@@ -81,14 +89,14 @@ class Turn:
                 state = settled(state, settling.settlement, now)
             if (horizon_us := self._joint_horizon_us()) > state.horizon_us:
                 state = replace(state, horizon_us=horizon_us)
-            ask = self._ask(state, now)
-            plan = planned(state, ask)
+            request = self._request(state, now)
+            plan = planned(state, request)
             while mine.move_full(plan.own_grants):  # these wait elsewhere now, before anything is booked here
-                ask = self._ask(state, now)
-                plan = planned(state, ask)
+                request = self._request(state, now)
+                plan = planned(state, request)
             if plan.is_bound:
                 mine.standing.binds(now)
-            too_late, refused = self._too_late(state, plan, ask), mine.exact.refused(ask.exact, plan.state)
+            too_late, refused = self._too_late(state, plan, request), mine.exact.refused(request.exact, plan.state)
             if (
                 too_late or refused
             ) and read_at is None:  # others may have written since: a state that was not read refuses nobody
@@ -145,7 +153,7 @@ class Turn:
         with self._lock:
             self.assignments.must_write |= self._must_write
 
-    def _ask(self, state: LimitState, now: int) -> Ask:
+    def _request(self, state: LimitState, now: int) -> BookingRequest:
         mine, ledger = self.assignments, self.ledger
         quota, head = ledger.quota, mine.queue.head
         lead = ledger.latency.lead_us(state.margin_us)
@@ -167,7 +175,7 @@ class Turn:
         stands = may_stand and mine.standing.may_stand(now, window, is_far, room)
         self._sent, self._waiting = mine.to_return(), len(mine.queue)
         self._kept = list(mine.exact.kept.values())
-        return Ask(
+        return BookingRequest(
             mine.owner,
             quota,
             mine.queue,
@@ -215,20 +223,20 @@ class Turn:
             return 0
         return min(min(place.ready, plan.turn) - state.horizon_us // 4, read_at + LOOK_EVERY_US)
 
-    def _too_late(self, state: LimitState, plan: Plan, ask: Ask) -> list[tuple[Caller, int]]:
+    def _too_late(self, state: LimitState, plan: Plan, request: BookingRequest) -> list[tuple[Caller, int]]:
         """Return the callers whose slot is after their deadline, as far as the state and the line show, with it."""
-        mine, now, too_late = self.assignments, ask.now, dict(plan.too_late)
+        mine, now, too_late = self.assignments, request.now, dict(plan.too_late)
         if not mine.queue.bounded:
             return list(plan.too_late)
-        margin, soonest = state.margin(ask.quota, now), max(now + ask.lead_us, state.hold_until)
-        log, ahead, calls = tidied(state, ask).hits if ask.returned else state.hits, cost_of({}), 1
+        margin, soonest = state.margin(request.quota, now), max(now + request.lead_us, state.hold_until)
+        log, ahead, calls = tidied(state, request).hits if request.returned else state.hits, cost_of({}), 1
         for caller in mine.queue:
             if caller in too_late:
                 continue
             if caller.deadline is not None:
-                spaced = max(soonest, spaced_after(log, ask.quota, calls))
-                at = earliest_slot_behind(log, ahead, ask.part, margin, spaced, caller.cost)
-                if at > max(caller.deadline, now + ask.lead_us):  # the time of a swap does not count
+                spaced = max(soonest, spaced_after(log, request.quota, calls))
+                at = earliest_slot_behind(log, ahead, request.part, margin, spaced, caller.cost)
+                if at > max(caller.deadline, now + request.lead_us):  # the time of a swap does not count
                     too_late[caller] = at
                     continue
             ahead += caller.cost

@@ -19,7 +19,7 @@ def booked_alone(
 
     ``prefetch``: how many hits more the owner could use. The newest grant is the owner's.
     """
-    if state.places or state.told.rates or quota.spacing_us or state.hold_until > now:
+    if state.places or state.reported.rates or quota.spacing_us or state.hold_until > now:
         return None
     with_next = cost + quota.one_of_each
     if not quota.admits(with_next):

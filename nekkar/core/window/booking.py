@@ -47,16 +47,16 @@ class Returned(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What the writing line asks for; times and durations are microseconds.
+class BookingRequest:
+    """What a line requests as it writes the state; times and durations are microseconds.
 
-    ``callers``: the ``waiting`` ones without a slot, in order. ``lead_us``: the time of a swap, where it matters.
-    ``credit`` and ``back_us``: of its place, if it ``stands`` again after its only caller has a slot. ``returned``:
-    what it gives back. ``prefetch``: how many hits more it could use, where the limit is far from binding. ``exact``:
-    slots that its calls have under other limits, and want here too. ``kept``: places to be kept for such calls.
-    ``gone``: owners of such places that are needed no more; where the line has no place, it takes theirs. ``headroom``:
-    what its calls leave free of each window. ``gap_us``: how far ahead it books where room stays empty before a slot
-    (0: up to the horizon).
+    ``callers``: the callers without a slot, in order; ``waiting``: how many they are. ``lead_us``: how long a swap
+    takes: no slot is earlier than ``now`` + that. ``stands``: the line takes a place again after its last caller got a
+    slot, with this ``credit`` and ``back_us``. ``returned``: grants that it gives back. ``prefetch``: how many further
+    hits it could use, if the limit is far from full. ``exact``: slots that its calls have under other limits, and need
+    here at the same instant. ``kept``: places to keep for such calls. ``gone``: owners of such places that are no
+    longer needed; a line without a place takes one of them. ``headroom``: the part of each window that its calls leave
+    free. ``gap_us``: how far ahead it books where room stays empty before a slot (0: up to the horizon).
     """
 
     owner: int
@@ -78,7 +78,7 @@ class Ask:
 
     @property
     def part(self) -> Quota:
-        """What its calls may use."""
+        """The part of the quota that its calls may use."""
         return leaving(self.quota, self.headroom)
 
     @property
@@ -148,15 +148,15 @@ def most_credit(quota: Quota, cost: Hits) -> int:
     return min(MOST_CREDIT, *(quota.most(unit) // (2 * hits) for unit, hits in items(cost)), MAX_COUNT)
 
 
-def tidied(state: LimitState, ask: Ask) -> LimitState:
+def tidied(state: LimitState, request: BookingRequest) -> LimitState:
     """Return the state without what is too old, and without what the asking line gives back."""
-    state = state.forget(ask.now)
-    hits, grants, places = state.hits, with_recent_grants(state, ask.now), state.places
-    if ask.returned:
-        hits, grants = taken_back(hits, grants, ask.returned)
-    lapsed = lapsed_before(state, ask.now)
-    if any(place.ready < lapsed and place.owner != ask.owner for place in places):
-        places = tuple(place for place in places if place.ready >= lapsed or place.owner == ask.owner)
+    state = state.forget(request.now)
+    hits, grants, places = state.hits, with_recent_grants(state, request.now), state.places
+    if request.returned:
+        hits, grants = taken_back(hits, grants, request.returned)
+    lapsed = lapsed_before(state, request.now)
+    if any(place.ready < lapsed and place.owner != request.owner for place in places):
+        places = tuple(place for place in places if place.ready >= lapsed or place.owner == request.owner)
     if hits is state.hits and grants is state.grants and places is state.places:
         return state
     return replace(state, hits=hits, grants=grants, places=places)

@@ -20,7 +20,7 @@ from nekkar.core.errors import CacheError, CorruptLog, counted
 from nekkar.core.quota import MAX_PERIOD, WHOLE, Quota, Rate, leaving
 from nekkar.core.window import codec_v1
 from nekkar.core.window.checks import check, checked_rates
-from nekkar.core.window.codec_told import told_of, told_section
+from nekkar.core.window.codec_reported import reported_of, reported_section
 from nekkar.core.window.codec_units import UNIT_TERMS, terms_in_units, unit_sections, with_unit_sections
 from nekkar.core.window.hits import HitLog
 from nekkar.core.window.rejections import NONE, Rejections
@@ -85,8 +85,8 @@ def encode(state: LimitState) -> bytes:
     if places:
         parts += _places_as_bytes(places, earliest)
     parts += unit_sections(state)
-    if state.told.rates:
-        parts += told_section(state.told)
+    if state.reported.rates:
+        parts += reported_section(state.reported)
     body = b"".join(parts)
     if _PREFIX.size + len(body) > LONGEST_STATE:
         raise CacheError(
@@ -153,7 +153,7 @@ def _decode(body: memoryview, header_size: int, checksum: int) -> LimitState:
         places=places,
         rates=rates,
         rejections=Rejections(*told) if any(told) else NONE,
-        told=told_of(found),
+        reported=reported_of(found),
     )
     state = with_unit_sections(state, found)
     if any(not fits(place.cost, _largest(place.terms, place.headroom)) for place in state.places):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from nekkar.core.cost import Hits
-from nekkar.core.window.booking import Ask
+from nekkar.core.window.booking import BookingRequest
 from nekkar.core.window.exact import ExactSlot
 from nekkar.core.window.state import LimitState, Place, Terms
 
@@ -47,29 +47,31 @@ class ExactEntry:
 Entry = Place | OwnEntry | ExactEntry
 
 
-def entries_of(state: LimitState, ask: Ask, cost: Hits | None, exact: Sequence[ExactSlot]) -> list[Entry]:
+def entries_of(
+    state: LimitState, request: BookingRequest, cost: Hits | None, exact: Sequence[ExactSlot]
+) -> list[Entry]:
     """Return the entries in order. ``cost``: of the writer's first caller, None where it has no callers.
 
     A caller stands where its line's place stands, or one that was kept for it, or at the tail. So does an exact slot.
     Those with headroom come behind all with less.
     """
-    own, strangers = ask.owner, under_other_terms(state.places, ask.terms)
-    if ask.gone and state.place_of(own) is None:
-        own = next((place.owner for place in state.places if place.owner in ask.gone), own)
+    own, strangers = request.owner, under_other_terms(state.places, request.terms)
+    if request.gone and state.place_of(own) is None:
+        own = next((place.owner for place in state.places if place.owner in request.gone), own)
     places: Sequence[Place] = state.places
     if strangers:
         places = [place for place in places if place.owner == own or id(place.terms) not in strangers]
-    kept = {place.owner: place for place in places if place.owner not in ask.gone} if exact else {}
+    kept = {place.owner: place for place in places if place.owner not in request.gone} if exact else {}
     wanted = [(one.place or one.owner, one) for one in exact]
     instead: dict[int, Entry | None] = {
-        owner: ExactEntry(one, ask.headroom, kept[owner]) for owner, one in wanted if owner in kept
+        owner: ExactEntry(one, request.headroom, kept[owner]) for owner, one in wanted if owner in kept
     }
-    instead |= dict.fromkeys(ask.gone)
-    instead[own] = mine = None if cost is None else OwnEntry(cost, ask.headroom)
+    instead |= dict.fromkeys(request.gone)
+    instead[own] = mine = None if cost is None else OwnEntry(cost, request.headroom)
     entries = [entry for place in places if (entry := instead.get(place.owner, place)) is not None]
     if mine and mine not in entries:
         entries.append(mine)
-    entries += [ExactEntry(one, ask.headroom, None) for owner, one in wanted if owner not in kept]
+    entries += [ExactEntry(one, request.headroom, None) for owner, one in wanted if owner not in kept]
     return in_order_of_headroom(entries)
 
 

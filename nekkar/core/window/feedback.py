@@ -17,7 +17,7 @@ Rules:
 - A report belongs to the window with the reported period; else to the one whose count is the reported limit; else, if
   it has neither, to the shortest window that it can fit. A report that fits no window is about another bucket: ignored.
 - A reported limit that has a period, and is lower than the window, is kept beside the window for a period
-  (``told.py``).
+  (``reported.py``).
 - A 429 with nothing remaining holds the limit until the reported reset, even if the log shows room, unless it carries
   Retry-After, which then decides. If the service's window had been open for longer than the widest margin, jitter
   can't explain the 429. Then other clients are counted (without the rejected call), and no margin is learned.
@@ -84,20 +84,20 @@ class Feedback:
     is_success: bool = False
 
 
-def apply_feedback(log: LimitState, quota: Quota, word: Feedback, now: int) -> LimitState:
+def apply_feedback(log: LimitState, quota: Quota, feedback: Feedback, now: int) -> LimitState:
     """Return the log after feedback that was received now, under this quota."""
-    known, pause, period = log, word.pause_us, quota.rates[0].period_us
-    for budget in word.budgets:
-        log = _spent(_told(log, quota, budget, word, now), quota, budget, word, now)
-    if word.is_refusal and word.sent_at >= known.hold_until:
-        refusals = _taught(known, quota, word, now, by_others=log.hits is not known.hits)
+    known, pause, period = log, feedback.pause_us, quota.rates[0].period_us
+    for budget in feedback.budgets:
+        log = _spent(_with_reported_rate(log, quota, budget, feedback, now), quota, budget, feedback, now)
+    if feedback.is_refusal and feedback.sent_at >= known.hold_until:
+        refusals = _taught(known, quota, feedback, now, by_others=log.hits is not known.hits)
         if pause is None:
             refusals = refusals.lengthened(known.hold_until, period)
             pause = refusals.pause(period)
         log = replace(log, rejections=refusals)
-    if word.is_success and (ended := log.rejections.ended(word.sent_at, period)) is not log.rejections:
+    if feedback.is_success and (ended := log.rejections.ended(feedback.sent_at, period)) is not log.rejections:
         log = replace(log, rejections=ended)
-    return with_hold(log, now + min(pause, word.most_us)) if pause else log
+    return with_hold(log, now + min(pause, feedback.most_us)) if pause else log
 
 
 def with_hold(log: LimitState, until: int) -> LimitState:
@@ -105,13 +105,13 @@ def with_hold(log: LimitState, until: int) -> LimitState:
     return log if until <= log.hold_until else replace(log, hold_until=until)
 
 
-def _taught(log: LimitState, quota: Quota, word: Feedback, now: int, by_others: bool) -> Rejections:
+def _taught(log: LimitState, quota: Quota, feedback: Feedback, now: int, by_others: bool) -> Rejections:
     """Return the rejections after a 429; the margin stays as it is where other clients used the quota."""
     period = quota.rates[0].period_us
-    refusals = log.rejections.add(word.sent_at, now)
-    if by_others or not _came_too_soon(log, quota, word.sent_at):
+    refusals = log.rejections.add(feedback.sent_at, now)
+    if by_others or not _came_too_soon(log, quota, feedback.sent_at):
         return refusals
-    return refusals.widen_margin(log.margin(quota, now), word.sent_at, period, now)
+    return refusals.widen_margin(log.margin(quota, now), feedback.sent_at, period, now)
 
 
 def _came_too_soon(log: LimitState, quota: Quota, sent_at: int) -> bool:
@@ -124,34 +124,36 @@ def _came_too_soon(log: LimitState, quota: Quota, sent_at: int) -> bool:
     )
 
 
-def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback, now: int) -> LimitState:
+def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, feedback: Feedback, now: int) -> LimitState:
     """Return the log with what others have used of a window, as far as it matters."""
-    rate, margin = lower_rate(budget, quota, word.most_us) or window_of(budget, quota), log.margin(quota, now)
+    rate, margin = lower_rate(budget, quota, feedback.most_us) or window_of(budget, quota), log.margin(quota, now)
     if rate is None:
         return log
     remaining = budget.remaining if budget.used is None else max(0, rate.count - budget.used)
     if remaining is None:
         return log
-    refused, begun = word.is_refusal and not remaining, _begun(budget, rate)
-    own = log.hits.of(rate.unit).count_between(word.sent_at - rate.period_us + begun - margin, now + margin)
+    refused, begun = feedback.is_refusal and not remaining, _begun(budget, rate)
+    own = log.hits.of(rate.unit).count_between(feedback.sent_at - rate.period_us + begun - margin, now + margin)
     own -= refused and rate.unit == CALLS and begun > rate.period_us // MARGIN_PART
     foreign = rate.count - own - remaining
     if budget.reset_us is None:
-        # When others used them is not told: in a shorter window, which has a word of its own, they do not count.
+        # When others used them is not told: in a shorter window, which has a report of its own, they do not count.
         shorter = [one.period_us + margin for one in quota.rates if one.unit == rate.unit and one < rate]
         reset = rate.period_us - min(max(shorter, default=0), rate.period_us)
     else:
         reset = max(budget.reset_us + _rounded_off(budget, rate), budget.grain_us)
     is_told = remaining == 0 and budget.reset_us is not None
-    if is_told and (foreign > 0 or reset > rate.period_us or (refused and not word.pause_us)):
-        log = with_hold(log, now + min(reset, word.most_us))
+    if is_told and (foreign > 0 or reset > rate.period_us or (refused and not feedback.pause_us)):
+        log = with_hold(log, now + min(reset, feedback.most_us))
     if foreign * MATTERS_PART <= remaining:
         return log
-    counted_at = now - rate.period_us + min(reset, rate.period_us, word.most_us)
+    counted_at = now - rate.period_us + min(reset, rate.period_us, feedback.most_us)
     return replace(log, hits=log.hits.insert([(counted_at, cost_of({rate.unit: foreign}))]))
 
 
-def _told(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback, now: int) -> LimitState:
+def _with_reported_rate(
+    log: LimitState, quota: Quota, budget: ReportedQuota, feedback: Feedback, now: int
+) -> LimitState:
     """Return the log with a limit that the service tells with its period: kept for a period, where it is lower.
 
     A limit that is not lower ends what was reported about this window before.
@@ -159,8 +161,8 @@ def _told(log: LimitState, quota: Quota, budget: ReportedQuota, word: Feedback, 
     rate = window_of(budget, quota)
     if rate is None or budget.limit is None or budget.period_us is None:
         return log
-    told = log.told.heard(rate, lower_rate(budget, quota, word.most_us), now, word.most_us)
-    return log if told is log.told else replace(log, told=told)
+    reported = log.reported.with_report(rate, lower_rate(budget, quota, feedback.most_us), now, feedback.most_us)
+    return log if reported is log.reported else replace(log, reported=reported)
 
 
 def _begun(budget: ReportedQuota, rate: Rate) -> int:

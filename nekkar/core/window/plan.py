@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 from nekkar.core.cost import Hits, total
 from nekkar.core.quota import Quota, leaving
 from nekkar.core.window.booking import (
-    Ask,
+    BookingRequest,
     SlotRequest,
     earliest_slot_behind,
     most_credit,
@@ -68,17 +68,17 @@ class Plan(NamedTuple):
     is_bound: bool
 
 
-def planned(state: LimitState, ask: Ask) -> Plan:
+def planned(state: LimitState, request: BookingRequest) -> Plan:
     """Grant all that falls due within the horizon, in the order of turns; return what to write."""
-    state = with_places(tidied(state, ask), ask.kept)
-    quota = state.told.kept(ask.quota, ask.now)
-    state, behind = insert_exact(state, ask.exact, quota, leaving(quota, ask.headroom), ask.now)
-    return _Planner(state, ask, behind).plan()
+    state = with_places(tidied(state, request), request.kept)
+    quota = state.reported.kept(request.quota, request.now)
+    state, behind = insert_exact(state, request.exact, quota, leaving(quota, request.headroom), request.now)
+    return _Planner(state, request, behind).plan()
 
 
 def next_slot(state: LimitState, quota: Quota, cost: Hits, now: int, headroom: int = 0) -> int:
     """Return the slot that one more call would have, behind all that wait; behind many places, a lower bound of it."""
-    plan = planned(state, Ask(NOBODY, quota, [_Call(cost)], now, waiting=1, headroom=headroom))
+    plan = planned(state, BookingRequest(NOBODY, quota, [_Call(cost)], now, waiting=1, headroom=headroom))
     return next((grant.slot for grant in plan.state.grants if grant.owner == NOBODY), plan.turn or now)
 
 
@@ -92,26 +92,26 @@ class _Call(NamedTuple):
 class _Planner:
     """One plan under way: hits that are booked, hits that are only planned, and the entries that still want a turn."""
 
-    def __init__(self, state: LimitState, ask: Ask, exact: Sequence[ExactSlot]) -> None:
-        self.state, self.ask, self.quota = state, ask, state.told.kept(ask.quota, ask.now)
-        self.part = leaving(self.quota, ask.headroom)
-        self.margin_us = state.margin(ask.quota, ask.now)
-        self.soonest = max(ask.now + ask.lead_us, state.hold_until)
-        self.until = ask.now + state.horizon_us
-        self.gap_until = ask.now + (ask.gap_us or state.horizon_us)
+    def __init__(self, state: LimitState, request: BookingRequest, exact: Sequence[ExactSlot]) -> None:
+        self.state, self.request, self.quota = state, request, state.reported.kept(request.quota, request.now)
+        self.part = leaving(self.quota, request.headroom)
+        self.margin_us = state.margin(request.quota, request.now)
+        self.soonest = max(request.now + request.lead_us, state.hold_until)
+        self.until = request.now + state.horizon_us
+        self.gap_until = request.now + (request.gap_us or state.horizon_us)
         self.booked, self.ahead = Timeline(state.hits), Timeline(state.hits)
         self.slots: list[tuple[int, Hits]] = []
         self.grants: list[Grant] = []
         self.serial = state.serial
-        self.callers = iter(ask.callers)
+        self.callers = iter(request.callers)
         self.caller = next(self.callers, None)
         self.own_grants = 0
         self.too_late: list[tuple[SlotRequest, int]] = []
         # Nobody plans, grants or waits for a place under other terms: it keeps its own against the shared hits.
-        strangers = under_other_terms(state.places, ask.terms)
+        strangers = under_other_terms(state.places, request.terms)
         foreign = [place for place in state.places if id(place.terms) in strangers] if strangers else []
-        self.others = [place for place in foreign if place.owner != ask.owner and place.owner not in ask.gone]
-        self.open = entries_of(state, ask, self.caller.cost if self.caller else None, exact)
+        self.others = [place for place in foreign if place.owner != request.owner and place.owner not in request.gone]
+        self.open = entries_of(state, request, self.caller.cost if self.caller else None, exact)
         self.own = next((entry for entry in self.open if isinstance(entry, OwnEntry)), None)
         self.entries = [entry for entry in self.open if not isinstance(entry, ExactEntry) or entry.place]
         self.weight = total([entry.cost for entry in self.entries])
@@ -179,7 +179,11 @@ class _Planner:
         assert self.caller is not None
         deadline = self.caller.deadline
         by_other_clock = slot == self.ahead.last_at and slot <= self.soonest + CLOCKS_APART_US
-        return deadline is not None and slot > max(deadline, self.ask.now + self.ask.lead_us) and not by_other_clock
+        return (
+            deadline is not None
+            and slot > max(deadline, self.request.now + self.request.lead_us)
+            and not by_other_clock
+        )
 
     def _skip_caller(self, entry: OwnEntry, slot: int) -> None:
         assert self.caller is not None
@@ -204,15 +208,17 @@ class _Planner:
         self.weight -= entry.cost
         again: Entry | None = None
         if isinstance(entry, OwnEntry):
-            ask = self.ask
-            self._book(ask.owner, slot, entry.cost)
+            request = self.request
+            self._book(request.owner, slot, entry.cost)
             self.own = None
             self.own_grants += 1
             self._next_caller()
             if self.caller:
                 again = self.own = OwnEntry(self.caller.cost, entry.headroom)
-            elif ask.stands:
-                again = self._standing(Place(ask.owner, entry.cost, 0, ask.credit, ask.back_us, ask.terms), slot)
+            elif request.stands:
+                again = self._standing(
+                    Place(request.owner, entry.cost, 0, request.credit, request.back_us, request.terms), slot
+                )
         else:
             self._book(entry.owner, slot, entry.cost)
             if (place := spent(entry)).credit:
@@ -242,13 +248,13 @@ class _Planner:
     def _prefetch(self) -> None:
         """Book some hits more for the writer, where all callers start now, and the limit is far from binding."""
         at = self.booked.last_at
-        if not (self.ask.prefetch and self.own_grants) or at is None or at != self.soonest:
+        if not (self.request.prefetch and self.own_grants) or at is None or at != self.soonest:
             return
         if self.too_late or self.entries:
             return
         hits = self.state.hits.book(self.slots)
-        if more := prefetchable(hits, self.quota, self.margin_us, at, self.ask.prefetch):
-            self._book(self.ask.owner, at, more)
+        if more := prefetchable(hits, self.quota, self.margin_us, at, self.request.prefetch):
+            self._book(self.request.owner, at, more)
 
     def _state(self) -> LimitState:
         state = self.state
@@ -267,15 +273,17 @@ class _Planner:
             return entry
         if isinstance(entry, ExactEntry):
             return entry.place
-        ask = self.ask
-        credit = min(most_credit(self.part, entry.cost), self._waiting_alike(entry.cost) + ask.stands * ask.credit)
+        request = self.request
+        credit = min(
+            most_credit(self.part, entry.cost), self._waiting_alike(entry.cost) + request.stands * request.credit
+        )
         ready = self.soonest if self.turn is None else self.turn
-        back_us = ask.stands * ask.back_us
-        return Place(ask.owner, entry.cost, ready, credit, back_us, ask.terms, headroom=ask.headroom)
+        back_us = request.stands * request.back_us
+        return Place(request.owner, entry.cost, ready, credit, back_us, request.terms, headroom=request.headroom)
 
     def _waiting_alike(self, cost: Hits) -> int:
         """Return how many of the own callers can use slots of the first one's cost, one after another."""
         if self.quota.counts_calls_alone:
-            return max(0, self.ask.waiting - len(self.too_late))
+            return max(0, self.request.waiting - len(self.too_late))
         alike = 1 + sum(1 for _ in takewhile(lambda caller: caller.cost == cost, self.callers))
-        return min(alike, self.ask.waiting)
+        return min(alike, self.request.waiting)

@@ -18,7 +18,7 @@ from nekkar.core.cost import Hits
 from nekkar.core.quota import SECOND, Quota, Rate
 from nekkar.core.window.hits import NO_HITS, HitLog
 from nekkar.core.window.rejections import MARGIN_PART, NONE, Rejections
-from nekkar.core.window.told import NOTHING_TOLD, ToldRates
+from nekkar.core.window.reported import NOTHING_REPORTED, ReportedRates
 
 LEAST_HORIZON_US, MOST_HORIZON_US = SECOND // 10, SECOND
 EXACT_ENTRIES, GRID = 1024, 512
@@ -29,12 +29,14 @@ Terms = tuple[tuple[Rate, ...], int]  # the rates and the spacing (µs) of one l
 
 
 class Place(NamedTuple):
-    """A line that waits, or stands for its next caller; the places stand in the order of their turns.
+    """The place of one line in the queue of all lines; a state has them in the order of their turns.
 
-    ``owner``: the line. ``cost``: of its first caller. ``ready``: it gets no slot before this instant, and its
-    owner looks a quarter horizon earlier. ``credit``: how often others may still grant it a slot. ``back_us``: how long
-    after a slot its owner asks again. ``terms``: its rates and spacing. ``is_kept``: its owner waits for another limit
-    too, and is not passed over until it is ready. ``headroom``: what it leaves free of each window, in parts of WHOLE.
+    A line has a place while callers of it wait, or while it expects its next one. ``owner``: the line. ``cost``: the
+    cost of its first caller. ``ready``: it gets no slot before this instant; its owner reads the state a quarter
+    horizon earlier. ``credit``: how many slots other lines may still grant it. ``back_us``: how long after a slot it
+    can use the next one. ``terms``: its rates and spacing. ``is_kept``: its first caller waits for another limit too,
+    so the place keeps its turn until it is ready. ``headroom``: the part of each window that it leaves free, in parts
+    of WHOLE.
     """
 
     owner: int
@@ -66,7 +68,7 @@ class LimitState:
     by period. ``written_at``: when the newest write was sent, by its writer's clock (0: never written).
     ``assumed_until``: hits up to this time may be guesses made after a loss. ``rejections``: what its service's
     refusals taught. ``settles_from``: from this instant on, hits of calls may be given back long after their slot (0:
-    never); see ``settlement.py``. ``told``: the lower rates that its service told.
+    never); see ``settlement.py``. ``reported``: the lower rates that its service reported.
     """
 
     epoch: int
@@ -84,14 +86,14 @@ class LimitState:
     assumed_until: int = 0
     rejections: Rejections = NONE
     settles_from: int = 0
-    told: ToldRates = NOTHING_TOLD
+    reported: ReportedRates = NOTHING_REPORTED
 
     @property
     def retention_us(self) -> int:
         """How long a hit matters: the longest period or spacing, the margin, and 1 s for clocks that differ."""
         longest = self.rates[-1].period_us if self.rates else 0
-        told_us = self.told.longest_us if self.told.rates else 0
-        return max(longest, self.spacing_us, told_us) + max(self.margin_us, self.rejections.margin_us) + SECOND
+        reported_us = self.reported.longest_us if self.reported.rates else 0
+        return max(longest, self.spacing_us, reported_us) + max(self.margin_us, self.rejections.margin_us) + SECOND
 
     @property
     def matters_until(self) -> int:
@@ -151,7 +153,7 @@ class LimitState:
         return LimitState(
             self.epoch, self.is_fresh, hits, grants, serial, self.places, self.hold_until, self.margin_us,
             self.horizon_us, self.spacing_us, self.rates, now, self.assumed_until, self.rejections, self.settles_from,
-            self.told,
+            self.reported,
         )  # fmt: skip
 
     def forget(self, now: int) -> LimitState:

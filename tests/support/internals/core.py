@@ -45,7 +45,7 @@ def kept_limits(limiter: Nekkar) -> Any:
 
 def give_feedback(limit: Limit, feedback: Feedback) -> None:
     """Apply what a response says to a limit. Blocks; a cache that is away is logged."""
-    limit._hear(feedback)
+    limit._apply_feedback(feedback)
 
 
 def is_good(limit: Limit | JointLimit, admission: Admission) -> bool:

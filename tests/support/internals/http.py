@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nekkar.http.bodies import MOST_AHEAD, MOST_MEASURED, Answer, Decoder, Events, RequestView, ResponseView, bytes_of
-from nekkar.http.buckets import heard, limit_of, refusing, shared_out
+from nekkar.http.buckets import limit_of, quota_report, refusing, shared_out
 from nekkar.http.dialects import told_by
 from nekkar.http.encodings import Unreadable
 from nekkar.http.feedback import Passage

@@ -7,7 +7,7 @@ from nekkar.core.window.alone import booked_alone
 from nekkar.core.window.booking import (
     MOST_CREDIT,
     PREFETCH_PART,
-    Ask,
+    BookingRequest,
     Returned,
     earliest_slot,
     earliest_slot_behind,
@@ -18,13 +18,14 @@ from nekkar.core.window.booking import (
 )
 from nekkar.core.window.checks import LATEST_US, MOST_HITS
 from nekkar.core.window.codec import HEADROOMS, LONGEST_STATE, MAGIC, MOST_BACK_US, VERSION, decode, encode
-from nekkar.core.window.codec_told import TOLD
+from nekkar.core.window.codec_reported import REPORTED
 from nekkar.core.window.exact import ExactSlot
 from nekkar.core.window.feedback import Feedback, ReportedQuota, apply_feedback, lower_rate, window_of, with_hold
 from nekkar.core.window.hits import HitLog, column
 from nekkar.core.window.plan import CLOCKS_APART_US, PLANNED_AHEAD, Plan, _Planner, next_slot, planned
 from nekkar.core.window.recovery import LONG_PERIOD_US, rebuild_after_loss, rebuild_over_newcomer
 from nekkar.core.window.rejections import EASES_US, MARGIN_PART, MOST_DOUBLINGS, Rejections
+from nekkar.core.window.reported import MOST_REPORTED, ReportedRates
 from nekkar.core.window.settlement import Settlement, settled
 from nekkar.core.window.state import (
     EXACT_ENTRIES,
@@ -41,4 +42,3 @@ from nekkar.core.window.state import (
     Terms,
 )
 from nekkar.core.window.timeline import Timeline
-from nekkar.core.window.told import MOST_TOLD, ToldRates

@@ -1,4 +1,4 @@
-"""The rates that a service told, as a section of an encoded state; most limits have none."""
+"""The rates that a service reported, as a section of an encoded state; most limits have none."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from nekkar.core.cost import CALLS
 from nekkar.core.errors import CorruptLog
 from nekkar.core.quota import LONGEST_UNIT, MAX_COUNT, MAX_PERIOD, MIN_PERIOD, Rate
 from nekkar.core.window.checks import LATEST_US
+from nekkar.core.window.reported import MOST_REPORTED, NOTHING_REPORTED, ReportedRates
 from nekkar.core.window.sections import section
-from nekkar.core.window.told import MOST_TOLD, NOTHING_TOLD, ToldRates
 
-TOLD = 32
+REPORTED = 32
 _ROW = struct.Struct("<QQQQB")  # the window's period, the rate's, its count, until when, the length of the unit behind
 
 
-def told_section(told: ToldRates) -> tuple[bytes, ...]:
-    """Return the section, empty where nothing is told."""
-    if not told.rates:
+def reported_section(reported: ReportedRates) -> tuple[bytes, ...]:
+    """Return the section, empty where nothing is reported."""
+    if not reported.rates:
         return ()
     return section(
-        TOLD,
+        REPORTED,
         0,
         [
             _ROW.pack(window_us, rate.period_us, rate.count, until, len(rate.unit)) + rate.unit.encode()
-            for window_us, rate, until in told.rates
+            for window_us, rate, until in reported.rates
         ],
     )
 
 
-def told_of(found: Mapping[int, tuple[int, memoryview]]) -> ToldRates:
+def reported_of(found: Mapping[int, tuple[int, memoryview]]) -> ReportedRates:
     """Return what the section holds; raise CorruptLog where it is out of bounds."""
-    if TOLD not in found:
-        return NOTHING_TOLD
-    raw, at, rates = bytes(found[TOLD][1]), 0, []
+    if REPORTED not in found:
+        return NOTHING_REPORTED
+    raw, at, rates = bytes(found[REPORTED][1]), 0, []
     while at < len(raw):
         window_us, period_us, count, until, length = _ROW.unpack_from(raw, at)
         at += _ROW.size + length
         unit = raw[at - length : at].decode("ascii")
         is_sound = min(window_us, period_us) >= MIN_PERIOD and max(window_us, period_us) <= MAX_PERIOD
         if not (is_sound and 1 <= count <= MAX_COUNT and until <= LATEST_US and _is_unit(unit) and at <= len(raw)):
-            raise CorruptLog("what its service told is out of bounds")
+            raise CorruptLog("what its service reported is out of bounds")
         rates.append((window_us, Rate(period_us, count, unit), until))
-    if len(rates) > MOST_TOLD or rates != sorted(rates):
-        raise CorruptLog("what its service told is too much, or not in order")
-    return ToldRates(tuple(rates))
+    if len(rates) > MOST_REPORTED or rates != sorted(rates):
+        raise CorruptLog("what its service reported is too much, or not in order")
+    return ReportedRates(tuple(rates))
 
 
 def _is_unit(unit: str) -> bool:

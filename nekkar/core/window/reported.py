@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 from nekkar.core.quota import Quota, Rate
 
-MOST_TOLD = 16
+MOST_REPORTED = 16
 RENEWED_PART = 8
 
 
 @dataclass(frozen=True, slots=True)
-class ToldRates:
-    """``rates``, in order: the period of the window that was told of, the rate that was told, until when it is kept."""
+class ReportedRates:
+    """``rates``, in order: the period of a window, the rate reported for it, and until when that is kept."""
 
     rates: tuple[tuple[int, Rate, int], ...] = ()
 
@@ -28,10 +28,10 @@ class ToldRates:
         """The longest of their periods."""
         return max((rate.period_us for _, rate, _ in self.rates), default=0)
 
-    def heard(self, window: Rate, lower: Rate | None, now: int, most_us: int) -> ToldRates:
-        """Return the reported rates after a report about a window: a lower rate, or None where it is not lower.
+    def with_report(self, window: Rate, lower: Rate | None, now: int, most_us: int) -> ReportedRates:
+        """Return the reported rates after a new report about a window.
 
-        ``most_us``: how long it is kept at most.
+        ``lower``: the reported rate; None if it is not below the window. It is kept for ``most_us`` at most.
         """
         kept = [told for told in self.rates if told[2] > now]
         known = next((told for told in kept if (told[0], told[1].unit) == (window.period_us, window.unit)), None)
@@ -40,14 +40,14 @@ class ToldRates:
         keep_us = min(lower.period_us, most_us) if lower else 0
         if known and lower == known[1] and known[2] - now > keep_us - keep_us // RENEWED_PART:
             return self
-        others = [told for told in kept if told is not known][: MOST_TOLD - 1]
+        others = [told for told in kept if told is not known][: MOST_REPORTED - 1]
         news = [(window.period_us, lower, now + keep_us)] if lower else []
-        return ToldRates(tuple(sorted(others + news)))
+        return ReportedRates(tuple(sorted(others + news)))
 
     def kept(self, quota: Quota, now: int) -> Quota:
-        """Return what is to be kept now: the quota, and the rates that were reported lately."""
+        """Return the quota together with the reported rates that are still in force."""
         told = [rate for _, rate, until in self.rates if until > now and rate.unit in quota.units]
         return replace(quota, rates=tuple(sorted({*quota.rates, *told}))) if told else quota
 
 
-NOTHING_TOLD = ToldRates()
+NOTHING_REPORTED = ReportedRates()

@@ -19,11 +19,11 @@ from tests.http.test_feedback import Canned
 from tests.support.checks import spans_broken
 from tests.support.internals.core import Rate, give_feedback, quota
 from tests.support.internals.window import (
-    MOST_TOLD,
+    MOST_REPORTED,
     Feedback,
     LimitState,
     ReportedQuota,
-    ToldRates,
+    ReportedRates,
     apply_feedback,
     decode,
     encode,
@@ -38,7 +38,7 @@ LIMIT = quota("10/s; 300/min")
 TEN = ReportedQuota(None, 10, 60 * S)
 
 
-def heard(state: LimitState, *budgets: ReportedQuota, at: int = NOW) -> LimitState:
+def after_report(state: LimitState, *budgets: ReportedQuota, at: int = NOW) -> LimitState:
     return apply_feedback(state, LIMIT, Feedback(at, HOUR, budgets=budgets), at)
 
 
@@ -71,20 +71,20 @@ def test_a_limit_lowers_a_window_only_together_with_its_period(told: ReportedQuo
 
 def test_a_lower_limit_is_kept_for_a_period() -> None:
     """Beside our own; then ours alone counts again, unless it was told again."""
-    state = heard(new_state(LIMIT), TEN)
-    assert state.told.kept(LIMIT, NOW) == replace(LIMIT, rates=(Rate(S, 10), Rate(60 * S, 10), Rate(60 * S, 300)))
-    assert state.told.kept(LIMIT, NOW + 60 * S) is LIMIT
-    again = heard(state, TEN, at=NOW + 30 * S)
-    assert again.told.kept(LIMIT, NOW + 89 * S) != LIMIT
+    state = after_report(new_state(LIMIT), TEN)
+    assert state.reported.kept(LIMIT, NOW) == replace(LIMIT, rates=(Rate(S, 10), Rate(60 * S, 10), Rate(60 * S, 300)))
+    assert state.reported.kept(LIMIT, NOW + 60 * S) is LIMIT
+    again = after_report(state, TEN, at=NOW + 30 * S)
+    assert again.reported.kept(LIMIT, NOW + 89 * S) != LIMIT
 
 
 def test_what_is_told_again_at_once_is_no_news() -> None:
     """So it costs no write; nor does a limit that is no lower, where none was told before."""
-    state = heard(new_state(LIMIT), TEN)
-    assert heard(state, TEN, at=NOW + 7 * S) is state
-    assert heard(state, TEN, at=NOW + 8 * S) is not state
+    state = after_report(new_state(LIMIT), TEN)
+    assert after_report(state, TEN, at=NOW + 7 * S) is state
+    assert after_report(state, TEN, at=NOW + 8 * S) is not state
     same = new_state(LIMIT)
-    assert heard(same, ReportedQuota(None, 300, 60 * S)) is same
+    assert after_report(same, ReportedQuota(None, 300, 60 * S)) is same
 
 
 @given(
@@ -104,26 +104,26 @@ def test_no_told_limit_stops_ours_for_longer_than_the_longest_hold(told: Reporte
     state = apply_feedback(state, LIMIT, Feedback(NOW, most, budgets=(told,)), NOW)
     assert decode(encode(state)) == state
     later = NOW + max(most, 60 * S)
-    assert slot_of(state, state.told.kept(LIMIT, later), 1, later) <= later + LIMIT.margin_us
+    assert slot_of(state, state.reported.kept(LIMIT, later), 1, later) <= later + LIMIT.margin_us
 
 
 def test_the_newest_word_counts() -> None:
     """Lower, higher, or ours again; it never raises ours."""
     state = new_state(LIMIT)
     for limit, kept in ((10, 10), (5, 5), (50, 50), (5000, None), (20, 20), (300, None)):
-        state = heard(state, ReportedQuota(None, limit, 60 * S))
-        assert [rate.count for _, rate, _ in state.told.rates] == ([] if kept is None else [kept])
+        state = after_report(state, ReportedQuota(None, limit, 60 * S))
+        assert [rate.count for _, rate, _ in state.reported.rates] == ([] if kept is None else [kept])
 
 
 def test_what_remains_of_it_is_booked_as_of_others() -> None:
     """Seven of ten are left: three are used, and not 293."""
-    state = heard(new_state(LIMIT), ReportedQuota(7, 10, 60 * S))
+    state = after_report(new_state(LIMIT), ReportedQuota(7, 10, 60 * S))
     assert state.hits.total == 3
 
 
 def test_what_is_used_of_a_window_counts_too() -> None:
     """Binance tells no limit: 40 used of ours."""
-    assert heard(new_state(LIMIT), ReportedQuota(None, None, 60 * S, used=40)).hits.total == 40
+    assert after_report(new_state(LIMIT), ReportedQuota(None, None, 60 * S, used=40)).hits.total == 40
 
 
 RATES = st.builds(Rate, st.integers(10**6, 10**9), st.integers(1, 10**6), st.sampled_from(["calls", "tokens"]))
@@ -132,12 +132,12 @@ RATES = st.builds(Rate, st.integers(10**6, 10**9), st.integers(1, 10**6), st.sam
 @given(st.lists(st.tuples(RATES, RATES | st.none(), st.integers(0, 10**8)), max_size=40))
 def test_it_is_part_of_the_state(words: list[tuple[Rate, Rate | None, int]]) -> None:
     """Bounded, and the same after a way through the cache."""
-    told, now = ToldRates(), NOW
+    reported, now = ReportedRates(), NOW
     for window, lower, wait in words:
         now += wait
-        told = told.heard(window, lower, now, HOUR)
-    assert len(told.rates) <= MOST_TOLD
-    assert decode(encode(LimitState(1, told=told))).told == told
+        reported = reported.with_report(window, lower, now, HOUR)
+    assert len(reported.rates) <= MOST_REPORTED
+    assert decode(encode(LimitState(1, reported=reported))).reported == reported
 
 
 @given(st.lists(st.integers(0, 3 * S), min_size=20, max_size=60))
@@ -145,10 +145,10 @@ def test_a_fleet_keeps_to_a_lower_limit(waits: list[int]) -> None:
     """It is told in each answer: no eleven calls in a minute after the first."""
     state, now, slots = new_state(LIMIT), NOW, []
     for wait in waits:
-        kept = state.told.kept(LIMIT, now + wait)
+        kept = state.reported.kept(LIMIT, now + wait)
         now = slot_of(state, kept, 1, now + wait)
         slots.append(now)
-        state = heard(replace(state, hits=state.hits.book([(now, 1)])), TEN, at=now)
+        state = after_report(replace(state, hits=state.hits.book([(now, 1)])), TEN, at=now)
     assert not spans_broken(slots, 10, 60 * S)
 
 
