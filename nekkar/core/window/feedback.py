@@ -41,12 +41,12 @@ WHOLE_PART = 20  # of a period: a second is waited longer where it is no more th
 
 @dataclass(frozen=True, slots=True)
 class ReportedQuota:
-    """What remains of a window, as the service reports it: ``remaining`` hits of a ``unit``; None where it is not said.
+    """What a service reports about one of its quotas; None is a value that it does not report.
 
-    ``limit``: the window's count. ``period_us``: its length. ``reset_us``: how long until all are back, or up to
-    ``grain_us`` less; ``is_window``: all at once, as a window ends, and not bit by bit. ``used``: the hits used, where
-    neither what remains nor the limit is told. ``resource``: what the service calls the bucket. ``is_pace``: the limit
-    is an average over any time, and not a window.
+    ``remaining``: hits of a ``unit``. ``limit``: the hits of a whole window. ``period_us``: its length. ``reset_us``:
+    the time until all hits are free again, or up to ``grain_us`` less. ``is_window``: they come back all at once, as a
+    window ends, and not one by one. ``used``: the hits used, from services that report neither ``remaining`` nor
+    ``limit``. ``resource``: the service's name for the bucket. ``is_pace``: the limit is an average, not a window's.
     """
 
     remaining: int | None
@@ -70,10 +70,11 @@ class ReportedQuota:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What the answer to one call says. ``sent_at``: the call's slot. ``most_us``: the longest pause to obey.
+    """What the response to one call says about its limit.
 
-    ``is_refusal``: a 429. ``pause_us``: the requested pause; None where the answer requests none. ``is_success``: the
-    service did what the call asked for.
+    ``sent_at``: the call's slot. ``most_us``: the longest pause to obey. ``is_refusal``: a 429. ``pause_us``: the
+    requested pause, None without one. ``budgets``: the reported quotas. ``is_success``: the service did what the call
+    requested.
     """
 
     sent_at: int
@@ -88,9 +89,9 @@ def apply_feedback(log: LimitState, quota: Quota, feedback: Feedback, now: int) 
     """Return the log after feedback that was received now, under this quota."""
     known, pause, period = log, feedback.pause_us, quota.rates[0].period_us
     for budget in feedback.budgets:
-        log = _spent(_with_reported_rate(log, quota, budget, feedback, now), quota, budget, feedback, now)
+        log = _with_foreign_hits(_with_reported_rate(log, quota, budget, feedback, now), quota, budget, feedback, now)
     if feedback.is_refusal and feedback.sent_at >= known.hold_until:
-        refusals = _taught(known, quota, feedback, now, by_others=log.hits is not known.hits)
+        refusals = _with_rejection(known, quota, feedback, now, by_others=log.hits is not known.hits)
         if pause is None:
             refusals = refusals.lengthened(known.hold_until, period)
             pause = refusals.pause(period)
@@ -105,8 +106,8 @@ def with_hold(log: LimitState, until: int) -> LimitState:
     return log if until <= log.hold_until else replace(log, hold_until=until)
 
 
-def _taught(log: LimitState, quota: Quota, feedback: Feedback, now: int, by_others: bool) -> Rejections:
-    """Return the rejections after a 429; the margin stays as it is where other clients used the quota."""
+def _with_rejection(log: LimitState, quota: Quota, feedback: Feedback, now: int, by_others: bool) -> Rejections:
+    """Return the rejections after one more; it widens the margin, unless other clients used the quota."""
     period = quota.rates[0].period_us
     refusals = log.rejections.add(feedback.sent_at, now)
     if by_others or not _came_too_soon(log, quota, feedback.sent_at):
@@ -115,7 +116,7 @@ def _taught(log: LimitState, quota: Quota, feedback: Feedback, now: int, by_othe
 
 
 def _came_too_soon(log: LimitState, quota: Quota, sent_at: int) -> bool:
-    """Whether each window up to a call was kept, one of them so full that the widest margin would have kept it back."""
+    """Whether jitter may explain a 429: our windows were kept, but one would not be with the widest margin."""
     widest = quota.rates[0].period_us // MARGIN_PART
     timelines = [(rate, log.hits.of(rate.unit)) for rate in quota.rates]
     kept = all(hits.count_between(sent_at - rate.period_us, sent_at) <= rate.count for rate, hits in timelines)
@@ -124,20 +125,22 @@ def _came_too_soon(log: LimitState, quota: Quota, sent_at: int) -> bool:
     )
 
 
-def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, feedback: Feedback, now: int) -> LimitState:
-    """Return the log with what others have used of a window, as far as it matters."""
+def _with_foreign_hits(
+    log: LimitState, quota: Quota, budget: ReportedQuota, feedback: Feedback, now: int
+) -> LimitState:
+    """Return the log with the hits of other clients in a window, where the report shows enough of them to matter."""
     rate, margin = lower_rate(budget, quota, feedback.most_us) or window_of(budget, quota), log.margin(quota, now)
     if rate is None:
         return log
     remaining = budget.remaining if budget.used is None else max(0, rate.count - budget.used)
     if remaining is None:
         return log
-    refused, begun = feedback.is_refusal and not remaining, _begun(budget, rate)
-    own = log.hits.of(rate.unit).count_between(feedback.sent_at - rate.period_us + begun - margin, now + margin)
-    own -= refused and rate.unit == CALLS and begun > rate.period_us // MARGIN_PART
+    refused, start_us = feedback.is_refusal and not remaining, _window_start_us(budget, rate)
+    own = log.hits.of(rate.unit).count_between(feedback.sent_at - rate.period_us + start_us - margin, now + margin)
+    own -= refused and rate.unit == CALLS and start_us > rate.period_us // MARGIN_PART
     foreign = rate.count - own - remaining
     if budget.reset_us is None:
-        # When others used them is not told: in a shorter window, which has a report of its own, they do not count.
+        # Nobody knows when others used them. They must not count in a shorter window, which has reports of its own.
         shorter = [one.period_us + margin for one in quota.rates if one.unit == rate.unit and one < rate]
         reset = rate.period_us - min(max(shorter, default=0), rate.period_us)
     else:
@@ -154,9 +157,9 @@ def _spent(log: LimitState, quota: Quota, budget: ReportedQuota, feedback: Feedb
 def _with_reported_rate(
     log: LimitState, quota: Quota, budget: ReportedQuota, feedback: Feedback, now: int
 ) -> LimitState:
-    """Return the log with a limit that the service tells with its period: kept for a period, where it is lower.
+    """Return the log with a reported limit that has a period, if it is lower than the window: kept for its period.
 
-    A limit that is not lower ends what was reported about this window before.
+    A limit that is not lower ends an earlier report about this window.
     """
     rate = window_of(budget, quota)
     if rate is None or budget.limit is None or budget.period_us is None:
@@ -165,8 +168,8 @@ def _with_reported_rate(
     return log if reported is log.reported else replace(log, reported=reported)
 
 
-def _begun(budget: ReportedQuota, rate: Rate) -> int:
-    """Return by how much the start of the service's window is later than one period ago, at least."""
+def _window_start_us(budget: ReportedQuota, rate: Rate) -> int:
+    """Return by how much, at least, the service's window started later than one period ago, in µs."""
     if budget.is_window and budget.reset_us is not None and budget.reset_us <= rate.period_us:
         return max(0, budget.reset_us - budget.grain_us)
     return 0
@@ -179,14 +182,15 @@ def _rounded_off(budget: ReportedQuota, rate: Rate) -> int:
 
 
 def unit_of(budget: ReportedQuota, quota: Quota) -> str:
-    """Return the unit that a service tells of: the resource, where the quota counts a unit of that name."""
+    """Return the unit of a reported quota: its resource if our quota counts a unit of that name, else its unit."""
     return budget.resource if budget.resource in quota.units else budget.unit
 
 
 def lower_rate(budget: ReportedQuota, quota: Quota, most_us: int) -> Rate | None:
-    """Return the rate that a service tells with its period, where that is lower than the window that it is told of.
+    """Return the rate of a reported limit with a period, if it is lower than our window; None otherwise.
 
-    That is fewer hits in the window's period, or the window's hits in a longer one, up to ``most_us``: at a pace too.
+    It has fewer hits in the same period, or, for another period or a pace, the same hits in a longer period, which is
+    ``most_us`` at most.
     """
     rate = window_of(budget, quota)
     if rate is None or budget.limit is None or budget.period_us is None:
@@ -198,11 +202,11 @@ def lower_rate(budget: ReportedQuota, quota: Quota, most_us: int) -> Rate | None
 
 
 def window_of(budget: ReportedQuota, quota: Quota) -> Rate | None:
-    """Return the window that a service tells of; None where it tells of another bucket.
+    """Return our window that a reported quota is about; None if it is about another bucket.
 
-    It is one of the told unit. Several windows may have the told count, or room for what remains. Then it is the
-    shortest that the told reset fits; a reset later than each of them ends is of the longest. A pace is told of the
-    window that takes longest for a hit.
+    Only windows of the reported unit count. Several of them may have the reported limit, or enough hits for what is
+    reported. Then it is the shortest one that does not end before the reported reset, else the longest. A pace is about
+    the window with the lowest rate.
     """
     unit = unit_of(budget, quota)
     rates = [rate for rate in quota.rates if rate.unit == unit]
