@@ -15,6 +15,7 @@ from tests.support.internals.core import (
     Cost,
     Hits,
     Quota,
+    Rate,
     as_mapping,
     cost_of,
     fits,
@@ -53,18 +54,12 @@ COSTS = st.builds(
 
 @dataclass
 class Call:
-    """A call that started: at its slot, with what it reserved and, from ``settled_at`` on, what it used."""
+    """A call that started: at its slot, with what it costs: what it reserved, or what it used once it is settled."""
 
     epoch: int
     slot: int
     cost: Hits
-    used: Hits
-    settled_at: int | None = None
-
-    def cost_at(self, now: int, unit: str) -> int:
-        """Return what it costs in a unit, as settled by then."""
-        is_settled = self.settled_at is not None and self.settled_at <= now
-        return hits_in(self.used if is_settled else self.cost, unit)
+    is_settled: bool = False
 
 
 class Limiter:
@@ -82,17 +77,22 @@ class Limiter:
         self.state = replace(
             self.state.forget(self.now), hits=self.state.hits.book([(slot, cost)]), written_at=self.now
         )
-        self.calls.append(Call(self.state.epoch, slot, cost, cost))
+        self.calls.append(Call(self.state.epoch, slot, cost))
+
+    def most_used(self, rate: Rate) -> int:
+        """Return the hits in the window that ends with the newest call, as settled by now."""
+        since = self.calls[-1].slot - rate.period_us
+        return sum(hits_in(call.cost, rate.unit) for call in self.calls if call.slot > since)
 
     def settle(self, which: int, share: float) -> None:
-        unsettled = [call for call in self.calls if call.settled_at is None]
+        unsettled = [call for call in self.calls if not call.is_settled]
         if not unsettled:
             return
         call = unsettled[which % len(unsettled)]
         used = {unit: int(hits * share) for unit, hits in as_mapping(call.cost).items()}
         changes = tuple((unit, hits - hits_in(call.cost, unit)) for unit, hits in used.items())
         self.state = settled(self.state, Settlement(call.epoch, call.slot, changes), self.now)
-        call.used, call.settled_at = cost_of(used), self.now
+        call.cost, call.is_settled = cost_of(used), True
 
     def lose(self) -> None:
         read_at = self.now
@@ -122,11 +122,8 @@ def test_no_window_of_any_unit_is_over_as_settled_by_then(rate: str, steps: Sequ
             limiter.now -= arguments[0]  # type: ignore[operator]
         else:
             getattr(limiter, str(name))(*arguments)
-    calls = sorted(limiter.calls, key=lambda call: call.slot)
-    for rate_of in limiter.limit.rates:
-        for index, last in enumerate(calls):
-            inside = [call for call in calls[: index + 1] if call.slot > last.slot - rate_of.period_us]
-            assert sum(call.cost_at(last.slot, rate_of.unit) for call in inside) <= rate_of.count
+        if name == "book":
+            assert all(limiter.most_used(rate_of) <= rate_of.count for rate_of in limiter.limit.rates)
 
 
 @settings(deadline=None, max_examples=200)
