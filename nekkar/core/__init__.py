@@ -7,12 +7,13 @@ Reading order, about 20 minutes:
                     ``state.py`` (what is shared), ``plan.py`` (who gets which slot), ``recovery.py`` (after a loss).
 3. ``shared/``      One limit's state in one cache: ``ledger.py`` reads it, changes it, swaps it, in one loop.
 4. ``waiting/``     The callers of one process: ``wait_queue.py`` leads a caller, ``turn.py`` one update of the state,
-                    ``together.py`` a call under several limits.
+                    ``direct.py`` a call that comes alone, ``together.py`` a call under several limits.
 5. ``runtime/``     How the generators of 3 and 4 are run in threads and tasks; clocks.
 6. ``limit_core.py``, ``limit.py``, ``joint.py``, ``limiter.py``   What users hold. ``cache/``: the backends.
 
 One call: Limit.acquire -> WaitQueue.acquire -> [first in line] Turns.lead -> Ledger.update -> Turn.apply -> planned()
           -> store.swap -> cache.cas -> [grants picked up] -> sleep until the slot -> start.
+A call that comes alone, where nobody else writes, takes the direct way (``waiting/direct.py``): one swap, and no read.
 A turn is handed to the driver whole (``RunSteps``): once begun it finishes, even if its caller is cancelled.
 
 Words: slot: the instant at which a call may start. hit: a slot that is booked. place: a line that waits, in the state.
