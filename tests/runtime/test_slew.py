@@ -22,12 +22,12 @@ def reading(tick: int, there: int, width: int = NARROW) -> Reading:
 
 def slewed(at: int = EPOCH, width: int = NARROW) -> SlewedTime:
     """Return the time that a reading at tick 0 sets."""
-    return set_by(reading(0, at, width))
+    return set_by(reading(0, at, width), 0)
 
 
 def test_a_course_begins_at_its_first_reading_and_runs_with_the_ticks() -> None:
     """The bracket's middle is the instant of the reading."""
-    begins = set_by(Reading(1000, EPOCH, 1200))
+    begins = set_by(Reading(1000, EPOCH, 1200), 0)
     assert [begins.now(tick) - EPOCH for tick in (1100, 1101, 2100)] == [0, 1, 1000]
 
 
@@ -91,6 +91,23 @@ def test_where_all_readings_are_wide_their_middle_is_taken() -> None:
     begins = slewed(width=200_000)
     assert begins.off_by(reading(SECOND, EPOCH + SECOND + 5_000, 200_000)) == 5_000
     assert slewed().off_by(reading(SECOND, EPOCH + SECOND + 500, GOOD_US)) == 500
+
+
+@given(st.integers(0, SECOND), st.integers(0, SECOND), st.integers(-SECOND, SECOND))
+def test_a_wide_reading_does_not_put_off_a_machine_that_it_does_not_show_to_be_wrong(
+    there: int, back: int, wrong: int
+) -> None:
+    """The way to a far cache and back may take unlike times: the middle of a reading is then as wrong as it is wide."""
+    here, said = EPOCH + there + wrong, EPOCH + there  # the server's time, read ``there`` after the question
+    taken = Reading(0, said, there + back)
+    begins = set_by(taken, here + taken.middle - there)
+    if taken.width <= GOOD_US:
+        assert begins.now(taken.middle) == said
+    elif abs(said - here - taken.middle + there) <= taken.width // 2:
+        assert begins.now(there) == here
+        assert begins.off_by(taken) == 0
+    else:
+        assert begins.now(taken.middle) == said
 
 
 STEPS = st.integers(-3 * SECOND, 3 * SECOND) | st.integers(-(10**10), 10**10) | st.integers(-100, 100)

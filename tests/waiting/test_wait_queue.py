@@ -166,7 +166,7 @@ FAULTS = {
         lambda: patch.object(hits.HitLog, "settle", _settled_at_the_end), "metered", 0
     ),
     "a survivor trusts hits that a settlement may have given back": Fault(
-        lambda: patch.object(recovery, "_free", _free_of_known), "refunds", 126
+        lambda: patch.object(recovery, "_free", _free_of_known), "failures", 65
     ),
     "who writes goes first": Fault(lambda: patch.object(plan, "entries_of", _own_first), "fair", 18),
 }

@@ -147,7 +147,7 @@ class ServerClock:
     def _read_first(self) -> None:
         reading = self._reading()
         if reading:
-            self._slewed = set_by(reading)
+            self._slewed = set_by(reading, self._machine.now_us() - self._tick() + reading.middle)
         elif self._insist:
             raise ConfigurationError(
                 "clock 'server': the cache's server does not tell its clock (a memcached started with -W does not);"

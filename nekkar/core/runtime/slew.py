@@ -3,7 +3,8 @@
 Between readings the time advances by the ticks of this machine (``ticks``: µs that never step). Rules:
 
 - A reading is (before, there, after): what the other clock said between two ticks. It counts as taken in the middle. A
-  reading wider than an earlier one only bounds the time: an offset within its own width is ignored.
+  reading wider than an earlier one only bounds the time: an offset within its own width is ignored. So does a first
+  reading over 4 ms wide: this machine's time is kept where the reading does not show it to be wrong.
 - Time never steps back. If it is ahead, it runs at half speed until it agrees. So when the other clock steps back, no
   call starts early.
 - If it is behind, it catches up at once by as much as drift explains, and by the rest at one part in 1,000: a fifth of
@@ -76,6 +77,12 @@ class SlewedTime:
         return SlewedTime(tick, self.now(tick) + at_once, off - at_once, reading.middle, reading.width)
 
 
-def set_by(reading: Reading) -> SlewedTime:
-    """Return the time that the first reading sets."""
+def set_by(reading: Reading, here: int) -> SlewedTime:
+    """Return the time that the first reading sets; ``here``: this machine's own time at its middle.
+
+    A wide reading may be as wrong as it is wide: the way to a far cache and back need not take the same time. So where
+    it does not show this machine's time to be wrong, that is kept, and wide readings only bound it.
+    """
+    if reading.width > GOOD_US and abs(reading.there - here) <= reading.width // 2:
+        return SlewedTime(reading.middle, here, 0, reading.middle, 0)
     return SlewedTime(reading.middle, reading.there, 0, reading.middle, reading.width)

@@ -74,7 +74,7 @@ class DirectWay:
             if answered:
                 take_alone(mine, caller, booked)
                 self._prefetched.counted_from = answered
-            if not caller.is_out:
+            if caller.slot is None and not caller.is_out:
                 mine.queue.enter(caller)
         if answered and not mine.must_write:
             self._turns.end(under_way, answered)
