@@ -275,6 +275,7 @@ def test_a_row_is_ended_by_one_write(clock: FakeClock, cache: FlakyCache) -> Non
     def cost(statuses: list[int]) -> int:
         before = cache.calls
         for status in statuses:
+            clock.advance(0.1)  # so seldom that nothing is prefetched: each call costs the same
             for limiter in limiters:
                 answered(limiter, status, {})
         return cache.calls - before
@@ -283,7 +284,7 @@ def test_a_row_is_ended_by_one_write(clock: FakeClock, cache: FlakyCache) -> Non
     usual = cost([200] * 20)
     answered(limiters[0], 429, {})
     clock.advance(30)
-    assert usual <= cost([200] * 20) <= usual + 5
+    assert usual <= cost([200] * 20) <= usual + 3
 
 
 @pytest.mark.parametrize("refused", [1, 10])

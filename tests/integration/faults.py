@@ -73,8 +73,8 @@ FAULTS = (
         replace(SPARED, recovery=RETURN),
     ),
     Fault("64 busy processes", THREADS, nothing, Expect(starved=STARVED), busy_machine(64)),
-    Fault("cache 20 ms away", THREADS, nothing, Expect(used=0.85, starved=STARVED), slow_cache(0.02)),
-    Fault("cache 200 ms away", MANY, nothing, Expect(used=0.8), slow_cache(0.2)),
+    Fault("cache 20 ms away", THREADS, nothing, Expect(used=0.9, starved=STARVED), slow_cache(0.02)),
+    Fault("cache 200 ms away", MANY, nothing, Expect(used=0.85), slow_cache(0.2)),
     Fault("all at random", replace(THREADS, seconds=10 * PERIOD), at_random(1.0, 16.0, 1.5)),
 )
 

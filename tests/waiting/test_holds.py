@@ -54,8 +54,8 @@ def test_a_plan_that_does_not_keep_a_hold_is_found(monkeypatch: pytest.MonkeyPat
     begin = _Planner.__init__
 
     def heedless(self: _Planner, state: LimitState, ask: BookingRequest, exact: Any) -> None:
-        begin(self, state, ask, exact)
-        self.soonest = ask.now + ask.lead_us
+        begin(self, replace(state, hold_until=0), ask, exact)
+        self.state = state
 
     def heedless_alone(state: LimitState, *of: Any) -> LimitState | None:
         booked = booked_alone(replace(state, hold_until=0), *of)

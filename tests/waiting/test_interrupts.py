@@ -49,8 +49,10 @@ def test_an_interrupted_cache_call_leaves_no_slot_booked(at: int, side: str, in_
             interrupts += 1
         assert hits(cache) <= len(slots) + interrupts
         assert waiting(limit) == 0
-    assert slots == [0, 0, 10_050_000, 10_050_000, 20_100_000]
-    assert hits(cache) == len(slots)
+    # Where a look costs something, the place of a caller stands: it is ready a millisecond after the slot, and granted.
+    stands = not in_process
+    assert slots == [0, 0, 10_050_000, 10_050_000 + stands * 1000, 20_100_000]
+    assert hits(cache) == len(slots) + stands
     assert interrupts == (at <= cache.calls)
     assert cache.calls > 8, "the table must reach over all calls"
 

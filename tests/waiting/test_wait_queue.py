@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import pairwise
+from statistics import fmean
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -72,7 +73,7 @@ _planned = plan.planned
 
 
 def _picked_up_again(self: Any, state: Any, read_at: int, now: int) -> None:
-    self._picked_up = max(0, min(self._picked_up, state.serial - 3))
+    self.picked_up = max(0, min(self.picked_up, state.serial - 3))
     _pick_up(self, state, read_at, now)
 
 
@@ -274,13 +275,13 @@ class Figures(NamedTuple):
     commands: float
 
 
-def figures_of(story: Story, seconds: int = 24) -> Figures:
+def figures_of(story: Story, seconds: int = 24, seed: int = 1) -> Figures:
     """Run a fleet for some seconds, and measure whole windows after the first two."""
     story = dataclasses.replace(story, exact=True)
     (terms,) = story.limits
     assert not isinstance(terms, str)
     (rate,) = terms.rates
-    world = World(dataclasses.replace(story, periods=seconds * SECOND // rate.period_us), 1)
+    world = World(dataclasses.replace(story, periods=seconds * SECOND // rate.period_us), seed)
     begin, window = world.now, rate.period_us + terms.margin_us
     world.run()
     assert world.problems == []
@@ -305,7 +306,6 @@ FLEETS = {
     "a loop of 100 tasks": (fleet(100, 2, 1, 100, loop_us=MS, tasks=True), 0.97, 1.0),
     "four loops of 50 tasks": (fleet(100, 2, 4, 50, loop_us=MS, tasks=True), 0.97, 1.0),
     "four loops of 50 tasks, 3 ms of work each": (fleet(100, 2, 4, 50, loop_us=3 * MS, tasks=True), 0.9, 1.0),
-    "costs of 1 and of half the limit": (fleet(100, 2, 8, 2, costs=(1,) * 19 + (50,)), 0.9, 3.0),
 }
 
 
@@ -316,6 +316,13 @@ def test_a_fleet_uses_its_limit_and_spares_the_cache(name: str) -> None:
     figures = figures_of(story)
     assert figures.used >= used
     assert figures.commands <= commands
+
+
+def test_a_fleet_uses_its_limit_where_one_call_in_twenty_costs_half_of_it() -> None:
+    """On average: how well the costs fit is a matter of luck. Room for half of a limit is kept for the call in turn."""
+    figures = [figures_of(fleet(100, 2, 8, 2, costs=(1,) * 19 + (50,)), seed=seed) for seed in range(1, 7)]
+    assert fmean(each.used for each in figures) >= 0.88
+    assert fmean(each.commands for each in figures) <= 2.5
 
 
 def test_hot_processes_use_each_window_at_once() -> None:

@@ -63,7 +63,7 @@ class Ledger:
         self.in_process = store.in_process
         self._read_clock = clock if reads_clock and isinstance(clock, ReadClock) else None
         self.replica = Replica(key)
-        self.latency = CacheLatency()
+        self.latency = CacheLatency(store.in_process)
         self._notices = Notices(key, quota)
         self.keep_time = ClockWatch(clock, self.replica.moved).keep
 

@@ -65,6 +65,8 @@ class WaitQueue:
         self.name, self.reporter, self.ledger = reporter.name, reporter, ledger
         self._new_event, self._wake = new_event, wake
         self._is_of_tasks = in_order
+        # Tasks over a cache in this process let others come before anything is booked; others wait for I/O anyway.
+        self._lets_others_come = in_order and ledger.in_process
         self._lock = threading.RLock()  # finalisers and signal handlers may make limited calls while it is held
         self._assignments = Assignments(self.name, ledger, in_order, headroom)
         self.callers: set[Caller] = set()
@@ -107,20 +109,18 @@ class WaitQueue:
 
     def _acquire(self, caller: Caller, stale: Slot | None) -> QueueSteps[tuple[Slot, int]]:
         try:
-            # Tasks over a cache in this process let others come before anything is booked.
-            lets_others_come = self._is_of_tasks and self.ledger.in_process
-            if steps := None if stale or lets_others_come else self._direct.steps(caller, self.callers):
+            if steps := None if stale or self._lets_others_come else self._direct.steps(caller, self.callers):
                 yield RunSteps(steps, in_process=self.ledger.in_process)
             else:
                 self._join(caller, stale)
-                if lets_others_come:  # else there is something to wait for anyway
+                if self._lets_others_come:
                     yield Checkpoint()
             while True:
                 if caller.slot is None:
                     yield from self._until_booked(caller)
-                is_booked = not caller.elsewhere or (yield from self.exact.book_elsewhere(caller, caller.elsewhere))
-                now = self.ledger.clock.now_us()
-                if is_booked and (self._is_of_tasks or caller.slot is None or now < caller.slot.at):
+                if caller.elsewhere and not (yield from self.exact.book_elsewhere(caller, caller.elsewhere)):
+                    now = self.ledger.clock.now_us()
+                elif not self._is_due(caller, now := self.ledger.clock.now_us()):
                     yield from self._until_slot(caller)
                     now = self.ledger.clock.now_us()
                 if (slot := self._start(caller, now)) is not None:
@@ -212,6 +212,10 @@ class WaitQueue:
             if leads and not is_due:
                 until = self._turns.look_at if until is None else min(until, self._turns.look_at)
             return WaitUntil(until, self._event_of(caller), leads, self.ledger.clock)
+
+    def _is_due(self, caller: Caller, now: int) -> bool:
+        """Whether a caller need not wait for its slot; tasks look also for those that come before them."""
+        return not self._is_of_tasks and caller.slot is not None and now >= caller.slot.at
 
     def _until_slot(self, caller: Caller) -> QueueSteps[None]:
         """Sleep until the slot; tasks let those start before them that come before them."""
