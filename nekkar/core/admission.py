@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -12,7 +11,7 @@ from nekkar.core.errors import ConfigurationError
 from nekkar.core.quota import SECOND
 
 _new, _set = object.__new__, object.__setattr__  # of a frozen value that is being made
-_lock = threading.Lock()
+_being_settled: dict[int, object] = {}  # by the id of an admission: the mark of the thread that settles it
 
 
 class Booking(Protocol):
@@ -59,10 +58,18 @@ class Admission:
         return self if self._booking is None else self._of(self.name, self._booking, waited)
 
     def _settles(self) -> bool:
-        """Return whether this is the first settlement: of several threads, one settles."""
-        with _lock:
+        """Return whether this is the first settlement: of several threads, one settles.
+
+        Without a lock: a signal handler that settles would wait for its own thread. ``setdefault`` is one step.
+        """
+        mark = object()
+        if _being_settled.setdefault(id(self), mark) is not mark:
+            return False
+        try:
             is_first = not getattr(self, "_is_settled", False)
             _set(self, "_is_settled", True)
+        finally:
+            del _being_settled[id(self)]
         return is_first
 
     @property

@@ -101,12 +101,12 @@ class Limit:
         give.
         """
         asked, longest, free = self._checked(cost, max_wait, headroom)
-        line = self._core.thread_line(free)
+        # A call inside another of this thread takes no lock of a line that a thread may hold that waits for this one.
+        line = self._core.own_line(free) if is_nested() else self._core.thread_line(free)
         if asked == 1 and line.prefetched.hand and (slot := line.prefetched.take()):
             return self._prefetched(slot)
         if not asked:
             return self._admission(*self._run(self._core.uncounted(longest)))
-        line = self._core.own_line(free) if is_nested() else line
         return self._admission(*run(line.acquire(asked, longest), self._core.clock), free)
 
     async def acquire_async(

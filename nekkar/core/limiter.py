@@ -19,15 +19,13 @@ from nekkar.core.limit_core import LimitCore
 from nekkar.core.once import Once
 from nekkar.core.quota import SECOND, Quota, micros, patience, quota, read_headroom
 from nekkar.core.rounds import Rounds
-from nekkar.core.runtime.fork_lock import lock_over_forks
+from nekkar.core.runtime.fork_lock import SHARED
 from nekkar.core.shared.key import cache_key
 from nekkar.core.shared.outage import OnCacheError, Outage
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
 LOOK_EVERY_US = 15 * SECOND  # at each limit that is kept, whether it is idle
-
-_lock = lock_over_forks()  # every limiter's
 
 
 class Nekkar:
@@ -118,7 +116,7 @@ class Nekkar:
         first = self._kept.get(name)
         if first and first.quota is terms and not (by_hand and self._defined.get(name) is not first):
             return Limit(self, first, max_wait, headroom)  # without the lock: each request of an HTTP client asks
-        with _lock:
+        with SHARED:
             if by_hand:
                 self._check_terms(name, terms)
             core = self._known.get((name, terms))
@@ -173,7 +171,7 @@ class Nekkar:
         """
         if now < self._rounds.next_at:
             return
-        with _lock:
+        with SHARED:
             for name in self._rounds.up(now):
                 if self._kept[name].is_idle(now):
                     del self._kept[name]

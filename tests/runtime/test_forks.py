@@ -184,3 +184,13 @@ def test_a_child_counts_none_of_its_parents_callers() -> None:
 
     assert done_in_child(count) == "[0, 1]"
     waiting.end()
+
+
+def test_what_the_modules_of_the_core_share_has_one_lock() -> None:
+    """With two, a call inside a call could wait for one while its thread holds the other, and so could a second thread.
+
+    SQLite's own is held over its commands, and waited for no longer than these may take.
+    """
+    core = Path(fork_lock.__file__).parents[1]
+    found = [path.name for path in sorted(core.rglob("*.py")) if "= lock_over_forks()" in path.read_text("utf-8")]
+    assert found == ["sqlite.py", "fork_lock.py"]

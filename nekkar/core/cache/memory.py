@@ -15,14 +15,12 @@ from typing import Any, NamedTuple
 from nekkar.core.cache.base import BaseCache, text
 from nekkar.core.clock import SteadyClock, monotonic
 from nekkar.core.rounds import Rounds
-from nekkar.core.runtime.fork_lock import lock_over_forks
+from nekkar.core.runtime.fork_lock import SHARED
 
 LOOK_EVERY_S = 15.0  # at each item, whether it is dead
 FOR_EVER = float("inf")
 
 log = logging.getLogger("nekkar")
-
-_lock = lock_over_forks()  # for the sweeps of all memory caches; re-entrant
 
 
 class _Item(NamedTuple):
@@ -103,7 +101,7 @@ class MemoryCache(BaseCache):
 
     def _sweep(self, key: str, now: float) -> None:
         """Note a new item, and drop the expired ones among a few items that are due for a look."""
-        with _lock:
+        with SHARED:
             self._rounds.add(key, now)
             for each in self._rounds.up(now):
                 item = self._items.get(each)

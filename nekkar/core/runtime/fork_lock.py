@@ -1,4 +1,4 @@
-"""Locks that are safe over a fork.
+"""Locks that are safe over a fork, and the one that the core's modules share.
 
 A child process has only the thread that forked: a lock that another thread held would stay taken in it for ever. So the
 forking thread takes these locks first, and the child finds them free, and the guarded data whole. It waits for a lock
@@ -35,3 +35,8 @@ def lock_over_forks() -> threading.RLock:
             after_in_child=after_in_child,
         )
     return lock  # type: ignore[no-any-return]
+
+
+# One lock for what the core's modules share. A signal handler or a finaliser may make a limited call while its thread
+# holds it. With a lock for each module, two threads could each hold one and wait for the other's.
+SHARED = lock_over_forks()

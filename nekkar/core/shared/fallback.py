@@ -28,7 +28,7 @@ from nekkar.core.cost import Hits, cost_of
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, plain
 from nekkar.core.quota import MAX_COUNT, MIN_PERIOD, SECOND, Quota, Rate
 from nekkar.core.runtime.effects import CacheSteps
-from nekkar.core.runtime.fork_lock import lock_over_forks
+from nekkar.core.runtime.fork_lock import SHARED
 from nekkar.core.shared.account import Change, Edit
 from nekkar.core.shared.ledger import Edited, Ledger
 from nekkar.core.shared.outage import MEANWHILE, Outage
@@ -41,8 +41,6 @@ from nekkar.core.window.state import MOST_HORIZON_US, LimitState
 RETRY_US = SECOND // 2
 RETRY_FACTOR = 4  # tries take at most a fifth of the time
 log = logging.getLogger("nekkar")
-
-_lock = lock_over_forks()  # every limit's
 
 
 class Fallback:
@@ -180,7 +178,7 @@ class Fallback:
             log.warning("%s; until then, %s", error, MEANWHILE[self.outage.policy])
         self._retry_us = max(RETRY_US, RETRY_FACTOR * took_us)
         self._retry_at, self._failed_at = self._steady_us() + self._retry_us, self.clock.now_us()
-        with _lock:
+        with SHARED:
             if not self.is_on:
                 self._use(self._private_ledger(self._failed_at))
 
@@ -220,7 +218,7 @@ class Fallback:
 
     def _moved(self, by: int) -> None:
         """Follow a clock that was set: what was admitted alone moves with it, in an epoch of its own."""
-        with _lock:
+        with SHARED:
             self._starts = deque((at + by, cost) for at, cost in self._starts)
             self._alone = [(at + by, cost) for at, cost in self._alone]
             self._failed_at += by
@@ -246,7 +244,7 @@ class Fallback:
 
     def rejoin(self, merged: int) -> None:
         """Use the shared ledger again, which has the first ``merged`` calls admitted alone."""
-        with _lock:
+        with SHARED:
             del self._alone[:merged]
             if not self._alone:
                 self._use(self.shared)

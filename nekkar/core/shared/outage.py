@@ -11,7 +11,7 @@ from typing import Literal
 
 from nekkar.core.errors import CacheError, ConfigurationError, shown
 from nekkar.core.events import CacheBack, CacheLost, Listeners
-from nekkar.core.runtime.fork_lock import lock_over_forks
+from nekkar.core.runtime.fork_lock import SHARED
 
 OnCacheError = Literal["raise", "open", "local"]
 MEANWHILE = {
@@ -21,8 +21,6 @@ MEANWHILE = {
 }
 
 log = logging.getLogger("nekkar")
-
-_lock = lock_over_forks()  # every outage's
 
 
 class Outage:
@@ -46,7 +44,7 @@ class Outage:
 
     def begins(self, error: CacheError) -> int:
         """Say once that the cache is away; return the outage's number."""
-        with _lock:
+        with SHARED:
             said, self.is_on = self.is_on, True
             self.number = number = self.number + (not said)
         if not said:
@@ -56,7 +54,7 @@ class Outage:
 
     def ends(self, number: int) -> None:
         """Say once that it is back, where the outage of this number is still on."""
-        with _lock:
+        with SHARED:
             ends = self.is_on and self.number == number
             self.is_on = self.is_on and not ends
         if ends:
