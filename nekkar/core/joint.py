@@ -16,8 +16,8 @@ from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit import Limit, _reservation
 from nekkar.core.quota import SECOND, Quota, patience
 from nekkar.core.reservation import Reservation
-from nekkar.core.runtime.drivers import is_nested, run, run_async
-from nekkar.core.runtime.effects import QueueSteps, RunSteps
+from nekkar.core.runtime.drivers import Signal, is_nested, run, run_async
+from nekkar.core.runtime.effects import Event, QueueSteps
 from nekkar.core.runtime.loops import Loop, this_loop
 from nekkar.core.waiting.callers import Slot
 from nekkar.core.waiting.together import JointCall
@@ -204,6 +204,7 @@ class _Call:
         self, parts: Sequence[_Part], max_wait: float | None, loop: Loop | None, is_again: bool = False
     ) -> None:
         self.parts, self.max_wait, self.is_again = parts, max_wait, is_again
+        self.new_event: Callable[[], Event] = loop.new_event if loop else Signal
         is_inner = not loop and is_nested()
         self.lines = [_line_of(part, loop, is_inner) for part in parts]
 
@@ -214,8 +215,7 @@ class _Call:
         waited = 0
         for index, part in enumerate(self.parts):
             if not part.cost:
-                core = part.limit._core
-                slots[index], held = yield RunSteps(core.uncounted(self.max_wait), in_process=core.ledger.in_process)
+                slots[index], held = yield from part.limit._core.uncounted(self.max_wait, self.new_event)
                 waited = max(waited, held)
         if counted:
             lines, costs = [self.lines[index] for index in counted], [self.parts[index].cost for index in counted]

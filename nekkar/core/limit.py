@@ -13,7 +13,7 @@ from nekkar.core.errors import CacheError
 from nekkar.core.limit_core import LimitCore
 from nekkar.core.quota import SECOND, WHOLE, Quota, micros, patience, read_cost, read_headroom
 from nekkar.core.reservation import Reservation
-from nekkar.core.runtime.drivers import is_nested, run, run_async, run_steps, run_steps_async
+from nekkar.core.runtime.drivers import Signal, is_nested, run, run_async, run_steps, run_steps_async
 from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.runtime.loops import this_loop
 from nekkar.core.waiting.callers import Slot
@@ -106,7 +106,7 @@ class Limit:
         if asked == 1 and line.prefetched.hand and (slot := line.prefetched.take()):
             return self._prefetched(slot)
         if not asked:
-            return self._admission(*self._run(self._core.uncounted(longest)))
+            return self._admission(*run(self._core.uncounted(longest, Signal), self._core.clock))
         return self._admission(*run(line.acquire(asked, longest), self._core.clock), free)
 
     async def acquire_async(
@@ -123,10 +123,9 @@ class Limit:
             await loop.checkpoint()  # before the slot is taken: a cancellation here loses none
             if slot := line.prefetched.take():
                 return self._prefetched(slot)
-        if not asked:
-            return self._admission(*await self._run_async(core.uncounted(longest)))
-        steps = line.acquire(asked, longest)
-        return self._admission(*await run_async(steps, core.clock, loop, core.ledger.in_process), free)
+        steps = line.acquire(asked, longest) if asked else core.uncounted(longest, loop.new_event)
+        taken = await run_async(steps, core.clock, loop, core.ledger.in_process)
+        return self._admission(*taken, free)
 
     def _is_good(self, admission: Admission) -> bool:
         """Return whether a call may still start on its admission: until half of the margin after its slot.

@@ -16,7 +16,7 @@ from nekkar.core.errors import WaitTooLong
 from nekkar.core.events import Listeners
 from nekkar.core.quota import SECOND, Quota, Rate
 from nekkar.core.runtime.drivers import Signal, is_nested, wake_threads
-from nekkar.core.runtime.effects import Backoff, CacheSteps, Event
+from nekkar.core.runtime.effects import CacheSteps, Event, QueueSteps, RunSteps, WaitUntil
 from nekkar.core.runtime.loops import Loop
 from nekkar.core.shared.fallback import Fallback
 from nekkar.core.shared.key import cache_key
@@ -120,11 +120,11 @@ class LimitCore:
             self._row_ended_at = known.rejections.at
         return is_news
 
-    def uncounted(self, max_wait: float | None) -> CacheSteps[tuple[Slot, int]]:
+    def uncounted(self, max_wait: float | None, new_event: Callable[[], Event]) -> QueueSteps[tuple[Slot, int]]:
         """Wait while the limit is held, for a call that costs nothing; it takes no slot."""
-        begun = self.clock.now_us()
+        begun, event = self.clock.now_us(), new_event()
         while True:
-            yield from self.accounts.edit(lambda state, now: state)
+            yield RunSteps(self.accounts.edit(lambda state, now: state), in_process=self.accounts.in_process)
             state, now = self.accounts.state, self.clock.now_us()
             held = state.hold_until if state else 0
             if held <= now:
@@ -134,7 +134,7 @@ class LimitCore:
                 return slot, now - begun
             if max_wait is not None and held > begun + max_wait * SECOND:
                 raise WaitTooLong(self.name, (held - now) / SECOND, max_wait)
-            yield Backoff(min(held - now, SECOND))
+            yield WaitUntil(min(held, now + SECOND), event, clock=self.clock)
 
     # Steps that change the limit for all who share it. Each raises CacheError where the cache does not answer.
 

@@ -7,6 +7,7 @@ of nekkar are in the generators; everything that blocks or awaits is here.
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import ref
@@ -14,6 +15,7 @@ from weakref import ref
 from nekkar.core.clock import UNSET, Clock, nap
 from nekkar.core.errors import ConfigurationError
 from nekkar.core.runtime.effects import (
+    Backoff,
     CacheCall,
     CacheSteps,
     Checkpoint,
@@ -100,42 +102,31 @@ def run(effects: QueueSteps[T], clock: Clock) -> T:
         )
     calls.append(ref(effects))
     try:
-        effect = next(effects)
-        while True:
-            outcome: Any = None
-            try:
-                if isinstance(effect, RunSteps):
-                    outcome = run_steps(effect.steps, clock)
-                elif isinstance(effect, WaitUntil):
-                    (effect.clock or clock).sleep_until(effect.until_us, cast("threading.Event", effect.event))
-            except BaseException as error:
-                effect = effects.throw(error)
-            else:
-                effect = effects.send(outcome)
-    except StopIteration as stop:
-        returned: T = stop.value
-        return returned
+        return run_steps(effects, clock)
     finally:
-        effects.close()
         if calls and calls[-1]() is effects:  # else an interrupt came between: ``is_nested`` sees that it has ended
             calls.pop()
 
 
-def run_steps(steps: CacheSteps[T], clock: Clock) -> T:
-    """Run a ledger's generator in this thread; blocks for as long as its cache calls do."""
+def run_steps(steps: QueueSteps[T] | CacheSteps[T], clock: Clock) -> T:
+    """Run a generator in this thread; blocks for as long as its waits, or its cache calls, do."""
     try:
-        step = next(steps)
+        effect = next(steps)
         while True:
             outcome: Any = None
             try:
-                if isinstance(step, CacheCall):
-                    outcome = step.function(*step.args)
-                else:
-                    clock.sleep_until(clock.now_us() + step.us, UNSET)
+                if isinstance(effect, CacheCall):
+                    outcome = effect.function(*effect.args)
+                elif isinstance(effect, RunSteps):
+                    outcome = run_steps(effect.steps, clock)
+                elif isinstance(effect, WaitUntil):
+                    (effect.clock or clock).sleep_until(effect.until_us, cast("threading.Event", effect.event))
+                elif isinstance(effect, Backoff):
+                    clock.sleep_until(clock.now_us() + effect.us, UNSET)
             except BaseException as error:
-                step = steps.throw(error)
+                effect = steps.throw(error)
             else:
-                step = steps.send(outcome)
+                effect = steps.send(outcome)
     except StopIteration as stop:
         returned: T = stop.value
         return returned
@@ -146,33 +137,34 @@ def run_steps(steps: CacheSteps[T], clock: Clock) -> T:
 async def run_async(effects: QueueSteps[T], clock: Clock, loop: Loop, in_process: bool) -> T:
     """Run a wait queue's generator in this task; cache calls run in a worker thread unless ``in_process``.
 
-    This is one coroutine, not several nested ones: thousands of tasks may wait, and each nested one costs a frame.
+    This is one coroutine, not several nested ones: thousands of tasks may wait, and each frame and local costs memory.
     """
     try:
         effect = next(effects)
         while True:
             try:
-                outcome: Any = None
-                if isinstance(effect, RunSteps):
-                    at_once = in_process if effect.in_process is None else effect.in_process
-                    outcome = await run_steps_async(effect.steps, clock, loop, at_once, effect.shielded)
-                elif isinstance(effect, Checkpoint):
-                    await loop.checkpoint()
-                elif effect.until_us is None:  # no timer either, unless the wait is watchful
-                    event = effect.event
-                    await (nap(LOOK_AGAIN_S, cast("anyio.Event", event)) if effect.is_watchful else loop.until(event))
-                else:
-                    sleep = (effect.clock or clock).sleep_until_async
-                    await sleep(effect.until_us, cast("anyio.Event", effect.event))
+                outcome: Any = await _performed(effect, clock, loop, in_process)
             except BaseException as error:
                 effect = effects.throw(error)
             else:
                 effect = effects.send(outcome)
     except StopIteration as stop:
-        returned: T = stop.value
-        return returned
+        return cast(T, stop.value)
     finally:
         effects.close()
+
+
+def _performed(effect: RunSteps | WaitUntil | Checkpoint, clock: Clock, loop: Loop, in_process: bool) -> Awaitable[Any]:
+    """Return what a task awaits for an effect."""
+    if isinstance(effect, RunSteps):
+        at_once = in_process if effect.in_process is None else effect.in_process
+        return run_steps_async(effect.steps, clock, loop, at_once, effect.shielded)
+    if isinstance(effect, Checkpoint):
+        return loop.checkpoint()
+    event = cast("anyio.Event", effect.event)
+    if effect.until_us is not None:
+        return (effect.clock or clock).sleep_until_async(effect.until_us, event)
+    return nap(LOOK_AGAIN_S, event) if effect.is_watchful else loop.until(event)  # no timer, unless it is watchful
 
 
 async def run_steps_async(

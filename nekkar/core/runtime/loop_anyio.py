@@ -12,8 +12,9 @@ import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
+from nekkar.core.clock import UNSET
 from nekkar.core.runtime.effects import Event
-from nekkar.core.runtime.loops import THREADS_PER_LOOP
+from nekkar.core.runtime.loops import PAUSE_S, THREADS_PER_LOOP, pauses
 
 
 class AnyioLoop:
@@ -42,13 +43,29 @@ class AnyioLoop:
             started = True
             return function(*args)
 
-        try:
-            with anyio.CancelScope(shield=shielded):
-                return await anyio.to_thread.run_sync(work, limiter=self._limiter)
-        except RuntimeError:
-            if started:
+        failed: BaseException | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(_give_way)
+            try:
+                with anyio.CancelScope(shield=shielded):
+                    returned = await anyio.to_thread.run_sync(work, limiter=self._limiter)
+            except anyio.get_cancelled_exc_class():
                 raise
+            except BaseException as error:  # raised in the group it would come out as a group of errors
+                failed = error
+            group.cancel_scope.cancel()
+        if failed is None:
+            return returned
+        if started or not isinstance(failed, RuntimeError):
+            raise failed
         return function(*args)  # no thread can start: the interpreter is ending, or the system has no more threads
+
+
+async def _give_way() -> None:
+    """Block the loop for an instant, again and again until cancelled: see ``pauses`` in loops.py."""
+    for after_s in pauses():
+        await anyio.sleep(after_s)
+        UNSET.wait(PAUSE_S)
 
 
 class Waker:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
+from nekkar.core.clock import UNSET
 from nekkar.core.runtime.effects import Event
-from nekkar.core.runtime.loops import THREADS_PER_LOOP
+from nekkar.core.runtime.loops import PAUSE_S, THREADS_PER_LOOP, pauses
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 _Work = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -112,9 +113,11 @@ class AsyncioLoop:
         if self._threads is None:
             return False
         try:
-            self._threads.submit(copy_context().run, _do, done, work)
+            submitted = self._threads.submit(copy_context().run, _do, done, work)
         except RuntimeError:  # the interpreter is ending, or the system has no more threads
             return not _taken(work)
+        after = pauses()
+        done.get_loop().call_later(next(after), _give_way, done.get_loop(), submitted, after)
         return True
 
 
@@ -148,6 +151,13 @@ def _do(done: asyncio.Future[Any], work: list[_Work]) -> None:
     except BaseException as error:
         outcome = done.set_exception, error
     _tell(done.get_loop(), _settle, done, *outcome)
+
+
+def _give_way(loop: asyncio.AbstractEventLoop, submitted: Future[None], after: Iterator[float]) -> None:
+    """Block the loop for an instant, again and again until the work is done: see ``pauses`` in loops.py."""
+    if not submitted.done():
+        UNSET.wait(PAUSE_S)
+        loop.call_later(next(after), _give_way, loop, submitted, after)
 
 
 def _settle(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nekkar.core.runtime.loop_asyncio import AsyncioLoop
 
 THREADS_PER_LOOP = 8
+PAUSE_S, FIRST_PAUSE_S, LAST_PAUSE_S = 0.0003, 0.001, 0.008
 
 
 class Loop(Protocol):
@@ -45,6 +46,20 @@ class Loop(Protocol):
         It runs to its end even if the task is cancelled; ``shielded``: then the task waits for that end. If no thread
         can be started, as in an ``atexit`` function, it runs in the loop's own thread and blocks the loop.
         """
+
+
+def pauses() -> Iterator[float]:
+    """Yield the seconds to each pause of a loop that waits for a worker thread, without end.
+
+    In a pause the loop blocks for ``PAUSE_S``, so that the thread can run. Beside tasks that always compute it may
+    not get the interpreter's lock (the GIL) for seconds: the loop releases the lock in each of its rounds, but takes it
+    again before the thread has woken; and a thread demands the lock only where nobody released it for 5 ms
+    (``sys.getswitchinterval``).
+    """
+    after_s = FIRST_PAUSE_S
+    while True:
+        yield after_s
+        after_s = min(2 * after_s, LAST_PAUSE_S)
 
 
 def this_loop() -> Loop:
