@@ -6,12 +6,11 @@ How that is done, without a swap over several states: ``waiting/together.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple
 
 from nekkar.core.admission import Admission, JointAdmission, Status
 from nekkar.core.cost import CALLS, Hits, cost_of, largest
-from nekkar.core.decorator import decorated, metered
+from nekkar.core.decorator import _Guard
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit import Limit, _reservation
 from nekkar.core.quota import SECOND, Quota, patience
@@ -23,11 +22,8 @@ from nekkar.core.waiting.callers import Slot
 from nekkar.core.waiting.together import JointCall
 from nekkar.core.waiting.wait_queue import WaitQueue
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-class JointLimit:
+class JointLimit(_Guard[JointAdmission]):
     """Several limits as one: decorate with it, enter it, or acquire from it. Made by ``a & b``.
 
     Safe between threads, tasks and event loops, and in a forked child. ``limits``: in the order given.
@@ -63,19 +59,6 @@ class JointLimit:
     def __and__(self, other: Limit | JointLimit) -> JointLimit:
         """Return a limit of these limits and others."""
         return joint(self, other) if isinstance(other, Limit | JointLimit) else NotImplemented
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a callable: each call waits for its slot in each limit, then runs; see ``Limit.__call__``."""
-        return cast("Callable[P, R]", decorated(self, function))
-
-    def metered(
-        self, cost: Callable[P, int | Mapping[str, int]], settle: Callable[[Any], Mapping[str, int]] | None = None
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Return a decorator for calls whose cost depends on their arguments, and is settled by their result.
-
-        See ``Limit.metered``.
-        """
-        return metered(self, cost, settle)
 
     def acquire(
         self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None, headroom: float | None = None
@@ -115,22 +98,6 @@ class JointLimit:
     def _least_wait(self, admission: Admission) -> float:
         """Return a lower bound, in seconds, of how long an exchange would block, as far as this process knows."""
         return max(limit._least_wait(part) for limit, part in self._parts(admission))
-
-    def __enter__(self) -> JointAdmission:
-        return self.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Do nothing: a limit counts starts, not ends."""
-
-    async def __aenter__(self) -> JointAdmission:
-        return await self.acquire_async()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Do nothing: a limit counts starts, not ends."""
 
     def status(self) -> tuple[Status, ...]:
         """Read how each limit stands; blocks for a cache command each, and raises CacheError where one fails."""

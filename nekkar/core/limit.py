@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nekkar.core.admission import Admission, Status
 from nekkar.core.cost import Hits, cost_of
-from nekkar.core.decorator import decorated, metered
+from nekkar.core.decorator import _Guard
 from nekkar.core.errors import CacheError
 from nekkar.core.limit_core import LimitCore
 from nekkar.core.quota import SECOND, WHOLE, Quota, micros, patience, read_cost, read_headroom
@@ -23,12 +22,10 @@ if TYPE_CHECKING:
     from nekkar.core.joint import JointLimit
     from nekkar.core.limiter import Nekkar
 
-P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Limit:
+class Limit(_Guard[Admission]):
     """A limit by name: decorate with it, enter it, or acquire from it. Made by calling a ``Nekkar``.
 
     Safe between threads, tasks and event loops, and in a forked child.
@@ -66,27 +63,6 @@ class Limit:
         from nekkar.core.joint import JointLimit, joint
 
         return joint(self, other) if isinstance(other, Limit | JointLimit) else NotImplemented
-
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a callable: each call waits for its slot, then runs.
-
-        Functions, methods, static and class methods, callable objects; coroutine functions wait in their
-        task; a generator, sync or async, takes its slot at its first item (what is sent into an async one
-        is not passed on). Raises ConfigurationError for what can't be called; the calls raise what
-        ``acquire`` raises.
-        """
-        return cast("Callable[P, R]", decorated(self, function))
-
-    def metered(
-        self, cost: Callable[P, int | Mapping[str, int]], settle: Callable[[Any], Mapping[str, int]] | None = None
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Return a decorator for calls whose cost depends on their arguments, and is settled by their result.
-
-        ``cost``: called with the arguments of each call, returns what it costs. ``settle``: called with the result,
-        returns what it used, such as ``{"tokens": 612}``. A call that raises settles nothing: its cost counts whole.
-        A settlement that the cache does not take is logged. The calls raise what ``acquire`` raises, too.
-        """
-        return metered(self, cost, settle)
 
     def acquire(
         self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None, headroom: float | None = None
@@ -164,22 +140,6 @@ class Limit:
         """Return a lower bound, in seconds, of how long an exchange would block, as far as this process knows."""
         reserved = _reservation(admission)
         return self._core.least_wait(cost_of(admission.costs), reserved.slot if reserved else None)
-
-    def __enter__(self) -> Admission:
-        return self.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Do nothing: a limit counts starts, not ends."""
-
-    async def __aenter__(self) -> Admission:
-        return await self.acquire_async()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Do nothing: a limit counts starts, not ends."""
 
     def status(self) -> Status:
         """Read how the limit stands; blocks for one cache command, and raises CacheError where that fails."""

@@ -39,12 +39,9 @@ nekkar
     .name
     .max_wait
     .headroom
-    .__call__(function)
-    .metered(cost, settle=None)
+    .__and__(other)
     .acquire(cost=1, max_wait=None, headroom=None)
     await .acquire_async(cost=1, max_wait=None, headroom=None)
-    .__enter__()
-    await .__aenter__()
     .status()
     await .status_async()
     .hold(seconds)
@@ -53,6 +50,10 @@ nekkar
     await .release_async()
     .reset()
     await .reset_async()
+    .__call__(function)
+    .metered(cost, settle=None)
+    .__enter__()
+    await .__aenter__()
   Match(name, rule, rate_limit, period=None, spacing=0.0, max_wait=None, margin=None, headers=False, refused=(), meter=None, own_headroom=None, limit='', also=())
     .names
     .parts
@@ -250,7 +251,7 @@ nekkar.opentelemetry
 # No page of the reference lists what these show: it may change.
 PRIVATE = {"cli", "demo", "http", "plan", "plot", "tables"}
 MADE_BY_NEKKAR = {"Limit", "Listening"}
-SPECIAL = {"__call__", "__enter__", "__aenter__"}
+SPECIAL = {"__call__", "__enter__", "__aenter__", "__and__"}
 MODULES = [line for line in TABLE.splitlines() if line.startswith("nekkar")]
 
 
@@ -265,8 +266,11 @@ def signature(value: Any, *, bound: bool = False) -> str:
 
 
 def members(kind: type) -> Iterator[str]:
-    """Yield a line for each method and property that a class defines itself, or has of a body in ``nekkar.http``."""
-    for name, value in [item for each in (kind, *bodies(kind)) for item in vars(each).items()]:
+    """Yield a line for each method and property that a class defines itself, or has of a private body."""
+    found: dict[str, Any] = {}
+    for each in (kind, *bodies(kind)):
+        found |= {name: value for name, value in vars(each).items() if name not in found}
+    for name, value in found.items():
         if name.startswith(("test_", "_")) and name not in SPECIAL:
             continue
         if isinstance(value, property):
