@@ -21,6 +21,7 @@ def booked_alone(
     """
     if state.places or state.reported.rates or quota.spacing_us or state.hold_until > now:
         return None
+    # Where the next call has to wait, the limit binds: that is for a whole plan to find, and for its line to note.
     with_next = cost + quota.one_of_each
     if not quota.admits(with_next):
         return None

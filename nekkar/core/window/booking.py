@@ -20,7 +20,7 @@ MOST_CREDIT = 8  # others grant a place at most so often without its owner
 
 
 class Booked(Protocol):
-    """What is booked: a hit log, or one with more hits behind it that are only planned; ``of`` each unit."""
+    """The hits that a slot has to keep clear of: a hit log, alone or with planned hits behind it. ``of``: one unit."""
 
     @property
     def total(self) -> int: ...
@@ -95,7 +95,7 @@ def earliest_slot(hits: Booked, quota: Quota, margin_us: int, cost: Hits, soones
     for rate in quota.rates:
         log, wanted = (hits, cost) if cost.__class__ is int and rate.unit == CALLS else _in_unit(hits, cost, rate.unit)
         if wanted:
-            # A service may tell a limit below the cost of a call: that call waits until the window is empty.
+            # A service may report a limit below the cost of a call: that call waits until the window is empty.
             before = log.time_of(log.total + min(wanted - rate.count, 0))
             if before is not None:
                 at = max(at, before + rate.period_us + margin_us)
@@ -103,10 +103,10 @@ def earliest_slot(hits: Booked, quota: Quota, margin_us: int, cost: Hits, soones
 
 
 def earliest_slot_behind(hits: Booked, ahead: Hits, quota: Quota, margin_us: int, soonest: int, cost: Hits = 1) -> int:
-    """Return a lower bound of the slot of a call of this cost behind ``ahead``, which is not booked; in constant time.
+    """Return a lower bound of the slot of a call that has ``ahead``, hits that are not booked yet, in front of it.
 
     Hit n comes a period after hit n − N. Step back by N as often as it takes to reach a booked hit, and add one period
-    for each step. Spacing counts for this call alone: see ``spaced_after``.
+    for each step: constant time. Only the spacing before this call counts here: see ``spaced_after``.
     """
     at = max(soonest, spaced_after(hits, quota, 1))
     for rate in quota.rates:
@@ -122,7 +122,7 @@ def earliest_slot_behind(hits: Booked, ahead: Hits, quota: Quota, margin_us: int
 
 
 def room_for(hits: HitLog, quota: Quota, margin_us: int, at: int) -> int:
-    """Return how many hits more there is room for at ``at``, in each window."""
+    """Return how many more hits every window has room for at ``at``."""
     return min(rate.count - hits.of(rate.unit).count_since(at - rate.period_us - margin_us) for rate in quota.rates)
 
 
@@ -134,7 +134,7 @@ def prefetchable(hits: HitLog, quota: Quota, margin_us: int, at: int, wanted: in
 
 
 def spaced_after(hits: Booked, quota: Quota, calls: int) -> int:
-    """Return the earliest slot that the spacing leaves to the last of several calls that are not booked."""
+    """Return the earliest slot that the spacing leaves to the last of ``calls`` that are not booked yet."""
     # Without spacing this bounds nothing: a call whose hits go between others is not held to the last hit.
     return hits.last_at + calls * quota.spacing_us if quota.spacing_us and hits.last_at is not None else 0
 
@@ -144,12 +144,12 @@ def _in_unit(hits: Booked, cost: Hits, unit: str) -> tuple[Booked, int]:
 
 
 def most_credit(quota: Quota, cost: Hits) -> int:
-    """Return how often others may grant a place: a dead owner then costs at most half of a window."""
+    """Return how often others may grant a place: so a dead owner costs at most half of a window (rule 5)."""
     return min(MOST_CREDIT, *(quota.most(unit) // (2 * hits) for unit, hits in items(cost)), MAX_COUNT)
 
 
 def tidied(state: LimitState, request: BookingRequest) -> LimitState:
-    """Return the state without what is too old, and without what the asking line gives back."""
+    """Return the state without old hits and grants, without lapsed places, and without what the writer gives back."""
     state = state.forget(request.now)
     hits, grants, places = state.hits, with_recent_grants(state, request.now), state.places
     if request.returned:
@@ -185,9 +185,9 @@ def taken_back(
 
 
 def lapsed_before(state: LimitState, now: int) -> int:
-    """Return the instant before which a place that was ready has lapsed: its owner did not look when it said (rule 12).
+    """Return an instant: a place that was ready before it has lapsed, since its owner did not look (rule 12).
 
-    The owner is dead, or finds no place at its next look.
+    The owner is dead, or stopped; then it finds at its next look that its place is gone.
     """
     return now - state.horizon_us
 

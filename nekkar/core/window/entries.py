@@ -1,7 +1,7 @@
-"""The entries of a plan: all that want a turn, in order, as the line sees them that is about to write.
+"""The entries of a plan: everything that wants a turn, in order, as seen by the line that is about to write.
 
-Those are the places under its own terms, the line's own callers, and slots that are wanted at one instant alone. Most
-are places, and stand for themselves: there may be a thousand of them.
+An entry is a place under the line's own terms, the first of the line's callers, or a slot that a call wants at one
+instant alone. Most are places of the state, taken as they are, since there may be a thousand of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nekkar.core.window.state import LimitState, Place, Terms
 
 @dataclass(slots=True, eq=False)
 class OwnEntry:
-    """The first of the line's own callers: it is awake, so there is no promise to keep. ``cost`` is that caller's."""
+    """The first of the line's own callers, which costs ``cost``. It is awake, so it is ready for any slot."""
 
     cost: Hits
     headroom: int
@@ -50,12 +50,12 @@ Entry = Place | OwnEntry | ExactEntry
 def entries_of(
     state: LimitState, request: BookingRequest, cost: Hits | None, exact: Sequence[ExactSlot]
 ) -> list[Entry]:
-    """Return the entries in order. ``cost``: of the writer's first caller, None where it has no callers.
+    """Return the entries in order. ``cost``: of the writer's first caller; None if it has no callers.
 
-    A caller stands where its line's place stands, or one that was kept for it, or at the tail. So does an exact slot.
-    Those with headroom come behind all with less.
+    The caller stands where the place of its line stands, or else a place that was kept for it, or else at the tail
+    (rule 6). So does an exact slot. Entries with headroom come behind all with less.
     """
-    own, strangers = request.owner, under_other_terms(state.places, request.terms)
+    own, strangers = request.owner, under_other_terms(state.places, request.terms)  # rule 13
     if request.gone and state.place_of(own) is None:
         own = next((place.owner for place in state.places if place.owner in request.gone), own)
     places: Sequence[Place] = state.places
@@ -63,6 +63,7 @@ def entries_of(
         places = [place for place in places if place.owner == own or id(place.terms) not in strangers]
     kept = {place.owner: place for place in places if place.owner not in request.gone} if exact else {}
     wanted = [(one.place or one.owner, one) for one in exact]
+    # By the owner of a place: the entry that stands there instead of the place, or None for no entry at all.
     instead: dict[int, Entry | None] = {
         owner: ExactEntry(one, request.headroom, kept[owner]) for owner, one in wanted if owner in kept
     }
@@ -76,7 +77,7 @@ def entries_of(
 
 
 def in_order_of_headroom(entries: list[Entry]) -> list[Entry]:
-    """Return the entries with those behind that leave more free (rule 31)."""
+    """Return the entries, those that leave more free behind the others (rule 31)."""
     return sorted(entries, key=attrgetter("headroom")) if any(entry.headroom for entry in entries) else entries
 
 

@@ -7,7 +7,7 @@ Rules (numbered as in docs/concepts/together.md):
     the margin, in each window, and the spacing is kept to both neighbours. It is refused where it is held, or already
     more than a quarter of the margin past: its call could hardly start in time.
 
-So hits are not only appended any more. What remains is what the proof needs: any N + 1 hits in a row span a period.
+So hits are not always appended. What the proof needs is kept: any N + 1 hits in a row span a period.
 
 Pure.
 """
@@ -73,10 +73,11 @@ def with_places(state: LimitState, kept: Sequence[Place]) -> LimitState:
 
 
 def _fits_between(state: LimitState, one: ExactSlot, quota: Quota, part: Quota, margin_us: int) -> bool:
-    """Return whether the hits around a slot leave room for it.
+    """Return whether the hits around a slot leave room for it (rule 27).
 
-    The hits behind it may be booked under other terms. For those, all rates and the spacing in use count. ``part``:
-    what its call may use, also of the windows that end behind it: a hit there may be of a call that leaves as much.
+    The hits behind it may be booked under other terms: windows that end there keep to all rates and the spacing in use.
+    ``part``: the part of the quota that the call may use. The windows that end behind it keep to that too, since a hit
+    there may be of a call with the same headroom.
     """
     hits = state.hits
     times = sorted({time for _, log in hits.timelines() for time, _ in log.entries()})

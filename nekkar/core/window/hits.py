@@ -4,9 +4,10 @@ Rules:
 
 1. Times are integer microseconds since the Unix epoch. Hits are numbered 1, 2, 3, … from the creation of the log. An
    entry is (time, number of the last hit at that time), and both ascend.
-2. Hits are only appended: a later booking never disturbs an earlier one. Hit n comes at least a period and the margin
-   after hit n − N, so no N + 1 hits span less than the period (test_hits.py states it as a property).
-3. All other changes (remove, forget, thin) take out hits that nobody started, drop hits too old to matter, or move hits
+2. A booking appends its hits, so it never disturbs an earlier one. Hit n comes at least a period and the margin after
+   hit n − N, so no N + 1 hits span less than the period (test_hits.py states it as a property). Only the hits of a call
+   under several limits may go between others, where that still holds (rule 27, in exact.py).
+3. Removing, forgetting and thinning take out hits that nobody started, drop hits too old to matter, or move hits
    later. None of them can admit more.
 4. Each unit has a timeline of its own. All units of a call are booked at one instant, and no hit of any unit is booked
    before another: so each timeline ascends, and rule 2 holds in each.
@@ -43,7 +44,7 @@ class HitLog:
     """The booked hits of one limit: the timeline of its calls, and ``others``, those of its other units by name.
 
     ``forgotten``: the number of the last hit that was dropped. ``times`` and ``cumulative`` hold the entries, as
-    offsets from ``time_offset_us`` and ``number_offset``. Where nothing else is said, a method is about the calls.
+    offsets from ``time_offset_us`` and ``number_offset``. A method is about the calls, unless it says otherwise.
     """
 
     forgotten: int = 0
@@ -71,11 +72,11 @@ class HitLog:
 
     @property
     def size(self) -> int:
-        """How many entries it has, in all units."""
+        """The number of its entries, in all units."""
         return len(self.times) + sum(len(log.times) for _, log in self.others)
 
     def is_recent(self, since: int, most: int) -> bool:
-        """Whether it has no hit before ``since`` and at most so many entries, and counts calls alone."""
+        """Whether it has calls alone, none of them before ``since``, in at most ``most`` entries."""
         times = self.times
         return not self.others and (not times or (self.time_offset_us + times[0] >= since and len(times) <= most))
 
@@ -111,7 +112,7 @@ class HitLog:
         return self.time_offset_us + self.times[bisect_left(self.cumulative, number - self.number_offset)]
 
     def count_since(self, start: int) -> int:
-        """Return how many hits come after ``start``; those booked for later count too."""
+        """Return how many hits come after ``start``, those in the future too."""
         return self.total - self._number_at(start)
 
     def count_between(self, start: int, end: int) -> int:
@@ -137,7 +138,7 @@ class HitLog:
     # What may be done to it.
 
     def book(self, slots: Sequence[tuple[int, Hits]]) -> HitLog:
-        """Append (time, cost) for each slot; no time may be before that of an earlier hit."""
+        """Append (time, cost) for each slot; no time may be before that of a hit of any unit (rules 2 and 4)."""
         return self._in_each_unit(slots, HitLog._append)
 
     def add(self, at: int, cost: Hits) -> HitLog:
@@ -145,20 +146,20 @@ class HitLog:
         return self._append(((at, cost),)) if isinstance(cost, int) and cost else self.book([(at, cost)])
 
     def insert(self, slots: Sequence[tuple[int, Hits]]) -> HitLog:
-        """Add (time, cost) for each slot, at any time: where there is room around it, or the hits were made anyway."""
+        """Add (time, cost) for each slot, at any time: the caller has found room there, or others made these calls."""
         return self._in_each_unit(slots, HitLog._insert)
 
     def remove(self, at: int, cost: Hits) -> HitLog:
-        """Take out hits booked at ``at``; in a unit where fewer than that are there, none."""
+        """Take out hits booked at ``at``; none in a unit that has fewer hits there."""
         log = self
         for unit, hits in items(cost):
             log = log.with_timeline(unit, log.of(unit)._remove(at, hits)) if unit != CALLS else log._remove(at, hits)
         return log
 
     def settle(self, at: int, unit: str, hits: int) -> HitLog:
-        """Add ``hits`` of a unit at a slot that has come, or take them out where ``hits`` is negative (rule 5).
+        """Add ``hits`` of a unit at a slot that has come, or take them out if ``hits`` is negative (rule 5).
 
-        Unchanged where fewer than that are there.
+        Nothing changes if fewer hits are there than are to be taken out.
         """
         log = self.of(unit)
         index = bisect_left(log.times, at - log.time_offset_us) if log.times else 0
@@ -217,7 +218,7 @@ class HitLog:
         return HitLog(self.forgotten, self.time_offset_us, self.number_offset, times, cumulative, self.others)
 
     def forget(self, before: int) -> HitLog:
-        """Drop the hits of every unit that are earlier than ``before``."""
+        """Drop the hits of every unit that are earlier than ``before`` (rule 3)."""
         others = tuple((unit, log.forget(before)) for unit, log in self.others)
         is_changed = any(new is not old for (_, new), (_, old) in zip(others, self.others, strict=True))
         gone = bisect_left(self.times, before - self.time_offset_us)
@@ -230,7 +231,7 @@ class HitLog:
         """Merge the hits before ``until`` that lie in one cell of a grid into the latest of the cell.
 
         ``cell_us`` gives the width of the cell for the time of a hit. The grid stands still, so that merging does not
-        chain. A hit moves later by less than a cell, and never earlier.
+        chain. A hit moves later by less than a cell, and never earlier (rule 3).
         """
         merged: dict[tuple[int, int], tuple[int, int]] = {}
         for time, count in self.entries():

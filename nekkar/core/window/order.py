@@ -1,6 +1,6 @@
 """The order of turns: which entry of a plan comes next, and at which slot.
 
-Rules 2, 3 and 31 are told in ``plan.py``. Numbered as in docs/concepts/together.md:
+Rules 2 and 3 stand in ``plan.py``, 31 in docs/concepts/line.md. Numbered as in docs/concepts/together.md:
 
 23. Kept. The turn of a kept place is the slot that it would have, but not before it is ready. It is not passed over:
     a place behind it goes before it only where that leaves its turn where it was. So others use all the room that comes
@@ -36,7 +36,7 @@ class Order:
         self._least: Hits | None = None
 
     def add_cost(self, cost: Hits) -> None:
-        """Reckon with an entry of this cost that is not there from the start."""
+        """Note the cost of an entry that joins later: it may be the smallest."""
         if self._least is not None:
             self._least = smallest((self._least, cost))
 

@@ -10,10 +10,11 @@ Rules (numbered as in docs/concepts/line.md):
    that leaves this one turn where it was. Only the next turn is protected, so no place starves.
 4. Grants. The writer books all turns up to now + horizon: those of its own callers (after each its place goes to the
    tail, for its next caller), and those of each place with credit. The turn of a place without credit is kept free.
-   Where room would stay empty before the next turn, since nobody is ready sooner, it books only as far ahead as its own
-   way to the cache asks for: others may come that use the room, but not before a hit that is booked.
-5. Credit. A granted place loses one credit, and is gone at none. Else it goes to the tail, ready when its owner is back
-   or when the tail has its turn, whichever is later. It is gone too if it would be back later than that.
+   If nobody is ready to use the room before the next turn, it books only as far ahead as its own distance to the cache
+   needs: callers that come meanwhile may use that room, but get no slot before a booked hit.
+5. Credit. A grant takes one credit from a place. A place with credit left goes to the tail, ready when its owner is
+   back or when the tail has its turn, whichever is later. A place without credit is dropped, and so is one whose owner
+   is back only after the turn of the tail, and after the horizon.
 6. Own place. The callers that are left keep the place where it stood, or get one at the tail.
 
 12. Lapse. The writer drops the places whose owners did not look when they said they would, a horizon later.
@@ -83,14 +84,19 @@ def next_slot(state: LimitState, quota: Quota, cost: Hits, now: int, headroom: i
 
 
 class _Call(NamedTuple):
-    """A call that nobody makes."""
+    """A call that is only planned, to learn its slot."""
 
     cost: Hits
     deadline: int | None = None
 
 
 class _Planner:
-    """One plan under way: hits that are booked, hits that are only planned, and the entries that still want a turn."""
+    """One plan under way.
+
+    ``booked``: the log with what this write books; ``ahead``: the log with all turns planned so far. ``open``: the
+    entries that want a turn in this plan. ``entries``: those that keep a place after it; ``weight``: their hits.
+    ``own``: the entry of the writer's first caller. ``others``: places under other terms, which stay as they are.
+    """
 
     def __init__(self, state: LimitState, request: BookingRequest, exact: Sequence[ExactSlot]) -> None:
         self.state, self.request, self.quota = state, request, state.reported.kept(request.quota, request.now)
@@ -107,7 +113,7 @@ class _Planner:
         self.caller = next(self.callers, None)
         self.own_grants = 0
         self.too_late: list[tuple[SlotRequest, int]] = []
-        # Nobody plans, grants or waits for a place under other terms: it keeps its own against the shared hits.
+        # Rule 13: nobody plans, grants or waits for a place under other terms. It keeps its own against all hits.
         strangers = under_other_terms(state.places, request.terms)
         foreign = [place for place in state.places if id(place.terms) in strangers] if strangers else []
         self.others = [place for place in foreign if place.owner != request.owner and place.owner not in request.gone]
@@ -142,12 +148,12 @@ class _Planner:
             self.ahead.add(slot, entry.cost)
             if slot <= self.until and (isinstance(entry, OwnEntry) or entry.credit > 0):
                 self._grant(entry, slot)
-            # Else the turn is kept free: its owner books it, or it comes later than the horizon.
+            # Else the turn is kept free (rule 4): its owner books it, or it comes later than the horizon.
         self._prefetch()
         return Plan(self._state(), self.turn, self.own_grants, self.too_late, self._turn_of_tail() > self.soonest)
 
     def _leaves_gap(self, entry: Place | OwnEntry, slot: int) -> bool:
-        """Whether others would grant a slot before which there is room that nobody is ready to use."""
+        """Whether a grant at this slot would leave room before it that nobody is ready to use (rule 4)."""
         return isinstance(entry, Place) and entry.credit > 0 and slot > self.order.slot_of(entry)
 
     def _book_exact(self, entry: ExactEntry, slot: int) -> None:
@@ -229,7 +235,7 @@ class _Planner:
             self.weight += again.cost
 
     def _standing(self, place: Place, slot: int) -> Place | None:
-        """Return the place at the tail, if its owner is back before the turn of the tail, or within the horizon."""
+        """Return the place at the tail (rule 5), if its owner is back by the turn of the tail or within the horizon."""
         tail = self._turn_of_tail()
         if place.back_us > self.state.horizon_us and slot + place.back_us > tail:
             return None
@@ -246,7 +252,7 @@ class _Planner:
         self.grants.append(Grant(self.serial, owner, slot, cost))
 
     def _prefetch(self) -> None:
-        """Book some hits more for the writer, where all callers start now, and the limit is far from binding."""
+        """Book more hits for the writer than its callers need, if all start now and the limit is far from binding."""
         at = self.booked.last_at
         if not (self.request.prefetch and self.own_grants) or at is None or at != self.soonest:
             return
@@ -269,6 +275,7 @@ class _Planner:
         )
 
     def _place_of(self, entry: Entry) -> Place | None:
+        """Return the place that an entry keeps; that of the writer's own callers is written anew (rule 6)."""
         if isinstance(entry, Place):
             return entry
         if isinstance(entry, ExactEntry):
@@ -282,7 +289,7 @@ class _Planner:
         return Place(request.owner, entry.cost, ready, credit, back_us, request.terms, headroom=request.headroom)
 
     def _waiting_alike(self, cost: Hits) -> int:
-        """Return how many of the own callers can use slots of the first one's cost, one after another."""
+        """Return how many of the writer's callers can take slots of the first one's cost, one after another."""
         if self.quota.counts_calls_alone:
             return max(0, self.request.waiting - len(self.too_late))
         alike = 1 + sum(1 for _ in takewhile(lambda caller: caller.cost == cost, self.callers))

@@ -4,7 +4,7 @@ Rules (numbered as in docs/concepts/faults.md):
 
 16. A lost state is rebuilt under a new epoch from the copy of a process that had seen it. Other processes may have
     booked since. Assume the worst: they took every free hit, at the latest instant at which they could still start.
-    That is 1 s from now, the longest horizon that any process may use, whatever horizon the copy tells of. Hits that
+    That is 1 s from now, the longest horizon that any process may use, whatever horizon the copy has. Hits that
     may have been taken back since are left out: those younger than that horizon and the margin when the copy was read.
     Where settlements give hits back later than that (rule 34, in settlement.py), all hits of the copy may be gone, and
     others may have used their room: so the free hits are all, whatever the copy shows. All this in each unit.
@@ -45,7 +45,7 @@ def rebuild_after_loss(known: LimitState, read_at: int, now: int, epoch: int) ->
 
 
 def rebuild_over_newcomer(found: LimitState, known: LimitState, read_at: int, now: int, epoch: int) -> LimitState:
-    """Return what to write over ``found``, which a newcomer began, where ``known`` is the last copy seen before it."""
+    """Return what to write over ``found``, which a newcomer began; ``known``: the last copy before it (rule 17)."""
     state = rebuild_after_loss(known, read_at, now, epoch)
     owners = {place.owner for place in state.places}
     begun = [(at, cost_of({unit: hits})) for unit, log in found.hits.timelines() for at, hits in log.entries()]
@@ -74,7 +74,7 @@ def latest_start(known: LimitState, now: int) -> int:
 
 
 def assume_taken(state: LimitState, end: int, most: dict[Rate, int]) -> LimitState:
-    """Return the state with all hits taken that are free at ``end``, up to a bound for each rate."""
+    """Return the state with all hits taken that are free at ``end``, at most ``most`` for each rate (rule 16)."""
     end = max(end, state.hits.last_at or 0)
     blocks: dict[str, int] = {}
     for rate, hits in most.items():

@@ -6,9 +6,9 @@ Rules (numbered as in docs/concepts/window.md):
     again after a lost answer. In another epoch, or once the hits are too old to matter, it changes nothing.
 34. A hit given back long after its slot misleads a process that rebuilds a lost state: the last copy that it saw still
     has the hit, while others have used the room. So a recovery ignores hits that may be given back more than a second
-    after their slot (``settles_from``, in recovery.py). In a limit that counts other units those are all hits. In a
+    after their slot (``settles_from``, in recovery.py). In a limit that counts other units that may be any hit. In a
     limit that counts calls alone, the first such late settlement only sets ``settles_from``. Late settlements give
-    nothing back until then: by that time, copies from before it are too old to matter.
+    nothing back until that instant: by then, copies from before the first one are too old to matter.
 
 Pure.
 """

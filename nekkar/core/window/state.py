@@ -21,9 +21,9 @@ from nekkar.core.window.rejections import MARGIN_PART, NONE, Rejections
 from nekkar.core.window.reported import NOTHING_REPORTED, ReportedRates
 
 LEAST_HORIZON_US, MOST_HORIZON_US = SECOND // 10, SECOND
-EXACT_ENTRIES, GRID = 1024, 512
+EXACT_ENTRIES, GRID = 1024, 512  # of a timeline: the entries that it may have unthinned, and the cells of a period
 MAX_RATES, MAX_TERMS = 16, 64
-LINGER_US, LINGER_PERIODS, MOST_LINGER_US = 60 * SECOND, 10, 600 * SECOND
+LINGER_US, LINGER_PERIODS, MOST_LINGER_US = 60 * SECOND, 10, 600 * SECOND  # how long the cache keeps what is over
 
 Terms = tuple[tuple[Rate, ...], int]  # the rates and the spacing (µs) of one limit
 
@@ -164,13 +164,13 @@ class LimitState:
         hits = self.hits.forget(now - self.retention_us).each(partial(self._thinned, now, now - self.horizon_us))
         return self if hits is self.hits else replace(self, hits=hits)
 
-    def _thinned(self, now: int, settled: int, unit: str, log: HitLog) -> HitLog:
-        """Return the timeline of a unit with its hits before ``settled`` thinned, where its entries are many."""
+    def _thinned(self, now: int, until: int, unit: str, log: HitLog) -> HitLog:
+        """Return the timeline of a unit with its hits before ``until`` thinned, where its entries are many."""
         entries = len(log.times)
-        if entries <= EXACT_ENTRIES or log.times[entries // 2] + log.time_offset_us >= settled:
+        if entries <= EXACT_ENTRIES or log.times[entries // 2] + log.time_offset_us >= until:
             return log
         spans = [rate.period_us + self.margin_us for rate in self.rates if rate.unit == unit]
-        return log.thin(settled, lambda time: self._cell_us(spans, now - time))
+        return log.thin(until, lambda time: self._cell_us(spans, now - time))
 
     def _cell_us(self, spans: Sequence[int], age: int) -> int:
         """Return the width of a grid cell: 1/512 of the shortest period, with its margin, that covers this age."""
