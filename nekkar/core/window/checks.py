@@ -1,4 +1,4 @@
-"""What a decoded state must keep to: whatever its checksum says, no writer of the format writes anything else."""
+"""The bounds of a decoded state: no writer of the format writes anything beyond them, whatever the checksum says."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from nekkar.core.window.state import MAX_TERMS, Grant, LimitState, Place, Terms
 
 MAGIC = b"nkkr"
 VERSION = 2
-LONGEST_STATE = 1 << 20  # bytes: some 60,000 processes that wait; memcached's own bound, unless it is set higher
+LONGEST_STATE = 1 << 20  # bytes, for some 60,000 processes that wait: the longest value that memcached takes by default
 _PREFIX = struct.Struct("<4sBxHI")
 _FIELDS: tuple[str, ...] = (
     "epoch",
@@ -137,7 +137,7 @@ def _decode(body: memoryview, header_size: int, checksum: int) -> LimitState:
     *values, earliest = _HEADER.unpack_from(body)
     found = {tag: (is_wide, rows) for tag, is_wide, rows in sections(body[header_size:])}
     own, rest = dict(zip(_FIELDS, values, strict=False)), values[len(_FIELDS) :]
-    told = rest[len(_OF_HITS) :]
+    learned = rest[len(_OF_HITS) :]
     grants = _grants(*found[GRANTS], own["serial"], earliest) if GRANTS in found else ()
     places: tuple[Place, ...] = ()
     rates = _rates(bytes(found[RATES][1])) if RATES in found else ()
@@ -152,7 +152,7 @@ def _decode(body: memoryview, header_size: int, checksum: int) -> LimitState:
         grants=grants,
         places=places,
         rates=rates,
-        rejections=Rejections(*told) if any(told) else NONE,
+        rejections=Rejections(*learned) if any(learned) else NONE,
         reported=reported_of(found),
     )
     state = with_unit_sections(state, found)

@@ -31,7 +31,7 @@ def decode(raw: bytes) -> LimitState:
     if flags > 3 or header_size < _HEADER.size or checksum != crc32(body, flags):
         raise CorruptLog("altered or cut short: its checksum does not fit")
     epoch, _, hold_until, margin, spacing, horizon, _, written_at, assumed_until, *rest = _HEADER.unpack_from(body)
-    forgotten, time_offset, number_offset, _, *told, n_rates, n_entries = rest
+    forgotten, time_offset, number_offset, _, *learned, n_rates, n_entries = rest
     columns = body[header_size + n_rates * _RATE.size :]
     times, numbers = array(_TYPECODES[flags & 1]), array(_TYPECODES[flags >> 1])
     if len(columns) != n_entries * (times.itemsize + numbers.itemsize):
@@ -54,7 +54,7 @@ def decode(raw: bytes) -> LimitState:
         rates=rates,
         written_at=written_at,
         assumed_until=assumed_until,
-        rejections=Rejections(*told) if any(told) else NONE,
+        rejections=Rejections(*learned) if any(learned) else NONE,
     )
 
 

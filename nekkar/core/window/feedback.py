@@ -7,21 +7,21 @@ Rules:
   hits, which count until the service's reset, for a period at most. All hits of this fleet that the service may have
   counted, also those on the wire, are subtracted first. So no hit is booked twice; a difference that is hidden by them
   shows in a later response.
-- Where a reset is a window's end, the service counts nothing from before that window. How closely that is known is
-  the reset's grain: a second where it is told in whole seconds. The grace is no longer than that: at 60 per
-  3 s, a second of grace hid 20 calls of others in each window.
-- A reset in whole seconds may be rounded down: what is told until then counts to the end of that second, where that is
-  a small part of the period. Otherwise a caller was refused at each window's edge.
-- Where nothing remains, and the log does not show why, the limit is held until the reset. For a service that refills
+- If the reset is the end of a window, the service counts nothing from before that window. The window's start is known
+  as closely as the reset is reported, its grain: a second for whole seconds. Own hits count from that much earlier, and
+  no more: at 60 per 3 s, a whole second for every reset hid 20 calls of others in each window.
+- A reset in whole seconds may be rounded down. So what is used counts to the end of that second, where that is a small
+  part of the period. Without it a caller was refused at the edge of each window.
+- If nothing remains, and the log does not show why, the limit is held until the reset. For a service that refills
   bit by bit, that is until the bucket is full. One call could start sooner, but the end of a hold may start a burst.
 - A report belongs to the window with the reported period; else to the one whose count is the reported limit; else, if
   it has neither, to the shortest window that it can fit. A report that fits no window is about another bucket: ignored.
 - A reported limit that has a period, and is lower than the window, is kept beside the window for a period
   (``reported.py``).
 - A 429 with nothing remaining holds the limit until the reported reset, even if the log shows room, unless it carries
-  Retry-After, which then decides. If the service's window had been open for longer than the widest margin, jitter
+  Retry-After, which then decides. If the service's window goes on for longer than the widest margin, jitter
   can't explain the 429. Then other clients are counted (without the rejected call), and no margin is learned.
-- A difference that is small beside what remains can wait. Where nothing changes, the log itself is returned.
+- A difference that is small beside what remains can wait. If nothing changes, the log itself is returned.
 
 Pure, as the log is. tests/window/test_feedback.py states the rules as properties.
 """
@@ -36,7 +36,7 @@ from nekkar.core.window.rejections import MARGIN_PART, Rejections
 from nekkar.core.window.state import LimitState
 
 MATTERS_PART = 64
-WHOLE_PART = 20  # of a period: a second is waited longer where it is no more than that, so 95 % stay in use
+WHOLE_PART = 20  # of a period: a whole second may be added where it is no more than this, so 95 % stay in use
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,10 @@ class ReportedQuota:
 
     def __str__(self) -> str:
         of, unit = "" if self.limit is None else f" of {self.limit}", "" if self.unit == CALLS else f" {self.unit}"
-        told = f"{self.remaining}{unit} remaining{of}" if self.used is None else f"{self.used}{unit} used"
+        text = f"{self.remaining}{unit} remaining{of}" if self.used is None else f"{self.used}{unit} used"
         if self.remaining is None and self.used is None:
-            told = f"a limit of {self.limit}{unit}"
-        return told + (f" per {self.period_us / SECOND:g} s" if self.period_us else "")
+            text = f"a limit of {self.limit}{unit}"
+        return text + (f" per {self.period_us / SECOND:g} s" if self.period_us else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def _with_rejection(log: LimitState, quota: Quota, feedback: Feedback, now: int,
 
 
 def _came_too_soon(log: LimitState, quota: Quota, sent_at: int) -> bool:
-    """Whether jitter may explain a 429: our windows were kept, but one would not be with the widest margin."""
+    """Whether jitter may explain a 429: our windows were kept, but with the widest margin one of them was full."""
     widest = quota.rates[0].period_us // MARGIN_PART
     timelines = [(rate, log.hits.of(rate.unit)) for rate in quota.rates]
     kept = all(hits.count_between(sent_at - rate.period_us, sent_at) <= rate.count for rate, hits in timelines)
@@ -137,6 +137,7 @@ def _with_foreign_hits(
         return log
     refused, start_us = feedback.is_refusal and not remaining, _window_start_us(budget, rate)
     own = log.hits.of(rate.unit).count_between(feedback.sent_at - rate.period_us + start_us - margin, now + margin)
+    # The window goes on for longer than any margin: jitter can't explain the 429, and did not add the rejected call.
     own -= refused and rate.unit == CALLS and start_us > rate.period_us // MARGIN_PART
     foreign = rate.count - own - remaining
     if budget.reset_us is None:
@@ -145,10 +146,10 @@ def _with_foreign_hits(
         reset = rate.period_us - min(max(shorter, default=0), rate.period_us)
     else:
         reset = max(budget.reset_us + _rounded_off(budget, rate), budget.grain_us)
-    is_told = remaining == 0 and budget.reset_us is not None
-    if is_told and (foreign > 0 or reset > rate.period_us or (refused and not feedback.pause_us)):
+    is_empty = remaining == 0 and budget.reset_us is not None
+    if is_empty and (foreign > 0 or reset > rate.period_us or (refused and not feedback.pause_us)):
         log = with_hold(log, now + min(reset, feedback.most_us))
-    if foreign * MATTERS_PART <= remaining:
+    if foreign * MATTERS_PART <= remaining:  # none, or so few that they can wait
         return log
     counted_at = now - rate.period_us + min(reset, rate.period_us, feedback.most_us)
     return replace(log, hits=log.hits.insert([(counted_at, cost_of({rate.unit: foreign}))]))
@@ -216,7 +217,7 @@ def window_of(budget: ReportedQuota, quota: Quota) -> Rate | None:
         if rate.period_us == budget.period_us:
             return rate
     is_named = budget.limit is not None or budget.period_us is not None
-    told = (budget.used if budget.remaining is None else budget.remaining) or 0
-    fits = [one for one in rates if (one.count == budget.limit if is_named else one.count >= told)]
+    reported = (budget.used if budget.remaining is None else budget.remaining) or 0
+    fits = [one for one in rates if (one.count == budget.limit if is_named else one.count >= reported)]
     reset = (budget.reset_us or 0) - budget.grain_us
     return next((one for one in fits if one.period_us >= reset), fits[-1] if fits else None)

@@ -29,7 +29,7 @@ LONGEST_UNASKED_US = 60 * SECOND
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rejections:
-    """``at``: the slot of the newest rejected call that was not ignored (0: never).
+    """What the 429s of a service taught. ``at``: the slot of the newest rejected call that was not ignored (0: never).
 
     ``row``: how many 429s that named no wait came in a row since the last success. ``margin_us``: the learned margin
     when it last doubled, at ``widened_at``.
@@ -57,9 +57,9 @@ class Rejections:
         return Rejections(self.at, self.row, min(2 * margin_us, most), now)
 
     def lengthened(self, held_until: int, period_us: int) -> Rejections:
-        """Count the newest refusal into the row: the service did not say how long to wait.
+        """Count the newest 429 into the row: the service did not say how long to wait.
 
-        ``held_until``: the end of the pause before it. Later than a period after that, a new row begins.
+        ``held_until``: the end of the pause before it. If it comes more than a period after that, it begins a new row.
         """
         row = min(self.row + 1, MOST_DOUBLINGS) if self.at < held_until + period_us else 1
         return replace(self, row=row)

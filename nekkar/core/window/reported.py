@@ -33,21 +33,21 @@ class ReportedRates:
 
         ``lower``: the reported rate; None if it is not below the window. It is kept for ``most_us`` at most.
         """
-        kept = [told for told in self.rates if told[2] > now]
-        known = next((told for told in kept if (told[0], told[1].unit) == (window.period_us, window.unit)), None)
+        kept = [row for row in self.rates if row[2] > now]
+        known = next((row for row in kept if (row[0], row[1].unit) == (window.period_us, window.unit)), None)
         if lower is None and known is None:
             return self
         keep_us = min(lower.period_us, most_us) if lower else 0
         if known and lower == known[1] and known[2] - now > keep_us - keep_us // RENEWED_PART:
             return self
-        others = [told for told in kept if told is not known][: MOST_REPORTED - 1]
+        others = [row for row in kept if row is not known][: MOST_REPORTED - 1]
         news = [(window.period_us, lower, now + keep_us)] if lower else []
         return ReportedRates(tuple(sorted(others + news)))
 
     def kept(self, quota: Quota, now: int) -> Quota:
         """Return the quota together with the reported rates that are still in force."""
-        told = [rate for _, rate, until in self.rates if until > now and rate.unit in quota.units]
-        return replace(quota, rates=tuple(sorted({*quota.rates, *told}))) if told else quota
+        lower = [rate for _, rate, until in self.rates if until > now and rate.unit in quota.units]
+        return replace(quota, rates=tuple(sorted({*quota.rates, *lower}))) if lower else quota
 
 
 NOTHING_REPORTED = ReportedRates()
