@@ -137,7 +137,7 @@ def _with_foreign_hits(
         return log
     refused, start_us = feedback.is_refusal and not remaining, _window_start_us(budget, rate)
     own = log.hits.of(rate.unit).count_between(feedback.sent_at - rate.period_us + start_us - margin, now + margin)
-    # The window goes on for longer than any margin: jitter can't explain the 429, and did not add the rejected call.
+    # If the window goes on for longer than any margin, jitter can't explain the 429: its call was not counted.
     own -= refused and rate.unit == CALLS and start_us > rate.period_us // MARGIN_PART
     foreign = rate.count - own - remaining
     if budget.reset_us is None:
