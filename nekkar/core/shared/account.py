@@ -16,7 +16,7 @@ Edit = Callable[[LimitState, int], LimitState]  # a pure function of the state a
 
 
 class Change(Protocol):
-    """What one update does to a state, and what it is told of the outcome."""
+    """What one update does to a state, and how it learns of the outcome."""
 
     def apply(self, state: LimitState, now: int, read_at: int | None, *, is_recovery: bool) -> LimitState | None:
         """Return what to write in place of ``state``, as it was read at ``read_at``; None: nothing.
@@ -58,7 +58,7 @@ class Account(Protocol):
 
     @property
     def keep_time(self) -> Callable[[], int]:
-        """A function that returns by how much the clock was set in all."""
+        """A function that notices if the clock was set, and returns by how much in all (µs)."""
 
     def confirms(self, epoch: int, slot: int) -> bool:
         """Whether the newest state is still of this epoch, and holds no calls back at this slot (rule 9)."""
@@ -84,7 +84,7 @@ class Account(Protocol):
     def update(self, change: Change, is_answered: bool = True) -> CacheSteps[None]:
         """Change the state, again and again until no other process's swap came between. Raises CacheError.
 
-        ``is_answered``: whether the cache answered the last command: if not, one that fails now raises.
+        ``is_answered``: whether the cache answered the last command. If it did not, a command that fails now raises.
         """
 
     def edit(self, edit: Edit) -> CacheSteps[None]:
