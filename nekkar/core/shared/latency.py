@@ -17,10 +17,10 @@ PRIOR = (SECOND // 2000,) * 3  # so that a freeze during one of the first calls 
 
 
 class CacheLatency:
-    """The expected read and swap of one cache; safe between threads, since each value is replaced whole.
+    """How long a read and a swap of one cache take; safe between threads, since each value is replaced whole.
 
     ``read_us``, ``swap_us``: the running medians. ``horizon_us``: how far ahead slots are booked: 100 ms, or four times
-    the expected read and swap where that is longer; 1 s at most. ``in_process``: the cache answers at once.
+    a read and a swap where that is longer; 1 s at most. ``in_process``: the cache answers at once.
     """
 
     def __init__(self, in_process: bool = False) -> None:
