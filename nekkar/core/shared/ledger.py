@@ -7,8 +7,10 @@ serves threads and event loops, and a test can interleave any number of callers 
 Rules (numbered as in docs/concepts/faults.md):
 
 15. A write whose answer was lost may have landed. The next read tells: what was booked has its owner's name on it.
-16. Where the state is lost, the process that finds it gone writes what it remembers (``window/recovery.py``).
+16. If the state is lost, the process that finds it gone writes what it remembers (``window/recovery.py``).
 20. A pause comes after a lost swap, never before the first try.
+
+17, a state that a newcomer began, is in ``replica.py``, and 18, how soon a hold or a reset is seen, in ``turn.py``.
 """
 
 from __future__ import annotations
@@ -130,10 +132,10 @@ class Ledger:
             found, token = written or (yield from self._read(sent))
             now = sent if written else self.clock.now_us()
             if found is None and not is_asked_again and now - sent > self.latency.horizon_us // 2:
-                is_asked_again = True  # a first command connects; how old its answer is must be known more closely
+                is_asked_again = True  # the first command connects too, so nobody knows how old its answer is
                 continue
             if found and doubted == found.epoch:
-                # Its first write was on its way for longer than a horizon: what came between may have been lost too.
+                # This process began the state, so slowly that another may have come, been used and been lost meanwhile.
                 base, is_recovery = rebuild_after_loss(found, sent, now, randbits(63)), True
             else:
                 base, is_recovery = self.replica.known(found, self.quota, self.latency.horizon_us, now)
@@ -151,7 +153,7 @@ class Ledger:
             try:
                 until = planned.expires_at
                 if base.places or (base.rates, base.hold_until) != (planned.rates, planned.hold_until):
-                    until = max(until, base.expires_at)  # a reset is kept for all that knew more
+                    until = max(until, base.expires_at)  # else a reset could expire while others remember more
                 won = yield from self._swap(planned, token, until, now)
             except CacheError:
                 change.unanswered()
@@ -197,8 +199,8 @@ class Ledger:
     def reset(self) -> CacheSteps[None]:
         """Start afresh, also over a corrupt value: earlier bookings no longer count. Lines keep their places.
 
-        A place whose turn is far ahead is dropped, since without its long period it would look corrupt. Its line asks
-        again.
+        A place whose turn is far ahead is dropped: beside it, a state without long periods would look corrupt. Its line
+        takes a new one.
         """
 
         def afresh(state: LimitState, now: int) -> LimitState:
@@ -230,9 +232,10 @@ class Ledger:
         return self.store.swap(self.key, raw, token, (until - now) // SECOND + 2)
 
     def _began_late(self, found: LimitState | None, sent: int, now: int, answered: int) -> bool:
-        """Whether a state was created by a read and a swap that took longer than a horizon.
+        """Whether this process created the state so slowly that another one may have come and gone meanwhile.
 
-        And longer than the quicker of the two explains.
+        That is, its read and its swap took longer than a horizon, and than a far cache explains: eight times the
+        quicker of the two.
         """
         if found is not None:
             return False
