@@ -42,7 +42,7 @@ class Snapshot(NamedTuple):
 class Replica:
     """One process's copy of the state under ``key``. Safe between threads.
 
-    ``on_hold``, where it is set, is called with the end of a hold, and the time, where this process did not know it.
+    ``on_hold``: called with the end of a hold that this process did not know, and the time.
     """
 
     def __init__(self, key: str) -> None:
@@ -108,13 +108,16 @@ class Replica:
             self._token = None if token is UNREAD else (state, token)
 
     def moved(self, by: int) -> None:
-        """Follow a clock that was set: this process read the state by its time before that."""
+        """Follow a clock that was set by ``by`` µs: the time of the last read moves with it."""
         self._token, self._is_sole_writer = None, False
         if self.snapshot:
             self.snapshot = self.snapshot._replace(number=self.next_number(), read_at=self.snapshot.read_at + by)
 
     def known(self, found: LimitState | None, quota: Quota, horizon_us: int, now: int) -> tuple[LimitState, bool]:
-        """Return the state to continue from, and whether it recovers from a loss, and so must be written."""
+        """Return the state to continue from, and whether that recovers from a loss (rules 16 and 17).
+
+        A state that recovers from a loss must be written.
+        """
         known = self.snapshot
         if found and (known is None or known.state.epoch == found.epoch):
             return found.with_quota(quota, horizon_us), False
@@ -138,7 +141,7 @@ class Replica:
 
 
 def _began_unseen(found: LimitState, known: Snapshot) -> bool:
-    """Whether a state of another epoch began without what this process knows.
+    """Whether a state of another epoch began without what this process knows (rule 17).
 
     Either a newcomer began it from nothing; or the write that created it was on its way for so long that it is older
     than this process's last read of the epoch before it.
