@@ -2,9 +2,9 @@
 
 - ``"raise"``: each call raises, after the timeout of the cache.
 - ``"open"``: calls pass, unlimited and uncounted.
-- ``"local"``: each process goes on by itself, with its share of what it knows to be left. Its own hits count whole; of
-  all other known hits its share counts, since the others keep to their shares of the rest. So the sum of the shares of
-  the processes that are cut off is what they add to the limit (test_fallback.py states it as a property).
+- ``"local"``: each process goes on by itself, with its share of the limit. Its own hits count whole, and of all other
+  known hits its share, since the other processes keep to shares of their own. So what the processes that are cut off
+  add to the limit is the sum of their shares (test_fallback.py states it as a property).
 
 While the cache is away a process books in a private ledger, whose epochs are its own: no slot is valid across the
 switch, in either direction. The cache is tried again now and then, by the next caller that books or looks; tries are
@@ -165,7 +165,7 @@ class Fallback:
         """Whether the cache is there, as far as is known, or it is time to ask again."""
         return not self.is_on or self._steady_us() >= self._retry_at
 
-    # The turns of an outage.
+    # An outage begins, goes on, and ends.
 
     def _begin(self, error: CacheError, took_us: int) -> None:
         """Continue with the private ledger after a failure; by the policy "raise", raise it."""
@@ -183,7 +183,7 @@ class Fallback:
                 self._use(self._private_ledger(self._failed_at))
 
     def _private_ledger(self, now: int) -> Ledger:
-        """Return a ledger that remembers what counts here: own calls whole, and this process's share of all others.
+        """Return a ledger that knows what counts here: own calls whole, and this process's share of all others.
 
         Shares are counted from the newest back: in every window that is still to come they are rounded up.
         """
@@ -276,12 +276,12 @@ def _retention_us(quota: Quota) -> int:
 
 
 def _unlimited(terms: Quota, share: float, key: str) -> Quota:
-    """Return terms that are as good as no limit, in the same units."""
+    """Return terms so wide that they limit nothing, in the same units."""
     return Quota(tuple(Rate(MIN_PERIOD, MAX_COUNT, unit) for unit in terms.units), 0, SECOND)
 
 
 def _share_of(terms: Quota, share: float, key: str) -> Quota:
-    """Return the terms that one process keeps alone; the tolerance is for shares such as 1/49."""
+    """Return the terms of one process alone. 1e-9 is added since 49 × (1/49) is a little below 1."""
     rates = tuple(Rate(rate.period_us, math.floor(rate.count * share + 1e-9), rate.unit) for rate in terms.rates)
     if not all(rate.count for rate in rates):
         raise ConfigurationError(
