@@ -1,15 +1,15 @@
-"""How a ledger reads and swaps its log: natively, or by versions over the four methods of any cache.
+"""How a ledger reads and swaps its state: natively, or by versions over the four methods of any cache.
 
-By versions: the log's version n lives at a key of its own, and the writer that wins ``add`` for n + 1 has
+By versions: version n of the state lives at a key of its own, and the writer that wins ``add`` for n + 1 has
 committed. ``add`` is the only atomic step needed. Rules:
 
-- Two hints tell how far the versions are; commits write them in turn, so that one writer that stalls,
-  and sets its hint late, spoils one of them alone. A reader starts from the larger, or from what it knows
-  itself, and walks on.
+- Two hints say how far the versions are. Commits write them in turn, so a writer that stalls and sets its hint late
+  spoils only one of them. A reader starts from the larger hint, or from what it knows itself, and walks on.
 - Versions are deleted in order, oldest first, when a later one is AGE old, and never the last but one: what
   is left is a run without gaps. So n is the newest if n + 1 was not there and n, read after it, still was,
   with n - 1 before it.
-- A hint that leads nowhere is an error to retry, and never starts a new log. No hint at all means that there is no log.
+- A hint that leads nowhere is an error to retry, and never starts a new state. No hint at all means that there is no
+  state yet.
 - A writer that wins ``add`` looks whether the version before still has the value that it read. If not, the writer had
   stalled until both were deleted, or the cache was emptied, and perhaps filled again: it takes its version back, and
   starts over.
@@ -46,7 +46,7 @@ class Store(Protocol):
         """Return the value (None where there is none) and a token to swap it with."""
 
     def swap(self, key: str, value: bytes, token: Any, ttl: int) -> CacheSteps[Any]:
-        """Write ``value`` if nobody did since ``token``; return the new token, or None. An error leaves it open."""
+        """Write ``value`` if nobody did since ``token``; return the new token, or None. On an error it may be there."""
 
     def clear(self, key: str) -> CacheSteps[None]:
         """Remove the value, also one that another program wrote."""
@@ -68,7 +68,7 @@ class Native:
         return cast("tuple[bytes | None, Any]", (yield CacheCall(self.cache.gets, (key,))))
 
     def swap(self, key: str, value: bytes, token: Any, ttl: int) -> CacheSteps[Any]:
-        """Swap the value; a cache that tells no token, but only whether it won, is understood too."""
+        """Swap the value; the cache may answer with the new token, or only whether the swap won."""
         won = yield CacheCall(self.cache.cas, (key, value, token, ttl))
         return UNREAD if won is True else None if won is False else won
 
@@ -78,7 +78,7 @@ class Native:
 
 
 class Version(int):
-    """A version's number, and the text that was read there: after a loss the numbers start again."""
+    """A version's number, with the text that was read there: after a loss the same numbers come again."""
 
     text: str | None = None
 
@@ -112,7 +112,7 @@ class Versions:
         )
 
     def swap(self, key: str, value: bytes, token: Version, ttl: int) -> CacheSteps[Any]:
-        """Commit the next version; versions don't expire. It tells no token: the next swap reads what is there."""
+        """Commit the next version, which does not expire. UNREAD: the next swap has to read it first."""
         version = token + 1
         if not (yield CacheCall(self.cache.add, (_version_key(key, version), b85encode(value).decode()))):
             return None
@@ -143,7 +143,7 @@ class Versions:
         return hints
 
     def _walk(self, key: str, version: int) -> CacheSteps[tuple[int, str | None]]:
-        """Walk on from a version to the newest; None in place of its value where it is not there, or alone."""
+        """Walk on from a version to the newest; its value is None if it is gone, or the version before it is."""
         while (yield CacheCall(self.cache.get, (_version_key(key, version + 1),))) is not None:
             version += 1
         if version == 0:
@@ -153,7 +153,7 @@ class Versions:
         return version, value if follows else None
 
     def _sweep(self, key: str, version: int) -> CacheSteps[None]:
-        """Now and then delete some versions before one that is old, in order, from the floor where others left off."""
+        """At each 16th commit delete some versions before an old one, in order, from where other processes stopped."""
         now = self.clock.now_us()
         self._committed = [(number, at) for number, at in self._committed if number < version] + [(version, now)]
         old = [number for number, at in self._committed if at <= now - AGE_US]
@@ -182,7 +182,7 @@ def _is_number(text: Any) -> bool:
 
 
 def _decoded(value: Any) -> bytes:
-    """Return the log's bytes; other text is passed on, for the decoder to refuse."""
+    """Return the state's bytes; no bytes for other text, which the decoder then refuses."""
     try:
         return b85decode(value[:LONGEST_TEXT])
     except (ValueError, TypeError, binascii.Error):
