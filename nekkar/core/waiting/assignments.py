@@ -26,11 +26,11 @@ LOOK_EVERY_US = 1_000_000
 class Assignments:
     """The callers of one line, and the grants that the line has.
 
-    ``owner``: the line's name in the state. ``queue``: callers without a slot. ``order``: booked ones, where they are
-    to start in order, else None. ``hand``: grants picked up, with hits that no caller has yet. ``returned``: grants of
-    which hits go back with the next write; ``settling``: settlements to go into it; ``must_write``: that write is not
-    to wait. ``to_wake``: callers for whom something changed. ``picked_up``: the serial of the last grant taken in
-    ``epoch``.
+    ``owner``: the line's name in the state. ``queue``: callers without a slot. ``order``: booked ones, if they are to
+    start in order; else None. ``hand``: grants picked up, with hits that no caller has yet. ``given``: how many slots
+    callers got since prefetching last counted them. ``returned``: grants of which hits go back with the next write;
+    ``settling``: settlements to go into it; ``must_write``: that write is not to wait. ``to_wake``: callers for whom
+    something changed. ``picked_up``: the serial of the last grant taken in ``epoch``.
     """
 
     def __init__(self, name: str, ledger: Account, in_order: bool, headroom: int = 0) -> None:
@@ -56,7 +56,7 @@ class Assignments:
 
     def pick_up(self, state: LimitState, read_at: int, now: int) -> None:
         """Take this line's grants out of a state that was read by a command sent at ``read_at`` (rule 8)."""
-        if state.epoch != self.epoch:  # slots of another epoch are void, and names of it mean nothing
+        if state.epoch != self.epoch:  # rule 9: slots of another epoch are void, and its names mean nothing
             self.epoch, self.picked_up = state.epoch, 0
             self.hand.clear()
             self.returned.clear()
@@ -71,7 +71,7 @@ class Assignments:
         self.match(now)
 
     def match(self, now: int) -> None:
-        """Give the slots in hand to callers in order. What is late or fits no caller goes back."""
+        """Give the slots in hand to callers, in order. A slot that is late, or does not fit the first, goes back."""
         head = self.queue.head
         while self.hand and (self.queue.head or not (self.hand[0].left and self.is_good(self.hand[0], now))):
             grant, caller = self.hand[0], self.queue.head
@@ -85,7 +85,7 @@ class Assignments:
             elif caller and caller.deadline is not None and grant.grant.slot > max(caller.deadline, now):
                 if len(self.queue) > 1:
                     self.refuse(caller, grant.grant.slot, now)
-                else:  # booked ahead, for when a call was expected: without it there may be room at once
+                else:  # a grant of a standing place, for when a call was expected: the next turn may find room sooner
                     self._close(self.hand.popleft())
                     self.must_write = True
             elif caller and not fits(caller.cost, grant.left):
@@ -116,7 +116,7 @@ class Assignments:
         return now <= self.ledger.good_until(slot) and self.ledger.confirms(grant.epoch, slot)
 
     def give_back(self, caller: Caller, now: int) -> None:
-        """Take a caller's slot from it: for the next of equal cost where it is good, else for the state."""
+        """Take a caller's slot from it: for the next caller if it is good and fits, else for the state (rule 14)."""
         slot, caller.slot = caller.slot, None
         if slot is None:
             return
@@ -167,7 +167,7 @@ class Assignments:
         self.must_write = True
 
     def were_settled(self, settled: Sequence[Settling], error: Exception | None = None) -> None:
-        """Answer settlements: they are written, or they end with an error."""
+        """Answer settlements: they were written, or end with an error."""
         for settling in settled:
             if not settling.is_done:
                 settling.error, settling.is_done = error and copied(error), True
@@ -177,7 +177,7 @@ class Assignments:
     # Callers.
 
     def arrives_alone(self, caller: Caller, now: int) -> int:
-        """Return when a line that nobody waited in looks next: before the deadline of the caller that comes."""
+        """Note a caller that comes to an empty line; return when that looks next: now, or when its place is due."""
         ledger, state = self.ledger, self.ledger.state
         place = state.place_of(self.owner) if state and state.places else None
         if place and place.credit and now > ledger.good_until(place.ready):
@@ -189,7 +189,7 @@ class Assignments:
         return now if caller.deadline is not None and caller.deadline < looks_at else looks_at
 
     def earliest_slot_of(self, caller: Caller) -> int:
-        """Return a lower bound of the slot of a caller behind all in line; 0 before a state was read."""
+        """Return a lower bound of the slot of a caller behind all callers in line; 0 before a state was read."""
         state, quota = self.ledger.state, self.quota
         if state is None:
             return 0
@@ -198,7 +198,7 @@ class Assignments:
         return earliest_slot_behind(state.hits, self.queue.hits, quota, margin, soonest, caller.cost)
 
     def starts(self, caller: Caller, now: int) -> bool:
-        """Return whether a booked caller may start now. If not, it stands again where it stood before.
+        """Return whether a booked caller may start now (rule 9). If not, it goes back to where it stood in line.
 
         So do all callers next in order whose slots are void or late. Woken one by one, many callers on a busy machine
         would book new slots one by one too, and be late for each.
@@ -233,7 +233,7 @@ class Assignments:
             self.take_back(slot)
 
     def requeue_all(self, callers: Sequence[Caller]) -> None:
-        """Have all booked callers stand again where they stood: their slots mean nothing any more."""
+        """Put all booked callers back to where they stood in line: the clock was set, so their slots mean nothing."""
         booked = [caller for caller in callers if caller.state is State.BOOKED]
         for caller in booked:
             caller.slot, caller.state = None, State.QUEUED
@@ -244,7 +244,7 @@ class Assignments:
         self.wake_head()
 
     def leaves(self, caller: Caller, now: int) -> None:
-        """Take a caller out, wherever it stands. Its place in the state is given up where no other caller takes it."""
+        """Take a caller out, whatever its state. The place of its line is rewritten, or given up (rule 14)."""
         if caller.state is State.QUEUED:
             head = self.queue.head
             self.queue.leave(caller)
@@ -257,7 +257,7 @@ class Assignments:
         self.wake_head()
 
     def move_full(self, most: int) -> bool:
-        """Send each of the first callers to a limit that has no room for it, if any; return whether one was sent."""
+        """Send each of the first callers to its limit without room, if any; return whether one went (rule 25)."""
         room: dict[object, int] = {}
         moved = [
             (caller, full)
@@ -273,7 +273,7 @@ class Assignments:
         self.fail([caller], caller.too_long(self.name, at, now))
 
     def fail(self, callers: Sequence[Caller], error: Exception) -> None:
-        """Answer callers with an error: a copy for each, since each raises it."""
+        """Answer callers with an error; with a copy of a CacheError, since each of them raises it."""
         for caller in callers:
             if caller in self.queue:
                 self.queue.leave(caller)
