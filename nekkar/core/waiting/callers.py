@@ -1,8 +1,8 @@
-"""The callers of a line, each in one of a few states, and the orders that they stand in.
+"""The callers of a line, each in one of four states, and the orders in which they wait and start.
 
 | state | the caller | leads to |
 |---|---|---|
-| QUEUED | stands in line without a slot | BOOKED when a slot is given to it; LEFT when it is refused or goes away |
+| QUEUED | waits in line without a slot | BOOKED when a slot is given to it; LEFT when it is refused or goes away |
 | BOOKED | has a slot, and sleeps until it | STARTED at its slot; QUEUED where the slot is void or late; LEFT |
 | STARTED | has been admitted | |
 | LEFT | was refused, cancelled or interrupted | |
@@ -30,7 +30,7 @@ _tickets, _front_tickets = count(1), count(-(1 << 40))
 
 
 def new_ticket(is_front: bool) -> int:
-    """Return the ticket of a caller that comes now, or stands in front: callers stand in order of these."""
+    """Return the ticket of a caller that comes now (``is_front``: in front of all): callers wait in order of these."""
     return next(_front_tickets if is_front else _tickets)
 
 
@@ -79,10 +79,14 @@ class Elsewhere(Protocol):
         """Keep places in the others for a turn that comes at ``turn_at``, where these bind."""
 
     def full(self, room: dict[object, int], most: int) -> WaitsElsewhere | None:
-        """Return the way to the limit that has no room for it, of what those in front have left; take its part."""
+        """Return where the call must wait instead, if another of its limits has no room for it; else None.
+
+        ``room``: by line, how many calls the callers in front of it leave room for. This call is counted off.
+        ``most``: how many calls are looked at, at most.
+        """
 
     def way_to(self, line: Any) -> WaitsElsewhere | None:
-        """Return the way to the limit of another line; None where the call is under no such limit."""
+        """Return the error that sends the call to another line; None if it does not need the limit of that line."""
 
     def book(self, slot: Slot) -> QueueSteps[bool]:
         """Book the same instant in each; return whether that was in time. Raises WaitsElsewhere where one refuses."""
@@ -98,7 +102,7 @@ class Elsewhere(Protocol):
 
 
 class WaitsElsewhere(Exception):
-    """The caller must wait in the line of another of its limits, the one with the number ``lead``."""
+    """The caller must wait in the line of another of its limits: ``lead`` is the number of that limit."""
 
     def __init__(self, lead: int) -> None:
         super().__init__(lead)
@@ -160,13 +164,13 @@ class Settling:
 
 
 class StartOrder:
-    """Booked callers by slot and by arrival: tasks start in this order, whichever timer ends first."""
+    """Booked callers by slot, then by arrival: tasks start in this order, whichever timer ends first."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Caller]] = []
 
     def add(self, caller: Caller, slot: Slot) -> None:
-        """Add a caller with its slot; it may leave, or come back with another slot."""
+        """Add a caller with its slot; it may leave later, or be added again with another slot."""
         heappush(self._heap, (slot.at, caller.ticket, caller))
 
     def first(self) -> Caller | None:
