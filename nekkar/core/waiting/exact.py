@@ -25,7 +25,7 @@ from nekkar.core.window.state import LimitState, Place
 
 
 class ExactSlots:
-    """How a call with a slot under another limit uses a line. Takes the line's lock.
+    """What a line does for calls that have a slot under another limit. Takes the line's lock.
 
     ``turns``, ``wake_all`` and ``new_event`` are the line's.
     """
@@ -153,7 +153,7 @@ class ExactSlots:
         return self._assignments.standing.has_bound(now, window)
 
     def room(self, cost: Hits, most: int) -> int:
-        """Return how many calls of this cost would get a slot within the horizon, as far as is known (rule 24)."""
+        """Return how many calls of this cost would get a slot within the horizon, as far as is known (rule 25)."""
         ledger, mine = self.ledger, self._assignments
         state = ledger.state
         if state is None or not mine.quota.admits(cost):
@@ -181,7 +181,7 @@ class ExactSlots:
         self.ledger.started(request.slot.at, request.slot.cost)
 
     def abandon(self) -> None:
-        """In a forked child: do nothing more. The slots are the parent's."""
+        """In a forked child: do nothing from now on. The slots are the parent's."""
         self._is_abandoned = True
 
 
