@@ -51,7 +51,7 @@ class ExactRequest:
 
 
 class ExactRequests:
-    """The requests of one line: ``open`` ones, and those withdrawn of which a slot may yet be found.
+    """The requests of one line: the ``open`` ones, and withdrawn ones whose slots may yet be found in the state.
 
     ``kept``: by owner, the places that the next write is to put or renew. ``gone``: the owners of places that are no
     longer needed, and since when.
@@ -120,7 +120,7 @@ class ExactRequests:
                 del self.kept[place.owner]
 
     def fail(self, error: CacheError, requests: Sequence[ExactRequest] | None = None) -> None:
-        """Answer requests with an error, all unless given. What they got, unseen, is to be taken out."""
+        """Answer requests with an error, all of them unless given. Slots that they may have got are to be taken out."""
         for request in list(self.open) if requests is None else requests:
             request.error = copied(error)
             self.withdraw(request)
