@@ -1,15 +1,16 @@
-"""Prefetched slots: a process that calls often books more slots than its callers need, so one swap serves many calls.
+"""Prefetched slots: a process that calls often books more slots than its callers need. So one swap serves many calls.
 
 Rules:
 
-- Only while the limit is far from binding: at most a 64th of what is free in each window. None where slots are spaced,
-  or calls cost other units too (``window/plan.py``). So a limit under 64 calls never has prefetched slots, and one that
-  is all used has none.
-- As many as the process used within a quarter of the margin lately; where that is fewer than eight, none. Demand is
-  measured between swaps, not during them: where many processes swap, swaps are slow, and prefetching relieves that.
+- Slots are prefetched only while the limit is far from binding: at most a 64th of what is free in each window. They
+  are not if slots are spaced, or if calls cost other units too (``window/booking.py``). So a limit under 64 calls never
+  has prefetched slots.
+- A process prefetches as many slots as it lately used within a quarter of the margin, but none if that is fewer than
+  eight. Demand is measured between swaps, not during them: if many processes swap, swaps are slow, and prefetching
+  relieves that.
 - A prefetched slot is good for half the margin after its time, as any slot, but no longer than one horizon after the
   last read, so that a new hold is noticed.
-- What is left is taken out with the next write. A process that stops calling leaves its last ones unused.
+- What is left is taken out with the next write. A process that stops calling leaves its last slots unused.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ LEAST, MOST = 8, 1024
 class PrefetchedSlots:
     """What a line has in hand beyond its callers. ``take`` takes the line's lock; all else is called under it.
 
-    ``ahead``: what comes before a caller that takes one. ``counted_from``: since when calls are counted: the end of the
-    newest swap. ``hand``: the grants that it may take from.
+    ``ahead``: the callers that come before one that takes a slot. ``counted_from``: since when calls are counted, the
+    end of the newest swap. ``hand``: the grants that slots are taken from.
     """
 
     def __init__(self, ledger: Account, assignments: Assignments, ahead: Sized, lock: threading.RLock) -> None:
@@ -68,9 +69,9 @@ class PrefetchedSlots:
         return is_fresh and self._assignments.is_good(grant, now)
 
     def wanted(self, asked: int, now: int) -> int:
-        """Return how many hits a booking for a number of callers should prefetch; call it once for each booking.
+        """Return how many hits a booking for ``asked`` callers should prefetch; call it once for each booking.
 
-        The demand grows by one a booking, then twofold, and falls at once.
+        The demand that it goes by grows by one a booking at first, then about twofold; it falls at once.
         """
         if not self._ledger.quota.counts_calls_alone:
             return 0
