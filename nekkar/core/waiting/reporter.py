@@ -22,7 +22,7 @@ log = logging.getLogger("nekkar")
 
 
 class CallReporter:
-    """Says what becomes of the calls of limit ``name``; times are microseconds. Safe between threads."""
+    """Reports what becomes of the calls of limit ``name``; times are microseconds. Safe between threads."""
 
     def __init__(self, name: str, listeners: Listeners) -> None:
         self.name, self.listeners = name, listeners
@@ -45,7 +45,7 @@ class CallReporter:
             self.listeners.tell(Waiting(*self._of(caller.cost), *seconds, caller.ticket, as_mapping(caller.cost)))
 
     def admitted(self, caller: Caller, slot: Slot, now: int, here: int) -> int:
-        """Say that a call starts; return how long it waited."""
+        """Report that a call starts; return how long it waited."""
         waited = now - caller.arrived
         if waited > LONG_US:
             self._log_wait("waited", waited, now, here)
@@ -55,11 +55,11 @@ class CallReporter:
         return waited
 
     def prefetched(self, slot: Slot) -> None:
-        """Say that a call starts on a prefetched slot."""
+        """Report that a call starts on a prefetched slot."""
         self.listeners.tell(Admitted(*self._of(slot.cost), slot.at / SECOND, 0.0, 0, as_mapping(slot.cost)))
 
     def ended(self, caller: Caller, error: BaseException, now: int) -> None:
-        """Say that a call goes without a slot, and why."""
+        """Report that a call goes without a slot, and why."""
         if not self.listening or isinstance(error, WaitsElsewhere):
             return
         told = (*self._of(caller.cost), now / SECOND, max(0, now - caller.arrived) / SECOND)
@@ -80,7 +80,7 @@ class CallReporter:
         log.info(text, self.name, verb, wait / SECOND, here)
 
     def held(self, until: int, now: int) -> None:
-        """Say that the limit is held."""
+        """Report that the limit is held."""
         log.warning("limit %r is held: no call starts in the next %.1f s", self.name, (until - now) / SECOND)
         if self.listening:
             self.listeners.tell(Held(self.name, now / SECOND, until / SECOND))
