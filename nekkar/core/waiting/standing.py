@@ -3,10 +3,12 @@
 A process that calls again and again need not write each time: others grant its place, and it only reads. The price is
 an unused slot if the process does not come back. So (rule 11 of docs/concepts/line.md):
 
-- A place stands only where the limit binds, or the cache is far; and only while calls come back regularly.
-- Not while there is room for 512 calls, for which slots are prefetched where calls are frequent (``prefetch.py``): its
-  caller would take the slots that others grant, some milliseconds apart, and the demand would never show.
-- 32 slots used without an absence earn one credit; a far cache, all of them.
+- A place stands only if the limit binds or the cache is far, and only while calls come back regularly.
+- With a near cache it does not stand while there is room for 512 calls, since slots are prefetched then if calls are
+  frequent (``prefetch.py``): the caller would take the slots that others grant, some milliseconds apart, and the demand
+  would never show.
+- Each 32 slots used without an absence earn one credit. A line begins as if it had used 128. With a far cache it has
+  all eight at once.
 - An absence: the place stood with credit, and the next caller came more than half the margin after it was ready.
 """
 
@@ -39,7 +41,7 @@ class Standing:
             self._left_at = None
 
     def starts(self, slot: int, others_wait: bool) -> None:
-        """Count a slot that was used; where nobody else waits, the next caller is awaited."""
+        """Count a slot that was used; if nobody else waits, the time until the next caller comes is measured."""
         self._run += 1
         if others_wait:
             self._returns.append(0)
