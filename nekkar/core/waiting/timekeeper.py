@@ -13,7 +13,7 @@ from nekkar.core.waiting.turns import Turns
 
 
 class TimeKeeper:
-    """Follows the clock of a limit, for the callers of one line."""
+    """Keeps the times of the callers of one line to a clock that may be set."""
 
     def __init__(
         self, ledger: Account, assignments: Assignments, turns: Turns, callers: set[Caller], lock: threading.RLock
