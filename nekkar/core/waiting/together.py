@@ -37,7 +37,7 @@ WAY_PART, MOST_WAY_US = 8, MOST_HORIZON_US * 9 // 10
 class Part:
     """One limit of a call: the line of its process, the call's cost there, and what it asked for.
 
-    ``place``: the owner of the place that is kept for it; 0: none was asked for.
+    ``place``: the owner of the place that is kept for the call; 0: none is.
     """
 
     line: WaitQueue
@@ -57,7 +57,11 @@ class Part:
 
 
 class JointCall:
-    """One call under several limits; ``steps`` is run once."""
+    """One call under several limits; ``steps`` is run once.
+
+    ``lead``: the part in whose line it waits. ``has_moved``: it was sent from one line to another. ``rounds``: how
+    often it asked the other limits for a slot.
+    """
 
     def __init__(self, lines: Sequence[WaitQueue], costs: Sequence[Hits], max_wait: float | None) -> None:
         self.parts = [Part(line, cost) for line, cost in zip(lines, costs, strict=True)]
@@ -65,7 +69,7 @@ class JointCall:
         self.rounds = 0
         self.has_moved = False
         self.lead = self.parts[0]
-        self._slot: Slot | None = None  # that the others are asked for
+        self._slot: Slot | None = None  # of the limit that leads; the others are asked for the same instant
 
     def steps(self, stale: Sequence[Slot | None] = ()) -> QueueSteps[tuple[list[Slot], int]]:
         """Wait for a slot in each; return them in order, and the µs waited. Raises WaitTooLong and CacheError.
@@ -74,7 +78,7 @@ class JointCall:
         """
         ticket = new_ticket(is_front=bool(stale))
         begun = [part.still for part in self.parts]
-        self.lead = max(self.parts, key=lambda part: part.line.exact.wait_us(part.cost))
+        self.lead = max(self.parts, key=lambda part: part.line.exact.wait_us(part.cost))  # rule 21
         try:
             for part, slot in zip(self.parts, stale, strict=False):
                 if slot:
@@ -151,10 +155,7 @@ class JointCall:
             yield from part.line.exact.keep(part.place, part.cost, turn_at + _ahead(part, self.lead))
 
     def full(self, room: dict[object, int], most: int) -> WaitsElsewhere | None:
-        """Return the way to the limit that has no room for the call, where it is one of ``most`` that have it here.
-
-        ``room``: what callers in front have left of each.
-        """
+        """Return where the call must wait instead, if another limit has no room for it (rule 25); see ``Elsewhere``."""
         for part in self.others:
             if part.line not in room:
                 room[part.line] = part.line.exact.room(part.cost, most)
@@ -165,11 +166,11 @@ class JointCall:
         return None
 
     def way_to(self, line: WaitQueue) -> WaitsElsewhere | None:
-        """Return the way to the limit of this line; None where the call is under no such limit."""
+        """Return the error that sends the call to this line; None if it does not need the limit of the line."""
         return next((WaitsElsewhere(index) for index, part in enumerate(self.parts) if part.line is line), None)
 
     def book(self, slot: Slot) -> QueueSteps[bool]:
-        """Book the same instant in each; return whether that was in time. Raises WaitsElsewhere where one refuses."""
+        """Book the same instant in each (rule 27); return whether that was in time. Raises WaitsElsewhere (rule 28)."""
         yield from self.cancel()
         self.rounds += 1
         lead, self._slot = self.lead, slot
