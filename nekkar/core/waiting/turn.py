@@ -2,10 +2,12 @@
 
 Rules (numbered as in docs/concepts/line.md):
 
-7. Look when the turn of the first caller comes, a quarter horizon before it or before the time that the line's place
-   promises, and once a second. Write where one of these holds, else only look: a caller can be granted a slot now; the
-   line has no place yet; the cost of its place is not that of its first caller; the time that its place promised has
-   come; its place is ready over a second later than its turn, since room was freed; or something is to be taken back.
+7. Look a quarter horizon before the turn of the first caller, or before the line's place is ready if that comes first,
+   and once a second. Write if one of these holds, else only look: a caller can be granted a slot now; the line has no
+   place yet; the cost of its place is not that of its first caller; its place is about to be ready; its place is ready
+   over a second later than its turn, since room was freed; or something is to be taken back.
+
+All who wait look once a second, so a hold, a release and a reset take effect within that (rule 18 of faults.md).
 """
 
 from __future__ import annotations
@@ -161,14 +163,14 @@ class Turn:
         is_far = lead > 0 and not ledger.in_process
         window = quota.rates[-1].period_us + state.margin_us
         credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(is_far))
-        # With an in-process cache a look costs nothing, so a standing place would save nothing. Who waits for less than
-        # half a horizon can hardly use a slot that was granted ahead. Nor can the next call of a limit with units.
+        # Rule 11. A caller that waits for less than half a horizon can hardly use a slot that was granted ahead, nor
+        # can the next call of a limit with units. With an in-process cache a look costs nothing, so nothing is saved.
         is_alone = head is not None and len(mine.queue) == 1 and quota.counts_calls_alone
         is_alone = is_alone and not (head and head.deadline and head.deadline < head.arrived + state.horizon_us // 2)
         is_alone = is_alone and not (head and head.elsewhere)
-        is_alone = is_alone and not mine.headroom
+        is_alone = is_alone and not mine.headroom  # rule 32
         if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
-            self._prefetch = 0 if mine.headroom else self.prefetched.wanted(len(mine.queue), now)
+            self._prefetch = 0 if mine.headroom else self.prefetched.wanted(len(mine.queue), now)  # rule 32
         # Where calls are so frequent that slots are prefetched, a place would hold them back.
         may_stand = is_alone and credit > 0 and not ledger.in_process and not self._prefetch
         room = room_for(state.hits, quota, state.margin(quota, now), now)
@@ -203,6 +205,7 @@ class Turn:
         return max(wanted, default=0)
 
     def _is_due(self, state: LimitState, plan: Plan, now: int) -> bool:
+        """Whether a plan is to be written for its own sake (rule 7)."""
         mine = self.assignments
         head = mine.queue.head
         if head is None:
@@ -218,13 +221,14 @@ class Turn:
         )
 
     def _next_look(self, state: LimitState, plan: Plan, read_at: int) -> int:
+        """Return when the line is to look next (rules 7 and 18); 0: at once."""
         place = state.place_of(self.assignments.owner)
         if place is None or plan.turn is None:
             return 0
         return min(min(place.ready, plan.turn) - state.horizon_us // 4, read_at + LOOK_EVERY_US)
 
     def _too_late(self, state: LimitState, plan: Plan, request: BookingRequest) -> list[tuple[Caller, int]]:
-        """Return the callers whose slot is after their deadline, as far as the state and the line show, with it."""
+        """Return the callers whose slot is after their deadline, as the state and the line show, each with the slot."""
         mine, now, too_late = self.assignments, request.now, dict(plan.too_late)
         if not mine.queue.bounded:
             return list(plan.too_late)
@@ -261,7 +265,7 @@ class Turn:
                 mine.refuse(caller, mine.earliest_slot_of(caller), now)
 
     def _fail_too_dear(self) -> None:
-        """Answer the callers whose cost no window holds: under the share of an outage, windows are smaller."""
+        """Answer the callers whose cost no window holds: the share of an outage has smaller windows."""
         quota, mine = self.assignments.quota, self.assignments
         for caller in [caller for caller in mine.queue if not quota.admits(caller.cost)]:
             mine.fail([caller], _too_dear(caller.cost, quota))
