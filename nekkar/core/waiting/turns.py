@@ -64,7 +64,7 @@ class Turns:
         self.on_shift: Callable[[int], None] = lambda by: None
         self.under_way: TurnUnderWay | None = None
         self.look_at = 0
-        self._has_given_up = False  # the last turn: others won each swap, and no caller waits for the write
+        self._has_given_up = False  # the last turn did: others won each swap, and no caller waits for the write
         self._is_asked = False  # for a look, since the turn under way began
 
     def look_now(self) -> None:
@@ -87,7 +87,7 @@ class Turns:
         return self.under_way
 
     def alone(self, ticket: int) -> TurnUnderWay:
-        """Return what is under way while a call takes the direct way: nobody leads it, so it wakes others itself."""
+        """Return the turn under way while a call takes the direct way: nobody leads it, so it wakes others itself."""
         under_way = TurnUnderWay(None, ticket, self._ticks())
         under_way.is_started = under_way.is_left = True
         self._is_asked = False
