@@ -5,8 +5,8 @@ Rules (numbered as in docs/concepts/line.md; rules 1 to 6 are in ``window/plan.p
 
 9. A caller starts only up to half the margin after its slot, and only while the newest state confirms the slot. Else it
    goes back to where it stood, by arrival, and its slot is returned.
-14. A caller that leaves passes its slot to the next of equal cost; else the slot is returned. Where the first caller
-    leaves, the place of the line is rewritten or taken out.
+14. A caller that leaves passes its slot to the next caller, if the slot fits; else the slot is returned. If the first
+    caller leaves, the place of the line is rewritten or taken out.
 
 The caller at the head leads: it has the turns of the line taken, each of which books for all callers. Each caller
 decides again when it wakes. A needless wake is harmless, so every caller is woken for which something may have changed.
@@ -96,7 +96,7 @@ class WaitQueue:
         Raises WaitTooLong as soon as the slot is known to lie too far off, and CacheError.
         """
         self._keep_time()  # a clock that was set before the caller came moves none of its times
-        # The ticket is drawn before anything is waited for: the cache's clock, too, is read by the first turn.
+        # The ticket is drawn before anything is waited for, even the first reading of the cache's clock.
         now = self.ledger.clock.now_us()
         deadline = None if max_wait is None else now + round(max_wait * 1e6)
         return self.enter(Caller(new_ticket(stale is not None), cost, now, deadline, max_wait), stale)
@@ -155,7 +155,7 @@ class WaitQueue:
     # A caller's way: in line, leading, at its slot, leaving.
 
     def _join(self, caller: Caller, stale: Slot | None) -> None:
-        """Stand in line; WaitTooLong where the line, and a state read within the horizon, show no slot in time."""
+        """Join the line; WaitTooLong if the line, and a state read within the horizon, show no slot in time."""
         mine, now, at = self._assignments, caller.arrived, 0
         with self._lock:
             self.callers.add(caller)
@@ -234,7 +234,7 @@ class WaitQueue:
             yield WaitUntil(slot.at if is_next else None, event, clock=clock)
 
     def _start(self, caller: Caller, now: int) -> Slot | None:
-        """Return the slot where the caller starts on it; None where it has to be booked again."""
+        """Return the slot if the caller starts on it; None if it has to be booked again (rule 9)."""
         with self._lock:
             slot = caller.slot if self._assignments.starts(caller, now) else None
         if self._assignments.to_wake:
@@ -250,6 +250,7 @@ class WaitQueue:
         self.reporter.ended(caller, error, self.ledger.clock.now_us())
 
     def _take_out(self, caller: Caller) -> None:
+        """Have a caller leave (rule 14)."""
         with self._lock:
             self._assignments.leaves(caller, self.ledger.clock.now_us())
         self._wake_all()
@@ -257,7 +258,7 @@ class WaitQueue:
     # Parts of the above.
 
     def _deadline(self, caller: Caller, now: int, is_due: bool) -> int | None:
-        """Return until when a caller waits; a horizon past its deadline where a turn is about to answer."""
+        """Return until when a caller waits; a horizon past its deadline if a turn is about to answer it."""
         if caller.deadline is None or now < caller.deadline:
             return caller.deadline
         until = caller.deadline
