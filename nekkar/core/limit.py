@@ -1,4 +1,4 @@
-"""A limit: what decorates callables, guards ``with`` blocks, admits single calls, and tells how it stands."""
+"""A limit: it decorates callables, guards ``with`` blocks, admits single calls, and reports its status."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Limit(_Guard[Admission]):
         give.
         """
         asked, longest, free = self._checked(cost, max_wait, headroom)
-        # A call inside another of this thread takes no lock of a line that a thread may hold that waits for this one.
+        # A call inside another call of its thread has a line of its own: the other may hold the lock of the common one.
         line = self._core.own_line(free) if is_nested() else self._core.thread_line(free)
         if asked == 1 and line.prefetched.hand and (slot := line.prefetched.take()):
             return self._prefetched(slot)

@@ -1,4 +1,4 @@
-"""What limits of one name share in one process: the ledger, and a line for its threads and for each event loop."""
+"""What all limits of one name share in one process: the ledger, and a line for its threads and for each event loop."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LimitCore:
         self.ledger = Ledger(store_of(cache, clock), cache_key(name), quota, clock)
         self.ledger.replica.on_hold = self.reporter.held
         self.accounts = Fallback(self.ledger, outage)
-        self._row_ended_at = 0  # the newest refusal whose row a success in this process has ended
+        self._row_ended_at = 0  # the slot of the last 429 of the newest row that a success in this process has ended
         self._begin()
 
     @property
@@ -66,7 +66,7 @@ class LimitCore:
         return line or self._headroom_lines.setdefault(headroom, self.own_line(headroom))
 
     def own_line(self, headroom: int = 0) -> WaitQueue:
-        """Return a line for one call alone, made inside another call of its thread: it must not wait for that one."""
+        """Return a line for a single call, made inside another call of its thread: it must not wait for that call."""
         return self._new_line(Signal, wake_threads, headroom=headroom)
 
     def loop_line(self, loop: Loop, headroom: int = 0) -> WaitQueue:
@@ -84,13 +84,13 @@ class LimitCore:
         quota, hits = state.reported.kept(self.quota, now), state.hits
         windows = tuple(self._window(hits, rate, _least(rate, quota), now) for rate in self.quota.rates)
         held = state.hold_until / SECOND if state.hold_until > now else None
-        # Hits are appended.
+        # Behind many places it is a bound, which may lie before the last hit, where no slot can.
         next_at = max(next_slot(state, self.quota, quota.one_of_each, now), hits.last_at or 0) / SECOND
         last = next((time / SECOND for time, _ in reversed(hits.entries()) if time <= now), None)
         return Status(self.name, windows, next_at, held, self.waiting, now / SECOND, last)
 
     def _window(self, hits: HitLog, rate: Rate, most: int, now: int) -> Window:
-        """Return how a window stands. Its service may have told a lower limit: what is over ``most`` counts as used."""
+        """Return how a window stands. If its service reported a lower limit, hits over ``most`` count as used."""
         used = hits.of(rate.unit).count_since(now - rate.period_us)
         if rate.unit == CALLS:
             used = max(0, used - sum(line.prefetched.left for line in self._own_lines()))
@@ -106,12 +106,12 @@ class LimitCore:
         return (next_slot(in_front, self.accounts.quota, cost, now) - now) / SECOND
 
     def is_in_a_row(self) -> bool:
-        """Whether the newest refusals stand in a row that no success in this process has ended."""
+        """Whether the newest 429s are a row that no success in this process has ended."""
         known = self.accounts.state
         return known is not None and known.rejections.row > 0 and known.rejections.at != self._row_ended_at
 
     def is_news(self, feedback: Feedback) -> bool:
-        """Whether what a service said changes the state, as far as is known here; of many successes, one does."""
+        """Whether feedback changes the state, as far as is known here; of many successes, only the first does."""
         known = self.accounts.state
         if known is None:
             return True
@@ -136,10 +136,10 @@ class LimitCore:
                 raise WaitTooLong(self.name, (held - now) / SECOND, max_wait)
             yield WaitUntil(min(held, now + SECOND), event, clock=self.clock)
 
-    # Steps that change the limit for all who share it. Each raises CacheError where the cache does not answer.
+    # Steps that change the limit for all who share it: they see it within a second (rule 18). Each raises CacheError.
 
     def hold(self, us: int) -> CacheSteps[None]:
-        """Let no slot be given for a time from now; a longer hold stays."""
+        """Let no call have a slot in the next ``us`` µs; a longer hold stays."""
         yield from self._edit(self.ledger.edit(lambda state, now: with_hold(state, now + us)))
 
     def release(self) -> CacheSteps[None]:
@@ -170,11 +170,11 @@ class LimitCore:
     # Lines.
 
     def settling_line(self) -> WaitQueue:
-        """Return the line that has settlements of this thread written."""
+        """Return the line that writes the settlements of this thread."""
         return self.own_line() if is_nested() else self.thread_line()
 
     def look_soon(self, other: WaitQueue) -> None:
-        """Have all lines of this process but one, which has just looked, see that the state was changed."""
+        """Have all lines of this process look, but for ``other``, which has just changed the state."""
         for line in self._own_lines():
             if line is not other and line.waiting:
                 line.look_soon()
@@ -191,7 +191,7 @@ class LimitCore:
         return line
 
     def _own_lines(self) -> list[WaitQueue]:
-        """Return the lines of this process, whatever other threads and their event loops add and drop meanwhile."""
+        """Return the lines of this process; other threads and event loops may add and drop some meanwhile."""
         self._follow_fork()
         return [line for known in self._lines.valuerefs() if (line := known())]
 

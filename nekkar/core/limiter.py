@@ -25,7 +25,7 @@ from nekkar.core.shared.outage import OnCacheError, Outage
 
 __all__ = ["Admission", "Limit", "Nekkar", "Status", "Window"]
 
-LOOK_EVERY_US = 15 * SECOND  # at each limit that is kept, whether it is idle
+LOOK_EVERY_US = 15 * SECOND  # how often each limit that is kept is checked for being idle
 
 
 class Nekkar:
@@ -60,7 +60,8 @@ class Nekkar:
         self.once = Once()
         self._known: WeakValueDictionary[tuple[str, Quota], LimitCore] = WeakValueDictionary()
         self._defined: WeakValueDictionary[str, LimitCore] = WeakValueDictionary()  # by hand, not by the rules
-        # Alive for what they remember, though nobody holds their limit; the first of each name is found by it alone.
+        # Kept alive for what they remember, though nobody may hold a limit of them. The first of a name has the name
+        # alone as its key.
         self._kept: dict[str | tuple[str, Quota], LimitCore] = {}
         self._rounds = Rounds(LOOK_EVERY_US)
 

@@ -78,7 +78,7 @@ class BookingRequest:
 
     @property
     def part(self) -> Quota:
-        """The part of the quota that its calls may use."""
+        """The part of the quota that its calls may use (rule 30)."""
         return leaving(self.quota, self.headroom)
 
     @property

@@ -109,7 +109,7 @@ class Order:
         return best
 
     def _leaves(self, guarded: Sequence[tuple[Entry, int]], entry: Entry, slot: int) -> bool:
-        """Whether an entry that goes first leaves all these turns where they are."""
+        """Whether an entry that goes first leaves all these turns where they are (rules 23 and 31)."""
         return all(slot < turn and self._slot_behind(slot, entry.cost, other) <= turn for other, turn in guarded)
 
     def _slot(self, cost: Hits, quota: Quota, soonest: int) -> int:
