@@ -77,7 +77,8 @@ class Limit(_Guard[Admission]):
         give.
         """
         asked, longest, free = self._checked(cost, max_wait, headroom)
-        # A call inside another call of its thread has a line of its own: the other may hold the lock of the common one.
+        # A call inside another call of its thread has a line of its own: on common lines two threads could each wait
+        # for the lock that the other one's outer call holds.
         line = self._core.own_line(free) if is_nested() else self._core.thread_line(free)
         if asked == 1 and line.prefetched.hand and (slot := line.prefetched.take()):
             return self._prefetched(slot)

@@ -1,17 +1,17 @@
 """The hit log: the booked hits of one limit, packed into two columns of integers for each unit that it counts.
 
-Rules:
+Rules (of this file alone):
 
-1. Times are integer microseconds since the Unix epoch. Hits are numbered 1, 2, 3, … from the creation of the log. An
+a. Times are integer microseconds since the Unix epoch. Hits are numbered 1, 2, 3, … from the creation of the log. An
    entry is (time, number of the last hit at that time), and both ascend.
-2. A booking appends its hits, so it never disturbs an earlier one. Hit n comes at least a period and the margin after
+b. A booking appends its hits, so it never disturbs an earlier one. Hit n comes at least a period and the margin after
    hit n − N, so no N + 1 hits span less than the period (test_hits.py states it as a property). Only the hits of a call
    under several limits may go between others, where that still holds (rule 27, in exact.py).
-3. Removing, forgetting and thinning take out hits that nobody started, drop hits too old to matter, or move hits
+c. Removing, forgetting and thinning take out hits that nobody started, drop hits too old to matter, or move hits
    later. None of them can admit more.
-4. Each unit has a timeline of its own. All units of a call are booked at one instant, and no hit of any unit is booked
-   before another: so each timeline ascends, and rule 2 holds in each.
-5. What a settlement gives back leaves a timeline at the first entry at or after the slot, since thinning only moves
+d. Each unit has a timeline of its own. All units of a call are booked at one instant, and no hit of any unit is booked
+   before another: so each timeline ascends, and rule b holds in each.
+e. What a settlement gives back leaves a timeline at the first entry at or after the slot, since thinning only moves
    hits later. What a call used beyond its reservation is added there.
 
 No clock, no cache, no sleep here. Every method returns a new log.
@@ -138,7 +138,7 @@ class HitLog:
     # What may be done to it.
 
     def book(self, slots: Sequence[tuple[int, Hits]]) -> HitLog:
-        """Append (time, cost) for each slot; no time may be before that of a hit of any unit (rules 2 and 4)."""
+        """Append (time, cost) for each slot; no time may be before that of a hit of any unit (rules b and d)."""
         return self._in_each_unit(slots, HitLog._append)
 
     def add(self, at: int, cost: Hits) -> HitLog:
@@ -157,7 +157,7 @@ class HitLog:
         return log
 
     def settle(self, at: int, unit: str, hits: int) -> HitLog:
-        """Add ``hits`` of a unit at a slot that has come, or take them out if ``hits`` is negative (rule 5).
+        """Add ``hits`` of a unit at a slot that has come, or take them out if ``hits`` is negative (rule e).
 
         Nothing changes if fewer hits are there than are to be taken out.
         """
@@ -218,7 +218,7 @@ class HitLog:
         return HitLog(self.forgotten, self.time_offset_us, self.number_offset, times, cumulative, self.others)
 
     def forget(self, before: int) -> HitLog:
-        """Drop the hits of every unit that are earlier than ``before`` (rule 3)."""
+        """Drop the hits of every unit that are earlier than ``before`` (rule c)."""
         others = tuple((unit, log.forget(before)) for unit, log in self.others)
         is_changed = any(new is not old for (_, new), (_, old) in zip(others, self.others, strict=True))
         gone = bisect_left(self.times, before - self.time_offset_us)
@@ -231,7 +231,7 @@ class HitLog:
         """Merge the hits before ``until`` that lie in one cell of a grid into the latest of the cell.
 
         ``cell_us`` gives the width of the cell for the time of a hit. The grid stands still, so that merging does not
-        chain. A hit moves later by less than a cell, and never earlier (rule 3).
+        chain. A hit moves later by less than a cell, and never earlier (rule c).
         """
         merged: dict[tuple[int, int], tuple[int, int]] = {}
         for time, count in self.entries():
