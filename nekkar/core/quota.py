@@ -80,11 +80,6 @@ class Quota:
         """Whether it counts no other unit."""
         return self.units == (CALLS,)
 
-    @cached_property
-    def max_cost(self) -> int:
-        """The most calls that every window can hold at all."""
-        return self.most(CALLS)
-
     def most(self, unit: str) -> int:
         """Return the most hits of a unit that every window can hold at all."""
         return min((rate.count for rate in self.rates if rate.unit == unit), default=MAX_COUNT)

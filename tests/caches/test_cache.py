@@ -45,7 +45,7 @@ from tests.support.internals.caches import sqlite as sqlite_module
 from tests.support.internals.core import SECOND
 from tests.support.internals.shared import cache_key
 from tests.support.processes import in_child, increment, increment_together, started
-from tests.support.servers import Memcached, free_port, memcached
+from tests.support.servers import Memcached, free_port, memcached, tcp_server
 
 AnyCache = MemoryCache | SqliteCache | MemcachedCache
 KINDS = ("memory", "sqlite", "memcached")
@@ -372,10 +372,9 @@ def fake_server(*answers: Callable[[bytes], bytes | None]) -> Iterator[int]:
     It is called with each command's first line. None: say nothing more. An answer that does not end in a
     line break is cut short: the connection is closed behind it.
     """
-    stop = threading.Event()
-    threads: list[threading.Thread] = []
 
-    def serve(connection: socket.socket, answer: Callable[[bytes], bytes | None]) -> None:
+    def serve(connection: socket.socket, number: int, stop: threading.Event) -> None:
+        answer = answers[min(number, len(answers) - 1)]
         with connection, connection.makefile("rb") as lines, suppress(OSError):
             for line in lines:
                 if line.split()[0] in (b"add", b"set", b"cas"):
@@ -388,25 +387,8 @@ def fake_server(*answers: Callable[[bytes], bytes | None]) -> Iterator[int]:
                 if not reply.endswith(b"\r\n"):
                     return
 
-    def accept() -> None:
-        remaining = iter([*answers[:-1], *[answers[-1]] * 100])
-        while not stop.is_set():
-            with suppress(TimeoutError):
-                connection, _ = listener.accept()
-                connection.settimeout(60)
-                threads.append(threading.Thread(target=serve, args=(connection, next(remaining)), daemon=True))
-                threads[-1].start()
-
-    with socket.create_server((HOST, 0)) as listener:
-        listener.settimeout(0.02)
-        acceptor = threading.Thread(target=accept, daemon=True)
-        acceptor.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            stop.set()
-            acceptor.join()
-    # The connections that a test's caches still hold end with the caches; their threads are daemons.
+    with tcp_server(serve) as port:
+        yield port
 
 
 def _commands(cache: MemcachedCache, token: Any = None) -> dict[str, Callable[[], object]]:

@@ -38,7 +38,7 @@ from tests.support.internals.redis import COUNT, DESCENT, _after, client_of
 from tests.support.internals.redis import cache as cache_module
 from tests.support.internals.shared import cache_key
 from tests.support.processes import increment, increment_together, started
-from tests.support.servers import RedisServer, free_port, redis_server
+from tests.support.servers import RedisServer, free_port, redis_server, tcp_server
 
 HOST = "127.0.0.1"
 KINDS = ("host", "url", "valkey", "client", "valkey client", "cluster", "valkey cluster")
@@ -395,9 +395,8 @@ def fake_server(answer: Callable[[list[bytes]], bytes | None]) -> Iterator[int]:
     Greetings are answered. None: say nothing more. An answer that does not end in a line break is cut short:
     the connection is closed behind it.
     """
-    stop = threading.Event()
 
-    def serve(connection: socket.socket) -> None:
+    def serve(connection: socket.socket, _: int, stop: threading.Event) -> None:
         with connection, connection.makefile("rb") as stream, suppress(OSError, ValueError):
             while head := stream.readline():
                 words = [stream.read(int(stream.readline()[1:]) + 2)[:-2] for _ in range(int(head[1:]))]
@@ -409,22 +408,8 @@ def fake_server(answer: Callable[[list[bytes]], bytes | None]) -> Iterator[int]:
                 if not reply.endswith(b"\r\n"):
                     return
 
-    def accept() -> None:
-        while not stop.is_set():
-            with suppress(TimeoutError):
-                connection, _ = listener.accept()
-                connection.settimeout(60)
-                threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-    with socket.create_server((HOST, 0)) as listener:
-        listener.settimeout(0.02)
-        acceptor = threading.Thread(target=accept, daemon=True)
-        acceptor.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            stop.set()
-            acceptor.join()
+    with tcp_server(serve) as port:
+        yield port
 
 
 def tagged(words: list[bytes], answer: bytes) -> bytes:

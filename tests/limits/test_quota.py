@@ -161,7 +161,7 @@ def test_a_margin_can_be_given(margin: float, margin_us: int) -> None:
 
 def test_the_largest_cost_is_the_smallest_count() -> None:
     """No call can cost more than the tightest window holds."""
-    assert quota("10/second; 300/minute; 7/hour").max_cost == 7
+    assert quota("10/second; 300/minute; 7/hour").most("calls") == 7
 
 
 def test_a_quota_reads_as_its_windows() -> None:

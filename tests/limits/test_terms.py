@@ -64,16 +64,15 @@ def test_two_limiters_share_nothing() -> None:
     """Each ``Nekkar()`` has a memory of its own: same names, other terms, other hits."""
     clock = FakeClock()
     one, two = Nekkar(clock=clock)("calls", 1, max_wait=0), Nekkar(clock=clock)("calls", 1, max_wait=0)
-    one.acquire()
-    two.acquire()
-    Nekkar(clock=clock)("calls", 99).acquire(cost=99)
+    three = Nekkar(clock=clock)("calls", 99)
+    assert one.acquire().waited == two.acquire().waited == three.acquire(cost=99).waited == 0
 
 
 def test_other_names_share_nothing() -> None:
     """Names are told apart whatever is in them."""
     limiter = Nekkar(clock=FakeClock())
     for name in ("a", "A", "a ", "ä", "a\n", "a" * 300, "a" * 301, "nekkar:a", "\ud800"):
-        limiter(name, 1, max_wait=0).acquire()
+        assert limiter(name, 1).acquire().waited == 0
 
 
 def test_limiters_over_one_file_share_their_limits(tmp_path: Path) -> None:

@@ -566,7 +566,7 @@ class World:
         """Call again and again until the story ends."""
         story, line = self.story, process.line
         while self.now < self.until:
-            cost: Hits = min(self.random.choice(story.costs), process.quota.max_cost)
+            cost: Hits = min(self.random.choice(story.costs), process.quota.most("calls"))
             if story.tokens:
                 costs = {CALLS: hits_in(cost, CALLS), "tokens": self.random.choice(story.tokens)}
                 cost = cost_of({unit: costs[unit] for unit in process.quota.units})
@@ -770,7 +770,7 @@ class World:
         for process, head in heads:
             undisturbed = not process.dead and process.frozen_until < since
             if undisturbed and head in process.waiting and self.held_at <= since and not self.flushed and state:
-                if state.hits.count_since(since - 1) >= self.limits[0].max_cost - max(self.story.costs) + 1:
+                if state.hits.count_since(since - 1) >= self.limits[0].most("calls") - max(self.story.costs) + 1:
                     continue  # all of the room is used: by others, that looked first
                 self.problems.append(f"{what}: p{process.number} still waits after {(self.now - since) / 1e6:.2f} s")
 
@@ -807,7 +807,7 @@ class World:
             quiet = (self.now - self.quiet_since) / 1e6
             self.problems.append(f"silent: room, and {len(able)} wait, for {quiet:.2f} s at {self._ms(self.now)} ms")
             self.quiet_since = self.now
-        most = max(limit.max_cost for limit in self.limits)
+        most = max(limit.most("calls") for limit in self.limits)
         for p in self.processes:
             if p.dead or not p.line.waiting or p.frozen_until >= self.now:
                 p.overtaken = 0
@@ -841,7 +841,7 @@ class World:
                         i -= 1
                     if inside > rate.count:
                         self.problems.append(f"over: {inside} of {rate} at {self._ms(start.at)} ms")
-        most = max(MOST_CREDIT, max(limit.max_cost for limit in self.limits) // 2) + max(self.story.costs)
+        most = max(MOST_CREDIT, max(limit.most("calls") for limit in self.limits) // 2) + max(self.story.costs)
         for number, hits in self.to_dead.items():
             if hits > most:
                 self.problems.append(f"dead: {hits} hits granted to p{number} after its death")

@@ -29,10 +29,10 @@ TOKENS = "tokens"
 def arrivals(draw: st.DrawFn) -> tuple[LimitState, Quota, Hits, int]:
     """Draw a state, a quota, a cost, and how many hits its line could prefetch."""
     limit = draw(quotas(draw(st.sampled_from([10 * MS, 100 * MS])), most=300))
-    costs: list[Hits] = [1, min(2, limit.max_cost), limit.max_cost]
+    costs: list[Hits] = [1, min(2, limit.most("calls")), limit.most("calls")]
     if draw(st.booleans()):
         limit = Quota((*limit.rates, Rate(5 * S, 500, TOKENS)), limit.spacing_us, limit.margin_us)
-        costs = [cost_of({CALLS: calls, TOKENS: 20 * calls + 1}) for calls in (0, 1, min(2, limit.max_cost))]
+        costs = [cost_of({CALLS: calls, TOKENS: 20 * calls + 1}) for calls in (0, 1, min(2, limit.most("calls")))]
     if draw(st.integers(0, 3)):
         limit = replace(limit, spacing_us=0)
     state, at = LimitState(1).with_quota(limit, HORIZON), NOW - draw(st.sampled_from([0, 1, 100, 3000])) * MS

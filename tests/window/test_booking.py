@@ -53,11 +53,11 @@ def test_nobody_behind_others_gets_a_slot_before_the_bound(
     hits, now, margin = HitLog(), start, limit.margin_us
     for step, cost in steps:
         now = max(0, now + step * scale)
-        cost = min(cost, limit.max_cost)
+        cost = min(cost, limit.most("calls"))
         hits = hits.book([(earliest_slot(hits, limit, margin, cost, now), cost)])
     now = max(0, now + jump * scale)
     limit = replace(limit, spacing_us=0)  # spacing is kept between calls, and the bound counts hits
-    ahead, wanted = [min(cost, limit.max_cost) for cost in ahead], min(wanted, limit.max_cost)
+    ahead, wanted = [min(cost, limit.most("calls")) for cost in ahead], min(wanted, limit.most("calls"))
     bound = earliest_slot_behind(hits, sum(ahead), limit, margin, now)
     for cost in ahead:
         hits = hits.book([(earliest_slot(hits, limit, margin, cost, now), cost)])

@@ -87,7 +87,7 @@ def hit_logs(draw: st.DrawFn) -> HitLog:
 
 
 def most_cost(place: Place) -> int:
-    return leaving(Quota(*place.terms, 0), place.headroom).max_cost
+    return leaving(Quota(*place.terms, 0), place.headroom).most("calls")
 
 
 def within_its_rates(place: Place) -> Place:

@@ -86,7 +86,7 @@ def test_each_slot_is_the_earliest_legal_one_and_no_window_is_ever_over(
     held = max(0, start + hold * scale)
     log, now, hits, slots = HitLog(), start, list[int](), list[int]()
     for jump, wanted in steps:
-        now, cost = max(0, now + jump * scale), min(wanted, limit.max_cost)
+        now, cost = max(0, now + jump * scale), min(wanted, limit.most("calls"))
         at = earliest_slot(log, limit, margin, cost, max(now, held))
         soonest = max(now, held, hits[-1] + limit.spacing_us if hits else 0)
         assert legal(hits, limit, margin, at, cost)
@@ -281,7 +281,7 @@ class World:
 
     def book(self, number: int, scale: int) -> None:
         """Book one call, or two in one write."""
-        costs = [1 + number % self.limit.max_cost] * (1 + number % 2)
+        costs = [1 + number % self.limit.most("calls")] * (1 + number % 2)
         slots = list[tuple[int, int]]()
         timeline = Timeline(self.log)
         for cost in costs:

@@ -112,7 +112,7 @@ def fleets(draw: st.DrawFn) -> tuple[list[Quota], LimitState, list[tuple[Booking
         now += gap * scale // 4
         limit = limits[owner % len(limits)]
         deadline = None if wait is None else now + wait * MS
-        callers = [Caller(min(cost, limit.max_cost), deadline) for cost in costs]
+        callers = [Caller(min(cost, limit.most("calls")), deadline) for cost in costs]
         # As the line does: it stands with the credit that its cost allows, and only for a single caller.
         most = most_credit(limit, callers[0].cost if callers else 1)
         may_stand = stands and len(callers) == 1 and bool(most)

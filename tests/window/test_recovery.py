@@ -56,7 +56,7 @@ def test_after_any_loss_the_survivor_and_all_others_keep_every_window(
     state, now = new_state(limit, horizon=HORIZON), NOW
     known, read_at, slots = state, now, list[tuple[int, int]]()
     for action, number in actions:
-        cost = 1 + number % limit.max_cost
+        cost = 1 + number % limit.most("calls")
         if action == "wait":
             now += number * scale // 8
         elif action == "look":
@@ -113,7 +113,7 @@ UNSEEN = [0, 1, HORIZON, S, 29 * S, 31 * S, 59 * S, 60 * S, 61 * S, 90 * S, 600 
 def test_the_survivor_counts_all_that_others_could_have_taken(rate: str, used: int, age: int) -> None:
     """Others took all that was free, at the last instant, or the first, or in parts: no window is over."""
     limit = quota(rate)
-    state = new_state(limit, *[(NOW, min(used, limit.max_cost))] if used else [])
+    state = new_state(limit, *[(NOW, min(used, limit.most("calls")))] if used else [])
     read_at = NOW + age
     for unseen in UNSEEN:
         loss = Loss(limit, state, read_at, read_at + unseen)

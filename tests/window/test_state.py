@@ -120,12 +120,12 @@ def test_forgetting_changes_no_later_decision(
     scale, limit = scaled
     state, now = new_state(limit), start
     for jump, wanted in before:
-        cost = min(wanted, limit.max_cost)
+        cost = min(wanted, limit.most("calls"))
         now += abs(jump) * scale
         state = replace(state, hits=state.hits.book([(slot_of(state, limit, cost, now), cost)]))
     forgetful = state
     for jump, wanted in after:
-        cost = min(wanted, limit.max_cost)
+        cost = min(wanted, limit.most("calls"))
         now += abs(jump) * scale
         forgetful = forgetful.forget(now)
         for asked in (max(0, now - S), now):
