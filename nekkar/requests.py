@@ -29,7 +29,7 @@ from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitT
 from nekkar.core.limiter import Nekkar
 from nekkar.http.bodies import bytes_of
 from nekkar.http.inspection import Refused
-from nekkar.http.limiter import NO_OPTIONS, Gate, Options
+from nekkar.http.limiter import NO_OPTIONS, CallOptions, HttpLimiter
 from nekkar.http.permit import Errors, Permit
 from nekkar.rules import RuleTable
 
@@ -57,9 +57,9 @@ __all__ = [
 
 S = TypeVar("S", bound=requests.Session)
 
-_OWN = ("_gate", "_adapter")
+_OWN = ("_http", "_adapter")
 
-_options: ContextVar[Options] = ContextVar("nekkar's options", default=NO_OPTIONS)
+_options: ContextVar[CallOptions] = ContextVar("nekkar's options", default=NO_OPTIONS)
 
 
 class RequestWaitTooLong(WaitTooLong, requests.exceptions.Timeout):
@@ -125,7 +125,7 @@ def options(
     ConfigurationError for what can't be either.
     """
     outside = _options.get()
-    inside = Options(
+    inside = CallOptions(
         outside.cost if cost is None else cost,
         outside.max_wait if max_wait is None else max_wait,
         outside.headroom if headroom is None else headroom,
@@ -163,7 +163,7 @@ class NekkarAdapter(HTTPAdapter):
         refused: Refused | None = None,
         **http_adapter_args: Any,
     ) -> None:
-        self._gate = Gate(limiter, rules, max_wait, refused)
+        self._http = HttpLimiter(limiter, rules, max_wait, refused)
         if adapter is not None:
             _check(adapter, http_adapter_args)
         self._adapter = adapter
@@ -175,14 +175,14 @@ class NekkarAdapter(HTTPAdapter):
         """Send the request, each attempt as soon as its limit admits it."""
         send = super().send if self._adapter is None else self._adapter.send
         try:
-            body = _content(request) if self._gate.rules.needs_body else None
-            passage = self._gate.passage(request.method or "GET", request.url, request.headers, body)
+            body = _content(request) if self._http.rules.needs_body else None
+            route = self._http.route(request.method or "GET", request.url, request.headers, body)
         except ConfigurationError as error:
             raise RequestConfigurationError(*error.args, request=request) from error
         permit = None
-        if passage:
-            asked = self._gate.asked(_options.get(), passage, request, _content)
-            permit = Permit(passage, asked, _ERRORS, request)
+        if route:
+            asked = self._http.acquire_args(_options.get(), route, request, _content)
+            permit = Permit(route, asked, _ERRORS, request)
         sent = AdmittedAttempts(permit)
         token = attempts.set(sent)
         try:

@@ -43,4 +43,4 @@ class AdmittedAttempts:
         """
         if self.permit and not self.is_reported:
             self.is_reported = True
-            self.permit.report(status, headers, body_of(raw) if self.permit.passage.inspection else None)
+            self.permit.report(status, headers, body_of(raw) if self.permit.route.inspection else None)

@@ -35,7 +35,7 @@ NOTHING = QuotaReport()
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class Route:
     """The limit of a request, and the way of its answer back to that limit.
 
     ``reads_budgets``: whether every answer is read for what remains of the limit, not refusals alone; in which

@@ -1,4 +1,4 @@
-"""The gate of an HTTP client: from a request to the limit that it waits for, whatever library sends it.
+"""How an HTTP client is limited: from a request to the limit that it waits for, whatever library sends it.
 
 It names no class of any HTTP library: each face (``nekkar.requests``, ``nekkar.httpx``, ``nekkar.httpx2``)
 brings the method, the URL, the headers and the options of a call, and turns the errors into those of its library.
@@ -17,9 +17,9 @@ from nekkar.core.joint import JointLimit
 from nekkar.core.limiter import Limit, Nekkar, terms
 from nekkar.core.quota import Quota, micros, read_headroom, whole
 from nekkar.http.bodies import RequestView
-from nekkar.http.feedback import Passage
+from nekkar.http.feedback import Route
 from nekkar.http.inspection import Inspection, Refused
-from nekkar.http.passages import Passages
+from nekkar.http.routes import Routes
 from nekkar.meters import Meter, meter_of
 from nekkar.rules import Match, RuleTable
 from nekkar.rules.settings import TERMS
@@ -28,7 +28,7 @@ _OPTIONS = ("cost", "max_wait", "headroom")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class CallOptions:
     """The options of one call: its ``cost``, ``max_wait`` and ``headroom``. None: not given.
 
     ``cost``: a number of calls, or hits by unit. ``max_wait``: the seconds that it waits at most. ``headroom``: the
@@ -48,7 +48,7 @@ class Options:
             read_headroom(self.headroom, "headroom")
 
     @classmethod
-    def read(cls, given: object) -> Options:
+    def read(cls, given: object) -> CallOptions:
         """Return the options that a mapping such as ``{"cost": 3, "max_wait": 5}`` gives; None gives none."""
         if given is None:
             return NO_OPTIONS
@@ -58,11 +58,11 @@ class Options:
         return cls(**given)
 
 
-NO_OPTIONS = Options()
+NO_OPTIONS = CallOptions()
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class HttpLimiter:
     """A limiter and the rules that say which of its limits a request falls under; picklable if the cache is.
 
     ``max_wait``: the longest wait in seconds; a call's own comes before it, the limit's after it. ``refused``: a
@@ -76,7 +76,7 @@ class Gate:
     _terms: dict[str, tuple[Quota, float | None]] = field(init=False, repr=False, compare=False)
     _meters: dict[str, Meter] = field(init=False, repr=False, compare=False)
     _headrooms: dict[str, int] = field(init=False, repr=False, compare=False)
-    _made: dict[int, Passage | Passages] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _made: dict[int, Route | Routes] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.limiter, Nekkar):
@@ -105,11 +105,11 @@ class Gate:
                 self.limiter._check_terms(name, self._terms[name][0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Gate, (self.limiter, self.rules, self.max_wait, self.refused)
+        return HttpLimiter, (self.limiter, self.rules, self.max_wait, self.refused)
 
-    def passage(
+    def route(
         self, method: str, url: object, headers: Mapping[str, str] | None = None, body: object = None
-    ) -> Passage | Passages | None:
+    ) -> Route | Routes | None:
         """Return the limit of a request, with the way back for its answer; None where it is unlimited.
 
         ``body``: the request's, if it is there already; only where ``rules.needs_body``.
@@ -120,12 +120,12 @@ class Gate:
             return None
         made = self._made.get(id(match))
         if made is None:
-            made = self._passage(match)
+            made = self._route(match)
             if not any(self.rules.is_template(one.limit) for one in match.parts):
                 self._made[id(match)] = made  # the table keeps such a match, one for each rule
         return made
 
-    def _passage(self, match: Match) -> Passage | Passages:
+    def _route(self, match: Match) -> Route | Routes:
         if not match.also:
             alone, meter = self._limit(match), self._meters.get(match.limit)
             inspection = Inspection(self.limiter, alone, meter, self.refused) if meter or self.refused else None
@@ -134,7 +134,7 @@ class Gate:
         limit = JointLimit([part.limit for part in parts])
         inspection = self._inspection(limit, [self._meters.get(one.limit) for one in match.parts])
         names = tuple(one.limit for one in match.parts)
-        return Passages(tuple(parts), limit, names, inspection, match.cost, match.headroom)
+        return Routes(tuple(parts), limit, names, inspection, match.cost, match.headroom)
 
     def _inspection(self, limit: JointLimit, meters: list[Meter | None]) -> Inspection | None:
         meter, parts = next(filter(None, meters), None), tuple[Inspection | None, ...]()
@@ -149,28 +149,26 @@ class Gate:
         quota, longest = self._terms[match.limit]
         return self.limiter._limit_of(match.name, quota, longest, self._headrooms[match.limit], by_hand=False)
 
-    def _part(
-        self, match: Match, limit: Limit, inspection: Inspection | None = None, is_alone: bool = False
-    ) -> Passage:
+    def _part(self, match: Match, limit: Limit, inspection: Inspection | None = None, is_alone: bool = False) -> Route:
         dialect = self.rules.dialect(match.headers) if isinstance(match.headers, str) else None
         cost, headroom = (match.cost, match.headroom) if is_alone else (None, None)
-        return Passage(self.limiter, limit, bool(match.headers), dialect, match.refused, inspection, cost, headroom)
+        return Route(self.limiter, limit, bool(match.headers), dialect, match.refused, inspection, cost, headroom)
 
-    def asked(
-        self, options: Options, passage: Passage | Passages, request: Any, content: Callable[[Any], bytes]
+    def acquire_args(
+        self, options: CallOptions, route: Route | Routes, request: Any, content: Callable[[Any], bytes]
     ) -> dict[str, Any]:
         """Return the arguments for the limit's ``acquire``: the call's own cost and max_wait come first.
 
         ``content``: returns the request's body, ``b""`` where it is a stream; a meter alone needs it.
         """
         cost: int | Mapping[str, int] = 1 if options.cost is None else options.cost
-        if passage.inspection and passage.inspection.meter:
+        if route.inspection and route.inspection.meter:
             view = RequestView(request.method, str(request.url), request.headers, content(request))
-            cost = passage.inspection.cost(merged(options.cost, passage.cost), view)
-        elif passage.cost is not None:
-            cost = merged(options.cost, passage.cost)
+            cost = route.inspection.cost(merged(options.cost, route.cost), view)
+        elif route.cost is not None:
+            cost = merged(options.cost, route.cost)
         longest = self.max_wait if options.max_wait is None else options.max_wait
-        headroom = passage.headroom if options.headroom is None else options.headroom
+        headroom = route.headroom if options.headroom is None else options.headroom
         return {"cost": cost, "max_wait": longest, "headroom": headroom}
 
 

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong
 from nekkar.core.limiter import Admission
 from nekkar.http.bodies import Answer
-from nekkar.http.feedback import Passage
+from nekkar.http.feedback import Route
 from nekkar.http.header_values import Headers
 from nekkar.http.inspection import Measuring
-from nekkar.http.passages import Passages
+from nekkar.http.routes import Routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Permit:
     another attempt needs another.
     """
 
-    passage: Passage | Passages
+    route: Route | Routes
     arguments: dict[str, Any]
     errors: Errors
     request: Any
@@ -82,12 +82,12 @@ class Permit:
     @property
     def is_good(self) -> bool:
         """Whether an attempt may start now on the slot in hand."""
-        return self.admission is not None and not self.is_used and self.passage.limit._is_good(self.admission)
+        return self.admission is not None and not self.is_used and self.route.limit._is_good(self.admission)
 
     @property
     def least_wait(self) -> float:
         """The seconds that a new slot is away at least, as far as this process knows."""
-        return self.passage.limit._least_wait(self.admission) if self.admission else 0.0
+        return self.route.limit._least_wait(self.admission) if self.admission else 0.0
 
     def acquire(self) -> float:
         """Block until an attempt may start; return the seconds waited, 0 where the slot in hand is good.
@@ -96,7 +96,7 @@ class Permit:
         """
         if self.admission and self.is_good:
             return 0.0
-        limit, stale = self.passage.limit, self.admission and self._stale()
+        limit, stale = self.route.limit, self.admission and self._stale()
         try:
             if stale is None:
                 return self._take(limit.acquire(**self.arguments))
@@ -108,7 +108,7 @@ class Permit:
         """Wait, in a task, until an attempt may start; otherwise as ``acquire``."""
         if self.admission and self.is_good:
             return 0.0
-        limit, stale = self.passage.limit, self.admission and self._stale()
+        limit, stale = self.route.limit, self.admission and self._stale()
         try:
             if stale is None:
                 return self._take(await limit.acquire_async(**self.arguments))
@@ -124,12 +124,12 @@ class Permit:
         if not self.admission:
             return
         if body is None:
-            self.passage.report(self.admission, status, headers)
+            self.route.report(self.admission, status, headers)
             return
         answer = Answer(status, headers, is_decoded=body.is_whole)
         measuring = self._measuring(answer, body)
         ahead = body.read_ahead() if self._reads_ahead(answer) else None
-        self.passage.report(self.admission, status, headers, self._pause(answer, ahead))
+        self.route.report(self.admission, status, headers, self._pause(answer, ahead))
         if measuring and body.is_whole:
             measuring.settle()
 
@@ -138,12 +138,12 @@ class Permit:
         if not self.admission:
             return
         if body is None:
-            await self.passage.report_async(self.admission, status, headers)
+            await self.route.report_async(self.admission, status, headers)
             return
         answer = Answer(status, headers, is_decoded=body.is_whole)
         measuring = self._measuring(answer, body)
         ahead = await body.read_ahead_async() if self._reads_ahead(answer) else None
-        await self.passage.report_async(self.admission, status, headers, self._pause(answer, ahead))
+        await self.route.report_async(self.admission, status, headers, self._pause(answer, ahead))
         if measuring and body.is_whole:
             await measuring.settle_async()
 
@@ -154,22 +154,22 @@ class Permit:
 
     def _measuring(self, answer: Answer, body: Body | AsyncBody) -> Measuring | None:
         """Have the body measured as it passes, for a limit with a meter."""
-        inspection, admission = self.passage.inspection, self.whole
+        inspection, admission = self.route.inspection, self.whole
         measuring = inspection.measuring(admission, answer) if inspection and admission else None
         if measuring:
             body.tap(measuring)
         return measuring
 
     def _reads_ahead(self, answer: Answer) -> bool:
-        return bool(self.passage.inspection and self.passage.inspection.reads_ahead(answer))
+        return bool(self.route.inspection and self.route.inspection.reads_ahead(answer))
 
     def _pause(self, answer: Answer, ahead: bytes | None) -> int | None:
-        return self.passage.inspection.pause(answer, ahead) if self.passage.inspection else None
+        return self.route.inspection.pause(answer, ahead) if self.route.inspection else None
 
     @property
     def _longest(self) -> float | None:
         given: float | None = self.arguments["max_wait"]
-        return self.passage.limit.max_wait if given is None else given
+        return self.route.limit.max_wait if given is None else given
 
     def _stale(self) -> Admission | None:
         """Return the admission to exchange, once: None where an attempt went out on it, or an exchange has failed."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 from nekkar.core.errors import ConfigurationError, kind_of
 from nekkar.core.limiter import Nekkar
 from nekkar.http.inspection import Refused
-from nekkar.http.limiter import NO_OPTIONS, Gate, Options
+from nekkar.http.limiter import NO_OPTIONS, CallOptions, HttpLimiter
 from nekkar.http.permit import Errors, Permit
 from nekkar.http.taps import Whole
 from nekkar.http.wire import AsyncWire, NotSent, Wire
@@ -54,25 +54,25 @@ class Transport(Generic[Inner]):
         refused: Refused | None = None,
         **http_transport_args: Any,
     ) -> None:
-        self._gate = Gate(limiter, rules, max_wait, refused)
+        self._http = HttpLimiter(limiter, rules, max_wait, refused)
         self._transport: Any = _inner(transport, self._method, self._make, http_transport_args)
 
     def _permit(self, request: Any) -> Permit | None:
         """Return what a request needs to be sent; None where it is unlimited."""
         try:
             given = request.extensions.get(KEY)
-            options = NO_OPTIONS if given is None else Options.read(given)
-            body = _content(request) if self._gate.rules.needs_body else None
-            passage = self._gate.passage(request.method, request.url, request.headers, body)
+            options = NO_OPTIONS if given is None else CallOptions.read(given)
+            body = _content(request) if self._http.rules.needs_body else None
+            route = self._http.route(request.method, request.url, request.headers, body)
         except ConfigurationError as error:
             raise self._errors.configuration_error(str(error), request=request) from error
-        if passage is None:
+        if route is None:
             return None
-        return Permit(passage, self._gate.asked(options, passage, request, _content), self._errors, request)
+        return Permit(route, self._http.acquire_args(options, route, request, _content), self._errors, request)
 
     def _body(self, response: Any, permit: Permit) -> Any:
         """Return the body of the response, where it is to be read on its way."""
-        if permit.passage.inspection is None:
+        if permit.route.inspection is None:
             return None
         if response.is_stream_consumed:
             return Whole(response.content)

@@ -26,7 +26,7 @@ from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.support.faces import FACES, Face, done, entered
 from tests.support.internals.core import give_feedback
-from tests.support.internals.http import Gate, Passage
+from tests.support.internals.http import HttpLimiter, Route
 from tests.support.internals.window import Feedback
 from tests.support.web import TIMEOUT, Site, running, wait_until
 
@@ -404,7 +404,7 @@ def test_an_interrupted_hearing_closes_the_response(
     def interrupt(*args: Any) -> None:
         raise Interrupted
 
-    monkeypatch.setattr(Passage, "feedback", interrupt)
+    monkeypatch.setattr(Route, "feedback", interrupt)
 
     async def body() -> None:
         transport = face.library.MockTransport(lambda request: face.library.Response(429, stream=Body()))
@@ -445,10 +445,10 @@ def test_an_answer_that_is_no_refusal_costs_no_command(limiter: Nekkar, cache: F
 @given(st.text(), st.sampled_from([429, 503]))
 def test_no_header_raises(text: str, status: int) -> None:
     """Whatever a service sends."""
-    passage = Gate(Nekkar(clock=FakeClock()), RULES).passage("GET", URL)
-    assert passage is not None
-    admission = passage.limit.acquire()
-    passage.report(admission, status, {"retry-after": text, "retry-after-ms": text, "date": text})
+    route = HttpLimiter(Nekkar(clock=FakeClock()), RULES).route("GET", URL)
+    assert route is not None
+    admission = route.limit.acquire()
+    route.report(admission, status, {"retry-after": text, "retry-after-ms": text, "date": text})
 
 
 # Retries inside an adapter.
@@ -710,10 +710,10 @@ HOSTILE = st.dictionaries(
 def test_no_header_raises_or_holds_past_max_hold(headers: dict[str, str], status: int) -> None:
     """Whatever a service sends."""
     limiter = Nekkar(clock=FakeClock(), max_hold=20)
-    passage = Gate(limiter, LISTENING).passage("GET", URL)
-    assert isinstance(passage, Passage)
-    passage.report(passage.limit.acquire(), status, headers)
-    assert passage.limit.status().next_at - limiter.now_us() / 1e6 <= 20.1  # the margin
+    route = HttpLimiter(limiter, LISTENING).route("GET", URL)
+    assert isinstance(route, Route)
+    route.report(route.limit.acquire(), status, headers)
+    assert route.limit.status().next_at - limiter.now_us() / 1e6 <= 20.1  # the margin
 
 
 def test_headers_is_a_setting_of_a_limit_in_the_table() -> None:

@@ -447,4 +447,4 @@ def test_a_session_with_a_function_of_a_module_pickles(limiter: Nekkar) -> None:
     session = requests.Session()
     session.mount("http://", NekkarAdapter(limiter, RULES, refused=throttled))
     again: Any = pickle.loads(pickle.dumps(session))
-    assert again.adapters["http://"]._gate.refused is throttled
+    assert again.adapters["http://"]._http.refused is throttled

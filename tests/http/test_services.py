@@ -12,7 +12,7 @@ from nekkar.core.limiter import Nekkar
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import FakeClock
 from tests.support.internals.core import quota
-from tests.support.internals.http import Gate, Passage
+from tests.support.internals.http import HttpLimiter, Route
 
 URL = "https://api.example.com/"
 NOW = 1_700_000_000  # the clock's begin, Tue, 14 Nov 2023 22:13:20 GMT
@@ -308,12 +308,12 @@ ANSWERS = [
 def test_what_a_services_answer_does_to_its_limit(answer: Answer, caplog: pytest.LogCaptureFixture) -> None:
     """One call, its answer, and how the limit stands for all who share it."""
     limiter = Nekkar(clock=FakeClock())
-    passage = Gate(limiter, RuleTable([Rule("*", "api")], {"api": answer.settings})).passage("GET", URL)
-    assert isinstance(passage, Passage)
+    route = HttpLimiter(limiter, RuleTable([Rule("*", "api")], {"api": answer.settings})).route("GET", URL)
+    assert isinstance(route, Route)
     cost = dict.fromkeys(quota(answer.settings["rate"]).units, 0) | {"calls": 1}
     with caplog.at_level(logging.WARNING, "nekkar"):
-        passage.report(passage.limit.acquire(cost=cost), answer.status, CaseInsensitiveDict(answer.headers))
-    status = passage.limit.status()
+        route.report(route.limit.acquire(cost=cost), answer.status, CaseInsensitiveDict(answer.headers))
+    status = route.limit.status()
     held = 0.0 if status.hold_until is None else status.hold_until - limiter.now_us() / 1e6
     assert round(held, 3) == answer.hold
     assert tuple(window.used for window in status.windows) == answer.used

@@ -14,7 +14,7 @@ from nekkar.requests import NekkarAdapter, RequestWaitTooLong
 from nekkar.testing import FakeClock
 from tests.support.faces import FACES, Face, done, entered
 from tests.support.internals.core import JointAdmission
-from tests.support.internals.http import Gate, Options, Passages
+from tests.support.internals.http import CallOptions, HttpLimiter, Routes
 from tests.support.streams import FEW_KINDS, Kind, Reply, StreamServer
 
 URL = "https://api.example.com/search"
@@ -29,19 +29,19 @@ def table(limits: Any = LIMITS, **settings: Any) -> RuleTable:
     return RuleTable([Rule("api.example.com", list(limits), **settings)], limits)
 
 
-def passed(clock: FakeClock, limits: Any = LIMITS, **settings: Any) -> Passages:
-    passage = Gate(Nekkar(clock=clock), table(limits, **settings)).passage("GET", URL)
-    assert isinstance(passage, Passages)
-    return passage
+def passed(clock: FakeClock, limits: Any = LIMITS, **settings: Any) -> Routes:
+    route = HttpLimiter(Nekkar(clock=clock), table(limits, **settings)).route("GET", URL)
+    assert isinstance(route, Routes)
+    return route
 
 
-def used(passage: Passages) -> list[int]:
-    return [status.windows[0].used for status in passage.limit.status()]
+def used(route: Routes) -> list[int]:
+    return [status.windows[0].used for status in route.limit.status()]
 
 
-def held(passage: Passages) -> list[float | None]:
+def held(route: Routes) -> list[float | None]:
     """Return how long each limit is held, from now, in seconds."""
-    return [status.hold_until and round(status.hold_until - status.at, 3) for status in passage.limit.status()]
+    return [status.hold_until and round(status.hold_until - status.at, 3) for status in route.limit.status()]
 
 
 class TestRequests:
@@ -82,36 +82,36 @@ class TestRequests:
     def test_the_rule_and_the_limit_say_the_headroom(self, clock: FakeClock) -> None:
         """The rule's comes before each limit's."""
         limits = {"a": {"rate": "10/second", "headroom": 0.5}, "b": "10/second"}
-        gate = Gate(Nekkar(clock=clock), table(limits))
-        passage = gate.passage("GET", URL)
-        assert isinstance(passage, Passages)
-        assert [limit.headroom for limit in passage.limit.limits] == [0.5, 0.0]
+        http = HttpLimiter(Nekkar(clock=clock), table(limits))
+        route = http.route("GET", URL)
+        assert isinstance(route, Routes)
+        assert [limit.headroom for limit in route.limit.limits] == [0.5, 0.0]
         assert passed(clock, limits, headroom=0.2).headroom == 0.2
 
 
 class TestHearing:
     """What a service says of its limits."""
 
-    def report(self, passage: Passages, status: int, headers: Mapping[str, str]) -> None:
-        passage.report(passage.limit.acquire(), status, requests.structures.CaseInsensitiveDict(headers))
+    def report(self, route: Routes, status: int, headers: Mapping[str, str]) -> None:
+        route.report(route.limit.acquire(), status, requests.structures.CaseInsensitiveDict(headers))
 
     def test_a_count_names_the_limit(self, clock: FakeClock) -> None:
         """What remains of 30 is the account's."""
-        passage = passed(clock)
-        self.report(passage, 200, {"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "5", "X-RateLimit-Reset": "2"})
-        assert used(passage) == [1, 25]
+        route = passed(clock)
+        self.report(route, 200, {"X-RateLimit-Limit": "30", "X-RateLimit-Remaining": "5", "X-RateLimit-Reset": "2"})
+        assert used(route) == [1, 25]
 
     def test_a_refusal_pauses_the_limit_of_which_nothing_remains(self, clock: FakeClock) -> None:
         """The other one goes on."""
-        passage = passed(clock)
+        route = passed(clock)
         headers = {
             "X-RateLimit-Limit": "30",
             "X-RateLimit-Remaining": "0",
             "X-RateLimit-Reset": "2",
             "Retry-After": "2",
         }
-        self.report(passage, 429, headers)
-        assert held(passage) == [None, pytest.approx(2)]
+        self.report(route, 429, headers)
+        assert held(route) == [None, pytest.approx(2)]
 
     @pytest.mark.parametrize(
         ("status", "headers", "pauses"),
@@ -130,30 +130,30 @@ class TestHearing:
     ) -> None:
         """And no other, unless the headers say that it is the other of which nothing remains."""
         search, account = {**LIMITS["search"], "refused": [529]}, {**LIMITS["account"], "refused": [403]}
-        passage = passed(clock, {"search": search, "account": account})
-        self.report(passage, status, headers)
-        assert [wait or 0 for wait in held(passage)] == pytest.approx(pauses)
+        route = passed(clock, {"search": search, "account": account})
+        self.report(route, status, headers)
+        assert [wait or 0 for wait in held(route)] == pytest.approx(pauses)
 
     def test_each_limit_reads_its_own_dialect(self, clock: FakeClock) -> None:
         """That of one is not read for the other."""
         limits = {"a": {"rate": "10/second", "headers": "riot"}, "b": {"rate": "30 per 3 seconds", "headers": True}}
-        passage = passed(clock, limits)
+        route = passed(clock, limits)
         told = {"X-App-Rate-Limit": "10:1", "X-App-Rate-Limit-Count": "9:1"}
-        self.report(passage, 200, told | {"RateLimit-Limit": "30", "RateLimit-Remaining": "5", "RateLimit-Reset": "2"})
-        assert used(passage) == [9, 25]
+        self.report(route, 200, told | {"RateLimit-Limit": "30", "RateLimit-Remaining": "5", "RateLimit-Reset": "2"})
+        assert used(route) == [9, 25]
 
     def test_nonsense_is_said_once(self, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
         """As under one limit."""
-        passage = passed(clock)
+        route = passed(clock)
         for _ in range(2):
-            self.report(passage, 200, {"RateLimit-Limit": "30", "RateLimit-Remaining": "minus one"})
+            self.report(route, 200, {"RateLimit-Limit": "30", "RateLimit-Remaining": "minus one"})
         assert [record.getMessage().count("minus one") for record in caplog.records] == [1]
 
     def test_a_refusal_that_names_none_pauses_the_first(self, clock: FakeClock) -> None:
         """With or without a wait."""
-        passage = passed(clock, {"search": "10/second", "account": "30 per 3 seconds"})
-        self.report(passage, 429, {"Retry-After": "7"})
-        assert held(passage) == [pytest.approx(7), None]
+        route = passed(clock, {"search": "10/second", "account": "30 per 3 seconds"})
+        self.report(route, 429, {"Retry-After": "7"})
+        assert held(route) == [pytest.approx(7), None]
 
 
 class Told:
@@ -235,10 +235,10 @@ class Canned(requests.adapters.BaseAdapter):
 def test_a_call_may_leave_headroom_of_its_own(given: dict[str, float]) -> None:
     """It comes before that of its rule."""
     rules = RuleTable([Rule("*", "all", headroom=0.9)], {"all": "10/minute"})
-    gate = Gate(Nekkar(), rules)
-    passage = gate.passage("GET", "https://api.example.com/")
-    assert passage is not None
-    asked = gate.asked(Options.read(given), passage, None, lambda _: b"")
+    http = HttpLimiter(Nekkar(), rules)
+    route = http.route("GET", "https://api.example.com/")
+    assert route is not None
+    asked = http.acquire_args(CallOptions.read(given), route, None, lambda _: b"")
     assert asked["headroom"] == given.get("headroom", 0.9)
 
 
@@ -250,12 +250,11 @@ def test_what_a_rule_gives_is_made_once() -> None:
         Rule("h/one", "account"),
         Rule("h/{user}", ["user-{user}", "account"]),
     ]
-    gate = Gate(Nekkar(), RuleTable(rules, limits))
+    http = HttpLimiter(Nekkar(), RuleTable(rules, limits))
     kept = [
-        gate.passage("GET", f"https://h/{path}") is gate.passage("POST", f"https://h/{path}")
-        for path in ("both", "one")
+        http.route("GET", f"https://h/{path}") is http.route("POST", f"https://h/{path}") for path in ("both", "one")
     ]
     assert kept == [True, True]
-    assert gate.passage("GET", "https://h/x") is not gate.passage("GET", "https://h/x")
-    copied = pickle.loads(pickle.dumps(Gate(Nekkar("memcached://localhost:1"), RuleTable(rules, limits))))
-    assert copied.passage("GET", "https://h/both").names == ("account", "endpoint")
+    assert http.route("GET", "https://h/x") is not http.route("GET", "https://h/x")
+    copied = pickle.loads(pickle.dumps(HttpLimiter(Nekkar("memcached://localhost:1"), RuleTable(rules, limits))))
+    assert copied.route("GET", "https://h/both").names == ("account", "endpoint")

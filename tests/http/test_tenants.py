@@ -20,7 +20,7 @@ from tests.http.test_feedback import Canned
 from tests.support.calls import calls
 from tests.support.faces import FACES, Face, done, entered
 from tests.support.internals.core import core_of, kept_limits
-from tests.support.internals.http import Gate, Passage
+from tests.support.internals.http import HttpLimiter, Route
 
 NAME = "key-{header:Authorization}"
 RULES = RuleTable([Rule("*", NAME)], {NAME: {"rate": "2/minute", "max_wait": 0}})
@@ -74,10 +74,10 @@ def test_a_secret_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     cache = OpenCache()
     limiter = Nekkar(cache, clock=FakeClock())
     shown: list[object] = [RULES.explain("GET", URL, {"Authorization": SECRET})]
-    gate = Gate(limiter, RULES)
-    passage = gate.passage("GET", URL, {"Authorization": SECRET})
-    assert isinstance(passage, Passage)
-    shown += [gate, passage, passage.limit, passage.limit.status()]
+    http = HttpLimiter(limiter, RULES)
+    route = http.route("GET", URL, {"Authorization": SECRET})
+    assert isinstance(route, Route)
+    shown += [http, route, route.limit, route.limit.status()]
     with caplog.at_level(logging.DEBUG, "nekkar"), requests.Session() as session:
         session.headers["Authorization"] = SECRET
         for status, headers in ((429, {"Retry-After": "soon"}), (503, {"Retry-After": "99999"})):
@@ -86,7 +86,7 @@ def test_a_secret_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
                 shown.append(vars(session.get(URL))["nekkar"])
             except RequestWaitTooLong as error:
                 shown += [error, error.args, error.name, repr(error.__cause__)]
-                passage.limit.release()
+                route.limit.release()
     assert caplog.records
     assert len(shown) > 6
     shown += cache.seen + [record.getMessage() for record in caplog.records]
@@ -99,13 +99,13 @@ def test_idle_tenants_are_forgotten() -> None:
     """Twenty thousand keys, two thousand at a time: never are many more remembered than are in use."""
     clock, cache = FakeClock(), MemoryCache()
     limiter = Nekkar(cache, clock=clock)
-    gate, most, first = Gate(limiter, RULES), 0, None
+    http, most, first = HttpLimiter(limiter, RULES), 0, None
     for batch in range(10):
         for number in range(2000):
-            passage = gate.passage("GET", URL, {"Authorization": f"{batch}-{number}"})
-            assert isinstance(passage, Passage)
-            passage.limit.acquire()
-            first = first or ref(core_of(passage.limit))
+            route = http.route("GET", URL, {"Authorization": f"{batch}-{number}"})
+            assert isinstance(route, Route)
+            route.limit.acquire()
+            first = first or ref(core_of(route.limit))
         most = max(most, len(kept_limits(limiter)))
         clock.advance(200)
     gc.collect()
@@ -119,11 +119,11 @@ def test_many_tenants_cost_hardly_more_than_few() -> None:
 
     def cost(tenants: int) -> int:
         clock = FakeClock()
-        gate = Gate(Nekkar(clock=clock), RuleTable([Rule("*", NAME)], {NAME: 10**6}))
+        http = HttpLimiter(Nekkar(clock=clock), RuleTable([Rule("*", NAME)], {NAME: 10**6}))
 
         def call(number: int) -> None:
-            passage: Any = gate.passage("GET", URL, {"Authorization": f"Bearer {number % tenants}"})
-            passage.limit.acquire()
+            route: Any = http.route("GET", URL, {"Authorization": f"Bearer {number % tenants}"})
+            route.limit.acquire()
 
         for number in range(2 * tenants):
             call(number)

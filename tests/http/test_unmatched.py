@@ -14,7 +14,7 @@ from nekkar.requests import NekkarAdapter, RequestConfigurationError, options
 from nekkar.rules import Rule, RuleTable
 from tests.http.test_feedback import Canned
 from tests.support.faces import FACES, Face, done, entered
-from tests.support.internals.http import Gate
+from tests.support.internals.http import HttpLimiter
 
 URL = "https://api.openai.com/v1/chat/completions"
 LIMITS = {"chat": "5/minute", "user-{user}": "250/minute"}
@@ -187,7 +187,7 @@ def test_a_limit_of_the_table_that_code_defines_with_other_terms_is_told_where_t
     """When the adapter is made, and not by a request."""
     by_hand = limiter("chat", "9/minute")
     with pytest.raises(ConfigurationError, match="'chat' is defined already, as 9 per 60 s"):
-        Gate(limiter, table("warn"))
+        HttpLimiter(limiter, table("warn"))
     del by_hand
 
 

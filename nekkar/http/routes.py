@@ -16,20 +16,20 @@ from nekkar.core.limiter import Admission, Limit
 from nekkar.core.window.feedback import Feedback
 from nekkar.http.buckets import QuotaReport, refusing, shared_out
 from nekkar.http.dialects import told_by
-from nekkar.http.feedback import NOTHING, Passage
+from nekkar.http.feedback import NOTHING, Route
 from nekkar.http.header_values import Headers
 from nekkar.http.inspection import Inspection
 from nekkar.http.ratelimit_headers import Reading
 
 
 @dataclass(frozen=True, slots=True)
-class Passages:
-    """The limits of a request that falls under several, with a ``Passage`` for each.
+class Routes:
+    """The limits of a request that falls under several, with a ``Route`` for each.
 
-    ``names``: of the limits, as the rules spell them. ``inspection``, ``cost``, ``headroom``: as of a ``Passage``.
+    ``names``: of the limits, as the rules spell them. ``inspection``, ``cost``, ``headroom``: as of a ``Route``.
     """
 
-    parts: tuple[Passage, ...]
+    parts: tuple[Route, ...]
     limit: JointLimit
     names: tuple[str, ...]
     inspection: Inspection | None = None
@@ -54,15 +54,15 @@ class Passages:
         assert isinstance(admission, JointAdmission)
         named = [number for number, part in enumerate(self.parts) if status in part.refused]
         number, shares = self._shares(headers, named)
-        for index, (passage, part) in enumerate(zip(self.parts, admission.parts, strict=True)):
+        for index, (route, part) in enumerate(zip(self.parts, admission.parts, strict=True)):
             is_its_own = index == number
             if is_its_own and named and index not in named:  # its bucket is the empty one, and others name the status
-                passage = replace(passage, refused=(status,))
-            feedback = passage.feedback(
+                route = replace(route, refused=(status,))
+            feedback = route.feedback(
                 part, status, headers, pause_us if is_its_own else None, told=shares[index], may_refuse=is_its_own
             )
             if feedback:
-                yield passage.limit, feedback
+                yield route.limit, feedback
 
     def _shares(self, headers: Headers, named: Sequence[int]) -> tuple[int, Sequence[QuotaReport]]:
         """Return the number of the limit that a refusal belongs to, and the quotas of each limit, read in its dialect.
