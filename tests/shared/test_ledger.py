@@ -13,7 +13,7 @@ from nekkar.core.errors import CacheError, CorruptLog
 from nekkar.testing import FakeClock
 from tests.support.internals.core import CALLS, SECOND, hits_in, quota
 from tests.support.internals.runtime import Backoff, CacheCall, CacheSteps, run_steps
-from tests.support.internals.shared import MOST_LOST_SWAPS, Ledger, Native, cache_key, replica
+from tests.support.internals.shared import MOST_LOST_SWAPS, CasStore, Ledger, cache_key, replica
 from tests.support.internals.shared import ledger as ledger_module
 from tests.support.internals.window import (
     MOST_HORIZON_US,
@@ -59,7 +59,7 @@ class Store:
 
 
 def ledger(store: Any, clock: FakeClock | None = None) -> Ledger:
-    return Ledger(Native(store), "key", TEN, clock or FakeClock())
+    return Ledger(CasStore(store), "key", TEN, clock or FakeClock())
 
 
 class Booking:
@@ -342,7 +342,7 @@ class TestLoss:
         """Others may have used the whole limit meanwhile. A process that comes back first waits for a period."""
         clock, store = FakeClock(), Store()
         terms = quota(10, period)
-        idler, other = (Ledger(Native(store), "key", terms, clock) for _ in range(2))
+        idler, other = (Ledger(CasStore(store), "key", terms, clock) for _ in range(2))
         book(idler, 1)
         clock.advance(idle)
         book(other, *[1] * 10)
@@ -353,7 +353,7 @@ class TestLoss:
     def test_a_key_lives_as_long_as_it_would_be_missed(self, period: int, linger: int) -> None:
         """A process takes a missing key for a loss only while the cache was told to keep it, and starts afresh then."""
         clock, store = FakeClock(), Timed()
-        alone = Ledger(Native(store), "key", quota(10, period), clock)
+        alone = Ledger(CasStore(store), "key", quota(10, period), clock)
         book(alone, 1)
         (life,) = store.lives
         assert period + linger < life < period + linger + 5
@@ -365,7 +365,7 @@ class TestLoss:
         """A deploy raised the margin just before a flush. Others may have used a smaller one until a moment ago."""
         clock, store = FakeClock(), Store()
         old = ledger(store, clock)
-        raised = Ledger(Native(store), "key", replace(TEN, margin_us=9 * SECOND // 10), clock)
+        raised = Ledger(CasStore(store), "key", replace(TEN, margin_us=9 * SECOND // 10), clock)
         book(old, *[1] * 10)
         clock.advance(1.05)
         last = book(old, *[1] * 10)[0]
@@ -439,7 +439,7 @@ class TestReset:
     def test_its_key_lives_as_long_as_what_it_replaced(self) -> None:
         """Who finds nothing takes that for a loss as long as it remembers the old state."""
         clock, store = FakeClock(), Timed()
-        alone = Ledger(Native(store), "key", quota(10, 60), clock)
+        alone = Ledger(CasStore(store), "key", quota(10, 60), clock)
         book(alone, 1)
         run_steps(alone.reset(), clock)
         assert store.lives[1] >= store.lives[0]
@@ -571,7 +571,7 @@ class TestTrouble:
     def test_another_limit_under_one_name_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """A rolling deploy keeps both limits against the shared hits, and each process says so once."""
         clock, store = FakeClock(), Store()
-        book(Ledger(Native(store), "key", quota(20, 1.0), clock), *[1] * 12)
+        book(Ledger(CasStore(store), "key", quota(20, 1.0), clock), *[1] * 12)
         with caplog.at_level(logging.WARNING, "nekkar"):
             other = ledger(store, clock)
             assert book(other, 1) == []

@@ -15,7 +15,7 @@ from nekkar.core.cache import MemoryCache
 from nekkar.testing import FakeClock
 from tests.support import simulation
 from tests.support.internals.runtime import CacheCall, CacheSteps, run_steps
-from tests.support.internals.shared import Native, Version, Versions, store_of
+from tests.support.internals.shared import CasStore, Version, VersionedStore, store_of
 from tests.support.internals.shared import store as store_module
 from tests.support.simulation import MS, Story, World
 from tests.support.stories import FAST, SCHEDULES, STORIES
@@ -52,11 +52,11 @@ class Strict(PlainStore):
         return super().add(key, value)
 
 
-def read(versions: Versions) -> tuple[bytes | None, Version]:
+def read(versions: VersionedStore) -> tuple[bytes | None, Version]:
     return run_steps(versions.read("key"), versions.clock)
 
 
-def commit(versions: Versions, value: bytes) -> bool:
+def commit(versions: VersionedStore, value: bytes) -> bool:
     _, token = read(versions)
     return run_steps(versions.swap("key", value, token, 60), versions.clock) is not None
 
@@ -79,7 +79,7 @@ def test_lost_answers_by_versions_are_errors_or_right() -> None:
 def test_not_looking_at_the_version_before_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The harness finds a writer that commits on a version that is gone."""
 
-    def careless(self: Versions, key: str, value: bytes, token: int, ttl: int) -> CacheSteps[bool]:
+    def careless(self: VersionedStore, key: str, value: bytes, token: int, ttl: int) -> CacheSteps[bool]:
         version = token + 1
         if not (yield CacheCall(self.cache.add, (f"{key}:v{version}", b85encode(value).decode()))):
             return False
@@ -87,15 +87,15 @@ def test_not_looking_at_the_version_before_is_found(monkeypatch: pytest.MonkeyPa
         yield CacheCall(self.cache.set, (f"{key}:head{version % 2}", str(version)))
         return True
 
-    monkeypatch.setattr(Versions, "swap", careless)
+    monkeypatch.setattr(VersionedStore, "swap", careless)
     worlds = (World(by_versions(STORIES["flushed"]), seed).run() for seed in range(1000))
     assert any(world.over() > 0 and not world.void for world in worlds)
 
 
 def test_a_cache_that_swaps_is_used_natively() -> None:
     """Versions are for those that can't."""
-    assert isinstance(store_of(MemoryCache(), FakeClock()), Native)
-    assert isinstance(store_of(PlainStore(), FakeClock()), Versions)
+    assert isinstance(store_of(MemoryCache(), FakeClock()), CasStore)
+    assert isinstance(store_of(PlainStore(), FakeClock()), VersionedStore)
 
 
 def test_a_limit_works_on_four_methods_that_take_text_alone() -> None:
@@ -110,7 +110,7 @@ def test_a_limit_works_on_four_methods_that_take_text_alone() -> None:
 
 def test_a_value_comes_back_and_a_stale_token_loses() -> None:
     """A commit with the token of the newest version wins, once."""
-    versions = Versions(PlainStore(), FakeClock())
+    versions = VersionedStore(PlainStore(), FakeClock())
     assert read(versions) == (None, 0)
     assert commit(versions, b"\x00\xff one")
     value, token = read(versions)
@@ -123,13 +123,13 @@ def test_a_value_comes_back_and_a_stale_token_loses() -> None:
 def test_one_spoiled_hint_hides_nothing_from_a_newcomer() -> None:
     """A writer that stalled sets its hint late: the other one still leads to the newest version."""
     cache, clock = PlainStore(), FakeClock()
-    writer = Versions(cache, clock)
+    writer = VersionedStore(cache, clock)
     for number in range(6):
         assert commit(writer, b"%d" % number)
     for number in (1, 2, 3):
         cache.delete(f"key:v{number}")
     cache.set("key:head0", "2")
-    assert read(Versions(cache, clock)) == (b"5", 6)
+    assert read(VersionedStore(cache, clock)) == (b"5", 6)
 
 
 def test_hints_that_lead_nowhere_are_an_error_and_never_a_new_log() -> None:
@@ -137,7 +137,7 @@ def test_hints_that_lead_nowhere_are_an_error_and_never_a_new_log() -> None:
     cache = PlainStore()
     cache.set("key:head0", "40")
     with pytest.raises(CacheError, match=r"lead to versions \[40\], which are gone; .* delete 'key:head0'"):
-        read(Versions(cache, FakeClock()))
+        read(VersionedStore(cache, FakeClock()))
 
 
 @pytest.mark.parametrize("hint", ["x", "-1", "9" * 30, "", "1.5"])
@@ -146,7 +146,7 @@ def test_a_hint_that_is_no_number_is_named(hint: str) -> None:
     cache = PlainStore()
     cache.set("key:head1", hint)
     with pytest.raises(CorruptLog, match="'key:head1'"):
-        read(Versions(cache, FakeClock()))
+        read(VersionedStore(cache, FakeClock()))
 
 
 def test_a_value_that_is_no_log_is_named() -> None:
@@ -160,7 +160,7 @@ def test_a_value_that_is_no_log_is_named() -> None:
 def test_old_versions_are_deleted_and_what_is_left_has_no_gaps() -> None:
     """A busy limit leaves a version per commit; after a while only those of the last seconds are there."""
     cache, clock = PlainStore(), FakeClock()
-    one, two = Versions(cache, clock), Versions(cache, clock)
+    one, two = VersionedStore(cache, clock), VersionedStore(cache, clock)
     for number in range(4000):
         clock.advance(0.02)
         assert commit((one, two)[number % 2], b"x")
@@ -172,7 +172,7 @@ def test_old_versions_are_deleted_and_what_is_left_has_no_gaps() -> None:
 def test_a_version_won_after_those_before_it_were_deleted_is_taken_back() -> None:
     """A writer frozen past the age of deletion commits nothing."""
     cache, clock = PlainStore(), FakeClock()
-    frozen, busy = Versions(cache, clock), Versions(cache, clock)
+    frozen, busy = VersionedStore(cache, clock), VersionedStore(cache, clock)
     commit(busy, b"one")
     _, token = read(frozen)
     for _ in range(5):
@@ -186,11 +186,11 @@ def test_a_version_won_after_those_before_it_were_deleted_is_taken_back() -> Non
 def test_a_version_won_on_one_that_was_written_anew_is_taken_back() -> None:
     """The cache was emptied and used again: the version before is there, but it is not the one that was read."""
     cache, clock = PlainStore(), FakeClock()
-    frozen, busy = Versions(cache, clock), Versions(cache, clock)
+    frozen, busy = VersionedStore(cache, clock), VersionedStore(cache, clock)
     commit(busy, b"one")
     _, token = read(frozen)
     cache.flush()
-    commit(Versions(cache, clock), b"another")
+    commit(VersionedStore(cache, clock), b"another")
     assert not run_steps(frozen.swap("key", b"late", token, 60), clock)
     assert read(frozen) == (b"another", 1)
 
@@ -209,7 +209,7 @@ def steps_of(cache: PlainStore, generator: Generator[Any, Any, Any]) -> int:
 def test_a_swap_costs_eight_commands() -> None:
     """Two hints, the next version, the newest, the one before; add, a look back, a hint."""
     cache = PlainStore()
-    versions = Versions(cache, FakeClock())
+    versions = VersionedStore(cache, FakeClock())
     for _ in range(5):
         commit(versions, b"x")
     assert steps_of(cache, versions.read("key")) == 5

@@ -54,10 +54,10 @@ class Store(Protocol):
 
 def store_of(cache: BaseCache | SwapCache, clock: Clock) -> Store:
     """Return how to swap in ``cache``: natively where it can."""
-    return Native(cache) if isinstance(cache, SwapCache) else Versions(cache, clock)
+    return CasStore(cache) if isinstance(cache, SwapCache) else VersionedStore(cache, clock)
 
 
-class Native:
+class CasStore:
     """A cache that swaps itself."""
 
     def __init__(self, cache: SwapCache) -> None:
@@ -83,7 +83,7 @@ class Version(int):
     text: str | None = None
 
 
-class Versions:
+class VersionedStore:
     """Any cache with ``add``, ``get``, ``set`` and ``delete``; one process's view of one key in it."""
 
     in_process = False

@@ -9,4 +9,4 @@ from nekkar.core.shared.latency import LEAST_BACKOFF_US, MOST_BACKOFF_US, SAMPLE
 from nekkar.core.shared.ledger import MOST_LOST_SWAPS, Ledger
 from nekkar.core.shared.outage import OnCacheError, Outage
 from nekkar.core.shared.replica import YEAR_US, Replica
-from nekkar.core.shared.store import Native, Version, Versions, store_of
+from nekkar.core.shared.store import CasStore, Version, VersionedStore, store_of
