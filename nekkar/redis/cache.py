@@ -27,7 +27,7 @@ from zlib import crc32
 
 from nekkar.core.cache import BaseCache
 from nekkar.core.cache.base import text, too_long
-from nekkar.core.cache.memcached.meta import BadAnswer
+from nekkar.core.cache.memcached.meta import ProtocolError
 from nekkar.core.cache.pool import Pool
 from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, plain, shown
@@ -63,7 +63,7 @@ LONGEST_TTL = 10**12  # seconds; Redis counts in milliseconds, in 64 bits
 MOST_SEEN = 20_000
 
 _REMEDIES = {  # by what an error's types and words contain, inside a script too; the first counts
-    "BadAnswer|InvalidResponse": "that connection is closed, and the call may be repeated",
+    "ProtocolError|InvalidResponse": "that connection is closed, and the call may be repeated",
     "ReadOnlyError|READONLY": "it is a replica; give the address of its primary",
     "AskError": "it is one node of a cluster; give a redis.cluster.RedisCluster client",  # and MovedError
     "WRONGTYPE": "nekkar did not write it; delete the key",
@@ -189,7 +189,8 @@ class RedisCache(BaseCache):
         try:
             return self._run(key, command, until)
         except CacheError as error:
-            if not kept or type(error.__cause__).__name__ not in ("ConnectionError", "BadAnswer", "InvalidResponse"):
+            broken = ("ConnectionError", "ProtocolError", "InvalidResponse")
+            if not kept or type(error.__cause__).__name__ not in broken:
                 raise
         return self._run(key, command, until)
 
@@ -212,7 +213,7 @@ class RedisCache(BaseCache):
         node = self._client.get_node_from_key(key)  # its primary; a command with a node is not retried
         try:
             return command(partial(ask, partial(self._client.execute_command, target_nodes=node), (key,)))
-        except BadAnswer:
+        except ProtocolError:
             library = getattr(node, f"{self._library.__name__}_connection")
             library.connection_pool.disconnect(inuse_connections=False)
             raise
@@ -226,7 +227,7 @@ class RedisCache(BaseCache):
         found = [remedy for sign, remedy in _REMEDIES.items() if re.search(sign, signs)]
         remedy = found[0] if found else "see what holds the key"
         where = f"Redis at {self._place}, key {shown(key)}" if key else f"Redis at {self._place}"
-        what = f" {cause}" if isinstance(cause, BadAnswer) else f": {type(cause).__name__}: {cause}"
+        what = f" {cause}" if isinstance(cause, ProtocolError) else f": {type(cause).__name__}: {cause}"
         return f"{where}{what}; {remedy}"
 
 

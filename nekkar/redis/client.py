@@ -16,7 +16,7 @@ from ssl import CERT_NONE
 from typing import Any
 from urllib.parse import urlsplit
 
-from nekkar.core.cache.memcached.meta import BadAnswer
+from nekkar.core.cache.memcached.meta import ProtocolError
 from nekkar.core.cache.redaction import is_host, is_well_formed, near_scheme, parts_of, port_of, redacted, redacted_host
 from nekkar.core.errors import ConfigurationError, kind_of
 from nekkar.redis.wire import bounded
@@ -160,7 +160,7 @@ def failures(library: Any) -> tuple[type[Exception], ...]:
     """Return what the library raises when a server is away, refuses a command, or sends an invalid answer."""
     named = ("RedisError", "ValkeyError", "RedisClusterException", "ValkeyClusterException")
     own = [getattr(library.exceptions, name, OSError) for name in named]
-    return (BadAnswer, OSError, ValueError, LookupError, *own)
+    return (ProtocolError, OSError, ValueError, LookupError, *own)
 
 
 def is_cluster(client: Any) -> bool:

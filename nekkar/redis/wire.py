@@ -3,7 +3,7 @@
 Rules:
 
 - Every command is a script that gives back one string: a tag that no other command has, then the answer. What
-  lacks the tag, or is nothing that its command answers, is a BadAnswer: late, repeated, crossed and garbled
+  lacks the tag, or is nothing that its command answers, is a ProtocolError: late, repeated, crossed and garbled
   answers never pass for another. The connection that brought one is of no more use.
 - A script goes as its text, which is hardly longer than its hash: no server, flushed or restarted, lacks it.
 - The libraries' timeout restarts at each read. Here their connections are over a Stream, whose steps share
@@ -23,8 +23,8 @@ from itertools import count
 from secrets import randbits
 from typing import Any, NamedTuple
 
-from nekkar.core.cache.memcached.meta import BadAnswer
-from nekkar.core.cache.stream import Stream, awaited
+from nekkar.core.cache.memcached.meta import ProtocolError
+from nekkar.core.cache.stream import Stream, run_with_deadline
 from nekkar.core.errors import shown
 
 Send = Callable[..., Any]  # sends the words of one command, returns its answer
@@ -76,14 +76,14 @@ redis.call('SET', KEYS[1], ARGV[3], 'EX', ARGV[4]) return ARGV[1] .. 'OK'""",
 
 
 def ask(send: Send, keys: tuple[str, ...], command: Command, *words: Any) -> bytes:
-    """Send a command by ``send``; return its answer. Raises BadAnswer, or what the library does."""
+    """Send a command by ``send``; return its answer. Raises ProtocolError, or what the library does."""
     tag = next(_tags).to_bytes(TAG)
     answer = send("EVAL", command.script, len(keys), *keys, tag, *words)
     if not isinstance(answer, bytes) or answer[:TAG] != tag:
-        raise BadAnswer(f"answered {shown(answer)}, which is not the answer to this command")
+        raise ProtocolError(f"answered {shown(answer)}, which is not the answer to this command")
     answer = answer[TAG:]
     if not command.answers.fullmatch(answer):
-        raise BadAnswer(f"answered {shown(answer)}, which this command never does")
+        raise ProtocolError(f"answered {shown(answer)}, which this command never does")
     return answer
 
 
@@ -122,7 +122,7 @@ def connected(kind: Any, settings: dict[str, Any], until: float) -> Any:
         connection.disconnect()
         raise failure  # here, where what the server said is not its context
 
-    awaited(connect, until)
+    run_with_deadline(connect, until)
     return connection
 
 
@@ -134,7 +134,7 @@ def without_words(error: Exception) -> Exception:
             one.__context__ = one.__cause__ = None  # the library may have tried again after what the server said
         return error
     if isinstance(error, _UNREADABLE):
-        return BadAnswer(f"sent an invalid answer: {type(error).__name__}")
+        return ProtocolError(f"sent an invalid answer: {type(error).__name__}")
     if type(error).__module__.partition(".")[0] not in ("redis", "valkey"):
         return error  # one of ours, or of the user's own
     harmless = type(error).__new__(type(error))  # whatever the signature of its __init__
@@ -147,4 +147,4 @@ def _understood(step: Callable[[], Any]) -> Any:
     try:
         return step()
     except _UNREADABLE as cause:
-        raise BadAnswer(f"sent an invalid answer: {type(cause).__name__}: {cause}") from cause
+        raise ProtocolError(f"sent an invalid answer: {type(cause).__name__}: {cause}") from cause

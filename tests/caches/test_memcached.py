@@ -26,7 +26,7 @@ from tests.support.internals.caches import (
     Stream,
     address,
     idle_in,
-    keeper,
+    pick_server,
     servers_of,
     socket_of,
 )
@@ -531,20 +531,20 @@ def test_a_keys_server_is_the_same_everywhere() -> None:
     found = [address(each) for each in SERVERS]
     for _ in range(20):
         random.shuffle(found)
-        chosen = [str(keeper(found, f"nekkar:{number}")) for number in range(5)]
+        chosen = [str(pick_server(found, f"nekkar:{number}")) for number in range(5)]
         assert chosen == GOLDEN
-    chosen = [str(keeper([address("H1"), address("h2")], str(number))).lower() for number in range(10)]
-    assert chosen == [str(keeper([address("h2"), address("h1")], str(number))) for number in range(10)]
+    chosen = [str(pick_server([address("H1"), address("h2")], str(number))).lower() for number in range(10)]
+    assert chosen == [str(pick_server([address("h2"), address("h1")], str(number))) for number in range(10)]
 
 
 def test_keys_spread_evenly_and_only_those_of_a_server_taken_away_move() -> None:
     """Of 10,000 keys each of five has its fifth, give or take; without one, its keys alone move, to all others."""
     found = [address(each) for each in SERVERS]
     keys = [f"nekkar:{number}" for number in range(10_000)]
-    before = {key: keeper(found, key) for key in keys}
+    before = {key: pick_server(found, key) for key in keys}
     shares = Counter(before.values())
     assert all(1800 <= shares[each] <= 2200 for each in found)
-    after = {key: keeper(found[1:], key) for key in keys}
+    after = {key: pick_server(found[1:], key) for key in keys}
     moved = [key for key in keys if before[key] != after[key]]
     assert {before[key] for key in moved} == {found[0]}
     assert len(moved) == shares[found[0]]

@@ -168,12 +168,12 @@ def _resolved(address: Address, flags: int = 0) -> list[Any]:
 
 def _resolved_by(address: Address, until: float) -> list[Any]:
     try:
-        return awaited(lambda: _resolved(address), until)
+        return run_with_deadline(lambda: _resolved(address), until)
     except TimeoutError:
         raise TimeoutError(f"the name {address.host!r} was not resolved in time") from None
 
 
-def awaited(work: Callable[[], T], until: float) -> T:
+def run_with_deadline(work: Callable[[], T], until: float) -> T:
     """Return what ``work`` returns, done in a thread; TimeoutError where it is not done by ``until``.
 
     Where no thread can be started, as in an ``atexit`` function, ``work`` is done here, however long it takes.

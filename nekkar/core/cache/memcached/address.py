@@ -82,7 +82,7 @@ def addresses(servers: Any) -> tuple[Address, ...]:
     return found
 
 
-def keeper(servers: Sequence[Address], key: str) -> Address:
+def pick_server(servers: Sequence[Address], key: str) -> Address:
     """Return the server that stores ``key``."""
     return max(servers, key=lambda server: _weight(server, key)) if len(servers) > 1 else servers[0]
 

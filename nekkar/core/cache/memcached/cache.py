@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from nekkar.core.cache.base import UNREAD, BaseCache, text
-from nekkar.core.cache.memcached.address import PORT, addresses, at, keeper, ranked
+from nekkar.core.cache.memcached.address import PORT, addresses, at, pick_server, ranked
 from nekkar.core.cache.memcached.clock import read_clock
 from nekkar.core.cache.memcached.server import Connection, Server
 from nekkar.core.errors import CacheError, ConfigurationError, kind_of, plain, shown
@@ -169,7 +169,7 @@ def _server_of(servers: dict[Address, Server], key: str) -> Server:
         raise ConfigurationError(f"memcached key must be printable ASCII without spaces, got {shown(key)}")
     if not 1 <= len(key) <= LONGEST_KEY:
         raise ConfigurationError(f"memcached key {shown(key)} has {len(key)} characters; give 1 to {LONGEST_KEY}")
-    return servers[keeper(tuple(servers), key)]
+    return servers[pick_server(tuple(servers), key)]
 
 
 def _expiry(ttl: int, date: Callable[[int], int | None]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from nekkar.core.cache.base import UNREAD, Unread
-from nekkar.core.cache.memcached.meta import BadAnswer, ValueTooLong
+from nekkar.core.cache.memcached.meta import ProtocolError, ValueTooLong
 from nekkar.core.cache.stream import AnswerTooLong, Stream
 from nekkar.core.errors import shown
 from nekkar.core.window.codec import LONGEST_STATE
@@ -50,7 +50,7 @@ class Classic:
     def set(self, key: str, value: bytes) -> None:
         """Store, whatever is there."""
         if not self._ready().set(key, value, noreply=False):
-            raise BadAnswer(f"did not store key {shown(key)}")
+            raise ProtocolError(f"did not store key {shown(key)}")
 
     def delete(self, key: str) -> None:
         """Remove ``key`` where it is set."""
@@ -73,5 +73,5 @@ class Classic:
 
     def _ready(self) -> Client:
         if not self.stream.is_quiet():
-            raise BadAnswer("sent something before it was asked, or closed the connection")
+            raise ProtocolError("sent something before it was asked, or closed the connection")
         return self._client

@@ -1,9 +1,9 @@
 """memcached's meta commands over one connection: each answer proves that it belongs to its command.
 
 Each command asks for its key and a unique opaque number to be returned. An answer without them, with a wrong length, or
-with bytes after it is a BadAnswer, and so is a line that no memcached writes. So late, repeated, crossed and garbled
-answers never pass for another command's. A connection with a bad answer is closed. The answer to a store has the new
-token (``c``), so the next swap needs no read.
+with bytes after it is a ProtocolError, and so is a line that no memcached writes. So late, repeated, crossed and
+garbled answers never pass for another command's. A connection with a bad answer is closed. The answer to a store has
+the new token (``c``), so the next swap needs no read.
 
 Protocol: https://docs.memcached.org/protocols/meta/
 """
@@ -28,7 +28,7 @@ _CODES = {b"mg": (b"VA", b"EN"), b"ms": (b"HD", b"NS", b"EX", b"NF"), b"md": (b"
 Answer = tuple[bytes, dict[bytes, bytes], bytes]
 
 
-class BadAnswer(Exception):
+class ProtocolError(Exception):
     """The bytes received are not the answer to the command."""
 
 
@@ -40,7 +40,7 @@ class ValueTooLong(Exception):
         self.size, self.key = size, key
 
 
-class Refused(BadAnswer):
+class UnknownCommand(ProtocolError):
     """The answering program, such as a proxy, does not know the command, whatever version it reports."""
 
 
@@ -57,7 +57,7 @@ class Meta:
         if line.startswith((b"ERROR", b"CLIENT_ERROR")):
             return None
         if not line.startswith(b"VERSION "):
-            raise BadAnswer(f"answered {shown(line)} to version")
+            raise ProtocolError(f"answered {shown(line)} to version")
         return line.removeprefix(b"VERSION ")
 
     def get(self, key: str) -> bytes | None:
@@ -79,7 +79,7 @@ class Meta:
         """Store, whatever is there."""
         code, _, _ = self._ask(key, b"ms", b"c T0 k", value)
         if code != b"HD":
-            raise BadAnswer(f"answered {shown(code)} to a set of key {shown(key)}")
+            raise ProtocolError(f"answered {shown(code)} to a set of key {shown(key)}")
 
     def delete(self, key: str) -> None:
         """Remove ``key`` where it is set."""
@@ -91,7 +91,7 @@ class Meta:
         got = self._next()
         while not got.endswith((b"END\r\n", b"ERROR\r\n")):
             if len(got) > LONGEST_STATS:
-                raise BadAnswer("answered without an end to stats")
+                raise ProtocolError("answered without an end to stats")
             got += self._next()
         found = re.search(rb"^STAT time (\d+)\r\n", got, re.MULTILINE)
         return int(found[1]) if found else None
@@ -109,10 +109,10 @@ class Meta:
             self.stream.sendall(b"%b %b %d %b O%b\r\n%b\r\n" % (verb, name, len(data), flags, opaque, data))
         line, rest = self._line()
         if line == b"ERROR":
-            raise Refused(f"answered {shown(line)} to {verb.decode()}")
+            raise UnknownCommand(f"answered {shown(line)} to {verb.decode()}")
         code, length, fields = _parsed(line)
         if fields.get(b"O") != opaque or fields.get(b"k") != name or not _fits(verb, code, fields):
-            raise BadAnswer(f"answered {shown(line)} to {verb.decode()} of key {shown(key)}")
+            raise ProtocolError(f"answered {shown(line)} to {verb.decode()} of key {shown(key)}")
         if length > LONGEST_STATE + 2:
             raise ValueTooLong(length - 2, key)
         return code, fields, self._behind(length, rest)
@@ -122,7 +122,7 @@ class Meta:
         got = self._next()
         while (end := got.find(b"\r\n")) < 0:
             if len(got) > LONGEST_LINE:
-                raise BadAnswer(f"answered {shown(got)} without an end of the line")
+                raise ProtocolError(f"answered {shown(got)} without an end of the line")
             got += self._next()
         return got[:end], got[end + 2 :]
 
@@ -134,17 +134,17 @@ class Meta:
                 parts += self._next()
             got = bytes(parts)
         if len(got) != length or not got.endswith(b"\r\n" if length else b""):
-            raise BadAnswer(f"sent {shown(got[-100:])} at the end of an answer of {counted(length, 'byte')}")
+            raise ProtocolError(f"sent {shown(got[-100:])} at the end of an answer of {counted(length, 'byte')}")
         return got[:-2]
 
     def _next(self) -> bytes:
         got = self.stream.recv(RECEIVE)
         if not got:
-            raise BadAnswer("closed the connection")
+            raise ProtocolError("closed the connection")
         return got
 
 
-def is_spoken(version: bytes) -> bool:
+def supports_meta(version: bytes) -> bool:
     """Return whether a server of this version has the meta commands as nekkar needs them."""
     found = _VERSION.match(version)
     return found is not None and tuple(map(int, found.groups())) >= OLDEST
@@ -156,7 +156,7 @@ def _parsed(line: bytes) -> tuple[bytes, int, dict[bytes, bytes]]:
     try:
         length = int(words.pop(0)) + 2 if code == b"VA" else 0
     except (LookupError, ValueError):
-        raise BadAnswer(f"answered {shown(line)}, a value without its size") from None
+        raise ProtocolError(f"answered {shown(line)}, a value without its size") from None
     return code, length, {word[:1]: word[1:] for word in words}
 
 

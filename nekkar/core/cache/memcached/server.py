@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from nekkar.core.cache.base import too_long
 from nekkar.core.cache.memcached.address import Address
 from nekkar.core.cache.memcached.classic import Classic
-from nekkar.core.cache.memcached.meta import BadAnswer, Meta, Refused, ValueTooLong, is_spoken
+from nekkar.core.cache.memcached.meta import Meta, ProtocolError, UnknownCommand, ValueTooLong, supports_meta
 from nekkar.core.cache.pool import Pool
 from nekkar.core.cache.stream import Stream, connect
 from nekkar.core.clock import monotonic
@@ -50,7 +50,7 @@ class Server:
             return self._run(command, until)
         except CacheError as error:
             cause = error.__cause__
-            if not isinstance(cause, Refused) and (not kept or isinstance(cause, TimeoutError | ValueTooLong)):
+            if not isinstance(cause, UnknownCommand) and (not kept or isinstance(cause, TimeoutError | ValueTooLong)):
                 raise
         return self._run(command, until)
 
@@ -92,8 +92,8 @@ class Server:
         if isinstance(cause, TimeoutError):
             remedy = "see that it runs and can be reached, or allow a longer timeout"
             return f" did not answer within {plain(self.timeout)} s; {remedy}"
-        self._refuses |= isinstance(cause, Refused)
-        if isinstance(cause, BadAnswer):
+        self._refuses |= isinstance(cause, UnknownCommand)
+        if isinstance(cause, ProtocolError):
             return f" {cause}; that connection is closed, and the call may be repeated"
         if isinstance(cause, OSError | ValueError | LookupError) or _is_pymemcaches(cause):
             return f": {type(cause).__name__}: {cause}; see that it runs and can be reached"
@@ -106,7 +106,7 @@ class Server:
             if version is None:  # a server that does not know the command may hang up
                 meta.close()
                 meta = self._meta(until)
-            elif is_spoken(version) and not self._refuses:
+            elif supports_meta(version) and not self._refuses:
                 return meta
             return Classic(meta.stream, self._client(meta.stream))
         except BaseException:
