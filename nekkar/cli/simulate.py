@@ -11,7 +11,7 @@ from nekkar.cli.named import limit_named
 from nekkar.cli.options import Commands, add_command, add_json, needs, seconds
 from nekkar.cli.show import Table, duration, is_rich, show, show_json
 from nekkar.core.errors import ConfigurationError, counted, shown
-from nekkar.core.quota import SECOND, Rate, micros, whole
+from nekkar.core.quota import SECOND, Rate, to_us, whole
 from nekkar.plan import Ask, Hold, Start, Tally, Usage, asked, read_calls, read_log, run
 from nekkar.rules import RuleTable
 
@@ -50,7 +50,7 @@ def add_to(commands: Commands) -> None:
 def run_plan(options: argparse.Namespace) -> int:
     """Simulate the calls and print the result."""
     whole(options.workers, "workers", MOST_WORKERS)
-    micros(options.latency, "latency")
+    to_us(options.latency, "latency")
     if options.plot:
         _can_draw(options.plot)
     rules = RuleTable.from_file(options.rules)

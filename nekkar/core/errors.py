@@ -109,7 +109,7 @@ def missing(module: str, extra: str, error: ModuleNotFoundError) -> ModuleNotFou
     )
 
 
-def copied(error: Exception) -> Exception:
+def copy_error(error: Exception) -> Exception:
     """Return an error of the same type and words for another thread to raise, with ``error`` as its cause."""
     copy = type(error).__new__(type(error), *error.args)  # whatever the signature of its __init__
     copy.args = error.args

@@ -13,7 +13,7 @@ from nekkar.core.cost import CALLS, Hits, cost_of, largest
 from nekkar.core.decorator import _Guard
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit import Limit, _reservation
-from nekkar.core.quota import SECOND, Quota, patience
+from nekkar.core.quota import SECOND, Quota, check_max_wait
 from nekkar.core.reservation import Reservation
 from nekkar.core.runtime.drivers import Signal, is_nested, run, run_async
 from nekkar.core.runtime.effects import Event, QueueSteps
@@ -128,7 +128,7 @@ class JointLimit(_Guard[JointAdmission]):
         return _Call(parts, self._longest(max_wait), loop, is_again=True)
 
     def _longest(self, max_wait: float | None) -> float | None:
-        return self._max_wait if max_wait is None else patience(max_wait, self.name)
+        return self._max_wait if max_wait is None else check_max_wait(max_wait, self.name)
 
     def _check_units(self, cost: Mapping[str, int]) -> None:
         counted = list(dict.fromkeys(unit for limit in self.limits for unit in (CALLS, *limit._core.quota.units)))

@@ -10,7 +10,7 @@ from nekkar.core.cost import Hits, cost_of
 from nekkar.core.decorator import _Guard
 from nekkar.core.errors import CacheError
 from nekkar.core.limit_core import LimitCore
-from nekkar.core.quota import SECOND, WHOLE, Quota, micros, patience, read_cost, read_headroom
+from nekkar.core.quota import SECOND, WHOLE, Quota, check_max_wait, read_cost, read_headroom, to_us
 from nekkar.core.reservation import Reservation
 from nekkar.core.runtime.drivers import Signal, is_nested, run, run_async, run_steps, run_steps_async
 from nekkar.core.runtime.effects import CacheSteps
@@ -134,7 +134,7 @@ class Limit(_Guard[Admission]):
 
     def _stale(self, admission: Admission, max_wait: float | None) -> tuple[Hits, float | None, Slot | None]:
         reserved = _reservation(admission)
-        longest = self._max_wait if max_wait is None else patience(max_wait, self.name)
+        longest = self._max_wait if max_wait is None else check_max_wait(max_wait, self.name)
         return cost_of(admission.costs), longest, reserved.slot if reserved else None
 
     def _least_wait(self, admission: Admission) -> float:
@@ -214,7 +214,7 @@ class Limit(_Guard[Admission]):
         return await run_steps_async(steps, self._core.clock, this_loop(), in_process, shielded)
 
     def _held(self, seconds: float) -> int:
-        return micros(seconds, f"limit {self.name!r}: hold")
+        return to_us(seconds, f"limit {self.name!r}: hold")
 
     def _checked(
         self, cost: int | Mapping[str, int], max_wait: float | None, headroom: float | None = None
@@ -225,7 +225,7 @@ class Limit(_Guard[Admission]):
             free = read_headroom(headroom, f"limit {self.name!r}: headroom")
         is_plain = type(cost) is int and cost == 1 and quota.counts_calls_alone and not free
         asked = 1 if is_plain else read_cost(cost, quota, self.name, free)
-        return asked, self._max_wait if max_wait is None else patience(max_wait, self.name), free
+        return asked, self._max_wait if max_wait is None else check_max_wait(max_wait, self.name), free
 
     def _prefetched(self, slot: Slot) -> Admission:
         if self._core.reporter.listening:

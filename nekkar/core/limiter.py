@@ -17,7 +17,7 @@ from nekkar.core.events import Callback, Listeners, Listening
 from nekkar.core.limit import Limit
 from nekkar.core.limit_core import LimitCore
 from nekkar.core.once import Once
-from nekkar.core.quota import SECOND, Quota, micros, patience, quota, read_headroom
+from nekkar.core.quota import SECOND, Quota, check_max_wait, quota, read_headroom, to_us
 from nekkar.core.rounds import Rounds
 from nekkar.core.runtime.fork_lock import SHARED
 from nekkar.core.shared.key import cache_key
@@ -56,7 +56,7 @@ class Nekkar:
         self._listeners = Listeners()
         self._outage = Outage(on_cache_error, local_share, self._listeners)
         self._outages = {"": self._outage}  # by server, where the cache has several
-        self.max_hold: float = micros(max_hold, "max_hold", 1) / SECOND
+        self.max_hold: float = to_us(max_hold, "max_hold", 1) / SECOND
         self.once = Once()
         self._known: WeakValueDictionary[tuple[str, Quota], LimitCore] = WeakValueDictionary()
         self._defined: WeakValueDictionary[str, LimitCore] = WeakValueDictionary()  # by hand, not by the rules
@@ -193,7 +193,7 @@ def terms(
         read = quota(cast("int | str", rate_limit), period, spacing, margin)
     except ConfigurationError as cause:
         raise ConfigurationError(f"limit {shown(name)}: {cause}") from None
-    return read, None if max_wait is None else patience(max_wait, name)
+    return read, None if max_wait is None else check_max_wait(max_wait, name)
 
 
 def _cache(cache: BaseCache | str | None) -> BaseCache:

@@ -144,7 +144,7 @@ def whole(value: SupportsIndex, what: str, most: int = MAX_COUNT, least: int = 1
     return number
 
 
-def micros(value: Any, what: str, least_us: int = 0, most_us: int = MAX_PERIOD) -> int:
+def to_us(value: Any, what: str, least_us: int = 0, most_us: int = MAX_PERIOD) -> int:
     """Return seconds as microseconds, rounded up, within bounds; ConfigurationError otherwise."""
     bounds = f"give seconds from {plain(least_us / SECOND)} to {plain(most_us / SECOND)}"
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
@@ -154,9 +154,9 @@ def micros(value: Any, what: str, least_us: int = 0, most_us: int = MAX_PERIOD) 
     return math.ceil(round(value * SECOND, 3))
 
 
-def patience(max_wait: Any, name: str) -> float:
+def check_max_wait(max_wait: Any, name: str) -> float:
     """Return the seconds that a call of limit ``name`` waits at most; raise ConfigurationError for others."""
-    return micros(max_wait, f"limit {shown(name)}: max_wait") / SECOND
+    return to_us(max_wait, f"limit {shown(name)}: max_wait") / SECOND
 
 
 def leaving(quota: Quota, headroom: int) -> Quota:
@@ -213,7 +213,7 @@ def read_cost(cost: Any, quota: Quota, name: str, headroom: int = 0) -> Hits:
 def _rates(rate_limit: int | str, period: float | None) -> tuple[Rate, ...]:
     if not isinstance(rate_limit, str):
         count = whole(rate_limit, "rate_limit")
-        return (Rate(micros(60.0 if period is None else period, "period", MIN_PERIOD), count),)
+        return (Rate(to_us(60.0 if period is None else period, "period", MIN_PERIOD), count),)
     if period is not None:
         raise ConfigurationError(
             f"rate_limit {shown(rate_limit)} names its own period, so period={shown(period)} can't be given too;"
@@ -274,11 +274,11 @@ def _spacing_us(spacing: float | str, rates: tuple[Rate, ...]) -> int:
         return max(gaps)
     if isinstance(spacing, str):
         raise ConfigurationError(f"spacing {shown(spacing)} is not known; give seconds, or 'even'")
-    return micros(spacing, "spacing")
+    return to_us(spacing, "spacing")
 
 
 def _margin_us(margin: float | None, rates: tuple[Rate, ...]) -> int:
     """Default to the larger of 50 ms and P/200, at most 1 s, P being the shortest period."""
     if margin is not None:
-        return micros(margin, "margin", MIN_MARGIN, MAX_MARGIN)
+        return to_us(margin, "margin", MIN_MARGIN, MAX_MARGIN)
     return min(max(SECOND // 20, rates[0].period_us // 200), SECOND)

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from nekkar.core.cache import BaseCache, from_url
 from nekkar.core.cache.redaction import redacted
 from nekkar.core.errors import CacheError, ConfigurationError, counted, plain
-from nekkar.core.quota import SECOND, Rate, micros, quota, whole
+from nekkar.core.quota import SECOND, Rate, quota, to_us, whole
 from nekkar.core.shared.key import cache_key
 from nekkar.demo.fleet import Outcome, run_fleet
 from nekkar.demo.show import LABELS, Result, progress, show
@@ -48,7 +48,7 @@ def read_plan(workers: int, rate: str, seconds: float, cache: str | None) -> Pla
     """Check the options; ConfigurationError names the one that can't work."""
     whole(workers, "workers", MOST_WORKERS)
     rates = quota(rate).rates
-    span_us = micros(seconds, "seconds", SECOND, MOST_SECONDS * SECOND)
+    span_us = to_us(seconds, "seconds", SECOND, MOST_SECONDS * SECOND)
     calls = min(each.count * -(-span_us // each.period_us) for each in rates)
     if calls > MOST_CALLS:
         raise ConfigurationError(

@@ -15,7 +15,7 @@ from nekkar.core.cost import CALLS, merged
 from nekkar.core.errors import ConfigurationError, kind_of, shown
 from nekkar.core.joint import JointLimit
 from nekkar.core.limiter import Limit, Nekkar, terms
-from nekkar.core.quota import Quota, micros, read_headroom, whole
+from nekkar.core.quota import Quota, read_headroom, to_us, whole
 from nekkar.http.bodies import RequestView
 from nekkar.http.feedback import Route
 from nekkar.http.inspection import Inspection, Refused
@@ -43,7 +43,7 @@ class CallOptions:
         if self.cost is not None and not isinstance(self.cost, Mapping):
             whole(self.cost, "cost")  # the units of a mapping are checked where the limit is known
         if self.max_wait is not None:
-            micros(self.max_wait, "max_wait")
+            to_us(self.max_wait, "max_wait")
         if self.headroom is not None:
             read_headroom(self.headroom, "headroom")
 
@@ -86,7 +86,7 @@ class HttpLimiter:
                 f"rules must be a RuleTable, such as RuleTable([Rule(url, limit)], limits), got {kind_of(self.rules)}"
             )
         if self.max_wait is not None:
-            micros(self.max_wait, "max_wait")
+            to_us(self.max_wait, "max_wait")
         if self.refused is not None and (not callable(self.refused) or iscoroutinefunction(self.refused)):
             raise ConfigurationError(
                 "refused must be a plain function of a response that returns None or the seconds to pause, got"

@@ -31,7 +31,7 @@ from nekkar.core.cache.memcached.meta import ProtocolError
 from nekkar.core.cache.pool import Pool
 from nekkar.core.clock import monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, plain, shown
-from nekkar.core.quota import SECOND, micros
+from nekkar.core.quota import SECOND, to_us
 from nekkar.core.window.codec import LONGEST_STATE
 from nekkar.redis.client import failures, is_cluster, library_of, made, place, settings, split_timeout
 from nekkar.redis.wire import (
@@ -91,7 +91,7 @@ class RedisCache(BaseCache):
         self, host: Any = "localhost", port: int = 6379, db: int = 0, *, timeout: float = 1.0, **options: Any
     ) -> None:
         host, self._timeout = split_timeout(host, timeout)
-        micros(self._timeout, "Redis timeout", SECOND // 1000, 3600 * SECOND)
+        to_us(self._timeout, "Redis timeout", SECOND // 1000, 3600 * SECOND)
         self._args = (host, port, db, self._timeout, options)
         self._client = made(host, port, db, options)
         self._library = library_of(self._client)

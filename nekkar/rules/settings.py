@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from nekkar.core.errors import ConfigurationError, kind_of, shown
-from nekkar.core.quota import Quota, micros, quota
+from nekkar.core.quota import Quota, quota, to_us
 from nekkar.meters import BUILT_IN
 from nekkar.rules.costs import read_headroom
 from nekkar.rules.dialects import Dialect, check_headers
@@ -82,7 +82,7 @@ def _readers(settings: Mapping[str, Any], dialects: Mapping[str, Dialect]) -> It
     yield lambda: quota(rate, settings.get("period") if rate != 1 else None, settings.get("spacing", 0.0))
     yield lambda: quota(1, None, 0.0, settings.get("margin"))
     if settings.get("max_wait") is not None:
-        yield lambda: micros(settings["max_wait"], "max_wait")
+        yield lambda: to_us(settings["max_wait"], "max_wait")
     yield lambda: check_headers(settings.get("headers", False), dialects)
     yield lambda: read_refused(settings.get("refused", ()))
     if settings.get("meter") is not None:

@@ -29,7 +29,7 @@ from nekkar.core.cache.machine_clock import MachineClock
 from nekkar.core.cache.pool import Pool
 from nekkar.core.clock import UNSET, monotonic
 from nekkar.core.errors import CacheError, ConfigurationError, kind_of, plain
-from nekkar.core.quota import SECOND, micros
+from nekkar.core.quota import SECOND, to_us
 from nekkar.core.runtime.fork_lock import lock_over_forks
 from nekkar.core.window.codec import LONGEST_STATE
 
@@ -95,7 +95,7 @@ class SqliteCache(BaseCache):
             raise ConfigurationError(
                 "SQLite path names no file; give one such as 'limits.db', or use MemoryCache() without a file"
             )
-        micros(timeout, "SQLite timeout", SECOND // 1000, 3600 * SECOND)
+        to_us(timeout, "SQLite timeout", SECOND // 1000, 3600 * SECOND)
         self._path, self._timeout = os.path.abspath(name), timeout
         self._pool: Pool[_Opened] = Pool(self._connect, _close)
         _pools[id(self._pool)] = self._pool

@@ -11,7 +11,7 @@ from itertools import islice
 from secrets import randbits
 
 from nekkar.core.cost import fits
-from nekkar.core.errors import CacheError, copied
+from nekkar.core.errors import CacheError, copy_error
 from nekkar.core.quota import Quota, leaving
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.callers import Caller, InHand, Queue, Settling, Slot, StartOrder, State
@@ -170,7 +170,7 @@ class Assignments:
         """Answer settlements: they were written, or end with an error."""
         for settling in settled:
             if not settling.is_done:
-                settling.error, settling.is_done = error and copied(error), True
+                settling.error, settling.is_done = error and copy_error(error), True
                 self.to_wake.append(settling)
         self.settling = [settling for settling in self.settling if not settling.is_done]
 
@@ -277,7 +277,7 @@ class Assignments:
         for caller in callers:
             if caller in self.queue:
                 self.queue.leave(caller)
-                caller.error = copied(error) if isinstance(error, CacheError) else error
+                caller.error = copy_error(error) if isinstance(error, CacheError) else error
                 self.to_wake.append(caller)
         if not self.queue.head:
             self._renew_place()

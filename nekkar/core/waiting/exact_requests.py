@@ -12,7 +12,7 @@ from secrets import randbits
 from typing import TYPE_CHECKING
 
 from nekkar.core.cost import Hits
-from nekkar.core.errors import CacheError, copied
+from nekkar.core.errors import CacheError, copy_error
 from nekkar.core.runtime.effects import Event
 from nekkar.core.waiting.callers import InHand, Slot
 from nekkar.core.window.exact import ExactSlot, is_past
@@ -122,7 +122,7 @@ class ExactRequests:
     def fail(self, error: CacheError, requests: Sequence[ExactRequest] | None = None) -> None:
         """Answer requests with an error, all of them unless given. Slots that they may have got are to be taken out."""
         for request in list(self.open) if requests is None else requests:
-            request.error = copied(error)
+            request.error = copy_error(error)
             self.withdraw(request)
             self._answer(request)
 

@@ -12,7 +12,7 @@ from nekkar.core.cache.memcached.address import PORT, addresses, at, pick_server
 from nekkar.core.cache.memcached.clock import read_clock
 from nekkar.core.cache.memcached.server import Connection, Server
 from nekkar.core.errors import CacheError, ConfigurationError, kind_of, plain, shown
-from nekkar.core.quota import SECOND, micros
+from nekkar.core.quota import SECOND, to_us
 
 if TYPE_CHECKING:
     import ssl
@@ -50,7 +50,7 @@ class MemcachedCache(BaseCache):
     ) -> None:
         if servers is not None and (host, port) != ("localhost", PORT):
             raise ConfigurationError("memcached host is given beside servers; put it into the list")
-        micros(timeout, "memcached timeout", SECOND // 1000, 3600 * SECOND)
+        to_us(timeout, "memcached timeout", SECOND // 1000, 3600 * SECOND)
         found = (at(host, port),) if servers is None else addresses(servers)
         if not isinstance(tls_context, bool | None) and not hasattr(tls_context, "wrap_socket"):
             raise ConfigurationError(f"tls_context must be an ssl.SSLContext, True or None, got {kind_of(tls_context)}")
