@@ -42,8 +42,7 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool
 
 from nekkar.http.attempts import AdmittedAttempts
-from nekkar.http.urllib3 import Refused as NotAdmitted
-from nekkar.http.urllib3 import ask_first, attempts
+from nekkar.http.urllib3 import AttemptRefused, attempts, hook_pool
 
 __all__ = [
     "NekkarAdapter",
@@ -169,7 +168,7 @@ class NekkarAdapter(HTTPAdapter):
         self._adapter = adapter
         if adapter is None:
             super().__init__(**http_adapter_args)
-        self._ask_first()
+        self._hook_pools()
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """Send the request, each attempt as soon as its limit admits it."""
@@ -189,7 +188,7 @@ class NekkarAdapter(HTTPAdapter):
             if not self._waits_for_connections(send):
                 sent.admit_ahead()
             response = send(request, *args, **kwargs)
-        except NotAdmitted as refused:
+        except AttemptRefused as refused:
             raise refused.error from refused.error.__cause__
         finally:
             attempts.reset(token)
@@ -227,9 +226,9 @@ class NekkarAdapter(HTTPAdapter):
         if state["_adapter"] is None:
             super().__setstate__(state)  # type: ignore[misc]
         self.__dict__.update(state)
-        self._ask_first()
+        self._hook_pools()
 
-    def _ask_first(self) -> None:
+    def _hook_pools(self) -> None:
         """Make the pools of the adapter that sends ask before each attempt; twice is as once.
 
         Each is caught as ``send`` looks it up: it may be a proxy's, made when the environment first names it.
@@ -295,4 +294,4 @@ def _found(held: ReferenceType[HTTPAdapter], *args: Any, **kwargs: Any) -> HTTPC
     adapter = held()
     assert adapter is not None, "the caller holds the adapter"
     find: Any = type(adapter).get_connection_with_tls_context
-    return ask_first(find(adapter, *args, **kwargs))
+    return hook_pool(find(adapter, *args, **kwargs))

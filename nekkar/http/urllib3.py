@@ -8,7 +8,7 @@ steps: see ``Attempts``.
 - A pool that blocks hands out few, and waiting for one would make the slot stale: it takes the connection first.
 - It confirms once the connection is open, since a name server, a handshake or a proxy may have taken long. A server
   may have closed the connection in the wait for a new slot: then it is opened again.
-- urllib3 takes an OSError for a broken connection and tries again. So an error of asking is raised as ``Refused``.
+- urllib3 takes an OSError for a broken connection and tries again. So an error of asking is an ``AttemptRefused``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Attempts", "Refused", "ask_first", "attempts"]
+__all__ = ["AttemptRefused", "Attempts", "attempts", "hook_pool"]
 
 
 class Attempts(Protocol):
@@ -49,7 +49,7 @@ class Attempts(Protocol):
 attempts: ContextVar[Attempts | None] = ContextVar("nekkar's attempts", default=None)
 
 
-class Refused(EmptyPoolError):
+class AttemptRefused(EmptyPoolError):
     """The attempt may not start, for the reason ``error``; urllib3 raises it at once, and holds no connection."""
 
     def __init__(self, error: Exception, pool: HTTPConnectionPool | None = None) -> None:
@@ -64,7 +64,7 @@ class Refused(EmptyPoolError):
         return type(self), self.args
 
 
-def ask_first(pool: HTTPConnectionPool) -> HTTPConnectionPool:
+def hook_pool(pool: HTTPConnectionPool) -> HTTPConnectionPool:
     """Let each attempt in ``pool`` ask, and tell what came back; return the pool. Twice is as once.
 
     The pool itself is changed, not the classes that a manager makes pools of: it may be of any class, and be
@@ -129,15 +129,15 @@ def _refusable(pool: HTTPConnectionPool, step: Callable[[], T]) -> T:
     try:
         return step()
     except Exception as error:
-        raise Refused(error, pool) from error
+        raise AttemptRefused(error, pool) from error
 
 
 @contextmanager
 def _returned_if_refused(pool: HTTPConnectionPool, connection: BaseHTTPConnection) -> Iterator[None]:
-    """Give a connection back where the attempt that has it is refused: urllib3 thinks that a ``Refused`` has none."""
+    """Give the connection of a refused attempt back: urllib3 thinks that an ``AttemptRefused`` has none."""
     try:
         yield
-    except Refused:
+    except AttemptRefused:
         pool._put_conn(connection)
         raise
     except BaseException:  # an interrupt: urllib3 gives the pool a place for a new one

@@ -28,7 +28,7 @@ from nekkar.core.limiter import Admission, Nekkar
 from nekkar.requests import NekkarAdapter, RequestCacheError, RequestCorruptLog, RequestWaitTooLong, limit, options
 from nekkar.rules import Rule, RuleTable
 from nekkar.testing import START_US, FakeClock
-from tests.support.internals.http import Refused, ask_first, attempts
+from tests.support.internals.http import AttemptRefused, attempts, hook_pool
 from tests.support.web import TIMEOUT, Proxy, Site, running, wait_until
 
 RATE = 1000
@@ -526,7 +526,7 @@ def test_a_pool_goes_with_its_session(site: Site, limiter: Nekkar) -> None:
 def test_a_pool_that_nobody_asks_for_is_as_it_was(site: Site) -> None:
     """Outside a limited send, a pool does what it always did; asking twice for it is as once."""
     with urllib3.HTTPConnectionPool("127.0.0.1", site.server_port) as pool:
-        assert ask_first(ask_first(pool)) is pool
+        assert hook_pool(hook_pool(pool)) is pool
         assert pool.request("GET", "/", timeout=TIMEOUT).status == 200
         asked: list[str] = []
         token = attempts.set(Asking(lambda: asked.append("once")))
@@ -548,8 +548,8 @@ def test_what_asking_raises_leaves_a_pool_as_refused() -> None:
         token = attempts.set(Asking(refuse))
         try:
             for _ in range(3):
-                with pytest.raises(Refused, match="not now") as raised:
-                    ask_first(pool).request("GET", "/", retries=5, pool_timeout=0)
+                with pytest.raises(AttemptRefused, match="not now") as raised:
+                    hook_pool(pool).request("GET", "/", retries=5, pool_timeout=0)
                 assert raised.value.error is error
                 assert raised.value.__cause__ is error
         finally:
@@ -565,7 +565,7 @@ def test_an_interrupted_wait_leaves_the_pool_whole(block: bool, site: Site) -> N
         raise KeyboardInterrupt
 
     with urllib3.HTTPConnectionPool("127.0.0.1", site.server_port, maxsize=1, block=block) as pool:
-        ask_first(pool)
+        hook_pool(pool)
         pool.request("GET", "/", timeout=TIMEOUT)
         token = attempts.set(Asking(interrupt))
         try:

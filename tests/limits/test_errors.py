@@ -12,7 +12,7 @@ from urllib3 import HTTPConnectionPool
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, NekkarError, WaitTooLong
 from tests.limits.test_pickling import KINDS
 from tests.support.internals.core import counted, kind_of, plain, quota, shown
-from tests.support.internals.http import Refused
+from tests.support.internals.http import AttemptRefused
 
 
 def test_wait_too_long_tells_who_waits_how_long_and_what_to_do() -> None:
@@ -67,8 +67,8 @@ def test_an_error_is_rebuilt_from_its_arguments(kind: type[NekkarError]) -> None
 def test_what_urllib3_raises_is_rebuilt_too() -> None:
     """From its cause, which is its argument: the pool stays where it is."""
     with HTTPConnectionPool("127.0.0.1") as pool:
-        error = Refused(WaitTooLong("some_id", 12.5, 3.0), pool)
-    for rebuilt in (Refused(*error.args), pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+        error = AttemptRefused(WaitTooLong("some_id", 12.5, 3.0), pool)
+    for rebuilt in (AttemptRefused(*error.args), pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
         assert str(rebuilt) == str(error) == str(error.error)
         assert rebuilt.error.args == ("some_id", 12.5, 3.0)
 

@@ -12,5 +12,5 @@ from nekkar.http.limiter import CallOptions, HttpLimiter
 from nekkar.http.ratelimit_headers import read
 from nekkar.http.retry_after import date_us, number, wait_us
 from nekkar.http.routes import Routes
-from nekkar.http.urllib3 import Refused, ask_first, attempts
+from nekkar.http.urllib3 import AttemptRefused, attempts, hook_pool
 from nekkar.meters import INLINE
