@@ -42,17 +42,17 @@ def run(options: argparse.Namespace) -> int:
     """Explain the request. Blocks for one cache command where there is a cache."""
     check_request(options.method, options.url)
     rules = RuleTable.from_file(options.rules)
-    told = rules.explain(options.method, options.url, dict(map(_header, options.header)), options.body)
+    explanation = rules.explain(options.method, options.url, dict(map(_header, options.header)), options.body)
     statuses: list[Status] = []
     if not options.json:
-        print(told, flush=True)  # before the cache is asked: it may be away
-    if told.match and options.cache:
+        print(explanation, flush=True)  # before the cache is asked: it may be away
+    if explanation.match and options.cache:
         limiter = Nekkar(open_cache(options.cache))
-        statuses = [from_rules(limiter, name, rules).status() for name in told.match.names]
+        statuses = [from_rules(limiter, name, rules).status() for name in explanation.match.names]
     if options.json:
-        show_json(_as_json(told, statuses), sys.stdout)
-    elif told.match and statuses:
-        waits = [match.max_wait for match in told.match.parts if match.max_wait is not None]
+        show_json(_as_json(explanation, statuses), sys.stdout)
+    elif explanation.match and statuses:
+        waits = [match.max_wait for match in explanation.match.parts if match.max_wait is not None]
         last = max(statuses, key=lambda status: status.next_at - status.at)
         print(f"  now: {_outcome(min(waits, default=None), last)}\n", flush=True)
         show([table("", statuses, is_rich(sys.stdout))], sys.stdout)
@@ -77,21 +77,21 @@ def _outcome(max_wait: float | None, status: Status) -> str:
     return f"the call would wait {duration(wait)}: {why}"
 
 
-def _as_json(told: Explanation, statuses: list[Status]) -> dict[str, Any]:
+def _as_json(explanation: Explanation, statuses: list[Status]) -> dict[str, Any]:
     """Return the explanation for JSON; with several limits, ``limit`` and ``status`` are of the first."""
     rule: dict[str, Any] | None = None
-    if told.rule:
-        more = {"cost": told.rule.cost, "headroom": told.rule.headroom}
-        rule = {"number": told.number, "url": told.rule.url, "limit": told.rule.limit, **more}
-    limits = [_limit_as_json(match) for match in told.match.parts] if told.match else []
-    near = [{"number": miss.number, "url": miss.rule.url, "why_not": list(miss.why_not)} for miss in told.near]
+    if explanation.rule:
+        more = {"cost": explanation.rule.cost, "headroom": explanation.rule.headroom}
+        rule = {"number": explanation.number, "url": explanation.rule.url, "limit": explanation.rule.limit, **more}
+    limits = [_limit_as_json(match) for match in explanation.match.parts] if explanation.match else []
+    near = [{"number": miss.number, "url": miss.rule.url, "why_not": list(miss.why_not)} for miss in explanation.near]
     now = list(map(as_json, statuses))
     return {
-        "method": told.method,
-        "url": told.url,
+        "method": explanation.method,
+        "url": explanation.url,
         "rule": rule,
-        "unmatched": told.unmatched,
-        "captured": dict(told.captured),
+        "unmatched": explanation.unmatched,
+        "captured": dict(explanation.captured),
         "limit": limits[0] if limits else None,
         "limits": limits,
         "near": near,

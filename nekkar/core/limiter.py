@@ -148,8 +148,8 @@ class Nekkar:
     def listen(self, callback: Callback) -> Listening:
         """Call ``callback`` with each event of this limiter's limits (``nekkar.core.events``), from now on.
 
-        It runs before the call that it is told of, so it must return at once; what it raises is logged. ``stop()``
-        on what is returned, or the end of a ``with`` block on it, ends that; pickling does too.
+        It runs before the call that the event is about goes on, so it must return at once; what it raises is logged.
+        ``stop()`` on what is returned, or the end of a ``with`` block on it, ends that; pickling does too.
         """
         return self._listeners.add(callback)
 

@@ -61,8 +61,8 @@ class Inspection:
 
     def reads_ahead(self, answer: Answer) -> bool:
         """Whether the body is to be read before the response is handed on."""
-        told = answer.headers.get("content-length") or ""
-        is_long = told.isdecimal() and (len(told) > 9 or int(told) > MOST_AHEAD)
+        length = answer.headers.get("content-length") or ""
+        is_long = length.isdecimal() and (len(length) > 9 or int(length) > MOST_AHEAD)
         return self.refused is not None and answer.status >= 200 and not (answer.is_stream or is_long)
 
     def pause(self, answer: Answer, body: bytes | None) -> int | None:
@@ -73,20 +73,22 @@ class Inspection:
         if self.refused is None:
             return None
         try:
-            told = self.refused(answer.view(_decoded(answer, body)))
+            seconds = self.refused(answer.view(_decoded(answer, body)))
         except Exception as error:
             self._failed("refused=", error, "the usual rules apply")
             return None
-        if told is None:
+        if seconds is None:
             return None
-        if isinstance(told, bool) or not isinstance(told, int | float) or not told >= 0:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
             what = "refused= must return None or a number of seconds from 0, got %s; the usual rules apply"
-            self._say("odd refusal", what, kind_of(told))
+            self._say("odd refusal", what, kind_of(seconds))
             return None
         most = self.limiter.max_hold
-        if told > most:
-            self._say("long refusal", "refused= asks for a pause of %s s; held for max_hold, %g s", shown(told), most)
-        return math.ceil(min(told, most) * SECOND)
+        if seconds > most:
+            self._say(
+                "long refusal", "refused= asks for a pause of %s s; held for max_hold, %g s", shown(seconds), most
+            )
+        return math.ceil(min(seconds, most) * SECOND)
 
     def measuring(self, admission: Admission, answer: Answer) -> Measuring | None:
         """Return what measures an answer as its body passes; None without a meter."""
@@ -111,15 +113,15 @@ class Inspection:
     def _units(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(unit for quota in self.limit._quotas() for unit in quota.units))
 
-    def _counted(self, told: Any) -> dict[str, int] | None:
+    def _counted(self, hits: Any) -> dict[str, int] | None:
         """Return a meter's hits in the units that the limit counts, each at most a whole window; None for None."""
-        if told is None:
+        if hits is None:
             return None
-        if not isinstance(told, Mapping) or not all(map(_is_count, told.values())):
-            raise TypeError(f"a meter returns whole numbers from 0 by unit, got {shown(told)}")
+        if not isinstance(hits, Mapping) or not all(map(_is_count, hits.values())):
+            raise TypeError(f"a meter returns whole numbers from 0 by unit, got {shown(hits)}")
         quotas = self.limit._quotas()
         most = {unit: min(quota.most(unit) for quota in quotas if unit in quota.units) for unit in self._units}
-        return {unit: min(told[unit], most[unit]) for unit in self._units if unit in told}
+        return {unit: min(hits[unit], most[unit]) for unit in self._units if unit in hits}
 
     def _failed(self, what: str, error: Exception, so: str) -> None:
         self._say(f"{what} failed", f"{what} failed with %s; {so}", type(error).__name__, error=error)
@@ -159,7 +161,7 @@ class Measurement:
         self._decoder: Decoder | None = None
         self._events: Events | None = None
         self._pieces: list[bytes] = []
-        self._told: Any = None
+        self._newest: Any = None
         self._is_over = False
         if answer.is_event_stream:
             if not hasattr(meter, "measure_event"):
@@ -217,19 +219,19 @@ class Measurement:
             self._feed(self._events, b"\n\n")  # some services leave out the end of the last event
         if self._decoder and not self._events:
             return self._meter.measure(self._answer.view(b"".join(self._pieces)))
-        if self._told is None and self._answer.status >= FIRST_ERROR:
+        if self._newest is None and self._answer.status >= FIRST_ERROR:
             return self._meter.measure(self._answer.view())
-        return self._told
+        return self._newest
 
     def _feed(self, events: Events, made: bytes) -> None:
         for event in events.feed(made):
             try:
-                told = self._meter.measure_event(event)  # type: ignore[attr-defined]
+                hits = self._meter.measure_event(event)  # type: ignore[attr-defined]
             except Exception as error:
                 self._inspection._failed("measure_event", error, "the event is ignored")
                 continue
-            if told is not None:
-                self._told = told
+            if hits is not None:
+                self._newest = hits
 
     def _for_stream(self) -> Meter:
         try:

@@ -80,7 +80,7 @@ class CheckedCache:
         except Exception as error:
             call = f"{method}({', '.join(map(shown, args))})"
             raised = f"{call} raised {type(error).__name__}: {error}"
-            raise AssertionError(told(raised, f"{need} (CacheError is for a cache that is away)")) from error
+            raise AssertionError(complaint(raised, f"{need} (CacheError is for a cache that is away)")) from error
 
 
 def new_key() -> str:
@@ -88,14 +88,14 @@ def new_key() -> str:
     return cache_key(f"conformance-{secrets.token_hex(8)}")
 
 
-def told(wrong: str, need: str) -> str:
+def complaint(wrong: str, need: str) -> str:
     """Return one line: what is wrong with a cache, and what nekkar needs."""
     return f"{wrong}; nekkar needs {need}"
 
 
 def fault(wrong: str, need: str) -> None:
     """Raise AssertionError that tells a cache's author what is wrong and what nekkar needs."""
-    raise AssertionError(told(wrong, need))
+    raise AssertionError(complaint(wrong, need))
 
 
 def skipped(reason: str) -> Exception:

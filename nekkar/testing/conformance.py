@@ -19,7 +19,7 @@ from nekkar.core.errors import CacheError, shown
 from nekkar.core.limiter import Admission, Nekkar
 from nekkar.core.shared.key import cache_key
 from nekkar.testing import swaps
-from nekkar.testing.checked_cache import CheckedCache, fault, new_key, skipped, told
+from nekkar.testing.checked_cache import CheckedCache, complaint, fault, new_key, skipped
 from nekkar.testing.threads import THREADS, at_once
 from nekkar.testing.windows import assert_never_over
 
@@ -171,13 +171,15 @@ class CacheConformance:
                 return [limits[thread // 2].acquire(max_wait=60) for _ in range(CALLS)]
             except Exception as error:
                 raised = f"a limit on the cache raised {type(error).__name__}: {error}"
-                raise AssertionError(told(raised, "what the other tests ask for")) from error
+                raise AssertionError(complaint(raised, "what the other tests ask for")) from error
 
         admissions = [one for own in at_once(call)[0] for one in own]
         try:
             assert_never_over(admissions, LIMIT, period=PERIOD)
         except AssertionError as error:
-            raise AssertionError(told(f"a limit on the cache went {error}", "one winner of each add, or cas")) from None
+            raise AssertionError(
+                complaint(f"a limit on the cache went {error}", "one winner of each add, or cas")
+            ) from None
 
     def test_a_cache_that_is_away_says_so(self) -> None:
         """Every method raises CacheError within half a minute; only where ``make_unreachable`` gives such a cache."""

@@ -1,1 +1,1 @@
-"""How generators run, and how time is told: drivers, event loops, clocks."""
+"""How generators run, and by which clock: drivers, event loops, clocks."""

@@ -179,19 +179,19 @@ class ServerClock:
         best: Reading | None = None
         silent = 0
         for _ in range(TRIES):
-            told = self._told()
-            if told is None:
+            bracket = self._bracket()
+            if bracket is None:
                 silent += 1
                 if best or silent == SILENT_TRIES:
                     break
                 continue
-            reading = Reading(*told)
+            reading = Reading(*bracket)
             best = reading if best is None or reading.width < best.width else best
             if best.width <= GOOD_US:
                 break
         return best
 
-    def _told(self) -> tuple[int, int, int] | None:
+    def _bracket(self) -> tuple[int, int, int] | None:
         try:
             return self._tell_time(self._tick)
         except CacheError as away:
@@ -199,14 +199,14 @@ class ServerClock:
             if self._elsewhere is None or (slewed and self._tick() - slewed.read < ELSEWHERE_US):
                 raise
             try:
-                told = self._elsewhere(self._tick)
+                bracket = self._elsewhere(self._tick)
             except CacheError:
                 raise away from None
             if not self._is_elsewhere:
                 self._is_elsewhere = True
                 log.warning("the server that tells the time is away: another one's clock is used; keep the servers'"
                             " clocks together (NTP), or calls may start early or late: %s", away)  # fmt: skip
-            return told
+            return bracket
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

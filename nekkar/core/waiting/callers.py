@@ -135,7 +135,7 @@ class Caller:
     slot: Slot | None = None
     error: Exception | None = None
     event: Event | None = None
-    told_until: int = 0  # what listeners were told of its wait (reporter.py)
+    reported_until: int = 0  # the end of its wait, as listeners know it (reporter.py)
     elsewhere: Elsewhere | None = None
 
     @property

@@ -34,9 +34,9 @@ class CallReporter:
 
         ``here``: how many calls wait in its line.
         """
-        if until <= now or until < caller.told_until + MOVED_US:
+        if until <= now or until < caller.reported_until + MOVED_US:
             return
-        caller.told_until = until
+        caller.reported_until = until
         waited = now - caller.arrived
         if until - caller.arrived > LONG_US:
             self._log_wait("waits", until - now, now, here)
@@ -62,12 +62,12 @@ class CallReporter:
         """Report that a call goes without a slot, and why."""
         if not self.listening or isinstance(error, WaitsElsewhere):
             return
-        told = (*self._of(caller.cost), now / SECOND, max(0, now - caller.arrived) / SECOND)
+        fields = (*self._of(caller.cost), now / SECOND, max(0, now - caller.arrived) / SECOND)
         call = (caller.ticket, as_mapping(caller.cost))
         if isinstance(error, WaitTooLong):
-            self.listeners.tell(Refused(*told, error.retry_after, error.max_wait, *call))
+            self.listeners.tell(Refused(*fields, error.retry_after, error.max_wait, *call))
         else:
-            self.listeners.tell(Left(*told, error, *call))
+            self.listeners.tell(Left(*fields, error, *call))
 
     def _of(self, cost: Hits) -> tuple[str, int]:
         return self.name, hits_in(cost, CALLS)

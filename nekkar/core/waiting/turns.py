@@ -52,7 +52,7 @@ class TurnUnderWay:
 class Turns:
     """Begins and leads turns. ``look_at``: when the line is to look next. ``under_way``: the turn taken now.
 
-    ``wake_all`` wakes the callers for whom something changed. ``on_shift`` is told by how much (µs) a clock moved.
+    ``wake_all`` wakes the callers for whom something changed. ``on_shift`` gets by how much (µs) a clock moved.
     """
 
     def __init__(

@@ -58,8 +58,8 @@ class Classic:
 
     def seconds(self) -> int | None:
         """Return the server's time in whole seconds since the Unix epoch; None where it does not tell."""
-        told = self._ready().stats().get(b"time")
-        return told if isinstance(told, int) else None
+        seconds = self._ready().stats().get(b"time")
+        return seconds if isinstance(seconds, int) else None
 
     def close(self) -> None:
         """Close the connection."""

@@ -62,8 +62,8 @@ class Server:
         """Return the server's Unix time ``seconds`` from now; None if it does not tell its time."""
         generation, ahead = self._ahead
         if generation != self.pool.generation:
-            generation, told = self.pool.generation, connection.seconds()
-            ahead = None if told is None else told - int(monotonic())
+            generation, seconds_there = self.pool.generation, connection.seconds()
+            ahead = None if seconds_there is None else seconds_there - int(monotonic())
             self._ahead = generation, ahead
         return None if ahead is None else int(monotonic()) + ahead + seconds
 
@@ -82,12 +82,12 @@ class Server:
         except ValueTooLong as cause:
             raise too_long(cause.size, f"memcached at {self.address}", cause.key) from cause
         except Exception as cause:
-            told = self._told(cause)
-            if told is None:
+            sentence = self._sentence(cause)
+            if sentence is None:
                 raise
-            raise CacheError(f"memcached at {self.address}{told}") from cause
+            raise CacheError(f"memcached at {self.address}{sentence}") from cause
 
-    def _told(self, cause: Exception) -> str | None:
+    def _sentence(self, cause: Exception) -> str | None:
         """Return a sentence on the server for an error; None if the error is not the server's."""
         if isinstance(cause, TimeoutError):
             remedy = "see that it runs and can be reached, or allow a longer timeout"
