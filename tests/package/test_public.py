@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 import nekkar
+from nekkar.core.limiter import Admission, Limit
+from tests.support.internals.core import JointAdmission, JointLimit
 
 ROOT = Path(__file__).parents[2]
 
@@ -313,6 +315,15 @@ def lines(modules: list[str]) -> Iterator[str]:
 def test_the_public_interface_is_what_the_table_says() -> None:
     """Each name with its arguments and defaults, no more and no less."""
     assert "\n".join(lines(MODULES)) == TABLE.strip("\n")
+
+
+def test_a_limit_of_several_has_what_one_has_but_the_levers() -> None:
+    """``a & b``: with the same arguments; what changes a limit for all is called on each."""
+    one, several = set(members(Limit)), set(members(JointLimit))
+    levers = {line for line in one if re.search(r"\.(hold|release|reset)(_async)?\(", line)}
+    assert several == one - levers - {"    .headroom"}
+    assert len(levers) == 6
+    assert set(inspect.signature(JointAdmission).parameters) - set(inspect.signature(Admission).parameters) == {"parts"}
 
 
 def test_each_module_is_in_the_table_or_private() -> None:
