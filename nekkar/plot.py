@@ -1,6 +1,6 @@
 """Pictures of what a fleet did: calls in each window against its limit, and each worker's calls, waits and holds.
 
-Needs matplotlib. Colours are told apart by the colour-blind (Okabe and Ito's), and nothing is told by colour alone.
+Needs matplotlib. The colours are safe for colour-blind readers (Okabe and Ito's), and nothing depends on colour alone.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def limit(
     Its adapters go on sending, each behind a ``NekkarAdapter`` under the same prefix; so does each that is mounted
     later, or is in a dict that takes the place of ``session.adapters``, unless it is a ``NekkarAdapter`` itself.
     ``max_wait``: the longest wait of each attempt in seconds, before the limit's own. ``refused``: a function of each
-    response that returns the seconds to pause, None where it is no refusal. Raises ConfigurationError, and changes
+    response that returns the seconds to pause, None where it is not a refusal. Raises ConfigurationError, and changes
     nothing, where an adapter is limited already.
     """
     if not isinstance(session, requests.Session):

@@ -20,9 +20,9 @@ A turn is handed to the driver whole (``RunSteps``): once begun it finishes, eve
 
 Words: slot: the instant at which a call may start. hit: a slot that is booked. line: the callers of one process (of one
 event loop, one headroom) that wait for a limit. place: the entry of a line that waits, in the state's queue of lines.
-grant: hits with the name of the line that may use them. horizon: how far ahead slots are booked (100 ms).
-margin: what each window is longer than its period. epoch: the identity of a state; a new one after a loss makes older
-slots void. hold: no slot before this instant.
+grant: hits with the name of the line that may use them. horizon: how far ahead slots are booked (100 ms, up to 1 s with
+a far cache). margin: what each window is longer than its period. epoch: the identity of a state; a new one after a loss
+makes older slots void. hold: no slot before this instant.
 
 The rules by number: docs/concepts/line.md (1 to 14, 30 to 32), faults.md (15 to 18, 20), together.md (21 to 29),
 window.md (33, 34). Each is named at the lines that keep it. A file's own rules, where it has any, have no numbers.

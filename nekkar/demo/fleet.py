@@ -88,7 +88,7 @@ def run_fleet(workers: int, rates: Rates, seconds: float, terms: Terms | None, r
             _await_ready(member)
         begin_us = SystemClock().now_us() + _LEAD_US
         for member in crew:
-            with suppress(OSError):  # its death is told by what follows
+            with suppress(OSError):  # what follows reports its death
                 member.pipe.send(begin_us)
         return _gather(crew, seconds, report)
 

@@ -141,7 +141,7 @@ def window_us(terms: Mapping[str, str]) -> int | None:
 
 
 def length_us(text: str, number_us: int = SECOND) -> int | None:
-    """Return a period that is told as a duration, as a number of ``number_us``, or as a unit's name."""
+    """Return a period that is written as a duration, as a number of ``number_us``, or as a unit's name."""
     return span_us(text, number_us) or unit_us(text.strip().lower())
 
 
@@ -161,7 +161,7 @@ def reset_us(text: str, now_us: int, date: str | None = None, number_us: int = S
 
 
 def grain_us(text: str | None, number_us: int = SECOND) -> int:
-    """Return how closely a reset is told. A point in time is one beside a clock, or a ``Date``, of whole seconds."""
+    """Return the grain of a reset. That of a point in time is a second, as of the clock or ``Date`` beside it."""
     span = None if text is None else span_us(text, number_us)
     if number_us < SECOND and span is not None:
         return number_us

@@ -84,7 +84,7 @@ class BucketHeaders:
                 self.number_us[role] = MILLISECOND
 
     def period_us(self) -> int | None:
-        """Return the period that is told."""
+        """Return the period that the service reports."""
         return length_us(self.texts.get("period", ""), self.number_us.get("period", SECOND))
 
 
@@ -138,7 +138,7 @@ class Reader:
                 self._add(count(terms.get("r", NOTHING)), limit, terms.get("t"), told, bool(named) and not policy)
 
     def read_policies(self) -> None:
-        """Read the policies that no item named: a limit that is told with its period counts by itself."""
+        """Read the policies that no item named: a limit that is reported with its period counts by itself."""
         known = {(one.limit, one.period_us) for one in (*self.budgets, *self.others)}
         for name, terms in self._policies:
             limit, period = count(terms.get("q", name)), window_us(terms)
@@ -199,7 +199,7 @@ class Reader:
             (self.others if is_other else self.budgets).append(budget)
 
     def _policy_us(self, limit: Count | None, limits: Items) -> int | None:
-        """Return the period that is told for this limit; None where none is, or several are."""
+        """Return the period reported for this limit; None if there is none, or several."""
         if limit is None:
             return None
         if limit.period_us:

@@ -46,7 +46,7 @@ def wait_us(text: str, now_us: int, date: str | None = None, unit_us: int = SECO
 
 
 def span_us(text: str, unit_us: int = SECOND) -> int | None:
-    """Return a wait that is told as a duration, or as a number of ``unit_us``; None for all else."""
+    """Return a wait that is written as a duration, or as a number of ``unit_us``; None for all else."""
     text = text.strip()
     if _DURATION.fullmatch(text):
         return round(sum(float(value) * _UNITS[unit] for value, unit in _PART.findall(text)))

@@ -1,7 +1,7 @@
-"""urllib3: connection pools whose every attempt waits for its slot, and tells what came back.
+"""urllib3: connection pools whose every attempt waits for its slot, and whose every answer is reported.
 
-urllib3 retries inside a pool's ``urlopen``. For each attempt it takes a connection, opens it, and sends; what comes
-back is told before urllib3 sleeps and tries again. The request that is being sent says what happens at each of these
+urllib3 retries inside a pool's ``urlopen``. For each attempt it takes a connection, opens it, and sends; an answer is
+reported before urllib3 sleeps and tries again. The request that is being sent says what happens at each of these
 steps: see ``Attempts``.
 
 - A pool asks before it takes a connection, which could go stale in the wait, or serve somebody else.

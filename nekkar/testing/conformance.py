@@ -67,14 +67,14 @@ class CacheConformance:
             cache.delete(key)
 
     def test_of_many_threads_one_add_wins(self) -> None:
-        """For each of 100 keys, all threads add at once: one is told True, and the value is the winner's."""
+        """For each of 100 keys, all threads add at once: one gets True, and the value is the winner's."""
         caches, key = self._checked_caches(), new_key()
         rounds = at_once(lambda number, thread: caches[thread].add(f"{key}-{number}", str(thread)), 100)
         need = "add to be one atomic step of the server: the process that wins an add commits its slots"
         for number, won in enumerate(rounds):
             if sum(won) != 1:
-                fault(f"{sum(won)} of {THREADS} threads that added one key at once were told True", need)
-            self._checked_cache.expect(f"{key}-{number}", str(won.index(True)), "the add that was told True", need)
+                fault(f"{sum(won)} of {THREADS} threads that added one key at once got True", need)
+            self._checked_cache.expect(f"{key}-{number}", str(won.index(True)), "the add that got True", need)
 
     def test_texts_come_back_as_they_went(self) -> None:
         """What add or set stores, get returns, character for character: empty, Unicode, 80,000 characters."""
@@ -218,7 +218,7 @@ class CacheConformance:
         swaps.key_made_again_is_another(self._checked_swap_caches())
 
     def test_of_many_threads_one_swap_wins(self) -> None:
-        """For each of 100 tokens, all threads swap at once: one is told True, and the value is the winner's."""
+        """For each of 100 tokens, all threads swap at once: one gets True, and the value is the winner's."""
         swaps.one_of_many_wins(self._checked_swap_caches())
 
     def test_no_swap_is_lost(self) -> None:

@@ -84,7 +84,7 @@ def one_of_many_wins(caches: list[CheckedCache]) -> None:
 
         for key, won in zip(keys, at_once(swap, len(keys)), strict=True):
             if sum(won) != 1:
-                fault(f"{sum(won)} of {THREADS} threads with one token were told by cas that they wrote", ATOMIC)
+                fault(f"{sum(won)} of {THREADS} threads with one token got True, or a new token, from cas", ATOMIC)
             caches[0].expect_bytes(key, f"{turn} {won.index(True)}".encode(), "the one cas that told True", ATOMIC)
 
 

@@ -464,7 +464,7 @@ FAULTS: list[tuple[type[BaseCache], str, str]] = [
     (AddOverwrites, "test_add_sets_only_what_is_not_set", "an add that lost, .* returned 'later'"),
     (AddAlwaysWins, "test_add_sets_only_what_is_not_set", "is set, did not return False; .* only if it is not set"),
     (AddTellsNothing, "test_add_sets_only_what_is_not_set", "is not set, did not return True"),
-    (AddLooksFirst, "test_of_many_threads_one_add_wins", "told True; nekkar needs add to be one atomic step"),
+    (AddLooksFirst, "test_of_many_threads_one_add_wins", "got True; nekkar needs add to be one atomic step"),
     (AddAlwaysWins, "test_of_many_threads_one_add_wins", "8 of 8 threads that added"),
     (GetGivesBytes, "test_texts_come_back_as_they_went", "of type bytes; nekkar needs text: decode it to str"),
     (GetGivesEmpty, "test_a_key_never_set_is_none", "never set returned ''; nekkar needs None"),
