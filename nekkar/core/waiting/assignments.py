@@ -257,7 +257,7 @@ class Assignments:
         self.wake_head()
 
     def move_full(self, most: int) -> bool:
-        """Send each of the first callers to its limit without room, if any; return whether one went (rule 25)."""
+        """Send each of the first callers to a limit that has no room for it, if any; return whether one was sent."""
         room: dict[object, int] = {}
         moved = [
             (caller, full)

@@ -79,11 +79,7 @@ class Elsewhere(Protocol):
         """Keep places in the others for a turn that comes at ``turn_at``, where these bind."""
 
     def full(self, room: dict[object, int], most: int) -> WaitsElsewhere | None:
-        """Return where the call must wait instead, if another of its limits has no room for it; else None.
-
-        ``room``: by line, how many calls the callers in front of it leave room for. This call is counted off.
-        ``most``: how many calls are looked at, at most.
-        """
+        """Return the way to the limit that has no room for it, of what those in front have left; take its part."""
 
     def way_to(self, line: Any) -> WaitsElsewhere | None:
         """Return the error that sends the call to another line; None if it does not need the limit of that line."""
@@ -102,7 +98,7 @@ class Elsewhere(Protocol):
 
 
 class WaitsElsewhere(Exception):
-    """The caller must wait in the line of another of its limits: ``lead`` is the number of that limit."""
+    """The caller must wait in the line of another of its limits (rules 25 and 28): ``lead`` is that one's number."""
 
     def __init__(self, lead: int) -> None:
         super().__init__(lead)

@@ -153,7 +153,7 @@ class ExactSlots:
         return self._assignments.standing.has_bound(now, window)
 
     def room(self, cost: Hits, most: int) -> int:
-        """Return how many calls of this cost would get a slot within the horizon, as far as is known (rule 25)."""
+        """Return how many calls of this cost would get a slot within the horizon, as far as is known (rule 24)."""
         ledger, mine = self.ledger, self._assignments
         state = ledger.state
         if state is None or not mine.quota.admits(cost):

@@ -59,8 +59,7 @@ class Part:
 class JointCall:
     """One call under several limits; ``steps`` is run once.
 
-    ``lead``: the part in whose line it waits. ``has_moved``: it was sent from one line to another. ``rounds``: how
-    often it asked the other limits for a slot.
+    ``lead``: the part in whose line it waits. ``rounds``: how often it asked the other limits for a slot.
     """
 
     def __init__(self, lines: Sequence[WaitQueue], costs: Sequence[Hits], max_wait: float | None) -> None:
@@ -155,7 +154,10 @@ class JointCall:
             yield from part.line.exact.keep(part.place, part.cost, turn_at + _ahead(part, self.lead))
 
     def full(self, room: dict[object, int], most: int) -> WaitsElsewhere | None:
-        """Return where the call must wait instead, if another limit has no room for it (rule 25); see ``Elsewhere``."""
+        """Return the way to the limit that has no room for the call, where it is one of ``most`` that have it here.
+
+        ``room``: what callers in front have left of each.
+        """
         for part in self.others:
             if part.line not in room:
                 room[part.line] = part.line.exact.room(part.cost, most)

@@ -146,8 +146,8 @@ def _with_foreign_hits(
         reset = rate.period_us - min(max(shorter, default=0), rate.period_us)
     else:
         reset = max(budget.reset_us + _rounded_off(budget, rate), budget.grain_us)
-    is_empty = remaining == 0 and budget.reset_us is not None
-    if is_empty and (foreign > 0 or reset > rate.period_us or (refused and not feedback.pause_us)):
+    is_told = remaining == 0 and budget.reset_us is not None
+    if is_told and (foreign > 0 or reset > rate.period_us or (refused and not feedback.pause_us)):
         log = with_hold(log, now + min(reset, feedback.most_us))
     if foreign * MATTERS_PART <= remaining:  # none, or so few that they can wait
         return log
