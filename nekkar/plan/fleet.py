@@ -1,9 +1,9 @@
-"""A fleet on paper: N workers take calls from one list, each the next as soon as it is free, and book as in earnest.
+"""A simulated fleet: N workers take calls from one list, each the next one as soon as it is free, and book their slots.
 
-The same log decides as in a real fleet (``nekkar.core.window.state``); time is a number. A worker is a process with one
-call at a time: it asks, books the earliest slot, starts in it, and is free a latency later. What a real cache and
-a real machine add, some milliseconds a call, is not in it. A call under several limits starts at the earliest instant
-that has a slot in each.
+The hit log of a real fleet decides (``nekkar.core.window.state``); time is a number. A worker is a process with one
+call at a time: it books the earliest slot, starts in it, and is free a latency later. What a real cache and a real
+machine add, some milliseconds a call, is left out. A call under several limits starts at the earliest instant that has
+a slot in each.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def asked(calls: Iterable[Call], rules: RuleTable, latency: float) -> Iterator[A
 def _parts(call: Call, match: Match, known: dict[str, Quota]) -> list[Part]:
     """Return a call as each of its limits sees it: units go to the limits that count them, calls to all.
 
-    What a meter would tell of a call is not known here; it counts as nothing. Raises ConfigurationError for a cost that
-    a limit would refuse.
+    What a meter would estimate for a call is not known here: that counts as nothing. Raises ConfigurationError for a
+    cost that a limit would refuse.
     """
     terms_of = {one.name: quota(one.rate_limit, one.period, one.spacing, one.margin) for one in match.parts}
     quotas = [known.setdefault(name, terms) for name, terms in terms_of.items()]
