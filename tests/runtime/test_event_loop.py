@@ -22,7 +22,7 @@ from tests.support.internals.runtime import (
     THREADS_PER_LOOP,
     AnyioLoop,
     AsyncioLoop,
-    Bell,
+    TaskEvent,
     this_loop,
     wake_threads,
 )
@@ -225,37 +225,37 @@ def in_asyncio(main: Callable[[], Awaitable[Any]]) -> Any:
     return run_in("asyncio", main)
 
 
-def test_a_set_bell_is_waited_for_no_more() -> None:
+def test_an_event_that_is_set_is_waited_for_no_more() -> None:
     """Set before or while a task waits, once or twice: the wait ends, and each later one at once."""
 
     async def main() -> None:
-        bell = Bell()
-        assert not bell.is_set()
-        asyncio.get_running_loop().call_soon(bell.set)
-        await bell.wait()
-        bell.set()
-        await bell.wait()
-        await bell.within(LONG)
-        assert bell.is_set()
+        event = TaskEvent()
+        assert not event.is_set()
+        asyncio.get_running_loop().call_soon(event.set)
+        await event.wait()
+        event.set()
+        await event.wait()
+        await event.within(LONG)
+        assert event.is_set()
 
     in_asyncio(main)
 
 
 def test_a_wait_that_ended_otherwise_can_be_taken_up_again() -> None:
-    """A cancelled wait, and one whose time is over, leave the bell as it was."""
+    """A cancelled wait, and one whose time is over, leave the event as it was."""
 
     async def main() -> None:
-        bell = Bell()
+        event = TaskEvent()
         with anyio.move_on_after(0.001) as scope:
-            await bell.wait()
+            await event.wait()
         assert scope.cancelled_caught
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(bell.wait(), 0.001)
-        await bell.within(0.001)
-        assert not bell.is_set()
-        asyncio.get_running_loop().call_soon(bell.set)
-        await bell.within(LONG)
-        assert bell.is_set()
+            await asyncio.wait_for(event.wait(), 0.001)
+        await event.within(0.001)
+        assert not event.is_set()
+        asyncio.get_running_loop().call_soon(event.set)
+        await event.within(LONG)
+        assert event.is_set()
 
     in_asyncio(main)
 
@@ -264,25 +264,25 @@ def test_no_timer_outlives_its_wait() -> None:
     """However a bounded wait ends, its timer is called off."""
 
     async def main() -> None:
-        bell = Bell()
-        task = asyncio.ensure_future(bell.within(LONG))
+        event = TaskEvent()
+        task = asyncio.ensure_future(event.within(LONG))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        asyncio.get_running_loop().call_soon(bell.set)
-        await bell.within(LONG)
+        asyncio.get_running_loop().call_soon(event.set)
+        await event.within(LONG)
         timers = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
         assert [timer for timer in timers if not timer.cancelled() and timer.when() > time.monotonic() + LONG / 2] == []
 
     in_asyncio(main)
 
 
-def test_bells_of_a_loop_that_is_over_may_be_rung() -> None:
+def test_events_of_a_loop_that_is_over_may_be_set() -> None:
     """A swap that ends after its loop has nobody to wake, and says nothing."""
 
-    async def main() -> Bell:
-        return Bell()
+    async def main() -> TaskEvent:
+        return TaskEvent()
 
     AsyncioLoop.wake([asyncio.run(main())])
 

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 _Work = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-class Bell:
+class TaskEvent:
     """An event for one task to wait on: lighter than ``anyio.Event``, and with a timed wait (``within``)."""
 
-    __slots__ = ("_is_set", "rung")
+    __slots__ = ("_is_set", "future")
 
     def __init__(self) -> None:
         self._is_set = False
-        self.rung: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def set(self) -> None:
         """Wake the task; call it in the loop's own thread."""
         self._is_set = True
-        self._ring()
+        self._finish()
 
     def is_set(self) -> bool:
         """Whether it was set."""
@@ -40,25 +40,25 @@ class Bell:
 
     async def wait(self) -> None:
         """Wait until it is set."""
-        await self._unrung()
+        await self._unfinished()
 
     async def within(self, seconds: float) -> None:
         """Wait until it is set, at most for a number of seconds."""
-        timer = self.rung.get_loop().call_later(seconds, self._ring)
+        timer = self.future.get_loop().call_later(seconds, self._finish)
         try:
-            await self._unrung()
+            await self._unfinished()
         finally:
             timer.cancel()
 
-    def _ring(self) -> None:
-        if not self.rung.done():
-            self.rung.set_result(None)
+    def _finish(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
 
-    def _unrung(self) -> asyncio.Future[None]:
+    def _unfinished(self) -> asyncio.Future[None]:
         """Return the future to wait on; a new one if the last wait was cancelled or timed out."""
-        if self.rung.done() and not self._is_set:
-            self.rung = self.rung.get_loop().create_future()
-        return self.rung
+        if self.future.done() and not self._is_set:
+            self.future = self.future.get_loop().create_future()
+        return self.future
 
 
 class AsyncioLoop:
@@ -68,7 +68,7 @@ class AsyncioLoop:
     so one may take the other's wake-ups. In such a loop blocking work runs in the loop's own thread.
     """
 
-    new_event = Bell
+    new_event = TaskEvent
 
     def __init__(self, is_inherited: bool = False) -> None:
         self.own: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
@@ -78,12 +78,12 @@ class AsyncioLoop:
     @staticmethod
     def wake(events: list[Event]) -> None:
         """Set ``events``, all of one loop: directly in the loop's own thread, else by a callback in it."""
-        bells = cast("list[Bell]", events)
-        loop = bells[0].rung.get_loop()
+        mine = cast("list[TaskEvent]", events)
+        loop = mine[0].future.get_loop()
         if loop is asyncio._get_running_loop():
-            _ring(bells)
+            _set_all(mine)
         else:
-            _tell(loop, _ring, bells)
+            _schedule(loop, _set_all, mine)
 
     def checkpoint(self) -> Awaitable[None]:
         """Let other tasks run, and let a pending cancellation arrive."""
@@ -91,7 +91,7 @@ class AsyncioLoop:
 
     def until(self, event: Event) -> Awaitable[object]:
         """Wait until ``event`` is set. It must be new: then its future is awaited without a coroutine between."""
-        return cast(Bell, event).rung
+        return cast(TaskEvent, event).future
 
     async def in_thread(self, function: Callable[..., Any], *args: Any, shielded: bool) -> Any:
         """Call ``function`` in a worker thread; it runs to its end even if the task is cancelled."""
@@ -129,9 +129,9 @@ def _new_threads() -> ThreadPoolExecutor | None:
     return ThreadPoolExecutor(THREADS_PER_LOOP, "nekkar")
 
 
-def _ring(bells: list[Bell]) -> None:
-    for bell in bells:
-        bell.set()
+def _set_all(events: list[TaskEvent]) -> None:
+    for event in events:
+        event.set()
 
 
 def _taken(work: list[_Work]) -> _Work | None:
@@ -150,7 +150,7 @@ def _do(done: asyncio.Future[Any], work: list[_Work]) -> None:
         outcome = done.set_result, function(*args)
     except BaseException as error:
         outcome = done.set_exception, error
-    _tell(done.get_loop(), _settle, done, *outcome)
+    _schedule(done.get_loop(), _settle, done, *outcome)
 
 
 def _give_way(loop: asyncio.AbstractEventLoop, submitted: Future[None], after: Iterator[float]) -> None:
@@ -165,7 +165,7 @@ def _settle(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: A
         settle(outcome)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
+def _schedule(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
     """Schedule ``function`` in a loop; do nothing if the loop is closed."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *args)

@@ -16,7 +16,7 @@ from nekkar.core.runtime.effects import (
     is_under_way,
 )
 from nekkar.core.runtime.loop_anyio import AnyioLoop
-from nekkar.core.runtime.loop_asyncio import AsyncioLoop, Bell
+from nekkar.core.runtime.loop_asyncio import AsyncioLoop, TaskEvent
 from nekkar.core.runtime.loops import THREADS_PER_LOOP, this_loop
 from nekkar.core.runtime.server_clock import READ_EVERY_US, RETRY_US, STALE_US, TRIES, ServerClock
 from nekkar.core.runtime.slew import DRIFT, GOOD_US, SLEW_PARTS, Reading, SlewedTime, set_by
