@@ -58,8 +58,7 @@ class LimitCore:
 
     def thread_line(self, headroom: int = 0) -> WaitQueue:
         """Return the line of this process's threads, for calls with this headroom."""
-        if self._pid != os.getpid():
-            self._begin()
+        self._follow_fork()
         if not headroom:
             return self._threads_line
         line = self._headroom_lines.get(headroom)

@@ -14,7 +14,7 @@ from nekkar.core.limiter import Nekkar
 from nekkar.testing import FakeClock
 from tests.support.internals.core import cache_of, core_of, limiter_of
 from tests.support.internals.shared import Replica
-from tests.support.internals.waiting import LOOK_EVERY_US, direct, turn
+from tests.support.internals.waiting import LOOK_EVERY_US, alone
 from tests.support.internals.window import BookingRequest, LimitState, _Planner, booked_alone
 from tests.support.limits import Crowd, WatchedCache, eventually, is_in_turn, since_start, waiting
 from tests.support.simulation import MS, Story, World
@@ -62,8 +62,7 @@ def test_a_plan_that_does_not_keep_a_hold_is_found(monkeypatch: pytest.MonkeyPat
         return booked and replace(booked, hold_until=state.hold_until)
 
     monkeypatch.setattr(_Planner, "__init__", heedless)
-    for way in (turn, direct):
-        monkeypatch.setattr(way, "booked_alone", heedless_alone)
+    monkeypatch.setattr(alone, "booked_alone", heedless_alone)
     monkeypatch.setattr(Replica, "confirms", lambda self, epoch, slot: self.state is not None)
     assert any(started_inside(World(HELD, seed).run()) for seed in range(60))
 

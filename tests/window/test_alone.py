@@ -53,7 +53,7 @@ def arrivals(draw: st.DrawFn) -> tuple[LimitState, Quota, Hits, int]:
 
 def plan_and_step(state: LimitState, limit: Quota, cost: Hits, prefetch: int) -> tuple[bool, LimitState | None]:
     """Return whether the plan starts the call now and has room for another, and what one step books."""
-    booked = booked_alone(state, ME, limit, cost, NOW, prefetch)
+    booked = booked_alone(state, ME, limit, cost, NOW, lambda: prefetch)
     plan = planned(state, BookingRequest(ME, limit, [Caller(cost)], NOW, waiting=1, prefetch=prefetch))  # type: ignore[arg-type]
     starts = plan.own_grants == 1 and plan.state.grants[-1].slot == NOW and not plan.is_bound
     if booked is not None:

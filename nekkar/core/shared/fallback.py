@@ -76,8 +76,7 @@ class Fallback:
     @property
     def state(self) -> LimitState | None:
         """The newest state seen; None before the first."""
-        snapshot = self._replica.snapshot
-        return snapshot.state if snapshot else None
+        return self._replica.state
 
     @property
     def read_at(self) -> int:
@@ -86,12 +85,11 @@ class Fallback:
 
     def confirms(self, epoch: int, slot: int) -> bool:
         """Whether the newest state is still of this epoch, and holds no calls back at this slot."""
-        known = self._replica.snapshot
-        return known is not None and known.state.epoch == epoch and known.state.hold_until <= slot
+        return self._replica.confirms(epoch, slot)
 
     def good_until(self, slot: int) -> int:
         """Return until when a call may start on its slot."""
-        return slot + self.quota.margin_us // 2
+        return self._private.good_until(slot)
 
     def clock_is_due(self) -> bool:
         """Whether the clock is to be read before anything is booked."""

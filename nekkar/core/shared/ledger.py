@@ -98,22 +98,18 @@ class Ledger:
 
     def sync_clock(self) -> CacheSteps[None]:
         """Read the clock where that is due; raises CacheError where its time is not known and can't be read."""
-        if self._read_clock and self._read_clock.is_due():
+        if self._read_clock and self.clock_is_due():
             yield CacheCall(self._read_clock.read, ())
 
     def last_write(self) -> tuple[LimitState, Any] | None:
         """Return this process's last write and its token, where nobody else seems to write; else None."""
-        is_due = self._read_clock is not None and self._read_clock.is_due()
-        return None if is_due else self.replica.last_write()
+        return None if self.clock_is_due() else self.replica.last_write()
 
     def write_over(self, planned: LimitState, token: Any) -> CacheSteps[int | None]:
         """Write a state over the last write, once; return when that was answered, None where somebody else wrote."""
         self.replica.take_token()
         number, sent = self.replica.next_number(), self.clock.now_us()
-        won = yield from self._swap(planned, token, planned.expires_at, sent)
-        answered = self.clock.now_us()
-        if not self.in_process:
-            self.latency.record_swap(answered - sent)
+        won, answered = yield from self._swap(planned, token, planned.expires_at, sent)
         if won is None:
             return None
         self.replica.record(planned, number, sent, won)
@@ -151,10 +147,7 @@ class Ledger:
                 planned = replace(planned, written_at=now)
             number = self.replica.next_number()
             try:
-                until = planned.expires_at
-                if base.places or (base.rates, base.hold_until) != (planned.rates, planned.hold_until):
-                    until = max(until, base.expires_at)  # else a reset could expire while others remember more
-                won = yield from self._swap(planned, token, until, now)
+                won, answered = yield from self._swap(planned, token, _kept_until(planned, base), now)
             except CacheError:
                 change.unanswered()
                 if not is_answered:
@@ -163,9 +156,6 @@ class Ledger:
                 if self._began_late(found, sent, now, self.clock.now_us()):
                     doubted = planned.epoch
                 continue
-            answered = self.clock.now_us()
-            if not self.in_process:
-                self.latency.record_swap(answered - now)
             if won is not None and self._began_late(found, sent, now, answered):
                 doubted = planned.epoch
             elif won is not None:
@@ -225,11 +215,15 @@ class Ledger:
         self._notices.look(found, now)
         return found, token
 
-    def _swap(self, planned: LimitState, token: Any, until: int, now: int) -> CacheSteps[Any]:
-        """Write a state that lives ``until`` then; return its token, or None where the swap was lost."""
+    def _swap(self, planned: LimitState, token: Any, until: int, sent: int) -> CacheSteps[tuple[Any, int]]:
+        """Write a state that lives ``until`` then; return its token, None where the swap was lost; and when."""
         raw = encode(planned)
         self.replica.will_write(raw, planned)
-        return self.store.swap(self.key, raw, token, (until - now) // SECOND + 2)
+        won = yield from self.store.swap(self.key, raw, token, (until - sent) // SECOND + 2)
+        answered = self.clock.now_us()
+        if not self.in_process:
+            self.latency.record_swap(answered - sent)
+        return won, answered
 
     def _began_late(self, found: LimitState | None, sent: int, now: int, answered: int) -> bool:
         """Whether this process created the state so slowly that another one may have come and gone meanwhile.
@@ -243,3 +237,10 @@ class Ledger:
         # In this process nothing is on its way: a busy machine alone stops a call for a tenth of a second.
         longest = MOST_HORIZON_US // 2 if self.in_process else self.latency.horizon_us
         return read_us + swap_us > max(longest, 8 * min(read_us, swap_us))
+
+
+def _kept_until(planned: LimitState, base: LimitState) -> int:
+    """Return until when a state is kept that replaces ``base``; a reset must not expire while others remember more."""
+    if base.places or (base.rates, base.hold_until) != (planned.rates, planned.hold_until):
+        return max(planned.expires_at, base.expires_at)
+    return planned.expires_at

@@ -13,12 +13,11 @@ from weakref import ref
 from nekkar.core.errors import CacheError
 from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.shared.account import Account
-from nekkar.core.waiting.alone import may_book_alone, take_alone
+from nekkar.core.waiting.alone import booked_for, take_alone
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import Caller
 from nekkar.core.waiting.prefetch import PrefetchedSlots
 from nekkar.core.waiting.turns import Turns, TurnUnderWay
-from nekkar.core.window.alone import booked_alone
 from nekkar.core.window.state import LimitState
 
 
@@ -49,15 +48,13 @@ class DirectWay:
 
     def _steps(self, caller: Caller) -> CacheSteps[None] | None:
         ledger, mine, now = self._ledger, self._assignments, caller.arrived
-        written = None if self._turns.under_way or caller.elsewhere or mine.queue.by_ticket else ledger.last_write()
-        if written is None or not may_book_alone(mine, written[0], now):
+        written = None if self._turns.under_way or mine.queue.by_ticket else ledger.last_write()
+        if written is None:
             return None
         state, token = written
-        booked = booked_alone(state, mine.owner, ledger.quota, caller.cost, now)
+        booked = booked_for(mine, state, caller, now, lambda: self._prefetched.wanted(1, now))
         if booked is None:
             return None
-        if more := self._prefetched.wanted(1, now):
-            booked = booked_alone(state, mine.owner, ledger.quota, caller.cost, now, more) or booked
         mine.standing.arrives(now)
         under_way = self._turns.under_way = self._turns.alone(caller.ticket)
         steps = self._book(caller, booked, token, under_way)

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from functools import partial
 from itertools import islice, takewhile
 
 from nekkar.core.cost import Hits, cost_of
 from nekkar.core.errors import CacheError
 from nekkar.core.quota import Quota
 from nekkar.core.shared.account import Account
-from nekkar.core.waiting.alone import may_book_alone, take_alone
+from nekkar.core.waiting.alone import booked_for, take_alone
 from nekkar.core.waiting.assignments import LOOK_EVERY_US, Assignments
 from nekkar.core.waiting.callers import Caller, Settling
 from nekkar.core.waiting.prefetch import PrefetchedSlots
-from nekkar.core.window.alone import booked_alone
 from nekkar.core.window.booking import (
     BookingRequest,
     Returned,
@@ -70,10 +70,9 @@ class Turn:
         with self._lock:
             self._tries += 1
             is_plain = self._tries <= 2 and not (is_recovery or self._must_write)
-            self._alone = mine.queue.only if is_plain and may_book_alone(mine, state, now) else None
-            if self._alone and (booked := self._booked_alone(state, self._alone, now)):
-                return booked
             self._alone = None
+            if is_plain and (booked := self._booked_alone(state, now)):
+                return booked
             seen_at = self.ledger.read_at if read_at is None else read_at
             if not is_recovery:
                 mine.pick_up(state, seen_at, now)
@@ -91,34 +90,53 @@ class Turn:
                 state = settled(state, settling.settlement, now)
             if (horizon_us := self._joint_horizon_us()) > state.horizon_us:
                 state = replace(state, horizon_us=horizon_us)
-            request = self._request(state, now)
-            plan = planned(state, request)
-            while mine.move_full(plan.own_grants):  # these wait elsewhere now, before anything is booked here
-                request = self._request(state, now)
-                plan = planned(state, request)
-            if plan.is_bound:
-                mine.standing.binds(now)
-            too_late, refused = self._too_late(state, plan, request), mine.exact.refused(request.exact, plan.state)
-            if (
-                too_late or refused
-            ) and read_at is None:  # others may have written since: a state that was not read refuses nobody
+            plan, request = self._planned(state, now)
+            if not self._refuses(state, plan, request, read_at):
                 return None
-            for caller, at in too_late:
-                mine.refuse(caller, at, now)
-            if mine.exact.refuse(refused, state, now):
-                mine.standing.binds(now)
             self._must_write, mine.must_write = self._must_write or mine.must_write, False
             self.expected_at = plan.turn or 0
             self.look_at = self._next_look(state, plan, seen_at)
             return plan.state if self._must_write or mine.exact.open or self._is_due(state, plan, now) else None
 
-    def _booked_alone(self, state: LimitState, caller: Caller, now: int) -> LimitState | None:
-        """Return the state with the only caller booked, where it can start now and nothing else is to be done."""
-        if caller.elsewhere:
-            return None
+    def _booked_alone(self, state: LimitState, now: int) -> LimitState | None:
+        """Return a state with the only caller booked at once, where nothing else is to be written."""
+        only = self.assignments.queue.only
+        if only and (booked := booked_for(self.assignments, state, only, now, partial(self._prefetch_for, 1, now))):
+            self._alone = only
+            return booked
+        return None
+
+    def _planned(self, state: LimitState, now: int) -> tuple[Plan, BookingRequest]:
+        """Return the plan, and what the line asked for; calls that must wait in another limit are sent there first."""
+        while True:
+            request = self._request(state, now)
+            plan = planned(state, request)
+            if not self.assignments.move_full(plan.own_grants):
+                break
+        if plan.is_bound:
+            self.assignments.standing.binds(now)
+        return plan, request
+
+    def _refuses(self, state: LimitState, plan: Plan, request: BookingRequest, read_at: int | None) -> bool:
+        """Refuse the calls whose slots come too late; return False where the state must be read before that.
+
+        Others may have written since this process did: a state that was not read refuses nobody.
+        """
+        mine, now = self.assignments, request.now
+        too_late, refused = self._too_late(state, plan, request), mine.exact.refused(request.exact, plan.state)
+        if (too_late or refused) and read_at is None:
+            return False
+        for caller, at in too_late:
+            mine.refuse(caller, at, now)
+        if mine.exact.refuse(refused, state, now):
+            mine.standing.binds(now)
+        return True
+
+    def _prefetch_for(self, callers: int, now: int) -> int:
+        """Return how many hits to prefetch; demand is counted once for a turn, however often its swap is lost."""
         if self._prefetch is None:
-            self._prefetch = self.prefetched.wanted(1, now)
-        return booked_alone(state, self.assignments.owner, self.ledger.quota, caller.cost, now, self._prefetch)
+            self._prefetch = 0 if self.assignments.headroom else self.prefetched.wanted(callers, now)  # rule 32
+        return self._prefetch
 
     def won(self, state: LimitState, sent: int, now: int) -> None:
         """Take up what was granted."""
@@ -163,17 +181,10 @@ class Turn:
         is_far = lead > 0 and not ledger.in_process
         window = quota.rates[-1].period_us + state.margin_us
         credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(is_far))
-        # Rule 11. A caller that waits for less than half a horizon can hardly use a slot that was granted ahead, nor
-        # can the next call of a limit with units. With an in-process cache a look costs nothing, so nothing is saved.
-        is_alone = head is not None and len(mine.queue) == 1 and quota.counts_calls_alone
-        is_alone = is_alone and not (head and head.deadline and head.deadline < head.arrived + state.horizon_us // 2)
-        is_alone = is_alone and not (head and head.elsewhere)
-        is_alone = is_alone and not mine.headroom  # rule 32
-        if self._prefetch is None:  # demand is counted once for a turn, however often its swap is lost
-            self._prefetch = 0 if mine.headroom else self.prefetched.wanted(len(mine.queue), now)  # rule 32
-        # Where calls are so frequent that slots are prefetched, a place would hold them back.
-        may_stand = is_alone and credit > 0 and not ledger.in_process and not self._prefetch
+        prefetch = self._prefetch_for(len(mine.queue), now)
         room = room_for(state.hits, quota, state.margin(quota, now), now)
+        # Where calls are so frequent that slots are prefetched, a place would hold them back.
+        may_stand = credit > 0 and not prefetch and self._can_use_grants_ahead(state.horizon_us)
         stands = may_stand and mine.standing.may_stand(now, window, is_far, room)
         self._sent, self._waiting = mine.to_return(), len(mine.queue)
         self._kept = list(mine.exact.kept.values())
@@ -189,13 +200,22 @@ class Turn:
             back_us=mine.standing.back_us(ledger.latency.read_us),
             stands=stands,
             returned=self._sent,
-            prefetch=self._prefetch,
+            prefetch=prefetch,
             exact=mine.exact.wanted(),
             kept=self._kept,
             gone=set(mine.exact.gone),
             headroom=mine.headroom,
             gap_us=ledger.latency.horizon_us,
         )
+
+    def _can_use_grants_ahead(self, horizon_us: int) -> bool:
+        """Whether the line is one caller, whose next call could start on a slot that others grant its place (rule 11)."""
+        mine, only = self.assignments, self.assignments.queue.only
+        if only is None or only.elsewhere or mine.headroom or not self.ledger.quota.counts_calls_alone:
+            return False
+        if only.deadline and only.deadline < only.arrived + horizon_us // 2:
+            return False  # a call that waits so briefly can hardly use a slot that was granted ahead
+        return not self.ledger.in_process  # else a look costs nothing, so a standing place saves nothing
 
     def _joint_horizon_us(self) -> int:
         """Return how far ahead the calls under several limits must be booked."""

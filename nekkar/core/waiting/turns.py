@@ -140,6 +140,7 @@ class Turns:
                     if self.ledger.clock_is_due():
                         yield from self._sync_clock()
                     yield from self.ledger.update(turn, is_answered)
+                    is_answered = True
                 except CacheError as error:
                     with self._lock:
                         mine.fail([caller for caller in mine.queue if caller.ticket <= under_way.last_ticket], error)
