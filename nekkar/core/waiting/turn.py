@@ -209,9 +209,10 @@ class Turn:
         )
 
     def _can_use_grants_ahead(self, horizon_us: int) -> bool:
-        """Whether the line is one caller, whose next call could start on a slot that others grant its place (rule 11)."""
+        """Whether the line is one caller, whose next call could use a slot that others grant its place (rule 11)."""
         mine, only = self.assignments, self.assignments.queue.only
-        if only is None or only.elsewhere or mine.headroom or not self.ledger.quota.counts_calls_alone:
+        has_headroom = mine.headroom > 0  # rule 32
+        if only is None or only.elsewhere or has_headroom or not self.ledger.quota.counts_calls_alone:
             return False
         if only.deadline and only.deadline < only.arrived + horizon_us // 2:
             return False  # a call that waits so briefly can hardly use a slot that was granted ahead
