@@ -13,11 +13,11 @@ Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from nekkar.core.quota import Quota
-from nekkar.core.window.feedback import ReportedQuota, unit_of, window_of
+from nekkar.core.window.feedback import ReportedQuota, unit_of, until_reset, window_of
 from nekkar.http.ratelimit_headers import Reading
 
 Limits = Sequence[tuple[str, Quota]]  # the names of some limits, as the rules spell them, and what they keep
@@ -39,9 +39,9 @@ class QuotaReport:
     uncounted: tuple[ReportedQuota, ...] = ()
     faults: tuple[str, ...] = ()
 
-    def pause_us(self) -> int | None:
-        """Return how long until all empty buckets are free again: the limit's own, or the others if it has none."""
-        return longest_reset(self.budgets) or longest_reset((*self.others, *self.uncounted))
+    def pause_us(self, quota: Quota) -> int | None:
+        """Return how long until all empty buckets are free again: those of the limit's quota, or the others if none."""
+        return longest_reset(self.budgets, quota) or longest_reset((*self.others, *self.uncounted))
 
 
 def quota_report(reading: Reading, quota: Quota) -> QuotaReport:
@@ -80,25 +80,31 @@ def limit_of(told: ReportedQuota, limits: Limits) -> int:
     return next((number for number, (_, quota) in enumerate(limits) if unit_of(told, quota) in quota.units), 0)
 
 
-def refusing(reading: Reading, limits: Limits, named: Sequence[int]) -> int:
+def refusing(readings: Collection[Reading], limits: Limits, named: Sequence[int]) -> int:
     """Return the number of the limit, of several, that a refusal belongs to.
 
     That is the limit whose bucket is empty (of several empty ones, the one with the last reset). Else it is one of
     ``named``, the numbers of the limits for which the status is a refusal: the one that the answer's resource names,
     else the first.
     """
-    empty = [told for told in reading.budgets if told.remaining == 0]
+    budgets = [told for reading in readings for told in reading.budgets]
+    empty = [told for told in budgets if told.remaining == 0]
     if empty:
         return limit_of(max(empty, key=lambda told: told.reset_us or 0), limits)
-    resources = dict.fromkeys(told.resource for told in reading.budgets if told.resource)
+    resources = [resource for reading in readings for resource in reading.resources]
+    resources += [told.resource for told in budgets if told.resource]
     names = [limits[number][0] for number in named]
     found = (_named(resource, names, named) for resource in resources)
     return next((number for number in found if number is not None), named[0])
 
 
-def longest_reset(budgets: Iterable[ReportedQuota]) -> int | None:
-    """Return how long until the last of the windows of which nothing remains is free again, in µs."""
-    return max((one.reset_us for one in budgets if one.remaining == 0 and one.reset_us), default=None)
+def longest_reset(budgets: Iterable[ReportedQuota], quota: Quota | None = None) -> int | None:
+    """Return how long until the last of the windows of which nothing remains is free again, in µs.
+
+    ``quota``: whose windows they are, so that the second that a reset may lack is known.
+    """
+    empty = (one for one in budgets if one.remaining == 0 and one.reset_us)
+    return max((until_reset(one, window_of(one, quota) if quota else None) for one in empty), default=None)
 
 
 def _is_exact(told: ReportedQuota, quota: Quota) -> bool:

@@ -24,11 +24,13 @@ def told_by(headers: Headers, dialect: Dialect | None, units: Collection[str], n
         return read(_standard(headers), now_us, date)
     reader = Reader(now_us, date, [])
     for bucket in dialect:
+        if (named := _resource(bucket, headers)) and named not in reader.resources:
+            reader.resources.append(named)
         for told, resource in _told(bucket, headers):
             unit = next((unit for unit in bucket.units if unit in units), bucket.units[0])
             kind = ReportedQuota(None, unit=unit, is_window=bucket.is_window, resource=resource)
             if bucket.is_on_clock:
-                _reset_on_clock(told, now_us, date)
+                _reset_on_clock(told, bucket.lengths, now_us, date)
             if bucket.is_pace:
                 _read_pace(reader, told, kind)
             else:
@@ -83,12 +85,13 @@ def _resource(bucket: Bucket, headers: Headers) -> str:
     return bounded(text).strip() if text else ""
 
 
-def _reset_on_clock(told: BucketHeaders, now_us: int, date: str | None) -> None:
-    """Add the reset of a window that ends at a multiple of its period on the service's clock, in whole seconds."""
+def _reset_on_clock(told: BucketHeaders, lengths: tuple[int, ...], now_us: int, date: str | None) -> None:
+    """Add the resets of windows that end at multiples of their period on the service's clock, in whole seconds."""
     period, now = told.period_us(), date_us(date) if date else None
-    if period:
-        left = period - (now_us if now is None else now) % period
-        told.add("reset", "", str(-(-left // SECOND)))
+    periods = [period] if period else [SECOND * length for length in lengths][: told.number("limit")]
+    left = [period - (now_us if now is None else now) % period for period in periods]
+    if left:
+        told.add("reset", "", ",".join(str(-(-each // SECOND)) for each in left))
 
 
 def _read_pace(reader: Reader, told: BucketHeaders, kind: ReportedQuota) -> None:

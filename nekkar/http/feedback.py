@@ -91,7 +91,7 @@ class Route:
         is_refusal, is_named = is_refusal and may_refuse, is_named and may_refuse
         told = self._told(headers, most, told) if self.reads_budgets or is_named else NOTHING
         if pause is None and (is_refusal or is_named):
-            pause = told.pause_us()
+            pause = told.pause_us(self.limit._core.quota)
         is_refusal = is_refusal or (is_named and pause is not None and status < FIRST_OF_SERVER)
         budgets = told.budgets if self.reads_budgets else ()
         if pause is None and not (is_refusal or is_success or budgets):

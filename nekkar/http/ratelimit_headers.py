@@ -62,11 +62,15 @@ BIT_BY_BIT = ReportedQuota(None)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The quotas in an answer's headers, those that name another bucket, and the invalid ones."""
+    """The quotas in an answer's headers, those that name another bucket, and the invalid ones.
+
+    ``resources``: the buckets that the headers name, with or without a quota.
+    """
 
     budgets: tuple[ReportedQuota, ...]
     others: tuple[ReportedQuota, ...]
     faults: tuple[str, ...]
+    resources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,10 @@ class BucketHeaders:
             self.texts[role] = text
             if _MILLIS.fullmatch(name):
                 self.number_us[role] = MILLISECOND
+
+    def number(self, role: str) -> int:
+        """Return how many values a header lists."""
+        return self.texts.get(role, "").count(",") + 1
 
     def period_us(self) -> int | None:
         """Return the period that the service reports."""
@@ -114,10 +122,12 @@ class Reader:
         self._now_us, self._date, self._policies = now_us, date, policies
         self._named = set[str]()  # the items of a field
         self.budgets, self.others, self.faults = list[ReportedQuota](), list[ReportedQuota](), list[str]()
+        self.resources = list[str]()
 
     def reading(self) -> Reading:
         """Return all that was collected, each once."""
-        return Reading(tuple(dict.fromkeys(self.budgets)), tuple(dict.fromkeys(self.others)), tuple(self.faults))
+        budgets, others = (tuple(dict.fromkeys(found)) for found in (self.budgets, self.others))
+        return Reading(budgets, others, tuple(self.faults), tuple(self.resources))
 
     def read_field(self, text: str) -> None:
         """Read a ``RateLimit`` field."""

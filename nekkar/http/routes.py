@@ -19,7 +19,6 @@ from nekkar.http.dialects import told_by
 from nekkar.http.feedback import NOTHING, Route
 from nekkar.http.header_values import Headers
 from nekkar.http.inspection import Inspection
-from nekkar.http.ratelimit_headers import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,5 +78,4 @@ class Routes:
         now_us = self.parts[0].limiter.now_us()
         readings = {dialect: told_by(headers, dialect, units, now_us) for dialect in dict.fromkeys(dialects)}
         shares = [shared_out(readings[dialect], limits)[number] for number, dialect in enumerate(dialects)]
-        whole = Reading(tuple(told for reading in readings.values() for told in reading.budgets), (), ())
-        return refusing(whole, limits, named or range(len(limits))), shares
+        return refusing(readings.values(), limits, named or range(len(limits))), shares

@@ -32,8 +32,9 @@ class Bucket:
 
     ``units``: the bucket counts the first of these that the limit counts. ``resource``: the header that names the
     bucket. ``is_window``: all hits come back together at the reset, not one by one before it. ``is_on_clock``: the
-    service reports no reset; its windows begin at full minutes, hours and so on. ``is_pace``: the reported limit is an
-    average in calls per second, which fits windows of any length.
+    service reports no reset; its windows begin at full minutes, hours and so on; they have the reported period, or
+    ``lengths``, in seconds, in the order in which the limits are listed. ``is_pace``: the reported limit is an average
+    in calls per second, which fits windows of any length.
     """
 
     limit: str = ""
@@ -45,6 +46,7 @@ class Bucket:
     resource: str = ""
     is_window: bool = True
     is_on_clock: bool = False
+    lengths: tuple[int, ...] = ()
     is_pace: bool = False
 
 
@@ -56,6 +58,8 @@ def _named(prefix: str, suffix: str = "", units: tuple[str, ...] = (CALLS,), **m
     words: dict[str, Any] = {word: f"{prefix}{word}{suffix}" for word in ("limit", "remaining", "reset")}
     return Bucket(**words, units=units, **more)
 
+
+_STRAVA = (900, 86_400)
 
 BUILT_IN: Mapping[str, Dialect] = {
     "github": (_named("x-ratelimit-", used="x-ratelimit-used", resource="x-ratelimit-resource"),),
@@ -104,8 +108,8 @@ BUILT_IN: Mapping[str, Dialect] = {
     ),
     "twilio": (Bucket(used="twilio-concurrent-requests", units=("calls at once",)),),
     "strava": (
-        Bucket(limit="x-ratelimit-limit", used="x-ratelimit-usage"),
-        Bucket(limit="x-readratelimit-limit", used="x-readratelimit-usage"),
+        Bucket(limit="x-ratelimit-limit", used="x-ratelimit-usage", is_on_clock=True, lengths=_STRAVA),
+        Bucket(limit="x-readratelimit-limit", used="x-readratelimit-usage", is_on_clock=True, lengths=_STRAVA),
     ),
     "binance": (
         Bucket(used="x-mbx-used-weight-*", period=SUFFIX, units=("weight", CALLS), is_on_clock=True),

@@ -186,7 +186,12 @@ SERVICES = [
             "X-ReadRateLimit-Limit": "100,1000",
             "X-ReadRateLimit-Usage": "100,1000",
         },
-        [window(50, 200), window(100, 2000), window(0, 100), window(0, 1000)],
+        [
+            window(50, 200, 500 * S),
+            window(100, 2000, 46_400 * S),
+            window(0, 100, 500 * S),
+            window(0, 1000, 46_400 * S),
+        ],
     ),
     (
         "binance",
@@ -390,12 +395,12 @@ def test_what_is_of_another_bucket_or_unit_is_kept_apart() -> None:
     )  # fmt: skip
     assert quota_report(reading, core).budgets == ()
     assert [one.limit for one in quota_report(reading, core).others] == [30]
-    assert quota_report(reading, core).pause_us() == 60 * S
+    assert quota_report(reading, core).pause_us(core) == 60 * S
     errors = told_by(
         Given({"X-ESI-Error-Limit-Remain": "0", "X-ESI-Error-Limit-Reset": "42"}), BUILT_IN["esi"], (), NOW
     )
     assert quota_report(errors, core).others == ()
-    assert quota_report(errors, core).pause_us() == 42 * S
+    assert quota_report(errors, core).pause_us(core) == 42 * S
 
 
 def test_a_window_that_is_told_in_full_is_not_lowered_by_another_of_its_period() -> None:
@@ -456,12 +461,13 @@ def test_a_refusal_is_of_the_limit_of_which_nothing_remains() -> None:
 
     def refused(of: tuple[int, ...] = (0, 1), **headers: str) -> int:
         named = {f"X-RateLimit-{name}": value for name, value in headers.items()}
-        return refusing(told_by(Given(named), BUILT_IN["discord"], ("calls",), NOW), limits, of)
+        return refusing([told_by(Given(named), BUILT_IN["discord"], ("calls",), NOW)], limits, of)
 
     assert refused(Limit="5", Remaining="0") == 0
     assert refused(Limit="50", Remaining="0") == 1
     assert refused(Limit="5", Remaining="3", Scope="global") == 1
     assert refused() == 0
+    assert refused(Scope="global") == 1
     assert refused((1,)) == 1
     assert refused((1,), Limit="5", Remaining="3", Scope="channel") == 1
     assert refused((1,), Limit="5", Remaining="0") == 0

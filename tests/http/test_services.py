@@ -57,7 +57,7 @@ ANSWERS = [
         limit(LLM, "openai"),
         429,
         {**OPENAI, "x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "6s", "retry-after-ms": "1500"},
-        6,
+        1.5,
         (1, 150_000),
     ),
     Answer(

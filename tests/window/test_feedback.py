@@ -587,6 +587,15 @@ def test_a_refusal_with_nothing_left_is_believed() -> None:
         assert apply_feedback(log, HUNDRED, word, NOW).hold_until == NOW + hold
 
 
+def test_a_refusal_that_says_how_long_pauses_for_so_long_whoever_used_the_window() -> None:
+    """Of the window, 99 calls are others': they count until its reset, but the pause is that of the refusal."""
+    nothing = ReportedQuota(0, 100, reset_us=90 * S, is_window=True)
+    word = Feedback(NOW, HOUR, is_refusal=True, pause_us=5 * S, budgets=(nothing,))
+    after = apply_feedback(log_of(HUNDRED, (0, 1)), HUNDRED, word, NOW)
+    assert after.hold_until == NOW + 5 * S
+    assert after.hits.count_since(NOW - 60 * S) == 100
+
+
 def test_a_call_refused_is_none_of_those_that_the_service_counted() -> None:
     """Its 10 did not have room for it: 9 are ours, so one is of others, and a wider margin would not have helped."""
     log = log_of(LIMIT, (-S, 9), (0, 1))

@@ -145,9 +145,9 @@ def _with_foreign_hits(
         shorter = [one.period_us + margin for one in quota.rates if one.unit == rate.unit and one < rate]
         reset = rate.period_us - min(max(shorter, default=0), rate.period_us)
     else:
-        reset = max(budget.reset_us + _rounded_off(budget, rate), budget.grain_us)
-    is_told = remaining == 0 and budget.reset_us is not None
-    if is_told and (foreign > 0 or reset > rate.period_us or (refused and not feedback.pause_us)):
+        reset = until_reset(budget, rate)
+    is_told = remaining == 0 and budget.reset_us is not None and not (refused and feedback.pause_us)
+    if is_told and (foreign > 0 or reset > rate.period_us or refused):
         log = with_hold(log, now + min(reset, feedback.most_us))
     if foreign * MATTERS_PART <= remaining:  # none, or so few that they can wait
         return log
@@ -176,10 +176,11 @@ def _window_start_us(budget: ReportedQuota, rate: Rate) -> int:
     return 0
 
 
-def _rounded_off(budget: ReportedQuota, rate: Rate) -> int:
-    """Return by how much a window may end later than its reset in whole seconds, which some services round down."""
-    is_cheap = rate.period_us >= SECOND * WHOLE_PART
-    return SECOND if budget.is_window and budget.grain_us == SECOND and is_cheap else 0
+def until_reset(budget: ReportedQuota, rate: Rate | None) -> int:
+    """Return how long until a window ends, in µs. Some services round a reset in whole seconds down."""
+    is_rounded = budget.is_window and budget.grain_us == SECOND
+    is_cheap = rate is not None and rate.period_us >= SECOND * WHOLE_PART
+    return max((budget.reset_us or 0) + (SECOND if is_rounded and is_cheap else 0), budget.grain_us)
 
 
 def unit_of(budget: ReportedQuota, quota: Quota) -> str:
