@@ -85,6 +85,10 @@ def gemini_refused(response: Any) -> float | None:
     return float(found[1]) if found else None
 
 
+def bedrock_held(request: Any) -> dict[str, int]:
+    return {"tokens": 100 + request.json()["inferenceConfig"]["maxTokens"]}
+
+
 def bedrock_used(response: Any) -> dict[str, int]:
     usage = response.json().get("usage", {})
     return {"tokens": usage.get("inputTokens", 0) + 5 * usage.get("outputTokens", 0)}
@@ -232,7 +236,7 @@ MODELS = [
             Seen((60,), (1, 0), 429, body={"__type": "ThrottlingException"}),
         ),
         CONVERSE,
-        meters={"bedrock-{region}-{model}": Points(lambda request: {"tokens": 100 + request.json()["inferenceConfig"]["maxTokens"]}, bedrock_used)},
+        meters={"bedrock-{region}-{model}": Points(bedrock_held, bedrock_used)},
     ),
 ]  # fmt: skip
 
