@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, kind_of, missing
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong, missing
 from nekkar.core.limiter import Nekkar
 from nekkar.http.inspection import Refused
 from nekkar.http.permit import Errors
 from nekkar.http.taps import AsyncTap, SyncTap
-from nekkar.http.transport import AsyncTransport, SyncTransport, limit_client
+from nekkar.http.transport import AsyncTransport, SyncTransport, limit_client, not_a_client
 from nekkar.rules import RuleTable
 
 try:
@@ -111,7 +111,7 @@ def limit(
     for other answers. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx.Client | httpx.AsyncClient):
-        raise ConfigurationError(f"client must be an httpx.Client or an httpx.AsyncClient, got {kind_of(client)}")
+        raise not_a_client(client, "httpx", "httpx2")
     wrapper = NekkarTransport if isinstance(client, httpx.Client) else AsyncNekkarTransport
     limit_client(client, lambda inner: wrapper(limiter, rules, inner, max_wait=max_wait, refused=refused), wrapper)
     return client

@@ -174,6 +174,15 @@ class AsyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
         await self._transport.__aexit__(kind, error, traceback)
 
 
+def not_a_client(given: object, library: str, other: str) -> ConfigurationError:
+    """Return the error for what is no client of a library, but perhaps one of the ``other``."""
+    is_of_other = any(base.__module__.partition(".")[0] == other for base in type(given).__mro__)
+    remedy = f" of {other}; nekkar.{other}.limit takes it" if is_of_other else ""
+    return ConfigurationError(
+        f"client must be an {library}.Client or an {library}.AsyncClient, got {kind_of(given)}{remedy}"
+    )
+
+
 def limit_client(client: Any, wrap: Callable[[Any], Any], wrapper: type[Any]) -> None:
     """Put a wrapper around each transport that a client has, those of its proxies and mounts too.
 

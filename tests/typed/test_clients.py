@@ -40,7 +40,9 @@ def test_limit_returns_the_callers_own_type() -> None:
 
 def test_a_client_of_another_library_is_no_client() -> None:
     """A checker says so, before it is run."""
-    with pytest.raises(ValueError, match=r"must be an httpx\.Client"):
+    with pytest.raises(
+        ValueError, match=r"must be an httpx\.Client.*got Client of httpx2; nekkar\.httpx2\.limit takes it"
+    ):
         nekkar.httpx.limit(httpx2.Client(), limiter, rules)  # type: ignore[type-var]
     with pytest.raises(ValueError, match=r"must be a requests\.Session"):
         nekkar.requests.limit(httpx.Client(), limiter, rules)  # type: ignore[type-var]
