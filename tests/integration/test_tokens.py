@@ -6,6 +6,7 @@ has answered, as OpenAI and Anthropic do.
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import random
@@ -14,8 +15,7 @@ import time
 from collections import deque
 from typing import Any
 
-import httpx2
-import openai
+import pytest
 
 from nekkar.core.limiter import Nekkar
 from nekkar.httpx2 import limit
@@ -24,9 +24,10 @@ from tests.support.processes import run_to_end
 from tests.support.servers import Memcached
 from tests.support.web import Answering, Listener, running
 
-PERIOD, REQUESTS, TOKENS = 2.0, 50, 5_000
-RATE = f"{REQUESTS} per 2 seconds; {TOKENS} tokens per 2 seconds"
+PERIOD, REQUESTS = 2.0, 50
+TOKENS = {"openai": {"tokens": 5_000}, "anthropic": {"input_tokens": 4_000, "output_tokens": 4_000}}
 SECONDS, PROCESSES, THREADS = 7.0, 3, 8
+Held = tuple[float, dict[str, int]]
 JSON, EVENTS = {"Content-Type": "application/json"}, {"Content-Type": "text/event-stream"}
 
 
@@ -38,91 +39,131 @@ class StrictHandler(Answering):
     def do_POST(self) -> None:  # noqa: N802  as http.server asks
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         taken = -(-sum(len(message["content"]) for message in asked["messages"]) // 4)
-        held = self.server.hold(taken + asked["max_tokens"])
+        held = self.server.hold(taken, asked["max_tokens"])
         if held is None:
             return self.answer(429, JSON, b'{"error": {"message": "too many"}}')
         time.sleep(random.uniform(0.005, 0.03))
         given = random.randint(0, asked["max_tokens"])
-        self.server.correct(held, taken + given)
-        usage = {"prompt_tokens": taken, "completion_tokens": given, "total_tokens": taken + given}
+        self.server.correct(held, taken, given)
+        told = ANSWERS[self.server.kind](taken, given)
         if not asked.get("stream"):
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello."}}
-            return self.answer(200, JSON, json.dumps(chunk(choices=[choice], usage=usage)).encode())
-        chunks = [chunk(choices=[{"index": 0, "delta": {"content": "Hello."}}]), chunk(choices=[], usage=usage)]
-        text = "".join(f"data: {json.dumps(each)}\n\n" for each in chunks)
-        return self.answer(200, EVENTS, f"{text}data: [DONE]\n\n".encode())
+            return self.answer(200, JSON, json.dumps(told[0]).encode())
+        events = "".join(f"event: {each.get('type', 'chunk')}\ndata: {json.dumps(each)}\n\n" for each in told[1:])
+        return self.answer(200, EVENTS, events.encode())
 
 
 class StrictModel(Listener):
-    """Counts requests and tokens in any two seconds; ``held``: when each request came, and its tokens."""
+    """Counts requests and tokens in any two seconds; ``held``: when each request came, and its tokens by unit."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         super().__init__(StrictHandler)
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.held: list[list[float]] = []
+        self.url = f"http://127.0.0.1:{self.server_port}" + "/v1" * (kind == "openai")
+        self.kind, self.limits = kind, TOKENS[kind]
+        self.held: list[Held] = []
         self.refused: list[str] = []
-        self._window: deque[list[float]] = deque()
+        self._window: deque[Held] = deque()
         self._lock = threading.Lock()
 
-    def hold(self, tokens: int) -> list[float] | None:
+    def hold(self, taken: int, most: int) -> Held | None:
         """Hold what a request may cost; None where that would be over."""
         with self._lock:
-            now = time.monotonic()
+            now, held = time.monotonic(), self._costs(taken, most)
             while self._window and self._window[0][0] <= now - PERIOD:
                 self._window.popleft()
-            known = sum(each[1] for each in self._window)
-            if len(self._window) >= REQUESTS or known + tokens > TOKENS:
-                self.refused.append(f"{len(self._window)} requests, {known} + {tokens} tokens")
+            known = {unit: sum(each[1][unit] for each in self._window) for unit in self.limits}
+            is_over = any(known[unit] + held[unit] > limit for unit, limit in self.limits.items())
+            if len(self._window) >= REQUESTS or is_over:
+                self.refused.append(f"{len(self._window)} requests, {known} and {held}")
                 return None
-            held = [now, tokens]
-            self._window.append(held)
-            self.held.append(held)
-            return held
+            self._window.append((now, held))
+            self.held.append((now, held))
+            return now, held
 
-    def correct(self, held: list[float], tokens: int) -> None:
+    def correct(self, held: Held, taken: int, given: int) -> None:
         """Put what a request did cost in place of what was held."""
         with self._lock:
-            held[1] = tokens
+            held[1].update(self._costs(taken, given))
+
+    def _costs(self, taken: int, given: int) -> dict[str, int]:
+        units = {"tokens": taken + given, "input_tokens": taken, "output_tokens": given}
+        return {unit: units[unit] for unit in self.limits}
 
 
-def chunk(**told: Any) -> dict[str, Any]:
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", **told}
+def openai_answers(taken: int, given: int) -> list[dict[str, Any]]:
+    """Return an answer as a whole, then the events of the same as a stream."""
+    known = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+    usage = {"prompt_tokens": taken, "completion_tokens": given, "total_tokens": taken + given}
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello."}}
+    delta = {"index": 0, "delta": {"content": "Hello."}}
+    chunks = [known | {"choices": [delta]}, known | {"choices": [], "usage": usage}]
+    return [known | {"choices": [choice], "usage": usage}, *chunks]
 
 
-def work(url: str, cache: str, ready: Any) -> None:
+def anthropic_answers(taken: int, given: int) -> list[dict[str, Any]]:
+    """Return the same of Anthropic's; what is read from a cache does not count."""
+    usage = {"input_tokens": taken, "output_tokens": given, "cache_read_input_tokens": 900}
+    known = {"id": "1", "type": "message", "role": "assistant", "model": "m", "stop_reason": None}
+    begin = {"type": "message_start", "message": known | {"content": [], "usage": usage | {"output_tokens": 1}}}
+    text = {"type": "text", "text": "Hello."}
+    return [
+        known | {"content": [text], "stop_reason": "end_turn", "usage": usage},
+        begin,
+        {"type": "content_block_start", "index": 0, "content_block": text},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": given}},
+        {"type": "message_stop"},
+    ]
+
+
+ANSWERS = {"openai": openai_answers, "anthropic": anthropic_answers}
+
+
+def client_of(sdk: Any, kind: str, limiter: Nekkar, rules: RuleTable, url: str) -> Any:
+    """Return a client of an SDK as it is made, but for what it sends through."""
+    http_client = limit(sdk.DefaultHttpxClient(trust_env=False, verify=False), limiter, rules)
+    made = sdk.OpenAI if kind == "openai" else sdk.Anthropic
+    return made(http_client=http_client, base_url=url, api_key="k", max_retries=0)
+
+
+def work(kind: str, url: str, cache: str, ready: Any) -> None:
     """Chat in some threads until the time is over, each with a client of its own; begin once all are ``ready``."""
-    rules = RuleTable([Rule("*", "llm-{json:model}")], {"llm-{json:model}": {"rate": RATE, "meter": "openai"}})
-    limiter = Nekkar(cache)
+    sdk, limiter = importlib.import_module(kind), Nekkar(cache)
+    rate = "; ".join(f"{count} {unit} per 2 seconds" for unit, count in ({"calls": REQUESTS} | TOKENS[kind]).items())
+    rules = RuleTable([Rule("*", "llm-{json:model}")], {"llm-{json:model}": {"rate": rate, "meter": kind}})
+    clients = [client_of(sdk, kind, limiter, rules, url) for _ in range(THREADS)]
+    usage = {"stream_options": {"include_usage": True}} if kind == "openai" else {}
     ready.wait(60)
     begin = time.monotonic()
 
-    def chat() -> None:
-        http_client = limit(httpx2.Client(trust_env=False, verify=False), limiter, rules)
-        with openai.OpenAI(http_client=http_client, base_url=url, api_key="k", max_retries=0) as client:
+    def chat(client: Any) -> None:
+        create = client.chat.completions.create if kind == "openai" else client.messages.create
+        with client:
             while time.monotonic() < begin + SECONDS:
                 asked: dict[str, Any] = {"model": "m", "max_tokens": random.choice([100, 200, 300])}
                 asked["messages"] = [{"role": "user", "content": "x" * random.randint(40, 400)}]
                 if random.random() < 0.5:
-                    asked |= {"stream": True, "stream_options": {"include_usage": True}}
-                answer = client.chat.completions.create(**asked)
-                if asked.get("stream"):
-                    list(answer)
+                    list(create(**asked, **usage, stream=True))
+                else:
+                    create(**asked)
 
-    threads = [threading.Thread(target=chat) for _ in range(THREADS)]
+    threads = [threading.Thread(target=chat, args=(client,)) for client in clients]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-def test_a_fleet_of_sdks_keeps_requests_and_tokens_and_uses_them(server: Memcached) -> None:
+@pytest.mark.parametrize("kind", TOKENS)
+def test_a_fleet_of_sdks_keeps_requests_and_tokens_and_uses_them(kind: str, server: Memcached) -> None:
     """No refusal; and in the best window 85 % of the tokens are used, where without settling it would be 60 %."""
+    pytest.importorskip(kind)
     context = multiprocessing.get_context("spawn")
-    with running(StrictModel()) as service:
-        arguments = (service.url, server.url, context.Barrier(PROCESSES))
+    with running(StrictModel(kind)) as service:
+        arguments = (kind, service.url, server.url, context.Barrier(PROCESSES))
         workers = [context.Process(target=work, args=arguments, daemon=True) for _ in range(PROCESSES)]
         run_to_end(workers)
     assert service.refused == []
+    unit, limit = list(service.limits.items())[-1]
     ends = [at for at, _ in service.held]
-    used = [sum(tokens for at, tokens in service.held if end - PERIOD < at <= end) for end in ends]
-    assert max(used) >= 0.85 * TOKENS  # of all windows it is the best: the machine may be busy meanwhile
+    used = [sum(costs[unit] for at, costs in service.held if end - PERIOD < at <= end) for end in ends]
+    assert max(used) >= 0.85 * limit  # of all windows it is the best: the machine may be busy meanwhile
