@@ -24,9 +24,9 @@ def told_by(headers: Headers, dialect: Dialect | None, units: Collection[str], n
         return read(_standard(headers), now_us, date)
     reader = Reader(now_us, date, [])
     for bucket in dialect:
-        if (named := _resource(bucket, headers)) and named not in reader.resources:
-            reader.resources.append(named)
-        for told, resource in _told(bucket, headers):
+        named = _resource(bucket, headers)
+        reader.resources += [named] if named else []
+        for told, resource in _told(bucket, headers, named):
             unit = next((unit for unit in bucket.units if unit in units), bucket.units[0])
             kind = ReportedQuota(None, unit=unit, is_window=bucket.is_window, resource=resource)
             if bucket.is_on_clock:
@@ -47,7 +47,7 @@ def _standard(headers: Headers) -> dict[str, str]:
     return told
 
 
-def _told(bucket: Bucket, headers: Headers) -> Iterator[tuple[BucketHeaders, str]]:
+def _told(bucket: Bucket, headers: Headers, named: str) -> Iterator[tuple[BucketHeaders, str]]:
     """Yield the texts of a bucket, and the resource that they name; of each suffix, where its names have one."""
     names, prefix = _names(bucket)
     for suffix in _suffixes(prefix, headers) if prefix else ("",):
@@ -64,7 +64,7 @@ def _told(bucket: Bucket, headers: Headers) -> Iterator[tuple[BucketHeaders, str
                 if limit is not None and not bucket.limit:
                     told.add("limit", full, limit)
         if any(role in told.texts for role in ("limit", "remaining", "used")):
-            yield told, suffix if bucket.resource == SUFFIX else _resource(bucket, headers)
+            yield told, suffix if bucket.resource == SUFFIX else named
 
 
 @lru_cache(256)
@@ -81,14 +81,15 @@ def _suffixes(prefix: str, headers: Headers) -> list[str]:
 
 
 def _resource(bucket: Bucket, headers: Headers) -> str:
-    text = headers.get(bucket.resource) if bucket.resource else None
+    text = headers.get(bucket.resource) if bucket.resource not in ("", SUFFIX) else None
     return bounded(text).strip() if text else ""
 
 
 def _reset_on_clock(told: BucketHeaders, lengths: tuple[int, ...], now_us: int, date: str | None) -> None:
     """Add the resets of windows that end at multiples of their period on the service's clock, in whole seconds."""
     period, now = told.period_us(), date_us(date) if date else None
-    periods = [period] if period else [SECOND * length for length in lengths][: told.number("limit")]
+    listed = told.texts.get("limit", "").count(",") + 1
+    periods = [period] if period else [SECOND * length for length in lengths[:listed]]
     left = [period - (now_us if now is None else now) % period for period in periods]
     if left:
         told.add("reset", "", ",".join(str(-(-each // SECOND)) for each in left))

@@ -87,10 +87,6 @@ class BucketHeaders:
             if _MILLIS.fullmatch(name):
                 self.number_us[role] = MILLISECOND
 
-    def number(self, role: str) -> int:
-        """Return how many values a header lists."""
-        return self.texts.get(role, "").count(",") + 1
-
     def period_us(self) -> int | None:
         """Return the period that the service reports."""
         return length_us(self.texts.get("period", ""), self.number_us.get("period", SECOND))
@@ -127,7 +123,7 @@ class Reader:
     def reading(self) -> Reading:
         """Return all that was collected, each once."""
         budgets, others = (tuple(dict.fromkeys(found)) for found in (self.budgets, self.others))
-        return Reading(budgets, others, tuple(self.faults), tuple(self.resources))
+        return Reading(budgets, others, tuple(self.faults), tuple(dict.fromkeys(self.resources)))
 
     def read_field(self, text: str) -> None:
         """Read a ``RateLimit`` field."""

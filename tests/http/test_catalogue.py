@@ -282,7 +282,7 @@ cost = { points = 1 }
 """
 CORE = {"X-RateLimit-Limit": "5000", "X-RateLimit-Used": "10", "X-RateLimit-Resource": "core"}
 CORE |= {"X-RateLimit-Reset": f"{NOW + 1800}"}
-COST = {"requestedQueryCost": 50, "actualQueryCost": None}
+COST: dict[str, Any] = {"requestedQueryCost": 50, "actualQueryCost": None}
 COST |= {"throttleStatus": {"maximumAvailable": 2000, "currentlyAvailable": 40, "restoreRate": 100}}
 
 CLOUDS = [
