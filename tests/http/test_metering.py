@@ -507,6 +507,26 @@ def test_httpx_takes_a_cost_by_units(face: Face, streams: StreamServer, limiter:
     assert len(streams.seen) == 1
 
 
+@few_kinds
+@pytest.mark.parametrize(("cost", "is_said"), [(None, True), ({"calls": 1}, True), ({"tokens": 0, "points": 1}, False)])
+def test_a_unit_that_nothing_gives_is_an_error_that_names_the_ways(
+    kind: Kind, cost: Any, is_said: bool, streams: StreamServer, limiter: Nekkar
+) -> None:
+    """Neither the call, its rule nor a meter gives the tokens: nothing is sent. Another fault has another remedy."""
+    rules = RuleTable([Rule("*", "llm", cost={"calls": 1})], {"llm": RATE})
+
+    async def body() -> None:
+        given = {"cost": cost} if cost else {}
+        async with kind.client(limiter, rules) as client:
+            how = {"extensions": {"nekkar": given}} if kind.face else {}
+            with nekkar.requests.options(**given), pytest.raises(ConfigurationError) as raised:
+                await done(client.get(streams.url, **how))
+        assert ("give the limit a meter, or its rule a cost" in str(raised.value)) is is_said
+
+    kind.run(body)
+    assert streams.seen == []
+
+
 @kinds
 def test_who_settles_by_hand_first_settles(kind: Kind, streams: StreamServer, limiter: Nekkar) -> None:
     """The meter then does nothing, and says nothing."""
