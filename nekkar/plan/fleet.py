@@ -114,8 +114,13 @@ def _parts(call: Call, match: Match, known: dict[str, Quota]) -> list[Part]:
     parts = []
     for one, terms in zip(match.parts, quotas, strict=True):
         costs = {unit: hits for unit, hits in given.items() if unit == CALLS or unit in terms.units}
-        if one.meter:
-            costs = merged(costs, dict.fromkeys(terms.units[1:], 0))
+        missing = [unit for unit in terms.units if unit not in (CALLS, *costs)]
+        if missing and not one.meter:
+            what = f"nothing gives the {missing[0]} that a call costs, which limit {shown(one.name)} counts"
+            raise ConfigurationError(
+                f"{call.method} {shown(call.url)}: {what}; give its rule a cost, or the request in a log"
+            )
+        costs = merged(costs, dict.fromkeys(missing, 0))
         parts.append(Part(one.name, terms, read_cost(costs or 1, terms, one.name)))
     return parts
 

@@ -124,6 +124,8 @@ class TestSeveral:
             Rule("*/write", ["write", "all"], cost={"calls": 1}),
             Rule("*/model", "model-{json:model}", cost={"tokens": 40}),
             Rule("*/metered", "metered"),
+            Rule("*/tokens", "tokens"),
+            Rule("*/hand", "by hand"),
             Rule("*", "all"),
         ],
         {
@@ -131,6 +133,8 @@ class TestSeveral:
             "all": "3 per 2 s",
             "model-{json:model}": "100 tokens per 10 s",
             "metered": {"rate": "5/second; 100 tokens/second", "meter": "openai"},
+            "tokens": {"rate": "100 tokens/second", "meter": "openai"},
+            "by hand": "5/second; 100 tokens/second",
         },
     )
 
@@ -163,6 +167,15 @@ class TestSeveral:
     def test_what_a_meter_would_tell_counts_as_nothing(self) -> None:
         """The calls count all the same."""
         assert max(start.at for start in self.starts(Call("POST", f"{URL}/metered", 6), workers=6)) == 1_050_000
+        assert {start.at for start in self.starts(Call("POST", f"{URL}/tokens", 6), workers=6)} == {0}
+
+    def test_a_unit_that_nothing_gives_is_bad_usage(self) -> None:
+        """A log may give it."""
+        with pytest.raises(
+            ConfigurationError, match=r"nothing gives the tokens .* limit 'by hand' counts; give its rule"
+        ):
+            self.starts(Call("POST", f"{URL}/hand"))
+        assert len(self.starts(Call("POST", f"{URL}/hand", cost={"tokens": 5}))) == 1
 
     @pytest.mark.parametrize("cost", [{"points": 1}, {"tokens": 101}])
     def test_a_cost_that_its_limit_would_refuse_is_bad_usage(self, cost: dict[str, int]) -> None:
