@@ -111,7 +111,7 @@ def limit(
     for other answers. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx.Client | httpx.AsyncClient):
-        raise not_a_client(client, "httpx", "httpx2")
+        raise not_a_client(client, "httpx")
     wrapper = NekkarTransport if isinstance(client, httpx.Client) else AsyncNekkarTransport
     limit_client(client, lambda inner: wrapper(limiter, rules, inner, max_wait=max_wait, refused=refused), wrapper)
     return client

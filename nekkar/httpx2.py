@@ -111,7 +111,7 @@ def limit(
     for other answers. Raises ConfigurationError, a second time too.
     """
     if not isinstance(client, httpx2.Client | httpx2.AsyncClient):
-        raise not_a_client(client, "httpx2", "httpx")
+        raise not_a_client(client, "httpx2")
     wrapper = NekkarTransport if isinstance(client, httpx2.Client) else AsyncNekkarTransport
     limit_client(client, lambda inner: wrapper(limiter, rules, inner, max_wait=max_wait, refused=refused), wrapper)
     return client

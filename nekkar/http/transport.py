@@ -174,8 +174,9 @@ class AsyncTransport(Transport[Inner], Generic[Inner, Request, Response]):
         await self._transport.__aexit__(kind, error, traceback)
 
 
-def not_a_client(given: object, library: str, other: str) -> ConfigurationError:
-    """Return the error for what is no client of a library, but perhaps one of the ``other``."""
+def not_a_client(given: object, library: str) -> ConfigurationError:
+    """Return the error for what is no client of one of the two libraries, but perhaps one of the other."""
+    other = "httpx" if library == "httpx2" else "httpx2"
     is_of_other = any(base.__module__.partition(".")[0] == other for base in type(given).__mro__)
     remedy = f" of {other}; nekkar.{other}.limit takes it" if is_of_other else ""
     return ConfigurationError(
