@@ -88,17 +88,22 @@ async def outcome(kind: Kind, limiter: Nekkar, rules: RuleTable, url: str, **opt
 @pytest.mark.parametrize("kind", FEW_KINDS, ids=str)
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
-    headers=st.dictionaries(st.sampled_from(NAMES), TEXTS, max_size=8),
+    headers=st.lists(st.tuples(st.sampled_from(NAMES), TEXTS), max_size=8),
     body=BODIES,
+    promised=st.sampled_from([0, 0, 10]),
     status=st.sampled_from([200, 403, 429, 503]),
     rules=st.sampled_from(TABLES),
 )
 def test_whatever_a_service_sends_the_call_is_as_without_a_limit_and_no_hold_too_long(
-    kind: Kind, server: StreamServer, headers: dict[str, str], body: bytes, status: int, rules: RuleTable
-) -> None:
-    """Under two limits that listen in a dialect, a meter and a function; what is held ends within ``max_hold``."""
+    kind: Kind, server: StreamServer, headers: list[tuple[str, str]], body: bytes, promised: int, status: int,
+    rules: RuleTable,
+) -> None:  # fmt: skip
+    """Under two limits that listen in a dialect, a meter and a function; what is held ends within ``max_hold``.
+
+    Headers come twice perhaps, and a body may break off.
+    """
     limiter = Nekkar(clock=FakeClock(), max_hold=MAX_HOLD)
-    server.replies = [Reply([body], status, headers)]
+    server.replies = [Reply([body], status, {}, promised=promised, more=headers)]
 
     async def both() -> None:
         plain = await outcome(kind, limiter, FREE, server.url)

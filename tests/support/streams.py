@@ -28,7 +28,7 @@ class Reply:
     """What a server answers: in chunks; or all at once, with a length; or up to the end of the connection.
 
     ``is_paced``: after its first piece the server waits until the test has said ``go``. ``promised``: bytes that never
-    come.
+    come. ``more``: headers that are sent as well, of the same names perhaps.
     """
 
     pieces: list[bytes]
@@ -37,6 +37,7 @@ class Reply:
     how: str = "chunked"
     is_paced: bool = False
     promised: int = 0
+    more: list[tuple[str, str]] = field(default_factory=list)
 
 
 class StreamHandler(Handler):
@@ -48,7 +49,7 @@ class StreamHandler(Handler):
         replies = self.server.replies
         reply = replies.pop(0) if len(replies) > 1 else replies[0]
         self.send_response(reply.status)
-        for name, value in (reply.headers | self._framing(reply)).items():
+        for name, value in [*(reply.headers | self._framing(reply)).items(), *reply.more]:
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
