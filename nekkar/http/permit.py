@@ -189,7 +189,7 @@ class Permit:
 
     def _remedy(self) -> str:
         """Return what else gives the cost of a call in units, where nothing does."""
-        units, cost = (unit for quota in self.passage.limit._quotas() for unit in quota.units), self.arguments["cost"]
+        units, cost = (unit for quota in self.route.limit._quotas() for unit in quota.units), self.arguments["cost"]
         is_given = all(unit == CALLS or (isinstance(cost, Mapping) and unit in cost) for unit in units)
         return "" if is_given else "; or give the limit a meter, or its rule a cost"
 
