@@ -404,6 +404,6 @@ def test_what_is_left_of_a_grant_without_calls_admits_no_call(clock: FakeClock) 
     assert state is not None
     grant = Grant(2, assignments_of(line).owner, clock.now_us(), cost_of({"calls": 2, "tokens": 100}))
     for used, admits in ((1, True), (2, False)):
-        assignments_of(line).hand.clear()
-        assignments_of(line).hand.append(InHand(grant, state.epoch, used))
+        assignments_of(line).hand.grants.clear()
+        assignments_of(line).hand.grants.append(InHand(grant, state.epoch, used))
         assert (line.prefetched.take() is not None) is admits

@@ -95,7 +95,7 @@ async def nobody_is_lost(tasks: Tasks, cache: WatchedCache, cancelled: int) -> N
     await tasks.until(lambda: hits(cache) == len(tasks.admitted))
     assert set(tasks.admitted.values()) == {START}
     line = core_of(tasks.limit).loop_line(this_loop())
-    assert (line.waiting, assignments_of(line).returned) == (0, [])
+    assert (line.waiting, assignments_of(line).hand.returned) == (0, [])
 
 
 async def the_order_stays(tasks: Tasks, cache: WatchedCache, clock: FakeClock, cancelled: int) -> None:

@@ -73,7 +73,7 @@ _planned = plan.planned
 
 
 def _picked_up_again(self: Any, state: Any, read_at: int, now: int) -> None:
-    self.picked_up = max(0, min(self.picked_up, state.serial - 3))
+    self.hand.picked_up = max(0, min(self.hand.picked_up, state.serial - 3))
     _pick_up(self, state, read_at, now)
 
 

@@ -5,7 +5,6 @@ Plain state, changed under the lock of the line. Nothing here blocks, calls the 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 from secrets import randbits
@@ -16,6 +15,7 @@ from nekkar.core.quota import Quota, leaving
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.callers import Caller, InHand, Queue, Settling, Slot, StartOrder, State
 from nekkar.core.waiting.exact_requests import ExactRequest, ExactRequests
+from nekkar.core.waiting.hand import Hand
 from nekkar.core.waiting.standing import Standing
 from nekkar.core.window.booking import Returned, earliest_slot_behind, spaced_after
 from nekkar.core.window.state import LimitState
@@ -27,25 +27,22 @@ class Assignments:
     """The callers of one line, and the grants that the line has.
 
     ``owner``: the line's name in the state. ``queue``: callers without a slot. ``order``: booked ones, if they are to
-    start in order; else None. ``hand``: grants picked up, with hits that no caller has yet. ``given``: how many slots
-    callers got since prefetching last counted them. ``returned``: grants of which hits go back with the next write;
-    ``settling``: settlements to go into it; ``must_write``: that write is not to wait. ``to_wake``: callers for whom
-    something changed. ``picked_up``: the serial of the last grant taken in ``epoch``.
+    start in order; else None. ``hand``: the line's grants. ``given``: how many slots callers got since prefetching last
+    counted them. ``settling``: settlements to go into the next write; ``must_write``: that write is not to wait.
+    ``to_wake``: callers for whom something changed.
     """
 
     def __init__(self, name: str, ledger: Account, in_order: bool, headroom: int = 0) -> None:
         self.name, self.ledger, self.headroom = name, ledger, headroom
         self.owner = randbits(64)
         self.queue, self.order = Queue(), StartOrder() if in_order else None
-        self.hand: deque[InHand] = deque()
+        self.hand = Hand(self.owner)
         self.given = 0
-        self.returned: list[InHand] = []
         self.settling: list[Settling] = []
         self.must_write = False
         self.to_wake: list[Caller | ExactRequest | Settling] = []
         self.exact = ExactRequests(self)
         self.standing = Standing()
-        self.epoch, self.picked_up = 0, 0
 
     @property
     def quota(self) -> Quota:
@@ -56,40 +53,30 @@ class Assignments:
 
     def pick_up(self, state: LimitState, read_at: int, now: int) -> None:
         """Take this line's grants out of a state that was read by a command sent at ``read_at`` (rule 8)."""
-        if state.epoch != self.epoch:  # rule 9: slots of another epoch are void, and its names mean nothing
-            self.epoch, self.picked_up = state.epoch, 0
-            self.hand.clear()
-            self.returned.clear()
-        if state.serial > self.picked_up:
-            for grant in state.grants:
-                if grant.owner != self.owner or grant.serial <= self.picked_up:
-                    continue
-                if grant.slot > read_at + state.horizon_us:
-                    break  # so far ahead it could be lost unseen: a later look takes it
-                self.picked_up = grant.serial
-                self.hand.append(InHand(grant, state.epoch))
+        self.hand.pick_up(state, read_at)
         self.match(now)
 
     def match(self, now: int) -> None:
         """Give the slots in hand to callers, in order. A slot that is late, or does not fit the first, goes back."""
         head = self.queue.head
-        while self.hand and (self.queue.head or not (self.hand[0].left and self.is_good(self.hand[0], now))):
-            grant, caller = self.hand[0], self.queue.head
+        hand = self.hand.grants
+        while hand and (self.queue.head or not (hand[0].left and self.is_good(hand[0], now))):
+            grant, caller = hand[0], self.queue.head
             if not grant.left:
-                self.hand.popleft()
+                hand.popleft()
             elif not self.is_good(grant, now):
                 if not caller or caller.arrived > self.ledger.good_until(grant.grant.slot):
                     self.standing.was_absent()
-                self._close(self.hand.popleft())
+                self.hand.close_first()
                 self.must_write |= caller is not None  # what came too late is booked again at once
             elif caller and caller.deadline is not None and grant.grant.slot > max(caller.deadline, now):
                 if len(self.queue) > 1:
                     self.refuse(caller, grant.grant.slot, now)
                 else:  # a grant of a standing place, for when a call was expected: the next turn may find room sooner
-                    self._close(self.hand.popleft())
+                    self.hand.close_first()
                     self.must_write = True
             elif caller and not fits(caller.cost, grant.left):
-                self._close(self.hand.popleft())
+                self.hand.close_first()
                 self.must_write = True
             elif caller:
                 self.give(caller, grant)
@@ -108,6 +95,19 @@ class Assignments:
         elif caller.event:  # else it is awake: it leads
             self.to_wake.append(caller)
 
+    def take_alone(self, caller: Caller, state: LimitState) -> None:
+        """Take the newest grant of a state, which was booked for this caller alone; it may have left meanwhile."""
+        grant = state.grants[-1]
+        if self.hand.epoch != state.epoch or grant.serial <= self.hand.picked_up:
+            return  # void, or a turn beside this one has seen it and picked it up
+        held = self.hand.take(grant)
+        if not caller.is_out:
+            self.give(caller, held)
+        if held.used != grant.cost:
+            self.hand.grants.append(held)
+            if not held.used and not self.queue:
+                self.return_hand()
+
     # Slots go.
 
     def is_good(self, grant: InHand, now: int) -> bool:
@@ -123,43 +123,31 @@ class Assignments:
         grant = slot.source
         grant.used -= slot.cost
         if not (is_good := self.is_good(grant, now)) or grant.is_closed:
-            self._close(grant)
+            self.hand.close(grant)
             self.must_write |= is_good and caller.elsewhere is None  # a part of it went back before
             return
-        if grant not in self.hand:
-            self.hand.appendleft(grant)
+        if grant not in self.hand.grants:
+            self.hand.grants.appendleft(grant)
         self.match(now)
-        if grant in self.hand and grant.left and not self.queue.head:
-            self.hand.remove(grant)
-            self._close(grant)
+        if grant in self.hand.grants and grant.left and not self.queue.head:
+            self.hand.grants.remove(grant)
+            self.hand.close(grant)
             self.must_write = True
 
     def take_back(self, slot: Slot) -> None:
         """Have a slot that no call started on taken out of the state."""
         slot.source.used -= slot.cost
-        self._close(slot.source)
+        self.hand.close(slot.source)
 
     def return_hand(self) -> None:
         """Have all grants in hand taken out of the state: the callers that they were booked for have left."""
-        while self.hand:
-            self._close(self.hand.popleft())
-        self.must_write |= bool(self.returned)
-
-    def _close(self, grant: InHand) -> None:
-        """Have what is left of a grant taken out of the state by the next write (rule 10)."""
-        grant.is_closed = True
-        if grant.epoch == self.epoch and grant.used != grant.grant.cost and grant not in self.returned:
-            self.returned.append(grant)
-
-    def to_return(self) -> list[Returned]:
-        """Return what the next write takes out."""
-        return [Returned(grant.grant, grant.used) for grant in self.returned]
+        while self.hand.grants:
+            self.hand.close_first()
+        self.must_write |= bool(self.hand.returned)
 
     def were_returned(self, sent: Sequence[Returned]) -> None:
-        """Forget what a write that won has taken out. More of a grant may have come back since it was planned."""
-        kept = {back.grant.serial: back.keep for back in sent}
-        self.returned = [grant for grant in self.returned if kept.get(grant.grant.serial) != grant.used]
-        self.must_write |= any(grant.grant.serial in kept for grant in self.returned)
+        """Forget what a write that won has taken out; what has come back since is to be written too."""
+        self.must_write |= self.hand.were_returned(sent)
 
     def settle(self, settling: Settling) -> None:
         """Have a settlement written at once: there may be calls that wait for what it gives back."""
@@ -211,7 +199,7 @@ class Assignments:
             if caller.elsewhere:
                 caller.elsewhere.starts()
             self.ledger.started(slot.at, slot.cost)
-            is_left = bool(self.hand) and any(grant.left for grant in list(self.hand))
+            is_left = any(grant.left for grant in list(self.hand.grants))
             self.standing.starts(slot.at, is_left or bool(self.queue.by_ticket))
             self.wake_next()
             return True
@@ -221,7 +209,7 @@ class Assignments:
             late.append(first)
             self._requeue(first, now)
         self.queue.rejoin(late)
-        self.must_write = self.must_write or bool(self.returned)  # they are to be booked again at once
+        self.must_write = self.must_write or bool(self.hand.returned)  # they are to be booked again at once
         self.to_wake += [caller for caller in late if caller.deadline is not None]  # each looks to its deadline
         self.wake_head()
         self.wake_next()
@@ -238,7 +226,6 @@ class Assignments:
         for caller in booked:
             caller.slot, caller.state = None, State.QUEUED
         self.hand.clear()
-        self.returned.clear()
         if booked:
             self.queue.rejoin(booked)
         self.wake_head()

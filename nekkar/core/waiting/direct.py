@@ -13,7 +13,7 @@ from weakref import ref
 from nekkar.core.errors import CacheError
 from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.shared.account import Account
-from nekkar.core.waiting.alone import booked_for, take_alone
+from nekkar.core.waiting.alone import booked_for
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import Caller
 from nekkar.core.waiting.prefetch import PrefetchedSlots
@@ -69,7 +69,7 @@ class DirectWay:
             answered, is_answered = None, False
         with self._lock:
             if answered:
-                take_alone(mine, caller, booked)
+                mine.take_alone(caller, booked)
                 self._prefetched.counted_from = answered
             if caller.slot is None and not caller.is_out:
                 mine.queue.enter(caller)

@@ -35,18 +35,18 @@ class PrefetchedSlots:
 
     def __init__(self, ledger: Account, assignments: Assignments, ahead: Sized, lock: threading.RLock) -> None:
         self._ledger, self._assignments, self._ahead, self._lock = ledger, assignments, ahead, lock
-        self.hand = assignments.hand
+        self.hand = assignments.hand.grants
         self.counted_from = 0
         self._taken = self._demand = 0
 
     @property
     def left(self) -> int:
         """How many hits are in hand without a caller."""
-        return sum(hits_in(grant.left, CALLS) for grant in list(self._assignments.hand))
+        return sum(hits_in(grant.left, CALLS) for grant in list(self.hand))
 
     def take(self) -> Slot | None:
         """Return a slot of one hit that may start now, where there is one in hand and nobody comes first."""
-        hand = self._assignments.hand
+        hand = self.hand
         if not hand:
             return None
         with self._lock:

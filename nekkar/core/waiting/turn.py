@@ -21,7 +21,7 @@ from nekkar.core.cost import Hits, cost_of
 from nekkar.core.errors import CacheError
 from nekkar.core.quota import Quota
 from nekkar.core.shared.account import Account
-from nekkar.core.waiting.alone import booked_for, take_alone
+from nekkar.core.waiting.alone import booked_for
 from nekkar.core.waiting.assignments import LOOK_EVERY_US, Assignments
 from nekkar.core.waiting.callers import Caller, Settling
 from nekkar.core.waiting.prefetch import PrefetchedSlots
@@ -144,7 +144,7 @@ class Turn:
         with self._lock:
             self._must_write = False
             if self._alone:
-                take_alone(mine, self._alone, state)
+                mine.take_alone(self._alone, state)
                 self.prefetched.counted_from = self.look_at = now
                 return
             have_left = len(mine.queue) < self._waiting
@@ -186,7 +186,7 @@ class Turn:
         # Where calls are so frequent that slots are prefetched, a place would hold them back.
         may_stand = credit > 0 and not prefetch and self._can_use_grants_ahead(state.horizon_us)
         stands = may_stand and mine.standing.may_stand(now, window, is_far, room)
-        self._sent, self._waiting = mine.to_return(), len(mine.queue)
+        self._sent, self._waiting = mine.hand.to_return(), len(mine.queue)
         self._kept = list(mine.exact.kept.values())
         return BookingRequest(
             mine.owner,

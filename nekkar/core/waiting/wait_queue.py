@@ -195,7 +195,8 @@ class WaitQueue:
         """Return the turn to lead if it is this caller's to lead and one is due, else the wait for what comes first."""
         mine = self._assignments
         with self._lock:
-            if mine.hand and now > max(self.ledger.read_at, mine.hand[0].grant.slot) + self.ledger.latency.horizon_us:
+            hand = mine.hand.grants
+            if hand and now > max(self.ledger.read_at, hand[0].grant.slot) + self.ledger.latency.horizon_us:
                 self._turns.look_at = min(self._turns.look_at, now)  # a hold since the last look is to be noticed
             else:
                 mine.match(now)
