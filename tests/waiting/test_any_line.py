@@ -151,7 +151,7 @@ def leading() -> Scene:
     scene = Scene(100, 0.1)
 
     def joined(number: int) -> None:
-        if sum(map(is_under_way, _thread.__dict__.get("calls", []))) > 1:
+        if sum(map(is_under_way, _thread.calls)) > 1:
             return  # a call inside the call, which may hold the line's lock: nobody can join meanwhile
         scene.cache.before = lambda number: None
         helper = threading.Thread(target=scene.join, args=(2,))

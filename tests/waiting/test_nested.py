@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from nekkar.core.events import CacheLost, Event, Held, Waiting
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.testing import FakeClock
 from tests.support.internals.core import limiter_of
+from tests.support.internals.runtime import is_nested, run
 from tests.support.limits import PATIENCE, Crowd, WatchedCache, eventually, hits
 
 
@@ -132,6 +135,37 @@ def test_calls_that_nest_without_end_are_an_error_that_says_so(cache: WatchedCac
     assert clock.handled == 32
     clock.is_set = False
     assert calls.acquire().waited > 9
+
+
+def test_a_call_between_any_two_instructions_of_the_driver() -> None:
+    """A handler of a timer runs between two instructions of one line, too: what it leaves is what it found."""
+    limit = Nekkar()("calls", 1000, period=10.0)
+    limit.acquire()
+
+    def call_within(at: int) -> int:
+        count = 0
+
+        def step(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal count
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                count += 1
+                if count == at:
+                    assert limit.acquire()
+            return step
+
+        try:
+            sys.settrace(lambda frame, *_: step if frame.f_code in (run.__code__, is_nested.__code__) else None)
+            assert limit.acquire()
+        finally:
+            sys.settrace(None)
+        assert not is_nested()
+        return count
+
+    instructions = in_thread(lambda: call_within(0))
+    assert instructions > 50
+    for at in range(1, instructions + 1):
+        in_thread(partial(call_within, at))
 
 
 def test_a_call_in_a_logging_handler(cache: WatchedCache, limit: Limit) -> None:

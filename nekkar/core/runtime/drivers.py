@@ -23,7 +23,6 @@ from nekkar.core.runtime.effects import (
     QueueSteps,
     RunSteps,
     WaitUntil,
-    is_under_way,
 )
 from nekkar.core.runtime.loops import Loop
 
@@ -73,7 +72,13 @@ class Signal(threading.Event):
         return True
 
 
-_thread = threading.local()  # its dict has the generators that a thread runs, the outermost first; some may have ended
+class _Thread(threading.local):
+    """What a thread runs: the generators of its calls, the outermost first. Some may have ended."""
+
+    calls: tuple[ref[QueueSteps[Any]], ...] = ()
+
+
+_thread = _Thread()
 
 
 def is_nested() -> bool:
@@ -81,10 +86,12 @@ def is_nested() -> bool:
 
     Then the call comes from inside another call: from a signal handler, a finaliser, a listener or a log handler.
     """
-    calls: list[ref[QueueSteps[Any]]] | None = _thread.__dict__.get("calls")
-    while calls and not is_under_way(calls[-1]):
-        calls.pop()
-    return bool(calls)
+    return bool(_thread.calls) and bool(_calls_of_this_thread())
+
+
+def _calls_of_this_thread() -> tuple[ref[QueueSteps[Any]], ...]:
+    """Return the calls that this thread makes, but for those that an interrupt ended before they could say so."""
+    return tuple(call for call in _thread.calls if (steps := call()) is not None and steps.gi_frame)
 
 
 def run(effects: QueueSteps[T], clock: Clock) -> T:
@@ -93,19 +100,19 @@ def run(effects: QueueSteps[T], clock: Clock) -> T:
     Raises ConfigurationError inside ``MOST_NESTED`` others: a signal handler that is called faster than its own limited
     call ends would nest until the stack is full.
     """
-    calls: list[ref[QueueSteps[Any]]] = _thread.__dict__.setdefault("calls", [])
-    if calls[MOST_NESTED - 1 :] and sum(map(is_under_way, calls)) >= MOST_NESTED:
+    outer = _calls_of_this_thread() if _thread.calls else ()
+    if len(outer) >= MOST_NESTED:
         effects.close()
         raise ConfigurationError(
             f"{MOST_NESTED} limited calls wait inside each other in one thread: a signal handler, listener or finaliser"
             " makes a limited call, and is called again before that ends; hand the call to another thread"
         )
-    calls.append(ref(effects))
+    # The tuple is replaced whole. A signal handler may make calls between any two lines; it leaves what it found.
+    _thread.calls = (*outer, ref(effects))
     try:
         return run_steps(effects, clock)
     finally:
-        if calls and calls[-1]() is effects:  # else an interrupt came between: ``is_nested`` sees that it has ended
-            calls.pop()
+        _thread.calls = outer
 
 
 def run_steps(steps: QueueSteps[T] | CacheSteps[T], clock: Clock) -> T:

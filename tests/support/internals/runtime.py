@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nekkar.core.runtime import fork_lock
-from nekkar.core.runtime.drivers import _thread, run, run_async, run_steps, wake_threads
+from nekkar.core.runtime.drivers import _thread, is_nested, run, run_async, run_steps, wake_threads
 from nekkar.core.runtime.effects import (
     Backoff,
     CacheCall,
