@@ -142,7 +142,7 @@ class _Planner:
                     self.turn = slot
                     break
                 if self.open.index(self.own) > PLANNED_AHEAD:
-                    self.turn = self._bound_of_own_turn()
+                    self.turn = max(slot, self._bound_of_own_turn())  # slots come in order
                     break
             self.open.remove(entry)
             self.ahead.add(slot, entry.cost)
