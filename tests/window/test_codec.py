@@ -568,6 +568,7 @@ def waiting(place: Place) -> LimitState:
         granted(Grant(4, 1, NOW, 1), Grant(3, 2, NOW, 1)),
         granted(Grant(0, 1, NOW, 1)),
         granted(Grant(1, 1, LATEST_US + 1, 1)),
+        LimitState(1, serial=2**64 - 1),  # the next one could not be written
         waiting(PLACE._replace(cost=0)),
         waiting(PLACE._replace(cost=MAX_COUNT + 1)),
         waiting(PLACE._replace(cost=11)),  # of 10

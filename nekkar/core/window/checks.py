@@ -42,6 +42,8 @@ def check(state: LimitState, known: LimitState) -> None:
         raise CorruptLog(f"its horizon of {state.horizon_us / 1e6:g} s is over {MOST_HORIZON_US / 1e6:g} s")
     if any(not place.cost or place.credit > MOST_CREDIT for place in state.places):
         raise CorruptLog("its places are out of bounds")
+    if state.serial > MOST_HITS:
+        raise CorruptLog("its count of grants is out of bounds")
     if state.grants:
         serials = [0, *(grant.serial for grant in state.grants), state.serial + 1]
         if not all(map(lt, serials, serials[1:])):
