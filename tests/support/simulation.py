@@ -14,7 +14,9 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Generator
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -72,7 +74,9 @@ class Story:
     ``refusals``: the chance that a call is refused. ``fair``: overtaking is judged. ``outages``: times at which
     the cache is away for all for one or two periods, and each process goes on with a share; ``flaps``: times at which
     it is away for all for less than a period; ``cuts``: those at which it is away for one process. ``margins_us``:
-    each process draws its margin. ``arrivals``: processes that come shortly before the first flush, and see the state
+    each process draws its margin; ``spacings_us``: its spacing; ``ways_us``: how long its commands are on their way.
+    ``lines``: those of each process, on one ledger. ``forks``: processes that fork. ``pairs``: flushes, each with
+    another one soon after. ``arrivals``: processes that come shortly before the first flush, and see the state
     before their first call. ``stalls``: the chance that a command of a process that knows the state takes effect up to
     two periods late. ``idle``: the chance that a caller rests, for ``idle_periods``. ``tokens``: what calls reserve in
     that unit; they last for ``lasts_us`` on average, and then settle, with the chance ``settles``, to what they used:
@@ -111,6 +115,11 @@ class Story:
     flaps: int = 0
     cuts: int = 0
     margins_us: tuple[int, ...] = ()
+    spacings_us: tuple[int, ...] = ()
+    ways_us: tuple[int, ...] = ()
+    lines: int = 1
+    forks: int = 0
+    pairs: int = 0
     arrivals: int = 0
     stalls: float = 0.0
     idle: float = 0.0
@@ -231,6 +240,7 @@ class Process:
     line: WaitQueue
     fallback: Fallback | None = None
     newcomer: bool = False
+    way_us: int = 0
     dead: bool = False
     frozen_until: int = 0
     cut_until: int = 0
@@ -397,7 +407,9 @@ class World:
         self.processes: list[Process] = []
         self.by_owner: dict[int, Process] = {}
         for index in range(story.processes):
-            self.joins(self.limits[index % len(self.limits)])
+            first = self.joins(self.limits[index % len(self.limits)])
+            for _ in range(story.lines - 1):
+                self.joins(first.quota, beside=first)
 
     @property
     def lost_swaps(self) -> int:
@@ -489,7 +501,7 @@ class World:
         """Return how long a command of a process, or its answer, is on its way."""
         if self.story.far_us and process is self.processes[0]:
             return self.story.far_us
-        return int(self.random.expovariate(1 / self.latency_us)) + 20
+        return int(self.random.expovariate(1 / (process.way_us or self.latency_us))) + 20
 
     def call(self, actor: Actor, effect: CacheCall) -> None:
         """Send a call: it takes effect later, its answer comes later still, or never."""
@@ -542,17 +554,20 @@ class World:
     def _small(self) -> Quota:
         return quota(self.random.randint(2, 9), self.random.choice((0.3, 0.5, 1.0)))
 
-    def joins(self, limit: Quota, newcomer: bool = False) -> Process:
+    def joins(self, limit: Quota, newcomer: bool = False, beside: Process | None = None) -> Process:
+        """Start a process; ``beside``: the line that comes is another one of that process, on the same ledger."""
         number = len(self.processes) + 1
-        clock = Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2)
-        if self.story.margins_us:
-            limit = replace(limit, margin_us=self.random.choice(self.story.margins_us))
-        ledger = Ledger(store_of(self.store, clock), "key", limit, clock)
+        if beside:
+            clock, ledger, way_us = beside.clock, beside.ledger, beside.way_us
+        else:
+            clock = Clock(self, self.random.randint(-self.story.skew_us, self.story.skew_us) // 2)
+            limit, way_us = self._drawn(limit)
+            ledger = Ledger(store_of(self.store, clock), "key", limit, clock)
         alone = Fallback(ledger, Outage("local", 1 / self.story.processes)) if self.story.goes_on_alone else None
         reporter = CallReporter(f"p{number}", Listeners())
         line = _Line(reporter, alone or ledger, Event, _set_all, in_order=self.story.tasks)
         line.world = self
-        process = Process(number, limit, clock, ledger, line, alone, newcomer)
+        process = Process(number, limit, clock, ledger, line, alone, newcomer, way_us)
         self.processes.append(process)
         self.by_owner[process.owner] = process
         story = self.story
@@ -561,6 +576,15 @@ class World:
             process.actors.append(actor)
             actor.later(self.random.randint(0, self.period_us // 4))
         return process
+
+    def _drawn(self, limit: Quota) -> tuple[Quota, int]:
+        """Return what a process draws: its terms, and its way to the cache (0: as all)."""
+        draw, story = self.random, self.story
+        if story.margins_us:
+            limit = replace(limit, margin_us=draw.choice(story.margins_us))
+        if story.spacings_us:
+            limit = replace(limit, spacing_us=draw.choice(story.spacings_us))
+        return limit, draw.choice(story.ways_us) if story.ways_us else 0
 
     def _caller(self, process: Process) -> Generator[Any, Any, None]:
         """Call again and again until the story ends."""
@@ -669,6 +693,9 @@ class World:
         ):
             for _ in range(count):
                 self.at(START_US + draw.randint(least, (story.periods - 1) * self.period_us), happen)
+        for happen, count in ((self._fork, story.forks), (self._flush_twice, story.pairs)):
+            for _ in range(draw.randint(0, count) if count else 0):
+                self.at(START_US + draw.randint(self.period_us // 4, (story.periods - 1) * self.period_us), happen)
         for _ in range(story.arrivals if self.flush_at else 0):
             self.at(self.flush_at - draw.randint(0, self.period_us // 2), self._arrive)
 
@@ -699,6 +726,21 @@ class World:
             held[1] = min(held[1], self.now)  # perhaps nobody had read of it
         if self.story.newcomers:
             self.joins(self.limits[0], newcomer=True)
+
+    def _flush_twice(self) -> None:
+        self._flush()
+        longest = self.random.choice((5 * MS, 200 * MS, self.period_us))
+        self.after(self.random.randint(0, longest), self._flush)
+
+    def _fork(self) -> None:
+        """A process forks: the child knows what its parent knew, and has a line of its own, without its callers."""
+        awake = [each for each in self.processes if not (each.dead or each.newcomer) and each.frozen_until <= self.now]
+        if not awake:
+            return
+        parent = self.random.choice(awake)
+        ledger = copy(parent.ledger)
+        ledger.replica, ledger.latency = copy(parent.ledger.replica), deepcopy(parent.ledger.latency)
+        self.joins(parent.quota, beside=replace(parent, ledger=ledger))
 
     def _join(self) -> None:
         self.joins(self.random.choice(self.limits))
@@ -841,6 +883,11 @@ class World:
                         i -= 1
                     if inside > rate.count:
                         self.problems.append(f"over: {inside} of {rate} at {self._ms(start.at)} ms")
+            slots = sorted(starts, key=lambda start: start.order)
+            for before, start in pairwise(slots if self.story.spacings_us else ()):
+                if start.order[0] < before.order[0] + start.quota.spacing_us:
+                    apart = start.order[0] - before.order[0]
+                    self.problems.append(f"slots {apart} of {start.quota.spacing_us} µs apart")
         most = max(MOST_CREDIT, max(limit.most("calls") for limit in self.limits) // 2) + max(self.story.costs)
         for number, hits in self.to_dead.items():
             if hits > most:

@@ -106,6 +106,30 @@ STORIES = {
         limits=("1000 tokens/s",), tokens=(500,), lasts_us=800 * MS, settles=1.0, uses=(0.0, 0.05), processes=3,
         callers=4, flushes=6, busy=True, latency_us=(60 * MS,), periods=10,
     ),
+    "pairs": Story(
+        pairs=3, joins=1, freezes=2, cancels=2, lost=0.03, costs=(1, 1, 2), skew_us=SKEW, latency_us=FAST
+    ),
+    "spaced": Story(
+        limits=("8/s",), spacings_us=(0, 30 * MS, 100 * MS), joins=2, flushes=2, cancels=3, busy=True, latency_us=FAST
+    ),
+    "deployed": Story(
+        limits=("4/s", "6/s", "9/s"), margins_us=(50 * MS, 200 * MS), spacings_us=(0, 0, 50 * MS), joins=2, flushes=2,
+        freezes=1, kills=1, cancels=2, busy=True, latency_us=FAST,
+    ),
+    "ways": Story(
+        limits=("8/s",), ways_us=(MS // 5, 3 * MS, 80 * MS, 200 * MS), joins=1, flushes=2, freezes=1, busy=True,
+    ),
+    "forks": Story(
+        limits=("6/s",), forks=4, flushes=2, freezes=1, cancels=2, lost=0.02, busy=True, latency_us=FAST
+    ),
+    "lines": Story(
+        limits=("6/s",), lines=3, flushes=2, freezes=1, cancels=4, busy=True, costs=(1, 1, 2), latency_us=FAST
+    ),
+    "all": Story(
+        limits=("12/s; 20/3s",), lines=2, forks=2, holds=2, pairs=1, freezes=2, kills=1, cancels=4, lost=0.04,
+        starved=0.03, stalls=0.02, skew_us=SKEW, costs=(1, 1, 1, 3), max_wait=0.4, busy=True, tasks=True,
+        latency_us=FAST,
+    ),
     "versions": Story(versions=True, processes=3, cancels=2, freezes=2, skew_us=SKEW, latency_us=FAST),
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ from nekkar.core.errors import WaitTooLong
 from tests.support.internals.core import SECOND, quota
 from tests.support.internals.shared import latency, ledger, replica
 from tests.support.internals.waiting import assignments, turn
-from tests.support.internals.window import booking, checks, entries, hits, plan, recovery, settled, state
+from tests.support.internals.window import booking, checks, entries, hits, order, plan, recovery, settled, state
 from tests.support.planted import Fault
 from tests.support.simulation import MS, Cancelled, Store, Story, World
 from tests.support.stories import FAST, SCHEDULES, STORIES
@@ -70,6 +70,7 @@ def _taken_back_by_time(hits: Any, grants: Any, returned: Any) -> Any:
 _pick_up = assignments.Assignments.pick_up
 _entries_of = entries.entries_of
 _planned = plan.planned
+_with_quota = state.LimitState.with_quota
 
 
 def _picked_up_again(self: Any, state: Any, read_at: int, now: int) -> None:
@@ -98,6 +99,14 @@ def _settled_at_the_end(self: Any, at: int, unit: str, count: int) -> Any:
     log = self.of(unit)
     last = log.time_offset_us + log.times[-1] if log.times else at
     return self.with_timeline(unit, log._insert([(last, count)]) if count > 0 else log._remove(last, -count))
+
+
+def _slot_without_spacing(log: Any, limit: Any, *more: Any) -> int:
+    return booking.earliest_slot(log, dataclasses.replace(limit, spacing_us=0), *more)
+
+
+def _with_own_horizon(self: Any, limit: Any, horizon_us: int) -> Any:
+    return dataclasses.replace(_with_quota(self, limit, horizon_us), horizon_us=horizon_us)
 
 
 def _free_of_known(state: Any, rate: Any, end: int) -> int:
@@ -168,6 +177,13 @@ FAULTS = {
     ),
     "a survivor trusts hits that a settlement may have given back": Fault(
         lambda: patch.object(recovery, "_free", _free_of_known), "failures", 65
+    ),
+    "lines share a name": Fault(lambda: patch.object(assignments, "randbits", lambda bits: 7), "lines", 0),
+    "slots are booked without their spacing": Fault(
+        lambda: patch.object(order, "earliest_slot", _slot_without_spacing), "spaced", 0
+    ),
+    "each process goes by its own horizon": Fault(
+        lambda: patch.object(state.LimitState, "with_quota", _with_own_horizon), "ways", 130
     ),
     "who writes goes first": Fault(lambda: patch.object(plan, "entries_of", _own_first), "fair", 18),
 }
