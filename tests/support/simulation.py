@@ -823,9 +823,10 @@ class World:
         horizon = max(process.ledger.latency.horizon_us for process in self.processes)
         state = self.store.state()
         horizon = max(horizon, state.horizon_us if state else 0)
+        way = max(self.latency_us, *(process.way_us for process in self.processes))
         disturbed = 300 * MS if self.story.lost or self.story.starved else 0
         disturbed += 8 * self.period_us if self.story.stalls else 0  # of one command after another
-        return LOOK_EVERY_US + 2 * horizon + 12 * self.latency_us + 100 * MS + disturbed
+        return LOOK_EVERY_US + 2 * horizon + 12 * way + 100 * MS + disturbed
 
     def _watch(self) -> None:
         """Now and then: while the log has room for any that waits and is not frozen, somebody starts soon."""
