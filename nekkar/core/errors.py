@@ -18,6 +18,9 @@ from typing import Any
 __all__ = ["CacheError", "ConfigurationError", "CorruptLog", "NekkarError", "WaitTooLong"]
 
 _USER_INFO = re.compile(r"(?<=//)[^/?#\s'\"]*@")
+_SCHEME = re.compile(r"(?:[\w.+-]*:)?//")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#:@\\%]+)(?::\d{1,5})?(?=[/?#]|\Z)")  # and perhaps a port
+_AT = re.compile(r"(?<!/)(?:@|%40)")  # but for the first character of a segment, as in /users/@me
 _QUERY_VALUE = re.compile(r"([?&;][^=&;#\s'\"]*=)[^&;#\s'\"]+")
 
 
@@ -32,6 +35,28 @@ def shown(value: object) -> str:
         text = f"<{type(value).__name__} too large to show>"
     text = _QUERY_VALUE.sub(r"\1***", _USER_INFO.sub("***@", text))
     return text if len(text) <= 80 else f"{text[:60]}…{text[-15:]}"
+
+
+def shown_url(url: object) -> str:
+    """Return the URL of a request or of a rule as ``shown`` does, without a password in any misspelling of it."""
+    return shown(without_user_info(url) if isinstance(url, str) else url)
+
+
+def without_user_info(url: str) -> str:
+    """Return a URL without a password, however it is misspelt.
+
+    A password may have any character, and the scheme, a slash or the "@" may be missing. So all before the last "@" is
+    left out, but for what can only be a host with its port; and what stands in place of a port.
+    """
+    scheme = found[0] if (found := _SCHEME.match(url)) else ""
+    rest = url[len(scheme) :]
+    host = found[0] if (found := _HOST.match(rest)) else ""
+    if ends := [at.start() for at in _AT.finditer(rest)]:
+        return f"{scheme}{host}{'/' if host else ''}***{rest[ends[-1] :]}"
+    before, colon, after = rest.partition(":")
+    if host or not colon or not scheme or set(before) & set("/?#["):
+        return url
+    return f"{scheme}{before}:***{after[len(re.split('[/?#]', after)[0]) :]}"
 
 
 def plain(number: float) -> str:

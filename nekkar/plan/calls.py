@@ -16,7 +16,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, shown, shown_url
 from nekkar.core.quota import whole
 from nekkar.rules.costs import read_cost
 from nekkar.rules.rule import check_request
@@ -62,10 +62,12 @@ def read_log(path: str) -> list[Call]:
 
 def _call(text: str) -> Call:
     words = text.split()
-    if len(words) not in (2, 3):
-        raise ConfigurationError(f"calls must be 'METHOD URL COUNT', such as 'GET https://x.y/ 5', got {shown(text)}")
-    _check_request(words[0], words[1], f"calls {shown(text)}")
-    return Call(words[0], words[1], _number(words[2], f"calls {shown(text)}: count") if len(words) == 3 else 1)
+    if len(words) not in (2, 3) or "@" in "".join(words[2:]):
+        expected = "'METHOD URL COUNT', such as 'GET https://x.y/ 5'"
+        raise ConfigurationError(f"calls must be {expected}, got {shown_url(text)}")
+    what = f"calls {shown_url(text)}"
+    _check_request(words[0], words[1], what)
+    return Call(words[0], words[1], _number(words[2], f"{what}: count") if len(words) == 3 else 1)
 
 
 def _entry(path: str, number: int, entry: object) -> Call:

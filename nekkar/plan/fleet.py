@@ -14,7 +14,7 @@ from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from nekkar.core.cost import CALLS, Hits, hits_in, merged
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, shown, shown_url
 from nekkar.core.quota import SECOND, Quota, quota, read_cost
 from nekkar.core.window.booking import earliest_slot
 from nekkar.core.window.state import LEAST_HORIZON_US, LimitState
@@ -109,7 +109,7 @@ def _parts(call: Call, match: Match, known: dict[str, Quota]) -> list[Part]:
     units = {CALLS, *(unit for terms in quotas for unit in terms.units)}
     if unit := next((unit for unit in given if unit not in units), None):
         raise ConfigurationError(
-            f"{call.method} {shown(call.url)}: no limit of it counts {shown(unit)}, which it costs"
+            f"{call.method} {shown_url(call.url)}: no limit of it counts {shown(unit)}, which it costs"
         )
     parts = []
     for one, terms in zip(match.parts, quotas, strict=True):

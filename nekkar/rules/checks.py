@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, shown, shown_url
 from nekkar.core.quota import Quota
 from nekkar.rules.costs import faults_of_cost
 from nekkar.rules.dialects import BUILT_IN, Dialect, read_dialects
@@ -114,8 +114,8 @@ def _check_rule(number: int, rule: Rule, parts: Parts, known: Known, report: Rep
     if earlier is not None:
         report(
             where,
-            f"url {shown(rule.url)} is wholly covered by rules[{earlier}], {shown(parts.rules[earlier].url)}, and would"
-            " never be used; put it first, or leave it out",
+            f"url {shown_url(rule.url)} is wholly covered by rules[{earlier}], {shown_url(parts.rules[earlier].url)},"
+            " and would never be used; put it first, or leave it out",
         )
     parts.index.add(number, rule.pattern, by_body=any(template.fields for template in templates))
 
@@ -133,7 +133,7 @@ def _check_captures(where: str, rule: Rule, template: Template, report: Report) 
         if capture not in known.names:
             remedy = known.nearest(capture) or f"write {{{capture}}} for a host label or path segment of the url"
             what = f"limit {shown(template.text)} asks for {{{capture}}}, which the url does not capture"
-            report(where, f"url {shown(rule.url)}: {what}; {remedy}")
+            report(where, f"url {shown_url(rule.url)}: {what}; {remedy}")
 
 
 def _check_names(parts: Parts, report: Report) -> None:
@@ -143,7 +143,7 @@ def _check_names(parts: Parts, report: Report) -> None:
             users.setdefault(name, number)
     for template, other in clashes(parts.templates.values()):
         first = users.get(template)
-        user = "" if first is None else f" (used by rules[{first}], {shown(parts.rules[first].url)})"
+        user = "" if first is None else f" (used by rules[{first}], {shown_url(parts.rules[first].url)})"
         report(
             where_limit(template),
             f"can spell the name of another limit, {shown(other)}; rename one so that they differ before the first"

@@ -23,7 +23,7 @@ from ipaddress import IPv6Address
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, shown, shown_url
 from nekkar.rules.urls import (
     DEFAULT_PORTS,
     NO_PARAMS,
@@ -153,7 +153,7 @@ def read_pattern(url: object, methods: frozenset[str] | None = None) -> Pattern:
     try:
         return _read(url, methods)
     except ConfigurationError as error:
-        raise ConfigurationError(f"url {shown(url)} {error}") from None
+        raise ConfigurationError(f"url {shown_url(url)} {error}") from None
 
 
 def _read(url: object, methods: frozenset[str] | None) -> Pattern:
@@ -199,7 +199,8 @@ def _port(port: str | None) -> int | None:
         return None
     number = port_number(port, "")
     if number is None:
-        raise ConfigurationError(f"has the port {shown(port)}; give 1 to 65535, or leave it out for any port")
+        text = shown(port) if port.isdecimal() or not port else "***"  # which may be a password without its host
+        raise ConfigurationError(f"has the port {text}; give 1 to 65535, or leave it out for any port")
     return number
 
 

@@ -13,7 +13,7 @@ from heapq import nsmallest
 from itertools import takewhile
 from typing import Any
 
-from nekkar.core.errors import shown
+from nekkar.core.errors import shown, shown_url, without_user_info
 from nekkar.rules.match import Match
 from nekkar.rules.patterns import Glob, Part, Pattern, covers
 from nekkar.rules.rule import Rule
@@ -36,7 +36,7 @@ class NearMiss:
     why_not: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"rules[{self.number}], {self.rule.url!r}: {'; '.join(self.why_not)}"
+        return f"rules[{self.number}], {without_user_info(self.rule.url)!r}: {'; '.join(self.why_not)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,14 @@ class Explanation:
     unmatched: str = "warn"
 
     def __str__(self) -> str:
-        return "\n".join((f"{self.method} {shown(self.url)}", *(f"  {line}" for line in self._lines())))
+        return "\n".join((f"{self.method} {shown_url(self.url)}", *(f"  {line}" for line in self._lines())))
 
     def _lines(self) -> Iterator[str]:
         if self.rule is None:
             yield f"no rule matches: {_OUTCOMES[self.unmatched]} (unmatched = {self.unmatched!r})"
         else:
             methods = f" for {', '.join(self.rule.methods)}" if self.rule.methods else ""
-            yield f"matches rules[{self.number}], {shown(self.rule.url)}{methods}"
+            yield f"matches rules[{self.number}], {shown_url(self.rule.url)}{methods}"
         yield from (f"captured {{{name}}} = {shown(value)}" for name, value in self.captured.items())
         if self.match:
             for part in self.match.parts:
@@ -166,7 +166,7 @@ def _why_not(wide: Pattern, request: Pattern) -> Iterator[str]:
     if wide.port not in (None, request.port):
         yield f"port {request.port} is not {wide.port}"
     if not _fit(wide.path, wide.deep, request.path, 0):
-        yield f"path {shown(_path(request))} is not {shown(_path(wide))}"
+        yield f"path {shown_url(_path(request))} is not {shown_url(_path(wide))}"
     valued = {name for name, value in wide.query if value is not None}
     for name, value in sorted(wide.query - request.query, key=str):
         if value is not None or name not in valued:

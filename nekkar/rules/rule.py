@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, shown, shown_url
 from nekkar.rules.costs import Cost, read_cost, read_headroom
 from nekkar.rules.names import read_template
 from nekkar.rules.patterns import Pattern, read_pattern
@@ -43,7 +43,7 @@ class Rule:
             cost = None if self.cost is None else read_cost(self.cost)
             headroom = None if self.headroom is None else read_headroom(self.headroom)
         except ConfigurationError as error:
-            raise ConfigurationError(f"url {shown(self.url)}: {error}") from None
+            raise ConfigurationError(f"url {shown_url(self.url)}: {error}") from None
         object.__setattr__(self, "pattern", read_pattern(self.url, methods))
         object.__setattr__(self, "methods", methods and tuple(sorted(methods)))
         object.__setattr__(self, "limit", limit)
@@ -86,11 +86,11 @@ def check_request(method: str, url: str) -> None:
     if not _METHOD.fullmatch(method):
         what = "is a URL, not a method" if "://" in method or "." in method or "/" in method else "is not a method"
         raise ConfigurationError(
-            f"method {shown(method)} {what}; give METHOD URL, such as GET https://api.example.com/a"
+            f"method {shown_url(method)} {what}; give METHOD URL, such as GET https://api.example.com/a"
         )
     if not _ABSOLUTE.match(url):
         what = "is a method, not a URL" if url.upper() in _METHODS else "is not a URL with scheme and host"
-        raise ConfigurationError(f"url {shown(url)} {what}; give METHOD URL, such as GET https://api.example.com/a")
+        raise ConfigurationError(f"url {shown_url(url)} {what}; give METHOD URL, such as GET https://api.example.com/a")
 
 
 def read_limit(limit: object) -> str | tuple[str, ...] | Literal[False]:

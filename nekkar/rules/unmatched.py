@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from nekkar.core.errors import ConfigurationError, shown
+from nekkar.core.errors import ConfigurationError, shown, shown_url, without_user_info
 from nekkar.rules.nearest import nearest
 from nekkar.rules.patterns import Pattern
 from nekkar.rules.reasons import nearest_rule
@@ -83,7 +83,7 @@ def _request(request: Pattern) -> str:
     port = "" if request.port in (None, DEFAULT_PORTS.get(request.scheme)) else f":{request.port}"
     path = "".join(f"/{_segment(str(part))}" for part in request.path)
     (method,) = request.methods or ("",)
-    return f"{shown(method)[1:-1]} {shown(f'{scheme}{_host(request)}{port}{path}')}"
+    return f"{shown(method)[1:-1]} {shown_url(f'{scheme}{_host(request)}{port}{path}')}"
 
 
 def _segment(text: str) -> str:
@@ -102,4 +102,4 @@ def _nearest(request: Pattern, rules: Sequence[Rule]) -> str:
     number, parts = found
     verb = "differs" if len(parts) == 1 else "differ"
     why = f"whose {' and '.join(parts)} {verb}" if parts else "whose limit needs a field that the JSON body lacks"
-    return f"the nearest is rules[{number}], {rules[number].url!r}, {why}"
+    return f"the nearest is rules[{number}], {without_user_info(rules[number].url)!r}, {why}"

@@ -11,7 +11,7 @@ from urllib3 import HTTPConnectionPool
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, NekkarError, WaitTooLong
 from tests.limits.test_pickling import KINDS
-from tests.support.internals.core import counted, kind_of, plain, quota, shown
+from tests.support.internals.core import counted, kind_of, plain, quota, shown, shown_url
 from tests.support.internals.http import AttemptRefused
 
 
@@ -105,6 +105,22 @@ def test_a_month_is_told_in_full() -> None:
 def test_a_url_is_shown_without_its_user_and_the_values_of_its_query(value: object, text: str) -> None:
     """They may be passwords and tokens. Everything else is shown as it is."""
     assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://{host}:80/users/{user}/*", "https://{host}:80/users/{user}/*"),
+        ("*.example.com/a", "*.example.com/a"),
+        ("https://[::1]:8080/users/@me", "https://[::1]:8080/users/@me"),
+        ("https://x.y:80/joe@z.w", "https://x.y:80/***@z.w"),
+        ("x.y?a=1", "x.y?a=***"),
+        ("https://x.y:port/a", "https://x.y:***/a"),
+    ],
+)
+def test_a_url_is_shown_as_it_is_but_for_what_stands_before_an_at_or_in_place_of_a_port(url: str, text: str) -> None:
+    """A host, its port and its path tell what is meant, unless they may be a part of a password."""
+    assert shown_url(url) == repr(text)
 
 
 @pytest.mark.parametrize(

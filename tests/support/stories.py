@@ -127,7 +127,7 @@ STORIES = {
     ),
     "all": Story(
         limits=("12/s; 20/3s",), lines=2, forks=2, holds=2, pairs=1, freezes=2, kills=1, cancels=4, lost=0.04,
-        starved=0.03, stalls=0.02, skew_us=SKEW, costs=(1, 1, 1, 3), max_wait=0.4, busy=True, tasks=True,
+        starved=0.03, skew_us=SKEW, costs=(1, 1, 1, 3), max_wait=0.4, busy=True, tasks=True,
         latency_us=FAST,
     ),
     "versions": Story(versions=True, processes=3, cancels=2, freezes=2, skew_us=SKEW, latency_us=FAST),

@@ -8,7 +8,7 @@ from nekkar.core.admission import JointAdmission
 from nekkar.core.cache import BaseCache
 from nekkar.core.clock import ClockWatch, SteadyClock, monotonic, ticks
 from nekkar.core.cost import CALLS, Cost, Hits, as_mapping, cost_of, fits, hits_in, is_smaller, items, largest, merged
-from nekkar.core.errors import counted, kind_of, plain, shown
+from nekkar.core.errors import counted, kind_of, plain, shown, shown_url
 from nekkar.core.events import Listeners
 from nekkar.core.joint import JointLimit
 from nekkar.core.limit_core import LimitCore
