@@ -126,7 +126,7 @@ STORIES = {
         limits=("6/s",), lines=3, flushes=2, freezes=1, cancels=4, busy=True, costs=(1, 1, 2), latency_us=FAST
     ),
     "all": Story(
-        limits=("12/s; 20/3s",), lines=2, forks=2, holds=2, pairs=1, freezes=2, kills=1, cancels=4, lost=0.04,
+        limits=("12/s",), lines=2, forks=2, holds=2, pairs=1, freezes=2, kills=1, cancels=4, lost=0.04,
         starved=0.03, skew_us=SKEW, costs=(1, 1, 1, 3), max_wait=0.4, busy=True, tasks=True,
         latency_us=FAST,
     ),
