@@ -3,7 +3,8 @@
 - No cell is ever cut: of a number without its end nobody knows that it is one. Where a table does not fit between
   the edges of a terminal, each row becomes lines of its own, ``head: cell``, and long ones wrap.
 - What is not a terminal (a pipe, a file) has no edges: there all columns stand beside each other.
-- Texts are shown as they are: brackets in the name of a limit are not markup.
+- Texts are shown as they are: brackets in the name of a limit are not markup. Characters that are not printable, as a
+  name may have that was captured from a URL, are shown by their code: they could move the cursor or break a row.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class Table:
     rows: Sequence[Row]
     note: str = ""
     styles: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", [tuple(map(_printable, row)) for row in self.rows])
 
     @property
     def heads(self) -> Row:
@@ -113,6 +117,10 @@ def width_of(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(0 if combining(char) else 1 + (east_asian_width(char) in "WF") for char in text)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _padded(text: str, width: int, to_the_right: bool) -> str:

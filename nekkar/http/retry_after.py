@@ -2,6 +2,7 @@
 
 - A number of seconds, whole or with a fraction; a duration such as ``1m30s``; or a point in time: an HTTP date in any
   of its three forms (RFC 9110, 10.2.3 and 5.6.7), an RFC 3339 date, or Unix time.
+- Of several waits, as where a proxy adds a header of its own, the longest counts.
 - From 10^9 on a number is Unix time, in s, ms, µs or ns by its size: no service asks for a wait of 31 years. A number
   too large for that is a wait in seconds, which the caller caps.
 - A point in time counts from the answer's own ``Date``, where it has one: the service's clock may differ from ours.
@@ -35,9 +36,9 @@ def wait_us(text: str, now_us: int, date: str | None = None, unit_us: int = SECO
 
     ``date``: of its answer. ``unit_us``: what a number counts.
     """
-    span = span_us(text, unit_us)
-    if span is not None:
-        return span
+    spans = [span_us(part, unit_us) for part in text.split(",")]
+    if None not in spans:
+        return max(span for span in spans if span is not None)
     value = number(text)
     if value is not None and value >= UNIX_END:
         return round(value * unit_us)

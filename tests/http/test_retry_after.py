@@ -47,7 +47,10 @@ YEAR_3000 = 32_503_680_000
         ("inf", None),
         ("1e3", None),
         ("0x10", None),
-        ("3, 5", None),
+        ("3, 5", 5 * S),  # of two headers
+        ("60,3s", 60 * S),
+        ("3, soon", None),
+        ("3,", None),
         ("٣", None),
         ("3 seconds", None),
         ("Sun, 99 Nov 1994 08:49:40 GMT", None),
@@ -55,7 +58,7 @@ YEAR_3000 = 32_503_680_000
     ],
 )
 def test_what_is_a_wait(text: str, wait: int | None) -> None:
-    """Seconds and dates are; negative, odd and long past values are not."""
+    """Seconds and dates are, of several the longest; negative, odd and long past values are not."""
     assert wait_us(text, NOW) == wait
 
 

@@ -72,6 +72,17 @@ def test_columns_line_up_beside_wide_characters() -> None:
     assert table.plain() == "name     n\n日本語   1\nabc     22"
 
 
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "a\r\tb", "a\u202eb", "a\ud800b", "a\0b"])
+def test_a_name_of_odd_characters_neither_breaks_a_row_nor_reaches_the_terminal(name: str) -> None:
+    """A name may be captured from a URL. Its characters are shown by their codes, in columns of their own."""
+    stream = io.StringIO()
+    show([Table("title", ("limit", ">used"), [(name, "5")])], stream)
+    lines = stream.getvalue().splitlines()
+    assert lines[2].isprintable()
+    assert lines[2].split() == [repr(name)[1:-1], "5"]
+    assert len(lines) == 3
+
+
 def test_a_terminal_without_rich_gets_lines_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """As wide as it says it is."""
     monkeypatch.setenv("COLUMNS", "40")
