@@ -118,7 +118,7 @@ def _parts(call: Call, match: Match, known: dict[str, Quota]) -> list[Part]:
         if missing and not one.meter:
             what = f"nothing gives the {missing[0]} that a call costs, which limit {shown(one.name)} counts"
             raise ConfigurationError(
-                f"{call.method} {shown(call.url)}: {what}; give its rule a cost, or the request in a log"
+                f"{call.method} {shown_url(call.url)}: {what}; give its rule a cost, or the request in a log"
             )
         costs = merged(costs, dict.fromkeys(missing, 0))
         parts.append(Part(one.name, terms, read_cost(costs or 1, terms, one.name)))
