@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Hashable
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -33,10 +34,15 @@ class Rounds:
         A finaliser or a signal handler may come here between any two of its steps.
         """
         found: list[Any] = []
-        for key in list(islice(self.due, MOST)):
+        for key in self._oldest(MOST):
             if self.due.get(key, math.inf) > now:
                 break
             if self.due.pop(key, None) is not None:
                 found.append(key)
-        self.next_at = next(iter(list(islice(self.due.values(), 1))), math.inf)
+        self.next_at = min((self.due.get(key, now) for key in self._oldest(1)), default=math.inf)
         return found
+
+    def _oldest(self, most: int) -> list[Hashable]:
+        while True:
+            with suppress(RuntimeError):  # a finaliser changed the dict after its iterator was made
+                return list(islice(self.due, most))

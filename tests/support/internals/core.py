@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nekkar.core import rounds
 from nekkar.core.admission import JointAdmission
 from nekkar.core.cache import BaseCache
 from nekkar.core.clock import ClockWatch, SteadyClock, monotonic, ticks
@@ -15,6 +16,7 @@ from nekkar.core.limit_core import LimitCore
 from nekkar.core.limiter import Admission, Limit, Nekkar
 from nekkar.core.quota import MAX_COUNT, MAX_MARGIN, MAX_PERIOD, MIN_PERIOD, SECOND, WHOLE, Quota, Rate, leaving, quota
 from nekkar.core.reservation import Reservation
+from nekkar.core.rounds import Rounds
 from nekkar.core.window.feedback import Feedback
 
 
