@@ -19,7 +19,7 @@ from nekkar.core.events import CacheLost, Event, Held, Waiting
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.testing import FakeClock
 from tests.support.internals.core import limiter_of
-from tests.support.internals.runtime import is_nested, run
+from tests.support.internals.runtime import is_nested, run, run_steps
 from tests.support.limits import PATIENCE, Crowd, WatchedCache, eventually, hits
 
 
@@ -139,6 +139,7 @@ def test_calls_that_nest_without_end_are_an_error_that_says_so(cache: WatchedCac
 
 def test_a_call_between_any_two_instructions_of_the_driver() -> None:
     """A handler of a timer runs between two instructions of one line, too: what it leaves is what it found."""
+    traced = [function.__code__ for function in (run, run_steps, is_nested)]
     limit = Nekkar()("calls", 1000, period=10.0)
     limit.acquire()
 
@@ -155,7 +156,7 @@ def test_a_call_between_any_two_instructions_of_the_driver() -> None:
             return step
 
         try:
-            sys.settrace(lambda frame, *_: step if frame.f_code in (run.__code__, is_nested.__code__) else None)
+            sys.settrace(lambda frame, *_: step if frame.f_code in traced else None)
             assert limit.acquire()
         finally:
             sys.settrace(None)

@@ -23,6 +23,7 @@ from nekkar.core.runtime.effects import (
     QueueSteps,
     RunSteps,
     WaitUntil,
+    has_ended,
 )
 from nekkar.core.runtime.loops import Loop
 
@@ -91,7 +92,7 @@ def is_nested() -> bool:
 
 def _calls_of_this_thread() -> tuple[ref[QueueSteps[Any]], ...]:
     """Return the calls that this thread makes, but for those that an interrupt ended before they could say so."""
-    return tuple(call for call in _thread.calls if (steps := call()) is not None and steps.gi_frame)
+    return tuple(call for call in _thread.calls if not has_ended(call))
 
 
 def run(effects: QueueSteps[T], clock: Clock) -> T:

@@ -76,6 +76,12 @@ class Checkpoint:
 QueueSteps = Generator[RunSteps | WaitUntil | Checkpoint, Any, T]
 
 
+def has_ended(generator: ref[Generator[Any, Any, Any]]) -> bool:
+    """Return whether a generator is gone, or has run to its end; one that was never begun has not."""
+    known: Any = generator()
+    return known is None or known.gi_frame is None
+
+
 def is_under_way(generator: ref[Generator[Any, Any, Any]]) -> bool:
     """Return whether a generator has begun and not ended.
 
