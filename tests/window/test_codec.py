@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from zlib import crc32
 
 import pytest
@@ -52,6 +53,7 @@ from tests.support.internals.window import (
     Place,
     Rejections,
     ReportedRates,
+    codec,
     column,
     decode,
     earliest_slot,
@@ -584,6 +586,19 @@ def test_a_state_that_no_writer_writes_is_refused(state: LimitState) -> None:
     """Out of order or out of bounds, a value is refused whatever its checksum says."""
     with pytest.raises(CorruptLog):
         decode(encode(state))
+
+
+@pytest.mark.parametrize("inner", ["_hits", "_grants", "_places"])
+def test_an_exception_in_a_decoding_holds_no_view_of_the_bytes(inner: str) -> None:
+    """As a signal handler raises one. CPython up to 3.12 crashes where it collects a view that is in use."""
+    frames = list[str]()
+    with patch.object(codec, inner, side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt) as raised:
+        decode(encode(replace(granted(Grant(3, 1, NOW, 1)), places=(PLACE,), hits=hits([1], [1]).hits)))
+    for entry in raised.traceback:
+        values = entry.frame.raw.f_locals.values()
+        frames.append(entry.frame.raw.f_code.co_name)
+        assert not any(isinstance(value, memoryview) for value in values)
+    assert "_decode" in frames
 
 
 def section(tag: int, body: bytes, is_wide: int = 0) -> bytes:

@@ -122,7 +122,7 @@ def decode(raw: bytes, known: LimitState = NOTHING) -> LimitState:
             state = codec_v1.decode(raw)
             checked_rates(state.rates)
         elif version == VERSION:
-            state = _decode(memoryview(raw)[_PREFIX.size :], header_size, checksum)
+            state = _decode(raw[_PREFIX.size :], header_size, checksum)
         else:
             raise CorruptLog(f"version {version}, where this release reads 1 and {VERSION}: written by another release")
     except (struct.error, LookupError, ValueError) as cause:
@@ -131,7 +131,7 @@ def decode(raw: bytes, known: LimitState = NOTHING) -> LimitState:
     return state
 
 
-def _decode(body: memoryview, header_size: int, checksum: int) -> LimitState:
+def _decode(body: bytes, header_size: int, checksum: int) -> LimitState:
     if header_size < _HEADER.size or checksum != crc32(body, header_size):
         raise CorruptLog("altered or cut short: its checksum does not fit")
     *values, earliest = _HEADER.unpack_from(body)
@@ -140,11 +140,9 @@ def _decode(body: memoryview, header_size: int, checksum: int) -> LimitState:
     learned = rest[len(_OF_HITS) :]
     grants = _grants(*found[GRANTS], own["serial"], earliest) if GRANTS in found else ()
     places: tuple[Place, ...] = ()
-    rates = _rates(bytes(found[RATES][1])) if RATES in found else ()
+    rates = _rates(found[RATES][1]) if RATES in found else ()
     if PLACES in found:
-        places = _places(
-            *found[PLACES], _terms(bytes(found[TERMS][1]), bytes(found.get(UNIT_TERMS, EMPTY)[1])), earliest
-        )
+        places = _places(*found[PLACES], _terms(found[TERMS][1], found.get(UNIT_TERMS, EMPTY)[1]), earliest)
         places = _with_headrooms(places, found.get(HEADROOMS, EMPTY)[1])
     state = LimitState(
         **own,
@@ -167,7 +165,7 @@ def _largest(terms: Terms, headroom: int) -> Hits:
     return leaving(Quota(*terms, 0), headroom).largest_cost
 
 
-def _hits(found: dict[int, tuple[int, memoryview]], of_hits: list[Any]) -> HitLog:
+def _hits(found: dict[int, tuple[int, bytes]], of_hits: list[Any]) -> HitLog:
     if HIT_TIMES not in found and HIT_NUMBERS not in found:
         return HitLog(*of_hits)
     forgotten, time_offset, number_offset = of_hits
@@ -177,7 +175,7 @@ def _hits(found: dict[int, tuple[int, memoryview]], of_hits: list[Any]) -> HitLo
     return HitLog(forgotten, time_offset, number_offset, times, numbers)
 
 
-def _grants(is_wide: int, raw: memoryview, serial: int, earliest: int) -> tuple[Grant, ...]:
+def _grants(is_wide: int, raw: bytes, serial: int, earliest: int) -> tuple[Grant, ...]:
     rows = _GRANT[is_wide].iter_unpack(raw)
     return tuple([Grant(serial - back, owner, earliest + slot, cost) for back, owner, slot, cost in rows])
 
@@ -203,7 +201,7 @@ def _places_as_bytes(places: tuple[Place, ...], earliest: int) -> tuple[bytes, .
     return (*section(PLACES, is_wide, rows), *section(TERMS, 0, listed), *headrooms)
 
 
-def _with_headrooms(places: tuple[Place, ...], raw: bytes | memoryview) -> tuple[Place, ...]:
+def _with_headrooms(places: tuple[Place, ...], raw: bytes) -> tuple[Place, ...]:
     changed = list(places)
     for index, headroom in _HEADROOM.iter_unpack(raw):
         if not 0 < headroom < WHOLE:
@@ -212,7 +210,7 @@ def _with_headrooms(places: tuple[Place, ...], raw: bytes | memoryview) -> tuple
     return tuple(changed)
 
 
-def _places(is_wide: int, raw: memoryview, terms: tuple[Terms, ...], earliest: int) -> tuple[Place, ...]:
+def _places(is_wide: int, raw: bytes, terms: tuple[Terms, ...], earliest: int) -> tuple[Place, ...]:
     rows = list(_PLACE[is_wide].iter_unpack(raw))
     try:
         return tuple(

@@ -30,11 +30,11 @@ def reported_section(reported: ReportedRates) -> tuple[bytes, ...]:
     )
 
 
-def reported_of(found: Mapping[int, tuple[int, memoryview]]) -> ReportedRates:
+def reported_of(found: Mapping[int, tuple[int, bytes]]) -> ReportedRates:
     """Return what the section holds; raise CorruptLog where it is out of bounds."""
     if REPORTED not in found:
         return NOTHING_REPORTED
-    raw, at, rates = bytes(found[REPORTED][1]), 0, []
+    raw, at, rates = found[REPORTED][1], 0, []
     while at < len(raw):
         window_us, period_us, count, until, length = _ROW.unpack_from(raw, at)
         at += _ROW.size + length

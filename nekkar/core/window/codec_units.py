@@ -82,13 +82,13 @@ def _rows(costs: Sequence[Hits], units: Sequence[str]) -> list[bytes]:
     ]
 
 
-def with_unit_sections(state: LimitState, found: Mapping[int, tuple[int, memoryview]]) -> LimitState:
+def with_unit_sections(state: LimitState, found: Mapping[int, tuple[int, bytes]]) -> LimitState:
     """Return the state with what these sections hold; raise CorruptLog where they are out of bounds."""
     if SETTLES in found:
         state = replace(state, settles_from=_INSTANT.unpack(found[SETTLES][1])[0])
     if UNITS not in found:
         return state
-    units = _units(bytes(found[UNITS][1]))
+    units = _units(found[UNITS][1])
     rates = [Rate(period, count, units[unit]) for unit, period, count in _RATE.iter_unpack(_raw(found, UNIT_RATES))]
     return replace(
         state,
@@ -111,8 +111,8 @@ def terms_in_units(terms: list[Terms], raw: bytes) -> list[Terms]:
     return terms
 
 
-def _raw(found: Mapping[int, tuple[int, memoryview]], tag: int) -> memoryview:
-    return found[tag][1] if tag in found else memoryview(b"")
+def _raw(found: Mapping[int, tuple[int, bytes]], tag: int) -> bytes:
+    return found[tag][1] if tag in found else b""
 
 
 def _units(raw: bytes) -> list[str]:
@@ -128,7 +128,7 @@ def _checked(unit: str) -> str:
     return unit
 
 
-def _timelines(raw: memoryview, units: Sequence[str]) -> tuple[tuple[str, HitLog], ...]:
+def _timelines(raw: bytes, units: Sequence[str]) -> tuple[tuple[str, HitLog], ...]:
     timelines: dict[str, HitLog] = {}
     at = 0
     while at < len(raw):
@@ -144,7 +144,7 @@ def _timelines(raw: memoryview, units: Sequence[str]) -> tuple[tuple[str, HitLog
     return tuple(sorted(timelines.items()))
 
 
-def _with_costs(costly: tuple[Costly, ...], rows: memoryview, units: Sequence[str]) -> tuple[Costly, ...]:
+def _with_costs(costly: tuple[Costly, ...], rows: bytes, units: Sequence[str]) -> tuple[Costly, ...]:
     costs: dict[int, dict[str, int]] = {}
     for index, unit, hits in _IN_UNIT.iter_unpack(rows):
         if not 0 < hits <= MOST_HITS:

@@ -27,7 +27,7 @@ _TYPECODES = ("I", "Q")  # by flag: 1 for the column of times, 2 for that of num
 def decode(raw: bytes) -> LimitState:
     """Return the state that a value of release 0.1 stands for; raise CorruptLog, or struct.error for one cut short."""
     _, _, flags, header_size, checksum = _PREFIX.unpack_from(raw)
-    body = memoryview(raw)[_PREFIX.size :]
+    body = raw[_PREFIX.size :]
     if flags > 3 or header_size < _HEADER.size or checksum != crc32(body, flags):
         raise CorruptLog("altered or cut short: its checksum does not fit")
     epoch, _, hold_until, margin, spacing, horizon, _, written_at, assumed_until, *rest = _HEADER.unpack_from(body)
@@ -58,7 +58,7 @@ def decode(raw: bytes) -> LimitState:
     )
 
 
-def _fill(values: Column[int], raw: memoryview) -> None:
+def _fill(values: Column[int], raw: bytes) -> None:
     values.frombytes(raw)
     if sys.byteorder == "big":
         values.byteswap()

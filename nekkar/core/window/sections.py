@@ -19,8 +19,12 @@ def section(tag: int, is_wide: int, rows: list[bytes]) -> tuple[bytes, ...]:
     return _SECTION.pack(tag, is_wide, sum(map(len, rows))), *rows
 
 
-def sections(body: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """Yield (tag, is_wide, rows) for each section; raise CorruptLog where their lengths do not fit."""
+def sections(body: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (tag, is_wide, rows) for each section; raise CorruptLog where their lengths do not fit.
+
+    The rows are copies, not views: CPython up to 3.12 crashes where it collects a view that is in use. The traceback of
+    an exception holds it, such as one that a signal handler raises here.
+    """
     at = 0
     while at < len(body):
         tag, is_wide, length = _SECTION.unpack_from(body, at)
@@ -45,7 +49,7 @@ def column_bytes(values: Column[int]) -> bytes:
     return values.tobytes()
 
 
-def column_of(is_wide: int, raw: memoryview | bytes) -> Column[int]:
+def column_of(is_wide: int, raw: bytes) -> Column[int]:
     """Return the column that ``raw`` holds."""
     values = array(_TYPECODES[is_wide])
     values.frombytes(raw)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nekkar.core.window import alone, booking, checks, entries, exact, hits, order, plan, recovery, state
+from nekkar.core.window import alone, booking, checks, codec, entries, exact, hits, order, plan, recovery, state
 from nekkar.core.window.alone import booked_alone
 from nekkar.core.window.booking import (
     MOST_CREDIT,
