@@ -70,7 +70,6 @@ def _taken_back_by_time(hits: Any, grants: Any, returned: Any) -> Any:
 _pick_up = assignments.Assignments.pick_up
 _entries_of = entries.entries_of
 _planned = plan.planned
-_with_quota = state.LimitState.with_quota
 
 
 def _picked_up_again(self: Any, state: Any, read_at: int, now: int) -> None:
@@ -103,10 +102,6 @@ def _settled_at_the_end(self: Any, at: int, unit: str, count: int) -> Any:
 
 def _slot_without_spacing(log: Any, limit: Any, *more: Any) -> int:
     return booking.earliest_slot(log, dataclasses.replace(limit, spacing_us=0), *more)
-
-
-def _with_own_horizon(self: Any, limit: Any, horizon_us: int) -> Any:
-    return dataclasses.replace(_with_quota(self, limit, horizon_us), horizon_us=horizon_us)
 
 
 def _free_of_known(state: Any, rate: Any, end: int) -> int:
@@ -181,9 +176,6 @@ FAULTS = {
     "lines share a name": Fault(lambda: patch.object(assignments, "randbits", lambda bits: 7), "lines", 0),
     "slots are booked without their spacing": Fault(
         lambda: patch.object(order, "earliest_slot", _slot_without_spacing), "spaced", 0
-    ),
-    "each process goes by its own horizon": Fault(
-        lambda: patch.object(state.LimitState, "with_quota", _with_own_horizon), "ways", 130
     ),
     "who writes goes first": Fault(lambda: patch.object(plan, "entries_of", _own_first), "fair", 18),
 }
