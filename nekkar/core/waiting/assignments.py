@@ -6,7 +6,6 @@ Plain state, changed under the lock of the line. Nothing here blocks, calls the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from secrets import randbits
 
 from nekkar.core.cost import fits
@@ -18,6 +17,7 @@ from nekkar.core.waiting.exact_requests import ExactRequest, ExactRequests
 from nekkar.core.waiting.hand import Hand
 from nekkar.core.waiting.standing import Standing
 from nekkar.core.window.booking import Returned, earliest_slot_behind, spaced_after
+from nekkar.core.window.exact import ExactSlot
 from nekkar.core.window.state import LimitState
 
 LOOK_EVERY_US = 1_000_000
@@ -243,13 +243,13 @@ class Assignments:
         self.wake_next()
         self.wake_head()
 
-    def move_full(self, most: int) -> bool:
-        """Send each of the first callers to a limit that has no room for it, if any; return whether one was sent."""
-        room: dict[object, int] = {}
+    def move_full(self, slots: Sequence[int]) -> bool:
+        """Send each caller to a limit that would refuse its slot, of these in order; return whether one was sent."""
+        asked: dict[object, list[ExactSlot]] = {}
         moved = [
             (caller, full)
-            for caller in islice(self.queue, most)
-            if caller.elsewhere and (full := caller.elsewhere.full(room, most))
+            for caller, slot in zip(self.queue, slots, strict=False)
+            if caller.elsewhere and (full := caller.elsewhere.full(asked, slot))
         ]
         for caller, full in moved:
             self.fail([caller], full)

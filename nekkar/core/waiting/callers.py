@@ -23,6 +23,7 @@ from weakref import ref
 from nekkar.core.cost import Hits
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.runtime.effects import Event, QueueSteps, is_under_way
+from nekkar.core.window.exact import ExactSlot
 from nekkar.core.window.settlement import Settlement
 from nekkar.core.window.state import Grant
 
@@ -75,11 +76,14 @@ class Elsewhere(Protocol):
     def look(self) -> QueueSteps[None]:
         """Read the states of the others, where these are not quite new."""
 
-    def follow(self, turn_at: int) -> QueueSteps[None]:
-        """Keep places in the others for a turn that comes at ``turn_at``, where these bind."""
+    def follow(self, turn_at: int, is_first: bool) -> None:
+        """Have places kept in the others for a turn that comes at ``turn_at``, where these bind."""
 
-    def full(self, room: dict[object, int], most: int) -> WaitsElsewhere | None:
-        """Return the way to the limit that has no room for it, of what those in front have left; take its part."""
+    def put_places(self) -> QueueSteps[None]:
+        """Write the places that are to be kept in the others."""
+
+    def full(self, asked: dict[object, list[ExactSlot]], slot: int) -> WaitsElsewhere | None:
+        """Return the way to the limit that would refuse this slot, behind all that was ``asked`` for; else add it."""
 
     def way_to(self, line: Any) -> WaitsElsewhere | None:
         """Return the error that sends the call to another line; None if it does not need the limit of that line."""

@@ -9,7 +9,8 @@ Rules (numbered as in docs/concepts/together.md): 27 is in ``window/exact.py``, 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from nekkar.core.cost import Hits
@@ -19,9 +20,12 @@ from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import Caller, Elsewhere, Slot
 from nekkar.core.waiting.exact_requests import ExactRequest
 from nekkar.core.waiting.turns import Turns
-from nekkar.core.window.booking import BookingRequest, SlotRequest
-from nekkar.core.window.plan import next_slot, planned
+from nekkar.core.window.booking import BookingRequest
+from nekkar.core.window.exact import ExactSlot
+from nekkar.core.window.plan import NOBODY, next_slot, planned
 from nekkar.core.window.state import LimitState, Place
+
+MOST_KEPT = 4  # callers of a line, with places in other limits
 
 
 class ExactSlots:
@@ -62,12 +66,18 @@ class ExactSlots:
             self._assignments.exact.withdraw(request)
 
     def before_turn(self, elsewhere: Elsewhere, is_due: bool) -> QueueSteps[None]:
-        """Look at the other limits of the first caller in line before its turn; until then, keep places there."""
+        """Look at the other limits of the first caller in line before its turn; until then, keep places there.
+
+        Callers behind it may have places there too (rule 22).
+        """
         state = self.ledger.state
         if is_due:
             yield from elsewhere.look()
         elif state and (place := state.place_of(self._assignments.owner)):
-            yield from elsewhere.follow(place.ready)
+            for index, caller in enumerate(islice(self._assignments.queue, MOST_KEPT)):
+                if caller.elsewhere:
+                    caller.elsewhere.follow(place.ready, is_first=not index)
+            yield from elsewhere.put_places()
 
     def book_elsewhere(self, caller: Caller, elsewhere: Elsewhere) -> QueueSteps[bool]:
         """Book the slot of a caller of this line in its other limits too; return whether that was in time."""
@@ -124,11 +134,11 @@ class ExactSlots:
         behind_places = next_slot(state, ledger.quota, cost, now, mine.headroom) if mine.quota.admits(cost) else now
         return max(behind_places, mine.earliest_slot_of(Caller(0, cost, now, None, None))) - now
 
-    def keep(self, owner: int, cost: Hits, ready: int) -> QueueSteps[None]:
-        """Keep a place for a call that has its turn elsewhere at ``ready``, where this limit bound lately (rule 22)."""
+    def keep(self, owner: int, cost: Hits, ready: int) -> None:
+        """Have a place kept for a call that has its turn elsewhere at ``ready``, where this limit bound lately."""
         ledger, now = self.ledger, self.ledger.clock.now_us()
         state, mine = ledger.state, self._assignments
-        if state is None or not self._has_bound(state, now):
+        if state is None:
             return
         known = state.place_of(owner)
         if known and now < known.ready + state.horizon_us // 4:
@@ -138,7 +148,11 @@ class ExactSlots:
         place = Place(owner, cost, ready, 0, 0, terms, is_kept=True, headroom=mine.headroom)
         with self._lock:
             mine.exact.keep(place)
-            turn = self._turns.begin(0)
+
+    def put_places(self) -> QueueSteps[None]:
+        """Write the places that are to be kept, unless a turn under way does."""
+        with self._lock:
+            turn = self._turns.begin(0) if self._assignments.exact.kept else None
         if turn:
             yield from self._turns.lead(turn)
 
@@ -152,22 +166,16 @@ class ExactSlots:
         window = self.ledger.quota.rates[-1].period_us + state.margin_us
         return self._assignments.standing.has_bound(now, window)
 
-    def room(self, cost: Hits, most: int) -> int:
-        """Return how many calls of this cost would get a slot within the horizon, as far as is known (rule 24)."""
+    def would_refuse(self, asked: Sequence[ExactSlot], horizon_us: int) -> bool:
+        """Return whether the last of these slots would be refused, as far as is known (rule 25)."""
         ledger, mine = self.ledger, self._assignments
-        state = ledger.state
-        if state is None or not mine.quota.admits(cost):
-            return most
-        ahead: list[SlotRequest] = list(islice(mine.queue, most))
-        wanted = [Caller(0, cost, 0, None, None)] * most
-        now, headroom = ledger.clock.now_us(), mine.headroom
-        plan = planned(state, BookingRequest(mine.owner, ledger.quota, [*ahead, *wanted], now, headroom=headroom))
-        return plan.own_grants - len(ahead)
-
-    def has_place(self, owner: int) -> bool:
-        """Return whether a place is kept for a call, as far as is known."""
-        state = self.ledger.state
-        return state is not None and owner != 0 and state.place_of(owner) is not None
+        state, now = ledger.state, ledger.clock.now_us()
+        if state is None or not mine.quota.admits(asked[-1].cost):
+            return False
+        state = replace(state, horizon_us=max(state.horizon_us, horizon_us))
+        gone = set(mine.exact.gone)
+        request = BookingRequest(NOBODY, ledger.quota, (), now, exact=asked, gone=gone, headroom=mine.headroom)
+        return all(grant.owner != asked[-1].owner for grant in planned(state, request).state.grants)
 
     def is_good(self, request: ExactRequest) -> bool:
         """Return whether a call may still start on the slot of a request (rule 9)."""

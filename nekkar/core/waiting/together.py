@@ -6,8 +6,8 @@ Rules (numbered as in docs/concepts/together.md; 27 is in ``window/exact.py``):
     that is the one with the longest wait, as far as is known.
 24. Look at all. Before the first caller of a line books, it looks at those of its other limits that bound lately, where
     the newest state is not quite new.
-25. The scarcest leads. Where a caller could be booked here, and another of its limits shows no room for it up to the
-    horizon, it waits there, and nothing is booked.
+25. The scarcest leads. Where a caller could be booked here, and another of its limits would refuse that instant, as
+    far as is known, it waits there, and nothing is booked.
 26. Way. Its slot is booked so far ahead that the others can be asked for it, where that takes long.
 28. Refused. What is booked for it is taken back, by name. The limit that refused leads, for all callers in the line
     that need it too.
@@ -24,13 +24,15 @@ from dataclasses import dataclass
 from secrets import randbits
 
 from nekkar.core.cost import Hits
-from nekkar.core.runtime.effects import QueueSteps
+from nekkar.core.runtime.effects import QueueSteps, WaitUntil
 from nekkar.core.waiting.callers import Caller, Slot, WaitsElsewhere, new_ticket
 from nekkar.core.waiting.exact_requests import ExactRequest
 from nekkar.core.waiting.wait_queue import WaitQueue
+from nekkar.core.window.exact import ExactSlot
 from nekkar.core.window.state import MOST_HORIZON_US
 
 WAY_PART, MOST_WAY_US = 8, MOST_HORIZON_US * 9 // 10
+MOST_MOVES_IN_VAIN, PAUSE_PART = 12, 16
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +68,8 @@ class JointCall:
         self.parts = [Part(line, cost) for line, cost in zip(lines, costs, strict=True)]
         self.max_wait = max_wait
         self.rounds = 0
-        self.has_moved = False
+        self._moves = self._moves_in_vain = 0
+        self._are_unlike = len({line.ledger.quota.rates[-1].period_us for line in lines}) > 1
         self.lead = self.parts[0]
         self._slot: Slot | None = None  # of the limit that leads; the others are asked for the same instant
 
@@ -88,7 +91,9 @@ class JointCall:
                 try:
                     slot, waited = yield from lead.line.enter(self._caller(ticket, lead, max(0, waited)))
                 except WaitsElsewhere as other:
-                    self.lead, self.has_moved = self.parts[other.lead], True
+                    yield from self._settle_down(lead.line)
+                    self.lead = self.parts[other.lead]
+                    self._moves += 1
                     self._drop(self.lead, at_once=False)
                     yield from self.cancel()
                 else:
@@ -101,6 +106,13 @@ class JointCall:
             self._leave()
             yield from self._write_back()
             raise
+
+    def _settle_down(self, line: WaitQueue) -> QueueSteps[None]:
+        """Pause a little where the call was sent to and fro, and each limit would refuse what another has."""
+        self._moves_in_vain += 1
+        if self._moves_in_vain > MOST_MOVES_IN_VAIN:
+            latency, clock, self._moves_in_vain = line.ledger.latency, line.ledger.clock, 0
+            yield WaitUntil(clock.now_us() + latency.horizon_us // PAUSE_PART, line.new_event(), clock=clock)
 
     def _caller(self, ticket: int, lead: Part, waited: int) -> Caller:
         arrived = lead.now - waited
@@ -147,24 +159,35 @@ class JointCall:
         for part in self.others:
             yield from part.line.exact.look()
 
-    def follow(self, turn_at: int) -> QueueSteps[None]:
-        """Keep places in the others for a turn that comes at ``turn_at``, where these bind (rule 22)."""
-        for part in self.others if self.has_moved else ():
-            part.place = part.place or randbits(64)
-            yield from part.line.exact.keep(part.place, part.cost, turn_at + _ahead(part, self.lead))
+    def follow(self, turn_at: int, is_first: bool) -> None:
+        """Have places kept in the others for a turn that comes at ``turn_at``, where these bind (rule 22).
 
-    def full(self, room: dict[object, int], most: int) -> WaitsElsewhere | None:
-        """Return the way to the limit that has no room for the call, where it is one of ``most`` that have it here.
-
-        ``room``: what callers in front have left of each.
+        ``is_first``: the call is the first of its line.
         """
+        if self._moves > (0 if is_first else 1) and (is_first or self._are_unlike):
+            for part in self.others:
+                part.place = part.place or randbits(64)
+                part.line.exact.keep(part.place, part.cost, turn_at + _ahead(part, self.lead))
+
+    def put_places(self) -> QueueSteps[None]:
+        """Write the places that are to be kept in the others."""
         for part in self.others:
-            if part.line not in room:
-                room[part.line] = part.line.exact.room(part.cost, most)
-            if room[part.line] <= 0 and not part.line.exact.has_place(part.place):
+            yield from part.line.exact.put_places()
+
+    def full(self, asked: dict[object, list[ExactSlot]], slot: int) -> WaitsElsewhere | None:
+        """Return the way to the limit that would refuse this slot (rule 25).
+
+        ``asked``: what callers in front ask of each; a slot that is refused nowhere is added.
+        """
+        wanted = [
+            (part, ExactSlot(randbits(64), slot + _ahead(part, self.lead), part.cost, part.place))
+            for part in self.others
+        ]
+        for part, one in wanted:
+            if part.line.exact.would_refuse([*asked.get(part.line, ()), one], self.horizon_us):
                 return WaitsElsewhere(self.parts.index(part))
-        for part in self.others:
-            room[part.line] -= 1
+        for part, one in wanted:
+            asked.setdefault(part.line, []).append(one)
         return None
 
     def way_to(self, line: WaitQueue) -> WaitsElsewhere | None:
@@ -175,6 +198,7 @@ class JointCall:
         """Book the same instant in each (rule 27); return whether that was in time. Raises WaitsElsewhere (rule 28)."""
         yield from self.cancel()
         self.rounds += 1
+        self._moves_in_vain = 0
         lead, self._slot = self.lead, slot
         for part in self.others:
             part.request = ExactRequest(0, slot.at + _ahead(part, lead), part.cost, self.horizon_us, part.place)

@@ -111,7 +111,7 @@ class Turn:
         while True:
             request = self._request(state, now)
             plan = planned(state, request)
-            if not self.assignments.move_full(plan.own_grants):
+            if not self.assignments.move_full(plan.own_slots):
                 break
         if plan.is_bound:
             self.assignments.standing.binds(now)
@@ -231,7 +231,7 @@ class Turn:
         head = mine.queue.head
         if head is None:
             return False
-        if plan.turn is None or plan.own_grants:
+        if plan.turn is None or plan.own_slots:
             return True
         place = state.place_of(mine.owner)
         return (

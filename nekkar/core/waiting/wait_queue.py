@@ -63,7 +63,7 @@ class WaitQueue:
         headroom: int = 0,
     ) -> None:
         self.name, self.reporter, self.ledger = reporter.name, reporter, ledger
-        self._new_event, self._wake = new_event, wake
+        self.new_event, self._wake = new_event, wake
         self._is_of_tasks = in_order
         # Tasks over a cache in this process let others come before anything is booked; others wait for I/O anyway.
         self._lets_others_come = in_order and ledger.in_process
@@ -143,7 +143,7 @@ class WaitQueue:
     def settle(self, settlement: Settlement) -> QueueSteps[None]:
         """Wait until a settlement is written; raise CacheError if it was not, or may not have been."""
         self._keep_time()
-        return self._turns.settle(settlement, self._new_event)
+        return self._turns.settle(settlement, self.new_event)
 
     def look_soon(self) -> None:
         """Have the line look at once: the state was changed in this process."""
@@ -243,7 +243,7 @@ class WaitQueue:
         return slot
 
     def _event_of(self, caller: Caller) -> Event:
-        caller.event = event = self._new_event()
+        caller.event = event = self.new_event()
         return event
 
     def _leave(self, caller: Caller, error: BaseException) -> None:

@@ -58,15 +58,20 @@ CLOCKS_APART_US = 5000  # a hit so little ahead of now was booked for now, by a 
 class Plan(NamedTuple):
     """What to write. ``turn``: the slot that the first caller left would have; None where each has a slot.
 
-    ``own_grants``: how many slots the writer's own callers got. ``too_late``: the callers whose deadline is before
-    their slot, and that slot. ``is_bound``: the next call has to wait for room.
+    ``own_slots``: the slots that the writer's own callers got, in order. ``too_late``: the callers whose deadline is
+    before their slot, and that slot. ``is_bound``: the next call has to wait for room.
     """
 
     state: LimitState
     turn: int | None
-    own_grants: int
+    own_slots: list[int]
     too_late: list[tuple[Any, int]]
     is_bound: bool
+
+    @property
+    def own_grants(self) -> int:
+        """How many slots the writer's own callers got."""
+        return len(self.own_slots)
 
 
 def planned(state: LimitState, request: BookingRequest) -> Plan:
@@ -111,7 +116,7 @@ class _Planner:
         self.serial = state.serial
         self.callers = iter(request.callers)
         self.caller = next(self.callers, None)
-        self.own_grants = 0
+        self.own_slots: list[int] = []
         self.too_late: list[tuple[SlotRequest, int]] = []
         # Rule 13: nobody plans, grants or waits for a place under other terms. It keeps its own against all hits.
         strangers = under_other_terms(state.places, request.terms)
@@ -150,7 +155,7 @@ class _Planner:
                 self._grant(entry, slot)
             # Else the turn is kept free (rule 4): its owner books it, or it comes later than the horizon.
         self._prefetch()
-        return Plan(self._state(), self.turn, self.own_grants, self.too_late, self._turn_of_tail() > self.soonest)
+        return Plan(self._state(), self.turn, self.own_slots, self.too_late, self._turn_of_tail() > self.soonest)
 
     def _leaves_gap(self, entry: Place | OwnEntry, slot: int) -> bool:
         """Whether a grant at this slot would leave room before it that nobody is ready to use (rule 4)."""
@@ -217,7 +222,7 @@ class _Planner:
             request = self.request
             self._book(request.owner, slot, entry.cost)
             self.own = None
-            self.own_grants += 1
+            self.own_slots.append(slot)
             self._next_caller()
             if self.caller:
                 again = self.own = OwnEntry(self.caller.cost, entry.headroom)
@@ -254,7 +259,7 @@ class _Planner:
     def _prefetch(self) -> None:
         """Book more hits for the writer than its callers need, if all start now and the limit is far from binding."""
         at = self.booked.last_at
-        if not (self.request.prefetch and self.own_grants) or at is None or at != self.soonest:
+        if not (self.request.prefetch and self.own_slots) or at is None or at != self.soonest:
             return
         if self.too_late or self.entries:
             return
