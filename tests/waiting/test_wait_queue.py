@@ -162,7 +162,7 @@ FAULTS = {
     ),
     "a settlement counts twice": Fault(lambda: patch.object(turn, "settled", _settled_twice), "tokens", 0),
     "a settlement of another epoch counts": Fault(
-        lambda: patch.object(turn, "settled", _settled_in_any_epoch), "overdue", 98
+        lambda: patch.object(turn, "settled", _settled_in_any_epoch), "overdue", 1744
     ),
     "a settlement is sent again after a lost answer": Fault(
         lambda: patch.object(turn.Turn, "unanswered", lambda self: None), "metered", 0
