@@ -61,14 +61,22 @@ def hits_in(cost: Hits, unit: str) -> int:
     """Return the hits of a cost in one unit."""
     if isinstance(cost, int):
         return cost if unit == CALLS else 0
-    return cost.calls if unit == CALLS else dict(cost.units).get(unit, 0)
+    if unit == CALLS:
+        return cost.calls
+    for name, hits in cost.units:
+        if name == unit:
+            return hits
+    return 0
 
 
 def fits(cost: Hits, room: Hits) -> bool:
     """Whether a cost is at most ``room`` in every unit."""
     if isinstance(cost, int) and isinstance(room, int):
         return cost <= room
-    return all(hits <= hits_in(room, unit) for unit, hits in items(cost))
+    for unit, hits in items(cost):  # in a loop: this is asked for each caller of a line
+        if hits > hits_in(room, unit):
+            return False
+    return True
 
 
 def is_smaller(cost: Hits, other: Hits) -> bool:
@@ -80,7 +88,10 @@ def smallest(costs: Collection[Hits]) -> Hits:
     """Return the largest cost that fits into each of ``costs``."""
     if len(calls := [cost for cost in costs if isinstance(cost, int)]) == len(costs):
         return min(calls, default=0)
-    each = [as_mapping(cost) for cost in costs]
+    distinct = dict.fromkeys(costs)
+    if len(distinct) == 1:
+        return next(iter(distinct))
+    each = [as_mapping(cost) for cost in distinct]
     return cost_of({unit: min(one.get(unit, 0) for one in each) for unit in each[0]})
 
 
@@ -116,6 +127,11 @@ def merged(*costs: int | Mapping[str, int] | None) -> dict[str, int]:
 
 
 def _joined(cost: Hits, other: Hits, sign: int) -> Hits:
+    if isinstance(cost, Cost) and isinstance(other, Cost) and len(cost.units) == len(other.units) == 1:
+        (unit, hits), (unit_too, more) = cost.units[0], other.units[0]
+        if unit == unit_too:
+            calls, hits = cost.calls + sign * other.calls, hits + sign * more
+            return Cost(calls, ((unit, hits),)) if hits else calls
     total: dict[str, Any] = dict(items(cost))
     for unit, hits in items(other):
         total[unit] = total.get(unit, 0) + sign * hits
