@@ -154,7 +154,8 @@ def _decode(body: bytes, header_size: int, checksum: int) -> LimitState:
         reported=reported_of(found),
     )
     state = with_unit_sections(state, found)
-    if any(not fits(place.cost, _largest(place.terms, place.headroom)) for place in state.places):
+    distinct = {(id(place.cost), id(place.terms), place.headroom): place for place in state.places}
+    if any(not fits(place.cost, _largest(place.terms, place.headroom)) for place in distinct.values()):
         raise CorruptLog("the cost of a place is over its rates")
     return state
 

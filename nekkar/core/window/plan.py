@@ -109,7 +109,7 @@ class _Planner:
         self.margin_us = state.margin(request.quota, request.now)
         self.soonest = max(request.now + request.lead_us, state.hold_until)
         self.until = request.now + state.horizon_us
-        if state.settles_from and not exact:  # settlements give hits back meanwhile
+        if not (exact or self.quota.counts_calls_alone):  # settlements give hits back meanwhile
             self.until -= max(0, state.horizon_us // 2 - request.lead_us)
         self.gap_until = request.now + (request.gap_us or state.horizon_us)
         self.booked, self.ahead = Timeline(state.hits), Timeline(state.hits)
