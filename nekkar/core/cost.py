@@ -73,10 +73,7 @@ def fits(cost: Hits, room: Hits) -> bool:
     """Whether a cost is at most ``room`` in every unit."""
     if isinstance(cost, int) and isinstance(room, int):
         return cost <= room
-    for unit, hits in items(cost):  # in a loop: this is asked for each caller of a line
-        if hits > hits_in(room, unit):
-            return False
-    return True
+    return all(hits <= hits_in(room, unit) for unit, hits in items(cost))
 
 
 def is_smaller(cost: Hits, other: Hits) -> bool:

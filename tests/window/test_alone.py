@@ -55,7 +55,7 @@ def plan_and_step(state: LimitState, limit: Quota, cost: Hits, prefetch: int) ->
     """Return whether the plan starts the call now and has room for another, and what one step books."""
     booked = booked_alone(state, ME, limit, cost, NOW, lambda: prefetch)
     plan = planned(state, BookingRequest(ME, limit, [Caller(cost)], NOW, waiting=1, prefetch=prefetch))  # type: ignore[arg-type]
-    starts = plan.own_grants == 1 and plan.state.grants[-1].slot == NOW and not plan.is_bound
+    starts = len(plan.own_slots) == 1 and plan.state.grants[-1].slot == NOW and not plan.is_bound
     if booked is not None:
         assert booked == replace(plan.state, written_at=NOW)
         assert plan.turn is None

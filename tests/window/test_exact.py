@@ -97,9 +97,9 @@ def test_a_kept_place_is_not_passed_over() -> None:
     """The last room before it is ready waits for it; with room to spare others go before it."""
     ready = NOW + 60 * MS
     full = replace(new_state(TEN, (NOW - 5 * MS, 9)), places=(place(OTHER, ready, is_kept=True),))
-    assert asked(full, callers=1).own_grants == 0
+    assert len(asked(full, callers=1).own_slots) == 0
     spare = replace(new_state(TEN, (NOW - 5 * MS, 8)), places=full.places)
-    assert asked(spare, callers=2).own_grants == 1
+    assert len(asked(spare, callers=2).own_slots) == 1
 
 
 def test_a_kept_place_gets_its_instant() -> None:
@@ -131,7 +131,7 @@ class TestHeadroom:
         """All hits count, of calls with and without headroom."""
         state = new_state(TEN, *([(NOW - 5 * MS, used)] if used else []))
         free = 10 * (10_000 - headroom) // 10_000 - used
-        assert asked(state, callers=10, headroom=headroom).own_grants == max(0, free)
+        assert len(asked(state, callers=10, headroom=headroom).own_slots) == max(0, free)
 
     def test_it_comes_behind_all_with_less(self) -> None:
         """However long it stands already."""
@@ -144,7 +144,7 @@ class TestHeadroom:
         """One that waits for room is not delayed; but what it leaves free until then is used."""
         for heavy, granted in ((10, 0), (9, 1)):
             state = replace(new_state(TEN, (NOW - SPAN + 50 * MS, 3)), places=(place(OTHER, cost=heavy),))
-            assert asked(state, callers=2, headroom=3000).own_grants == granted
+            assert len(asked(state, callers=2, headroom=3000).own_slots) == granted
 
     def test_what_it_asks_elsewhere_leaves_as_much(self) -> None:
         """It is refused where the part is used: behind hits, and between them, where those behind it count as well."""

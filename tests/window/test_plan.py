@@ -156,11 +156,11 @@ def check_plan(before: LimitState, ask: BookingRequest, plan: Plan, made: list[t
     left = list(callers)
     for caller in late:
         left.remove(caller)
-    assert sum(served) >= sum(hits_in(caller.cost, CALLS) for caller in left[: plan.own_grants])
+    assert sum(served) >= sum(hits_in(caller.cost, CALLS) for caller in left[: len(plan.own_slots)])
     assert all(slot > (caller.deadline or 0) for caller, slot in plan.too_late)
     # The place: one for who has callers left, by the cost of the first of them, at a turn behind the horizon.
     own = state.place_of(ask.owner)
-    rest = left[plan.own_grants :]
+    rest = left[len(plan.own_slots) :]
     if rest:
         assert own is not None
         assert (own.cost, own.terms) == (rest[0].cost, ask.terms)
@@ -187,7 +187,7 @@ def test_callers_are_granted_in_order_up_to_the_horizon_and_the_next_has_a_turn(
     state = new_state(TEN)
     plan = planned(state, asks(*[1] * 12))
     assert new_grants(plan, state) == [(ME, NOW, 10)]
-    assert (plan.own_grants, plan.turn, plan.is_bound) == (10, NOW + FULL, True)
+    assert (len(plan.own_slots), plan.turn, plan.is_bound) == (10, NOW + FULL, True)
     (own,) = plan.state.places
     assert (own.owner, own.cost, own.ready) == (ME, 1, NOW + FULL)
     assert own.credit >= 2
@@ -197,7 +197,7 @@ def test_a_dear_caller_is_not_overtaken_by_those_behind_it_in_its_line() -> None
     """First come, first served inside a process, whatever the costs."""
     state = new_state(TEN, (NOW - S // 2, 8))
     plan = planned(state, asks(5, 1, 1))
-    assert plan.own_grants == 0
+    assert len(plan.own_slots) == 0
     assert plan.turn == NOW - S // 2 + FULL
 
 
@@ -252,7 +252,7 @@ def test_the_expected_time_of_a_swap_is_no_wait() -> None:
     """``max_wait=0`` works though the cache is far."""
     state = new_state(TEN)
     plan = planned(state, asks(Caller(1, NOW), lead_us=80 * MS))
-    assert (plan.own_grants, plan.too_late) == (1, [])
+    assert (len(plan.own_slots), plan.too_late) == (1, [])
 
 
 def test_a_hit_by_a_clock_a_little_ahead_is_none_to_wait_for() -> None:
@@ -452,9 +452,9 @@ def test_the_place_of_a_dead_owner_lapses_and_holds_nobody_up() -> None:
     """A dear place that was ready over a horizon ago no longer keeps its turn free (12)."""
     state = with_places(TEN, [(NOW - S // 2, 5)], place(A, cost=5, ready=NOW - HORIZON - 1))
     plan = planned(state, asks(*[1] * 5))
-    assert (plan.own_grants, owners(plan.state)) == (5, [])
+    assert (len(plan.own_slots), owners(plan.state)) == (5, [])
     alive = with_places(TEN, [(NOW - S // 2, 5)], place(A, cost=5, ready=NOW - HORIZON))
-    assert planned(alive, asks(*[1] * 5)).own_grants == 0
+    assert len(planned(alive, asks(*[1] * 5)).own_slots) == 0
 
 
 def test_places_under_other_terms_are_left_alone() -> None:
@@ -488,7 +488,7 @@ def test_prefetched_hits_are_at_most_a_64th_of_what_is_free() -> None:
     """They are part of the writer's grant, and no caller of its own."""
     state = new_state(MANY)
     plan = planned(state, asks(1, limit=MANY, prefetch=20))
-    assert (new_grants(plan, state), plan.own_grants) == ([(ME, NOW, 21)], 1)
+    assert (new_grants(plan, state), len(plan.own_slots)) == ([(ME, NOW, 21)], 1)
     plan = planned(state, asks(1, limit=MANY, prefetch=1000))
     assert new_grants(plan, state) == [(ME, NOW, 1 + 6399 // PREFETCH_PART)]
     used = new_state(MANY, (NOW - 1, 6400 - 65))

@@ -11,7 +11,8 @@ Rules (numbered as in docs/concepts/line.md):
 4. Grants. The writer books all turns up to now + horizon: those of its own callers (after each its place goes to the
    tail, for its next caller), and those of each place with credit. The turn of a place without credit is kept free.
    If nobody is ready to use the room before the next turn, it books only as far ahead as its own distance to the cache
-   needs: callers that come meanwhile may use that room, but get no slot before a booked hit.
+   needs: callers that come meanwhile may use that room, but get no slot before a booked hit. For the same reason a
+   limit with units is booked up to half of the horizon only: what is settled meanwhile can be used at once.
 5. Credit. A grant takes one credit from a place. A place with credit left goes to the tail, ready when its owner is
    back or when the tail has its turn, whichever is later. A place without credit is dropped, and so is one whose owner
    is back only after the turn of the tail, and after the horizon.
@@ -67,11 +68,6 @@ class Plan(NamedTuple):
     own_slots: list[int]
     too_late: list[tuple[Any, int]]
     is_bound: bool
-
-    @property
-    def own_grants(self) -> int:
-        """How many slots the writer's own callers got."""
-        return len(self.own_slots)
 
 
 def planned(state: LimitState, request: BookingRequest) -> Plan:
