@@ -85,7 +85,7 @@ def smallest(costs: Collection[Hits]) -> Hits:
     """Return the largest cost that fits into each of ``costs``."""
     if len(calls := [cost for cost in costs if isinstance(cost, int)]) == len(costs):
         return min(calls, default=0)
-    distinct = dict.fromkeys(costs)
+    distinct: dict[Hits, None] = dict.fromkeys(costs)
     if len(distinct) == 1:
         return next(iter(distinct))
     each = [as_mapping(cost) for cost in distinct]

@@ -145,16 +145,16 @@ def _timelines(raw: bytes, units: Sequence[str]) -> tuple[tuple[str, HitLog], ..
 
 
 def _with_costs(costly: tuple[Costly, ...], rows: bytes, units: Sequence[str]) -> tuple[Costly, ...]:
-    pairs: dict[int, tuple[tuple[str, int], ...]] = {}
+    pairs: dict[int, list[tuple[str, int]]] = {}
     for index, unit, hits in _IN_UNIT.iter_unpack(rows):
         if not 0 < hits <= MOST_HITS:
             raise CorruptLog("its costs are out of bounds")
-        pairs[index] = (*pairs.get(index, ()), (units[unit], hits))
+        pairs.setdefault(index, []).append((units[unit], hits))
     costs: dict[tuple[Hits, tuple[tuple[str, int], ...]], Hits] = {}  # most are alike: each is made once
     changed = list(costly)
-    for index, own in pairs.items():
-        each = costly[index]
-        if (cost := costs.get(key := (each.cost, own))) is None:
+    for number, own in pairs.items():
+        each = costly[number]
+        if (cost := costs.get(key := (each.cost, tuple(own)))) is None:
             cost = costs[key] = cost_of({**as_mapping(each.cost), **dict(own)})
-        changed[index] = each._replace(cost=cost)
+        changed[number] = each._replace(cost=cost)
     return tuple(changed)
