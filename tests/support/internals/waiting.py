@@ -5,6 +5,7 @@ from __future__ import annotations
 from nekkar.core.waiting import alone, assignments, exact, prefetch, together, turn
 from nekkar.core.waiting.assignments import LOOK_EVERY_US, Assignments
 from nekkar.core.waiting.callers import Caller, InHand, Slot
+from nekkar.core.waiting.hand import Hand
 from nekkar.core.waiting.reporter import CallReporter
 from nekkar.core.waiting.together import JointCall
 from nekkar.core.waiting.turns import Turns
