@@ -35,6 +35,7 @@ from tests.support.strict import Arrival, Binance, GitHub, Shopify, Strict
 from tests.support.web import running, wait_until
 
 PROCESSES, THREADS, MARGIN = 3, 4, 0.3
+WINDOWS = 4
 CALLERS = PROCESSES * THREADS
 _spawn = multiprocessing.get_context("spawn")
 
@@ -274,12 +275,13 @@ def test_a_fleet_leaves_an_outside_client_what_it_takes(kind: str, server: Memca
     with running(service), fleet(work, service.url, server.url, f"{limit} {unit} per 3 seconds"):
         wait_until(lambda: service.arrivals)
         first = int(service.arrivals[0].at // 3) + 1
-        wait_until(lambda: since(service.count(), 3 * (first + 2)))
-    windows = [(3 * number, 3 * (number + 1)) for number in (first, first + 1)]
+        wait_until(lambda: since(service.count(), 3 * (first + WINDOWS)))
+    windows = [(3 * number, 3 * (number + 1)) for number in range(first, first + WINDOWS)]
     taken = [sum(one.cost for one in since(service.count(name), *window)) for window in windows]
     refused = [len(since(service.count(is_refused=True), *window)) for window in windows]
     assert max(refused) <= CALLERS
-    assert sum(taken) >= 0.85 * 2 * (0.75 * limit) * 3 / (3 + MARGIN)
+    # One window may be short, while the fleet's window, which slides, meets those of the service's clock.
+    assert sum(taken) >= 0.85 * WINDOWS * (0.75 * limit) * 3 / (3 + MARGIN)
 
 
 def paused(server: Memcached, service: Strict, name: str, file: str, seconds: float) -> bool:

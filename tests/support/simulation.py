@@ -800,7 +800,7 @@ class World:
         """Whoever waits now, and fits into the window with all that do, starts within a look and the slack."""
         heads = [(each, each.waiting[0]) for each in self.processes if each.waiting and not each.dead]
         state = self.store.state()
-        if len(self.limits) > 1 or state is None:
+        if len(self.limits) > 1 or state is None or state.hold_until > self.now:  # another hold came before the answer
             return
         limit, cost = self.limits[0], sum((head.cost for _, head in heads), cost_of({}))
         if limit.admits(cost) and earliest_slot(state.hits, limit, state.margin_us, cost, self.now) == self.now:
