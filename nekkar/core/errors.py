@@ -46,11 +46,14 @@ def without_user_info(url: str) -> str:
     """Return a URL without a password, however it is misspelt.
 
     A password may have any character, and the scheme, a slash or the "@" may be missing. So all before the last "@" is
-    left out, but for what can only be a host with its port; and what stands in place of a port.
+    left out, but for what can only be a host with its port; and what stands in place of a port. Behind a scheme and a
+    host with a dot, an "@" is a part of the path.
     """
     scheme = found[0] if (found := _SCHEME.match(url)) else ""
     rest = url[len(scheme) :]
     host = found[0] if (found := _HOST.match(rest)) else ""
+    if len(scheme) > 2 and "." in host and ":" not in host:
+        return url
     if ends := [at.start() for at in _AT.finditer(rest)]:
         return f"{scheme}{host}{'/' if host else ''}***{rest[ends[-1] :]}"
     before, colon, after = rest.partition(":")

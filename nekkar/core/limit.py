@@ -82,9 +82,8 @@ class Limit(_Guard[Admission]):
         line = self._core.own_line(free) if is_nested() else self._core.thread_line(free)
         if asked == 1 and line.prefetched.hand and (slot := line.prefetched.take()):
             return self._prefetched(slot)
-        if not asked:
-            return self._admission(*run(self._core.uncounted(longest, Signal), self._core.clock))
-        return self._admission(*run(line.acquire(asked, longest), self._core.clock), free)
+        steps = line.acquire(asked, longest) if asked else self._core.uncounted(longest, Signal)
+        return self._admission(*run(steps, self._core.clock), free)
 
     async def acquire_async(
         self, cost: int | Mapping[str, int] = 1, max_wait: float | None = None, headroom: float | None = None

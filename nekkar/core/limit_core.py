@@ -121,6 +121,7 @@ class LimitCore:
 
     def uncounted(self, max_wait: float | None, new_event: Callable[[], Event]) -> QueueSteps[tuple[Slot, int]]:
         """Wait while the limit is held, for a call that costs nothing; it takes no slot."""
+        yield RunSteps(self.accounts.sync_clock(), in_process=self.accounts.in_process)
         begun, event = self.clock.now_us(), new_event()
         while True:
             yield RunSteps(self.accounts.edit(lambda state, now: state), in_process=self.accounts.in_process)

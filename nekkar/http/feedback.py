@@ -115,7 +115,7 @@ class Route:
         if lower := next((one for one in told.budgets if lower_rate(one, quota, most)), None):
             what = "its service tells '%s', lower than %s, which is kept for a period; write the service's own limit in"
             self._say("lower limit", f"{what} the rate", lower, window_of(lower, quota))
-        until = longest_reset(told.budgets) or 0
+        until = longest_reset(told.budgets, quota) or 0
         if until > most:
             what = "nothing remains for %g s, says its service; held for max_hold, %g s, at most"
             self._say("long reset", what, until / SECOND, most / SECOND)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import threading
 import time
@@ -98,3 +99,15 @@ def test_a_fleet_under_two_limits_is_refused_nothing_and_uses_the_one_that_binds
     whole = [path for at, path in service.calls if at < begin + 3 * 3.05 - 0.05]  # three of the account's windows
     assert len(whole) >= 0.95 * 90
     assert whole.count("/search") >= 15
+
+
+def test_hundreds_of_tasks_under_two_like_limits_all_start() -> None:
+    """However long a turn takes to look at all of them: none is sent to and fro for ever."""
+    limiter = Nekkar()
+    limit = limiter("calls", "150/second") & limiter("jobs", "151/second")
+
+    async def main() -> None:
+        await asyncio.wait_for(asyncio.gather(*(limit.acquire_async() for _ in range(300))), 30)
+
+    asyncio.run(main())
+    assert [status.waiting for status in limit.status()] == [0, 0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -378,6 +380,17 @@ class TestUnits:
         assert self.used(limit) == [[0], [30]]
         calls.hold(5)
         assert limit.acquire({"calls": 0, "tokens": 10}).waited == pytest.approx(5)
+
+    def test_a_call_that_costs_nothing_waits_by_the_clock_of_the_cache(self) -> None:
+        """Its first command reads that clock, which may be an hour ahead of the machine's."""
+
+        class Ahead(MemoryCache):
+            def tell_time(self, now: Callable[[], int]) -> tuple[int, int, int]:
+                before = now()
+                return before, time.time_ns() // 1000 + 3600 * 10**6, now()
+
+        limit = Nekkar(Ahead(), clock="server")("calls", "1/second")
+        assert limit.acquire({"calls": 0}, max_wait=5).waited < 60
 
     def test_units_must_be_counted_and_given(self, clock: FakeClock) -> None:
         """By at least one limit; and each limit's must be there."""

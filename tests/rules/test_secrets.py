@@ -73,3 +73,11 @@ def test_no_password_is_shown(use: str, caplog: pytest.LogCaptureFixture) -> Non
             continue  # the rule itself, which holds its URL
         assert SECRET not in said, url
         assert SECRET not in caplog.text, url
+
+
+@pytest.mark.parametrize(
+    "path", ["//api.x.y/users/me@gmail.com/*", "//x.y/@scope/pkg@1.2", "//api.x.y/users/@me", "//x.y:8080/a:b"]
+)
+def test_a_url_without_a_password_is_shown_whole(path: str) -> None:
+    """An "@" in a path is a part of the path."""
+    assert f"'https:{path}'" in str(RuleTable([], TABLE).explain("GET", f"https:{path}"))

@@ -132,6 +132,49 @@ def test_a_loop_pauses_until_its_worker_thread_is_done(backend: str, monkeypatch
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_loop_pauses_no_more_for_many_threads_than_for_one(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that is in line for a thread counts as well: where a cache is away it may be hundreds of calls."""
+    paused, wait, most = list[float](), time.sleep, 0.05
+    monkeypatch.setattr(time, "sleep", lambda seconds: paused.append(seconds))
+
+    async def task() -> None:
+        await this_loop().in_thread(wait, most, shielded=False)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(25 * THREADS_PER_LOOP):
+                group.start_soon(task)
+
+    begun = time.monotonic()
+    run_in(backend, main)
+    assert 3 <= len(paused) <= 5 + (time.monotonic() - begun) * 1000 / 4  # at most one in 4 ms, but for the first
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_shielded_work_returns_its_outcome_to_a_cancelled_task(backend: str) -> None:
+    """It ran to its end: the task needs to know how it ended, to give back what it booked."""
+    begun, found = threading.Event(), list[int]()
+
+    def work() -> int:
+        begun.set()
+        time.sleep(0.05)
+        return 42
+
+    async def task() -> None:
+        found.append(await this_loop().in_thread(work, shielded=True))
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(task)
+            while not begun.is_set():
+                await anyio.sleep(0.001)
+            group.cancel_scope.cancel()
+
+    run_in(backend, main)
+    assert found == [42]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_calls_that_cost_nothing_wait_for_a_hold_without_a_thread(backend: str) -> None:
     """Else a few of them would keep all worker threads from the loop's other calls, and the process from its end."""
     limiter = Nekkar(WatchedCache(in_process=False))

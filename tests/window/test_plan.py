@@ -248,6 +248,14 @@ def test_a_deadline_at_the_slot_is_met() -> None:
     assert planned(state, asks(late)).too_late == [(late, NOW + FULL)]
 
 
+def test_slots_are_told_with_their_callers() -> None:
+    """A caller that is too late has none: the next one's is not its own."""
+    state = new_state(TEN, (NOW, 9))
+    late, next_one = Caller(2, NOW), Caller(1)
+    plan = planned(state, asks(late, next_one))
+    assert (plan.own_slots, [caller for caller, _ in plan.too_late]) == ([(next_one, NOW)], [late])
+
+
 def test_the_expected_time_of_a_swap_is_no_wait() -> None:
     """``max_wait=0`` works though the cache is far."""
     state = new_state(TEN)

@@ -12,7 +12,8 @@ import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
-from nekkar.core.clock import UNSET
+from nekkar.core.clock import UNSET, ticks
+from nekkar.core.quota import SECOND
 from nekkar.core.runtime.effects import Event
 from nekkar.core.runtime.loops import PAUSE_S, THREADS_PER_LOOP, pauses
 
@@ -24,6 +25,7 @@ class AnyioLoop:
         self.own: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         self.new_event: Callable[[], Event] = anyio.Event
         self.wake: Callable[[list[Event]], None] = Waker()
+        self._paused_at = 0
         self._limiter = anyio.CapacityLimiter(THREADS_PER_LOOP)
 
     def checkpoint(self) -> Awaitable[None]:
@@ -44,28 +46,35 @@ class AnyioLoop:
             return function(*args)
 
         failed: BaseException | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(_give_way)
-            try:
-                with anyio.CancelScope(shield=shielded):
+        with anyio.CancelScope(shield=shielded):  # around the group, which raises a cancellation as it ends
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._give_way)
+                try:
                     returned = await anyio.to_thread.run_sync(work, limiter=self._limiter)
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as error:  # raised in the group it would come out as a group of errors
-                failed = error
-            group.cancel_scope.cancel()
+                except (anyio.get_cancelled_exc_class(), GeneratorExit):
+                    raise
+                except BaseException as error:  # raised in the group it would come out as a group of errors
+                    failed = error
+                group.cancel_scope.cancel()
         if failed is None:
             return returned
-        if started or not isinstance(failed, RuntimeError):
+        if not started and isinstance(failed, RuntimeError):
+            return function(*args)  # no thread can start: the interpreter is ending, or the system has no more threads
+        try:
             raise failed
-        return function(*args)  # no thread can start: the interpreter is ending, or the system has no more threads
+        finally:
+            del failed  # which refers to this frame
 
+    async def _give_way(self) -> None:
+        """Block the loop for an instant, again and again until cancelled: see ``pauses`` in loops.py.
 
-async def _give_way() -> None:
-    """Block the loop for an instant, again and again until cancelled: see ``pauses`` in loops.py."""
-    for after_s in pauses():
-        await anyio.sleep(after_s)
-        UNSET.wait(PAUSE_S)
+        Each call in a thread has a task for this. They share the pauses, however many they are.
+        """
+        for after_s in pauses():
+            await anyio.sleep(after_s)
+            if ticks() >= self._paused_at + after_s * SECOND / 2:
+                UNSET.wait(PAUSE_S)
+                self._paused_at = ticks()
 
 
 class Waker:

@@ -74,6 +74,7 @@ class AsyncioLoop:
         self.own: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         self.pid = os.getpid()
         self._threads = None if is_inherited else _new_threads()
+        self._submitted: list[Future[None]] = []
 
     @staticmethod
     def wake(events: list[Event]) -> None:
@@ -116,9 +117,18 @@ class AsyncioLoop:
             submitted = self._threads.submit(copy_context().run, _do, done, work)
         except RuntimeError:  # the interpreter is ending, or the system has no more threads
             return not _taken(work)
-        after = pauses()
-        done.get_loop().call_later(next(after), _give_way, done.get_loop(), submitted, after)
+        if not self._submitted:
+            after = pauses()
+            done.get_loop().call_later(next(after), self._give_way, done.get_loop(), after)
+        self._submitted.append(submitted)
         return True
+
+    def _give_way(self, loop: asyncio.AbstractEventLoop, after: Iterator[float]) -> None:
+        """Block the loop for an instant, again and again until all work is done: see ``pauses`` in loops.py."""
+        self._submitted = [submitted for submitted in self._submitted if not submitted.done()]
+        if self._submitted:
+            UNSET.wait(PAUSE_S)
+            loop.call_later(next(after), self._give_way, loop, after)
 
 
 def _new_threads() -> ThreadPoolExecutor | None:
@@ -151,13 +161,6 @@ def _do(done: asyncio.Future[Any], work: list[_Work]) -> None:
     except BaseException as error:
         outcome = done.set_exception, error
     _schedule(done.get_loop(), _settle, done, *outcome)
-
-
-def _give_way(loop: asyncio.AbstractEventLoop, submitted: Future[None], after: Iterator[float]) -> None:
-    """Block the loop for an instant, again and again until the work is done: see ``pauses`` in loops.py."""
-    if not submitted.done():
-        UNSET.wait(PAUSE_S)
-        loop.call_later(next(after), _give_way, loop, submitted, after)
 
 
 def _settle(done: asyncio.Future[Any], settle: Callable[[Any], None], outcome: Any) -> None:

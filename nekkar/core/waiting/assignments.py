@@ -17,7 +17,6 @@ from nekkar.core.waiting.exact_requests import ExactRequest, ExactRequests
 from nekkar.core.waiting.hand import Hand
 from nekkar.core.waiting.standing import Standing
 from nekkar.core.window.booking import Returned, earliest_slot_behind, spaced_after
-from nekkar.core.window.exact import ExactSlot
 from nekkar.core.window.state import LimitState
 
 LOOK_EVERY_US = 1_000_000
@@ -243,13 +242,13 @@ class Assignments:
         self.wake_next()
         self.wake_head()
 
-    def move_full(self, slots: Sequence[int]) -> bool:
+    def move_full(self, slots: Sequence[tuple[Caller, int]], now: int) -> bool:
         """Send each caller to a limit that would refuse its slot, of these in order; return whether one was sent."""
-        asked: dict[object, list[ExactSlot]] = {}
+        expected: dict[object, LimitState] = {}
         moved = [
             (caller, full)
-            for caller, slot in zip(self.queue, slots, strict=False)
-            if caller.elsewhere and (full := caller.elsewhere.full(asked, slot))
+            for caller, slot in slots
+            if caller.elsewhere and (full := caller.elsewhere.full(expected, slot, now))
         ]
         for caller, full in moved:
             self.fail([caller], full)

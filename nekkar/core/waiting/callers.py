@@ -23,9 +23,8 @@ from weakref import ref
 from nekkar.core.cost import Hits
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.runtime.effects import Event, QueueSteps, is_under_way
-from nekkar.core.window.exact import ExactSlot
 from nekkar.core.window.settlement import Settlement
-from nekkar.core.window.state import Grant
+from nekkar.core.window.state import Grant, LimitState
 
 _tickets, _front_tickets = count(1), count(-(1 << 40))
 
@@ -77,13 +76,16 @@ class Elsewhere(Protocol):
         """Read the states of the others, where these are not quite new."""
 
     def follow(self, turn_at: int, is_first: bool) -> None:
-        """Have places kept in the others for a turn that comes at ``turn_at``, where these bind."""
+        """Have places kept in the others for a turn that comes at ``turn_at``."""
+
+    def drop_places(self) -> None:
+        """Give up the places that are kept in the others."""
 
     def put_places(self) -> QueueSteps[None]:
         """Write the places that are to be kept in the others."""
 
-    def full(self, asked: dict[object, list[ExactSlot]], slot: int) -> WaitsElsewhere | None:
-        """Return the way to the limit that would refuse this slot, behind all that was ``asked`` for; else add it."""
+    def full(self, expected: dict[object, LimitState], slot: int, now: int) -> WaitsElsewhere | None:
+        """Return the way to the limit that would refuse this slot in its ``expected`` state; else add it to that."""
 
     def way_to(self, line: Any) -> WaitsElsewhere | None:
         """Return the error that sends the call to another line; None if it does not need the limit of that line."""

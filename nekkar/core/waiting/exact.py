@@ -9,7 +9,7 @@ Rules (numbered as in docs/concepts/together.md): 27 is in ``window/exact.py``, 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
@@ -77,6 +77,8 @@ class ExactSlots:
             for index, caller in enumerate(islice(self._assignments.queue, MOST_KEPT)):
                 if caller.elsewhere:
                     caller.elsewhere.follow(place.ready, is_first=not index)
+                    if caller.is_out:  # it has left or moved meanwhile, in another thread, and may not know its places
+                        caller.elsewhere.drop_places()
             yield from elsewhere.put_places()
 
     def book_elsewhere(self, caller: Caller, elsewhere: Elsewhere) -> QueueSteps[bool]:
@@ -135,7 +137,7 @@ class ExactSlots:
         return max(behind_places, mine.earliest_slot_of(Caller(0, cost, now, None, None))) - now
 
     def keep(self, owner: int, cost: Hits, ready: int) -> None:
-        """Have a place kept for a call that has its turn elsewhere at ``ready``, where this limit bound lately."""
+        """Have a place kept for a call that has its turn elsewhere at ``ready``."""
         ledger, now = self.ledger, self.ledger.clock.now_us()
         state, mine = ledger.state, self._assignments
         if state is None:
@@ -166,16 +168,24 @@ class ExactSlots:
         window = self.ledger.quota.rates[-1].period_us + state.margin_us
         return self._assignments.standing.has_bound(now, window)
 
-    def would_refuse(self, asked: Sequence[ExactSlot], horizon_us: int) -> bool:
-        """Return whether the last of these slots would be refused, as far as is known (rule 25)."""
+    def is_known(self, cost: Hits) -> bool:
+        """Whether a state is known, and could hold a call of this cost at all."""
+        return self.ledger.state is not None and self._assignments.quota.admits(cost)
+
+    def expected(self, state: LimitState | None, wanted: ExactSlot, horizon_us: int, now: int) -> LimitState | None:
+        """Return a state with a slot booked in it, as far as is known; None where it would be refused (rule 25).
+
+        ``state`` has what callers in front are expected to book; None: the newest state seen. ``now``: when the turn
+        began that has the slot. A later time would count slots as past while many are looked at.
+        """
         ledger, mine = self.ledger, self._assignments
-        state, now = ledger.state, ledger.clock.now_us()
-        if state is None or not mine.quota.admits(asked[-1].cost):
-            return False
-        state = replace(state, horizon_us=max(state.horizon_us, horizon_us))
+        known = state or ledger.state
+        assert known is not None
+        known = replace(known, horizon_us=max(known.horizon_us, horizon_us))
         gone = set(mine.exact.gone)
-        request = BookingRequest(NOBODY, ledger.quota, (), now, exact=asked, gone=gone, headroom=mine.headroom)
-        return all(grant.owner != asked[-1].owner for grant in planned(state, request).state.grants)
+        request = BookingRequest(NOBODY, ledger.quota, (), now, exact=[wanted], gone=gone, headroom=mine.headroom)
+        booked = planned(known, request).state
+        return booked if any(grant.owner == wanted.owner for grant in booked.grants) else None
 
     def is_good(self, request: ExactRequest) -> bool:
         """Return whether a call may still start on the slot of a request (rule 9)."""

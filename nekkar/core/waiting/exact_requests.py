@@ -102,6 +102,8 @@ class ExactRequests:
 
     def keep(self, place: Place) -> None:
         """Have a place put, or renewed, that is kept for a call that waits for another limit."""
+        if place.owner in self.gone:  # its call has just left, in another thread
+            return
         self.kept[place.owner] = place
         self._line.must_write = True
 

@@ -29,7 +29,7 @@ from nekkar.core.waiting.callers import Caller, Slot, WaitsElsewhere, new_ticket
 from nekkar.core.waiting.exact_requests import ExactRequest
 from nekkar.core.waiting.wait_queue import WaitQueue
 from nekkar.core.window.exact import ExactSlot
-from nekkar.core.window.state import MOST_HORIZON_US
+from nekkar.core.window.state import MOST_HORIZON_US, LimitState
 
 WAY_PART, MOST_WAY_US = 8, MOST_HORIZON_US * 9 // 10
 MOST_MOVES_IN_VAIN, PAUSE_PART = 12, 16
@@ -160,7 +160,7 @@ class JointCall:
             yield from part.line.exact.look()
 
     def follow(self, turn_at: int, is_first: bool) -> None:
-        """Have places kept in the others for a turn that comes at ``turn_at``, where these bind (rule 22).
+        """Have places kept in the others for a turn that comes at ``turn_at`` (rule 22).
 
         ``is_first``: the call is the first of its line.
         """
@@ -174,20 +174,22 @@ class JointCall:
         for part in self.others:
             yield from part.line.exact.put_places()
 
-    def full(self, asked: dict[object, list[ExactSlot]], slot: int) -> WaitsElsewhere | None:
+    def full(self, expected: dict[object, LimitState], slot: int, now: int) -> WaitsElsewhere | None:
         """Return the way to the limit that would refuse this slot (rule 25).
 
-        ``asked``: what callers in front ask of each; a slot that is refused nowhere is added.
+        ``expected``: the state of each with what callers in front book; a slot that is refused nowhere is added.
+        ``now``: when the turn began that has the slot.
         """
-        wanted = [
-            (part, ExactSlot(randbits(64), slot + _ahead(part, self.lead), part.cost, part.place))
-            for part in self.others
-        ]
-        for part, one in wanted:
-            if part.line.exact.would_refuse([*asked.get(part.line, ()), one], self.horizon_us):
-                return WaitsElsewhere(self.parts.index(part))
-        for part, one in wanted:
-            asked.setdefault(part.line, []).append(one)
+        states = dict[object, LimitState]()
+        for part in self.others:
+            line, ahead_us = part.line, _ahead(part, self.lead)
+            if line.exact.is_known(part.cost):
+                wanted = ExactSlot(randbits(64), slot + ahead_us, part.cost, part.place)
+                state = line.exact.expected(expected.get(line), wanted, self.horizon_us, now + ahead_us)
+                if state is None:
+                    return WaitsElsewhere(self.parts.index(part))
+                states[line] = state
+        expected.update(states)
         return None
 
     def way_to(self, line: WaitQueue) -> WaitsElsewhere | None:
@@ -239,10 +241,14 @@ class JointCall:
                 part.line.exact.withdraw(part.request)
                 part.request = None
 
-    def _leave(self) -> None:
-        self._withdraw()
+    def drop_places(self) -> None:
+        """Give up the places that are kept for it."""
         for part in self.parts:
             self._drop(part, at_once=True)
+
+    def _leave(self) -> None:
+        self._withdraw()
+        self.drop_places()
 
     def _write_back(self) -> QueueSteps[None]:
         for part in self.parts:

@@ -39,6 +39,7 @@ from nekkar.core.window.settlement import settled
 from nekkar.core.window.state import LimitState, Place
 
 LOOKED_AT = 64  # callers of a line: more hardly start within a horizon
+MOST_JOINT = 16  # callers in a turn, where some have other limits: each of those is then to ask for the same instant
 
 
 class Turn:
@@ -111,7 +112,7 @@ class Turn:
         while True:
             request = self._request(state, now)
             plan = planned(state, request)
-            if not self.assignments.move_full(plan.own_slots):
+            if not self.assignments.move_full(plan.own_slots, now):
                 break
         if plan.is_bound:
             self.assignments.standing.binds(now)
@@ -177,7 +178,8 @@ class Turn:
         mine, ledger = self.assignments, self.ledger
         quota, head = ledger.quota, mine.queue.head
         lead = ledger.latency.lead_us(state.margin_us)
-        joint_lead = max((c.elsewhere.lead_us for c in islice(mine.queue, LOOKED_AT) if c.elsewhere), default=0)
+        joint = [caller.elsewhere for caller in islice(mine.queue, LOOKED_AT) if caller.elsewhere]
+        joint_lead, is_joint = max((one.lead_us for one in joint), default=0), bool(joint)
         is_far = lead > 0 and not ledger.in_process
         window = quota.rates[-1].period_us + state.margin_us
         credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(is_far))
@@ -191,7 +193,7 @@ class Turn:
         return BookingRequest(
             mine.owner,
             quota,
-            mine.queue,
+            list(islice(mine.queue, MOST_JOINT)) if is_joint else mine.queue,
             now,
             # A slot that others grant was not checked against the other limits of a call.
             waiting=sum(1 for _ in takewhile(lambda caller: not caller.elsewhere, mine.queue)),

@@ -59,13 +59,13 @@ CLOCKS_APART_US = 5000  # a hit so little ahead of now was booked for now, by a 
 class Plan(NamedTuple):
     """What to write. ``turn``: the slot that the first caller left would have; None where each has a slot.
 
-    ``own_slots``: the slots that the writer's own callers got, in order. ``too_late``: the callers whose deadline is
-    before their slot, and that slot. ``is_bound``: the next call has to wait for room.
+    ``own_slots``: the writer's own callers that got slots, in order, with these. ``too_late``: the callers whose
+    deadline is before their slot, with that slot. ``is_bound``: the next call has to wait for room.
     """
 
     state: LimitState
     turn: int | None
-    own_slots: list[int]
+    own_slots: list[tuple[Any, int]]
     too_late: list[tuple[Any, int]]
     is_bound: bool
 
@@ -114,7 +114,7 @@ class _Planner:
         self.serial = state.serial
         self.callers = iter(request.callers)
         self.caller = next(self.callers, None)
-        self.own_slots: list[int] = []
+        self.own_slots: list[tuple[Any, int]] = []
         self.too_late: list[tuple[SlotRequest, int]] = []
         # Rule 13: nobody plans, grants or waits for a place under other terms. It keeps its own against all hits.
         strangers = under_other_terms(state.places, request.terms)
@@ -220,7 +220,7 @@ class _Planner:
             request = self.request
             self._book(request.owner, slot, entry.cost)
             self.own = None
-            self.own_slots.append(slot)
+            self.own_slots.append((self.caller, slot))
             self._next_caller()
             if self.caller:
                 again = self.own = OwnEntry(self.caller.cost, entry.headroom)
