@@ -635,15 +635,6 @@ def test_behind_many_places_the_turn_is_a_bound(count: int) -> None:
     assert plan.turn == next_slots(state.hits, limit, NOW, count + 1)[-1] == exact
 
 
-@pytest.mark.parametrize("cost", range(1, 10))
-def test_behind_many_places_the_turn_is_never_at_once(cost: int) -> None:
-    """Who can't start looks again when the next turn comes, not before: a bound that is past would have it look on."""
-    waiting = [place(A + index, 10) for index in range(PLANNED_AHEAD + 2)]
-    plan = planned(with_places(TEN, [(NOW - MS, 1)], *waiting), asks(cost))
-    assert plan.turn is not None
-    assert plan.turn > NOW + HORIZON
-
-
 def test_rates_of_any_order_of_size_are_planned() -> None:
     """A window of ms beside one of a year: a plan ends, and both are kept."""
     limit = Quota((Rate(MS, 2), Rate(365 * 86_400 * S, 30)), 0, MS)

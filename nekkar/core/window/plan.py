@@ -145,7 +145,7 @@ class _Planner:
                     self.turn = slot
                     break
                 if self.open.index(self.own) > PLANNED_AHEAD:
-                    self.turn = max(slot, self._bound_of_own_turn())  # slots come in order
+                    self.turn = self._bound_of_own_turn()
                     break
             self.open.remove(entry)
             self.ahead.add(slot, entry.cost)
