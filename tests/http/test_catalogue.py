@@ -23,6 +23,7 @@ from nekkar.httpx2 import NekkarTransport
 from nekkar.meters import OpenAI
 from nekkar.rules import RuleTable, faults
 from nekkar.testing import FakeClock
+from tests.support.strict import query_cost, throttled
 
 NOW = 1_700_000_000  # the clock's begin, Tue, 14 Nov 2023 22:13:20 GMT
 
@@ -250,19 +251,6 @@ def instances(request: Any) -> dict[str, int]:
 def ratelimit_cost(response: Any) -> dict[str, int] | None:
     found = response.json()
     return {"graphql": found["data"]["rateLimit"]["cost"] if "data" in found else 0}
-
-
-def query_cost(response: Any) -> dict[str, int]:
-    found = response.json()
-    return {"points": 0} if "errors" in found else {"points": found["extensions"]["cost"]["actualQueryCost"]}
-
-
-def throttled(response: Any) -> float | None:
-    found = response.json()
-    if any(error.get("extensions", {}).get("code") == "THROTTLED" for error in found.get("errors") or []):
-        bucket = found["extensions"]["cost"]["throttleStatus"]
-        return float((bucket["maximumAvailable"] - bucket["currentlyAvailable"]) / bucket["restoreRate"])
-    return None
 
 
 GITHUB = """

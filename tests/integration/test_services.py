@@ -31,7 +31,7 @@ from nekkar.rules import Rule, RuleTable
 from tests.support.internals.core import core_of
 from tests.support.processes import started
 from tests.support.servers import Memcached
-from tests.support.strict import Arrival, Binance, GitHub, Shopify, Strict
+from tests.support.strict import Arrival, Binance, GitHub, Shopify, Strict, query_cost, throttled
 from tests.support.web import running, wait_until
 
 PROCESSES, THREADS, MARGIN = 3, 4, 0.3
@@ -142,18 +142,8 @@ class Points:
     def estimate(self, request: Any) -> dict[str, int]:
         return {"points": 2 + int(re.findall(r"first: (\d+)", request.json()["query"])[0])}
 
-    def measure(self, response: Any) -> dict[str, int] | None:
-        told = response.json()
-        return {"points": 0} if "errors" in told else {"points": told["extensions"]["cost"]["actualQueryCost"]}
-
-
-def throttled(response: Any) -> float | None:
-    """Return how long until the bucket is full again, where a 200 says that a query was throttled."""
-    told = response.json()
-    if any(error.get("extensions", {}).get("code") == "THROTTLED" for error in told.get("errors") or []):
-        bucket = told["extensions"]["cost"]["throttleStatus"]
-        return float((bucket["maximumAvailable"] - bucket["currentlyAvailable"]) / bucket["restoreRate"])
-    return None
+    def measure(self, response: Any) -> dict[str, int]:
+        return query_cost(response)
 
 
 def call_shopify(url: str, cache: str) -> Callable[[int], None]:

@@ -210,6 +210,21 @@ class Shopify(Strict):
         return {"cost": {"requestedQueryCost": requested, "actualQueryCost": actual, "throttleStatus": status}}
 
 
+def query_cost(response: Any) -> dict[str, int]:
+    """Return what a query of Shopify's did cost, by the answer."""
+    found = response.json()
+    return {"points": 0} if "errors" in found else {"points": found["extensions"]["cost"]["actualQueryCost"]}
+
+
+def throttled(response: Any) -> float | None:
+    """Return how long until Shopify's bucket is full again, where a 200 says that a query was throttled."""
+    found = response.json()
+    if any(error.get("extensions", {}).get("code") == "THROTTLED" for error in found.get("errors") or []):
+        bucket = found["extensions"]["cost"]["throttleStatus"]
+        return float((bucket["maximumAvailable"] - bucket["currentlyAvailable"]) / bucket["restoreRate"])
+    return None
+
+
 class BinanceHandler(Answering):
     """Answers by weight, told as what is used of the window."""
 
