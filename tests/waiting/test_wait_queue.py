@@ -125,20 +125,20 @@ FAULTS = {
     "a survivor assumes that others start now at the latest": Fault(
         lambda: patch.object(recovery, "latest_start", lambda known, now: max(now, known.hits.last_at or 0)),
         "flushed",
-        48,
+        429,
     ),
     "a survivor assumes the horizon of its copy": Fault(
         lambda: patch.object(
             recovery, "latest_start", lambda known, now: max(now + known.horizon_us, known.hits.last_at or 0)
         ),
         "far",
-        1942,
+        1034,
     ),
     "a newcomer's state is trusted": Fault(
         lambda: patch.object(replica, "_began_unseen", lambda found, known: False), "newcomers", 66
     ),
     "slots go back by their time, not by their name": Fault(
-        lambda: patch.object(booking, "taken_back", _taken_back_by_time), "loop", 26
+        lambda: patch.object(booking, "taken_back", _taken_back_by_time), "loop", 341
     ),
     "a grant is picked up twice": Fault(
         lambda: patch.object(assignments.Assignments, "pick_up", _picked_up_again), "deaf", 0
@@ -162,7 +162,7 @@ FAULTS = {
     ),
     "a settlement counts twice": Fault(lambda: patch.object(turn, "settled", _settled_twice), "tokens", 0),
     "a settlement of another epoch counts": Fault(
-        lambda: patch.object(turn, "settled", _settled_in_any_epoch), "overdue", 1744
+        lambda: patch.object(turn, "settled", _settled_in_any_epoch), "overdue", 550
     ),
     "a settlement is sent again after a lost answer": Fault(
         lambda: patch.object(turn.Turn, "unanswered", lambda self: None), "metered", 0
@@ -310,7 +310,7 @@ FLEETS = {
     "64 singles": (fleet(100, 2, 64), 0.97, 2.6),
     "20 processes 80 ms away": (fleet(50, 1, 20, way_us=40 * MS), 0.96, 2.0),
     "8 singles, calls of 80 ms": (fleet(100, 2, 8, call_us=80 * MS), 0.97, 1.6),
-    "20 processes 80 ms away, calls of 0.2 s": (fleet(50, 1, 20, way_us=40 * MS, call_us=200 * MS), 0.68, 3.0),
+    "20 processes 80 ms away, calls of 0.2 s": (fleet(50, 1, 20, way_us=40 * MS, call_us=200 * MS), 0.8, 2.0),
     "a loop of 100 tasks": (fleet(100, 2, 1, 100, loop_us=MS, tasks=True), 0.97, 1.0),
     "four loops of 50 tasks": (fleet(100, 2, 4, 50, loop_us=MS, tasks=True), 0.97, 1.0),
     "four loops of 50 tasks, 3 ms of work each": (fleet(100, 2, 4, 50, loop_us=3 * MS, tasks=True), 0.9, 1.0),
@@ -329,7 +329,7 @@ def test_a_fleet_uses_its_limit_and_spares_the_cache(name: str) -> None:
 def test_a_fleet_uses_its_limit_where_one_call_in_twenty_costs_half_of_it() -> None:
     """On average: how well the costs fit is a matter of luck. Room for half of a limit is kept for the call in turn."""
     figures = [figures_of(fleet(100, 2, 8, 2, costs=(1,) * 19 + (50,)), seed=seed) for seed in range(1, 7)]
-    assert fmean(each.used for each in figures) >= 0.88
+    assert fmean(each.used for each in figures) >= 0.9
     assert fmean(each.commands for each in figures) <= 2.5
 
 

@@ -67,7 +67,6 @@ class Assignments:
                 if not caller or caller.arrived > self.ledger.good_until(grant.grant.slot):
                     self.standing.was_absent()
                 self.hand.close_first()
-                self.must_write |= caller is not None  # what came too late is booked again at once
             elif caller and caller.deadline is not None and grant.grant.slot > max(caller.deadline, now):
                 if len(self.queue) > 1:
                     self.refuse(caller, grant.grant.slot, now)
