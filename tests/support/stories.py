@@ -45,6 +45,10 @@ STORIES = {
         limits=("40/2s",), processes=5, flushes=3, kills=1, freezes=2, cancels=4, lost=0.02, starved=0.02, skew_us=SKEW,
         busy=True, latency_us=FAST,
     ),
+    "hot": Story(  # so much room that slots are prefetched
+        limits=("900/s",), processes=2, flushes=2, freezes=2, cancels=4, joins=1, busy=True, latency_us=FAST[:1],
+        margins_us=(50 * MS, 300 * MS), periods=3,
+    ),
     "singles": Story(
         processes=6, callers=1, flushes=2, freezes=2, kills=2, lost=0.05, starved=0.05, skew_us=SKEW, periods=6
     ),
