@@ -119,10 +119,12 @@ class WaitTooLong(NekkarError, TimeoutError):
         self.max_wait = max_wait
 
     def __str__(self) -> str:
-        return (
-            f"limit {self.name!r}: the next slot is {self.retry_after:.3f} s away, and max_wait is"
-            f" {plain(self.max_wait)} s; retry after {self.retry_after:.3f} s or allow a longer wait"
-        )
+        away, longest = f"{self.retry_after:.3f} s", f"{plain(self.max_wait)} s"
+        if self.retry_after > self.max_wait:
+            what = f"the next slot is {away} away, and max_wait is {longest}"
+        else:  # refused at the end of its wait: other processes were faster, or the call was booked again and again
+            what = f"no slot came within max_wait, {longest}; the next is {away} away"
+        return f"limit {self.name!r}: {what}; retry after {away} or allow a longer wait"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.name, self.retry_after, self.max_wait), vars(self)  # with notes, and what adapters add
