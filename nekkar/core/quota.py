@@ -94,6 +94,14 @@ class Quota:
         """One hit in each unit that it counts."""
         return cost_of(dict.fromkeys(self.units, 1))
 
+    @cached_property
+    def late_us(self) -> int:
+        """How long after a slot its call may come, for the slot to be granted ahead (rule 2).
+
+        A quarter of the margin where slots are spaced more closely than that; else 0.
+        """
+        return self.margin_us // 4 if 0 < self.spacing_us < self.margin_us // 4 else 0
+
     def admits(self, cost: Hits) -> bool:
         """Return whether every window can hold a cost at all."""
         return fits(cost, self.largest_cost)

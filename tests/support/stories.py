@@ -116,6 +116,10 @@ STORIES = {
     "spaced": Story(
         limits=("8/s",), spacings_us=(0, 30 * MS, 100 * MS), joins=2, flushes=2, cancels=3, busy=True, latency_us=FAST
     ),
+    "close": Story(
+        limits=(limit("40/s", 5 * MS),), processes=4, callers=1, flushes=1, kills=1, freezes=1, cancels=2, lost=0.02,
+        starved=0.02, skew_us=SKEW, busy=True, latency_us=FAST[:1],
+    ),
     "deployed": Story(
         limits=("4/s", "6/s", "9/s"), margins_us=(50 * MS, 200 * MS), spacings_us=(0, 0, 50 * MS), joins=2, flushes=2,
         freezes=1, kills=1, cancels=2, busy=True, latency_us=FAST,

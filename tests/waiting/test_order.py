@@ -391,6 +391,15 @@ def test_a_call_that_will_not_wait_is_admitted_while_there_is_room(costs: tuple[
     assert limit.acquire(second, max_wait=0).waited == 0
 
 
+def test_a_call_under_a_close_spacing_that_comes_sooner_than_usual_finds_room_at_once(clock: FakeClock) -> None:
+    """Its process has a place, since a call had to wait; that is ready when calls usually come back."""
+    limit = Nekkar(WatchedCache(in_process=False), clock=clock)("calls", "100000/second", spacing=0.001)
+    assert [limit.acquire().waited for _ in range(2)] == [0, 0.001]
+    for pause in (0.08, 0.08, 0.01, 0.005, 0.03):
+        clock.advance(pause)
+        assert limit.acquire().waited == 0
+
+
 def test_a_call_of_some_cost_is_refused_only_where_its_spacing_forbids_it() -> None:
     """Spacing counts calls: four hits of one call ahead are one step, here and for those in line behind it."""
     clock = FakeClock(jump=False)

@@ -20,7 +20,7 @@ from tests.support.internals.waiting import assignments, turn
 from tests.support.internals.window import booking, checks, entries, hits, order, plan, recovery, settled, state
 from tests.support.planted import Fault
 from tests.support.simulation import MS, Cancelled, Store, Story, World
-from tests.support.stories import FAST, SCHEDULES, STORIES
+from tests.support.stories import FAST, SCHEDULES, STORIES, limit
 
 
 class TestStories:
@@ -336,6 +336,21 @@ def test_a_fleet_uses_its_limit_where_one_call_in_twenty_costs_half_of_it() -> N
 def test_hot_processes_use_each_window_at_once() -> None:
     """Places stand after the limit bound, but not while a window has much room: two hot callers prefetch again."""
     assert figures_of(fleet(2000, 1, 2, way_us=60, call_us=100), seconds=5).used >= 0.97
+
+
+@pytest.mark.parametrize(("processes", "used"), [(1, 0.9), (2, 0.97), (4, 0.97)])
+def test_hot_processes_use_close_slots_and_mostly_read(processes: int, used: float) -> None:
+    """Whoever writes grants some slots ahead: a read, a swap and a call take longer than one slot is from the next."""
+    story = Story(
+        limits=(limit("100000/s", 500),), processes=processes, callers=1, exact=True, latency_us=(150,), call_us=200,
+        periods=1,
+    )  # fmt: skip
+    world = World(story, 1).run()
+    assert world.problems == []
+    starts = sorted(start.at for start in world.starts)[len(world.starts) // 4 :]
+    assert (len(starts) - 1) * 500 >= used * (starts[-1] - starts[0])
+    assert isinstance(world.store, Store)
+    assert world.store.commands <= 0.6 * len(world.starts)
 
 
 METERED = Story(limits=("100/2s; 10000 tokens/2s",), tokens=(200,), lasts_us=100 * MS, settles=1.0, uses=(0.25, 0.75))

@@ -394,6 +394,43 @@ def test_a_slot_behind_a_gap_is_booked_only_as_far_ahead_as_the_writer_must() ->
     assert new_grants(planned(full, asks(gap_us=50 * MS)), full) == [(A, NOW + 80 * MS, 1)]
 
 
+class TestCloseSlots:
+    """Slots spaced more closely than a quarter of the margin: one that passes unused is lost (2, 4, 5)."""
+
+    CLOSE = Quota(TEN.rates, MS, 50 * MS)
+    LAST = ((NOW - MS, 1),)
+
+    def granted(self, ready: int, limit: Quota = CLOSE, **more: Any) -> list[tuple[int, int, int]]:
+        """Return what a place is granted that is ready then, the last hit a millisecond ago."""
+        state = with_places(limit, self.LAST, place(A, ready=ready, credit=1, limit=limit))
+        return new_grants(planned(state, asks(limit=limit, **more)), state)
+
+    def test_an_owner_that_is_back_soon_after_the_next_slot_is_granted_it(self) -> None:
+        """It starts late, by less than half the margin; the slot is used."""
+        assert self.granted(NOW + 12 * MS, gap_us=1) == [(A, NOW, 1)]
+        assert self.granted(NOW + 13 * MS) == [(A, NOW + 13 * MS, 1)]
+        assert self.granted(NOW + 13 * MS, gap_us=1) == []
+
+    def test_slots_further_apart_wait_for_their_owner(self) -> None:
+        """Calls keep their distance there."""
+        wide = replace(self.CLOSE, spacing_us=13 * MS)
+        assert self.granted(NOW + 14 * MS, wide) == [(A, NOW + 14 * MS, 1)]
+
+    def test_an_owner_falls_behind_by_a_quarter_of_the_margin_at_most(self) -> None:
+        """Each slot is a millisecond after the one before, and its owner two behind it: the sixth is 12 ms early."""
+        state = with_places(self.CLOSE, self.LAST)
+        plan = planned(state, asks(1, limit=self.CLOSE, stands=True, credit=8, back_us=3 * MS, gap_us=1))
+        assert [slot - NOW for _, slot, _ in new_grants(plan, state)] == [n * MS for n in range(7)]
+        assert [place.credit for place in plan.state.places] == [2]
+
+    def test_such_a_limit_binds_where_a_call_had_to_wait(self) -> None:
+        """The next call always has to: that says nothing."""
+        free = with_places(self.CLOSE, self.LAST)
+        assert not planned(free, asks(1, limit=self.CLOSE)).is_bound
+        busy = with_places(self.CLOSE, [(NOW, 1)])
+        assert planned(busy, asks(1, limit=self.CLOSE)).is_bound
+
+
 def test_a_dead_owner_is_granted_no_more_than_its_credit() -> None:
     """Others write on and on: it gets its credit in all, and lapses."""
     state, now, hits = with_places(TEN, [], place(A, credit=3)), NOW, 0

@@ -172,6 +172,10 @@ class Assignments:
         if not (place and state):
             return now
         looks_at = min(place.ready - state.horizon_us // 4, ledger.read_at + LOOK_EVERY_US)
+        if ledger.quota.late_us:  # its place may stand although there is room at once
+            slot = self.earliest_slot_of(caller)
+            if all(other.ready > slot or other is place for other in state.places):
+                looks_at = min(looks_at, slot)
         return now if caller.deadline is not None and caller.deadline < looks_at else looks_at
 
     def earliest_slot_of(self, caller: Caller) -> int:

@@ -73,10 +73,11 @@ class PrefetchedSlots:
 
         The demand that it goes by grows by one a booking at first, then about twofold; it falls at once.
         """
-        if not self._ledger.quota.counts_calls_alone:
+        quota = self._ledger.quota
+        if quota.spacing_us or not quota.counts_calls_alone:
             return 0
         calls, span = max(asked, self._assignments.given) + self._taken, max(1, now - self.counted_from)
         self._taken, self._assignments.given, self.counted_from = 0, 0, now
-        lately = calls * self._ledger.quota.margin_us // (4 * span)
+        lately = calls * quota.margin_us // (4 * span)
         self._demand = min(lately, self._demand + max(1, self._demand - LEAST), MOST)
         return self._demand if self._demand > LEAST else 0

@@ -184,7 +184,7 @@ class Turn:
         window = quota.rates[-1].period_us + state.margin_us
         credit = min(most_credit(quota, head.cost if head else 1), mine.standing.credit(is_far))
         prefetch = self._prefetch_for(len(mine.queue), now)
-        room = room_for(state.hits, quota, state.margin(quota, now), now)
+        room = 0 if quota.late_us else room_for(state.hits, quota, state.margin(quota, now), now)
         # Where calls are so frequent that slots are prefetched, a place would hold them back.
         may_stand = credit > 0 and not prefetch and self._can_use_grants_ahead(state.horizon_us)
         stands = may_stand and mine.standing.may_stand(now, window, is_far, room)
@@ -207,7 +207,7 @@ class Turn:
             kept=self._kept,
             gone=set(mine.exact.gone),
             headroom=mine.headroom,
-            gap_us=ledger.latency.horizon_us,
+            gap_us=1 if quota.late_us and not is_far else ledger.latency.horizon_us,
         )
 
     def _can_use_grants_ahead(self, horizon_us: int) -> bool:

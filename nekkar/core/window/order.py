@@ -62,14 +62,14 @@ class Order:
         return self._slot(entry.cost, leaving(self._quota, entry.headroom), soonest)
 
     def _first(self) -> tuple[Entry, int]:
-        """Return the first entry that is ready by its slot, else the one that is ready first (rule 2)."""
+        """Return the first entry that is ready by its slot, or soon after; else the one ready first (rule 2)."""
         slots: dict[Hits, int] = {}
         best: tuple[Entry, int] | None = None
         for entry in self.entries:
             slot = slots.get(entry.cost)
             if slot is None:
                 slot = slots[entry.cost] = self._slot(entry.cost, self._quota, self.soonest)
-            if entry.ready <= slot:
+            if entry.ready <= slot + self._quota.late_us:
                 return entry, slot
             if best is None or entry.ready < best[1]:
                 best = entry, entry.ready

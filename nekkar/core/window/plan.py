@@ -4,8 +4,8 @@ Rules (numbered as in docs/concepts/line.md):
 
 1. Slot. The earliest instant at which the hit log allows the call, under the caller's own rates and spacing, and under
    the largest margin in use. Hits are only appended.
-2. Turns. The next slot goes to the first place, in order, that is ready by the slot that it would have. Where no place
-   is ready by then, it goes to the place that is ready first. Each planned slot counts for the places behind it.
+2. Turns. The next slot goes to the first place, in order, that is ready by the slot that it would have, or soon after a
+   close one (``Quota.late_us``); else to the place that is ready first. Each planned slot counts for those behind it.
 3. Backfill. Where the next turn is later than now, the first place behind it of a smaller cost may go before it, if
    that leaves this one turn where it was. Only the next turn is protected, so no place starves.
 4. Grants. The writer books all turns up to now + horizon: those of its own callers (after each its place goes to the
@@ -153,7 +153,10 @@ class _Planner:
                 self._grant(entry, slot)
             # Else the turn is kept free (rule 4): its owner books it, or it comes later than the horizon.
         self._prefetch()
-        return Plan(self._state(), self.turn, self.own_slots, self.too_late, self._turn_of_tail() > self.soonest)
+        is_bound = self._turn_of_tail() > self.soonest
+        if self.quota.late_us:  # the next call always has to wait a little: the limit binds if one of these has to
+            is_bound = self.turn is not None or any(slot > self.soonest for _, slot in self.own_slots)
+        return Plan(self._state(), self.turn, self.own_slots, self.too_late, is_bound)
 
     def _leaves_gap(self, entry: Place | OwnEntry, slot: int) -> bool:
         """Whether a grant at this slot would leave room before it that nobody is ready to use (rule 4)."""
@@ -178,10 +181,9 @@ class _Planner:
 
     def _turn_of_tail(self) -> int:
         """Return a bound of the slot of one more call behind all that want one."""
-        soonest = max(self.soonest, spaced_after(self.booked, self.quota, len(self.entries) + 1))
-        return earliest_slot_behind(
-            self.booked, self.weight, self.quota, self.margin_us, soonest, self.quota.one_of_each
-        )
+        quota, booked = self.quota, self.booked
+        soonest = max(self.soonest, spaced_after(booked, quota, len(self.entries) + 1))
+        return earliest_slot_behind(booked, self.weight, quota, self.margin_us, soonest, quota.one_of_each)
 
     def _is_too_late(self, slot: int) -> bool:
         """Whether the own caller's slot is past its deadline, and not only by a clock that is a little ahead."""
@@ -225,24 +227,23 @@ class _Planner:
             if self.caller:
                 again = self.own = OwnEntry(self.caller.cost, entry.headroom)
             elif request.stands:
-                again = self._standing(
-                    Place(request.owner, entry.cost, 0, request.credit, request.back_us, request.terms), slot
-                )
+                used = Place(request.owner, entry.cost, slot, request.credit, request.back_us, request.terms)
+                again = self._standing(used)
         else:
             self._book(entry.owner, slot, entry.cost)
             if (place := spent(entry)).credit:
-                again = self._standing(place, slot)
+                again = self._standing(place._replace(ready=max(slot, place.ready)))
         if again:
             for line in (self.entries, self.open):  # at the tail, but before all with more headroom
                 insort(line, again, key=attrgetter("headroom"))
             self.weight += again.cost
 
-    def _standing(self, place: Place, slot: int) -> Place | None:
-        """Return the place at the tail (rule 5), if its owner is back by the turn of the tail or within the horizon."""
-        tail = self._turn_of_tail()
-        if place.back_us > self.state.horizon_us and slot + place.back_us > tail:
+    def _standing(self, place: Place) -> Place | None:
+        """Return a place, used when it was ready, at the tail (rule 5); None if it is back too late for that."""
+        back_at, tail = place.ready + place.back_us, self._turn_of_tail()
+        if place.back_us > self.state.horizon_us and back_at > tail:
             return None
-        return place._replace(ready=max(slot + place.back_us, tail))
+        return place._replace(ready=max(back_at, tail))
 
     def _book(self, owner: int, slot: int, cost: Hits) -> None:
         self.slots.append((slot, cost))
