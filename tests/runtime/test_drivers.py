@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -29,6 +30,7 @@ from tests.support.internals.runtime import (
     this_loop,
     wake_threads,
 )
+from tests.support.limits import Crowd
 
 PATIENCE = 30.0
 BACKENDS = ["asyncio", "trio"]
@@ -411,15 +413,18 @@ def test_a_cancelled_task_closes_its_generator(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_loops_events_are_set_from_its_own_thread_and_from_its_workers(backend: str) -> None:
-    """A loop's events are set at once in its own thread, and by the loop where a worker thread asks for it."""
+def test_a_loops_events_are_set_from_any_thread(backend: str) -> None:
+    """At once in the loop's own thread, and by the loop where another thread asks for it: a worker's, or a user's."""
 
     async def main() -> None:
         loop = this_loop()
-        events = [loop.new_event() for _ in range(4)]
+        events = [loop.new_event() for _ in range(6)]
         loop.wake(events[:2])
-        assert [event.is_set() for event in events] == [True, True, False, False]  # type: ignore[attr-defined]
-        await loop.in_thread(loop.wake, events[2:], shielded=False)
+        assert [event.is_set() for event in events] == [True] * 2 + [False] * 4  # type: ignore[attr-defined]
+        await loop.in_thread(loop.wake, events[2:4], shielded=False)
+        other = Crowd()
+        other.add(partial(loop.wake, events[4:]))
+        assert other.outcomes() == [None]
         for event in events:
             await loop.until(event)
 

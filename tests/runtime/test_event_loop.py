@@ -11,6 +11,7 @@ import time
 import tracemalloc
 import weakref
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -26,7 +27,7 @@ from tests.support.internals.runtime import (
     this_loop,
     wake_threads,
 )
-from tests.support.limits import WatchedCache
+from tests.support.limits import Crowd, WatchedCache
 
 BACKENDS = ["asyncio", "trio"]
 PATIENCE = 30.0
@@ -321,13 +322,18 @@ def test_no_timer_outlives_its_wait() -> None:
     in_asyncio(main)
 
 
-def test_events_of_a_loop_that_is_over_may_be_set() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_events_of_a_loop_that_is_over_may_be_set(backend: str) -> None:
     """A swap that ends after its loop has nobody to wake, and says nothing."""
 
-    async def main() -> TaskEvent:
-        return TaskEvent()
+    async def main() -> Callable[[], None]:
+        loop = this_loop()
+        return partial(loop.wake, [loop.new_event()])
 
-    AsyncioLoop.wake([asyncio.run(main())])
+    other = Crowd()
+    other.add(lambda: run_in(backend, main))
+    (wake,) = other.outcomes()
+    wake()
 
 
 def test_a_task_in_line_takes_little_room() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
@@ -78,17 +78,21 @@ class AnyioLoop:
 
 
 class Waker:
-    """Sets events of one event loop, from its own thread or from its worker threads."""
+    """Sets events of one event loop, from any thread."""
 
     def __init__(self) -> None:
+        from trio.lowlevel import current_trio_token  # anyio, which runs on asyncio or trio, has this only from 4.11
+
         self._thread = threading.get_ident()
+        self._soon = current_trio_token().run_sync_soon
 
     def __call__(self, events: list[Event]) -> None:
-        """Set ``events``; from a worker thread, wait until the loop has done so."""
+        """Set ``events``: at once in the loop's own thread, else soon; do nothing if the loop has ended."""
         if threading.get_ident() == self._thread:
             _set_all(events)
         else:
-            anyio.from_thread.run_sync(_set_all, events)
+            with suppress(RuntimeError):
+                self._soon(_set_all, events)
 
 
 def this_run() -> AnyioLoop:
