@@ -5,7 +5,7 @@ How that is done, without a swap over several states: ``waiting/together.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nekkar.core.admission import Admission, JointAdmission, Status
@@ -15,8 +15,8 @@ from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit import Limit, _reservation
 from nekkar.core.quota import SECOND, Quota, check_max_wait
 from nekkar.core.reservation import Reservation
-from nekkar.core.runtime.drivers import Signal, is_nested, run, run_async
-from nekkar.core.runtime.effects import Event, QueueSteps
+from nekkar.core.runtime.drivers import is_nested, run, run_async
+from nekkar.core.runtime.effects import QueueSteps
 from nekkar.core.runtime.loops import Loop, this_loop
 from nekkar.core.waiting.callers import Slot
 from nekkar.core.waiting.together import JointCall
@@ -171,7 +171,6 @@ class _Call:
         self, parts: Sequence[_Part], max_wait: float | None, loop: Loop | None, is_again: bool = False
     ) -> None:
         self.parts, self.max_wait, self.is_again = parts, max_wait, is_again
-        self.new_event: Callable[[], Event] = loop.new_event if loop else Signal
         is_inner = not loop and is_nested()
         self.lines = [_line_of(part, loop, is_inner) for part in parts]
 
@@ -180,9 +179,9 @@ class _Call:
         counted = [index for index, part in enumerate(self.parts) if part.cost]
         slots: dict[int, Slot] = {}
         waited = 0
-        for index, part in enumerate(self.parts):
+        for index, (part, line) in enumerate(zip(self.parts, self.lines, strict=True)):
             if not part.cost:
-                slots[index], held = yield from part.limit._core.uncounted(self.max_wait, self.new_event)
+                slots[index], held = yield from part.limit._core.uncounted(self.max_wait, line)
                 waited = max(waited, held)
         if counted:
             lines, costs = [self.lines[index] for index in counted], [self.parts[index].cost for index in counted]

@@ -12,7 +12,7 @@ from nekkar.core.errors import CacheError
 from nekkar.core.limit_core import LimitCore
 from nekkar.core.quota import SECOND, WHOLE, Quota, check_max_wait, read_cost, read_headroom, to_us
 from nekkar.core.reservation import Reservation
-from nekkar.core.runtime.drivers import Signal, is_nested, run, run_async, run_steps, run_steps_async
+from nekkar.core.runtime.drivers import is_nested, run, run_async, run_steps, run_steps_async
 from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.runtime.loops import this_loop
 from nekkar.core.waiting.callers import Slot
@@ -82,7 +82,7 @@ class Limit(_Guard[Admission]):
         line = self._core.own_line(free) if is_nested() else self._core.thread_line(free)
         if asked == 1 and line.prefetched.hand and (slot := line.prefetched.take()):
             return self._prefetched(slot)
-        steps = line.acquire(asked, longest) if asked else self._core.uncounted(longest, Signal)
+        steps = line.acquire(asked, longest) if asked else self._core.uncounted(longest, line)
         return self._admission(*run(steps, self._core.clock), free)
 
     async def acquire_async(
@@ -99,7 +99,7 @@ class Limit(_Guard[Admission]):
             await loop.checkpoint()  # before the slot is taken: a cancellation here loses none
             if slot := line.prefetched.take():
                 return self._prefetched(slot)
-        steps = line.acquire(asked, longest) if asked else core.uncounted(longest, loop.new_event)
+        steps = line.acquire(asked, longest) if asked else core.uncounted(longest, line)
         taken = await run_async(steps, core.clock, loop, core.ledger.in_process)
         return self._admission(*taken, free)
 

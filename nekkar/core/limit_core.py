@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 from weakref import WeakValueDictionary
 
@@ -25,11 +25,19 @@ from nekkar.core.shared.outage import Outage
 from nekkar.core.shared.store import store_of
 from nekkar.core.waiting.callers import InHand, Slot
 from nekkar.core.waiting.reporter import CallReporter
-from nekkar.core.waiting.wait_queue import WaitQueue
+from nekkar.core.waiting.wait_queue import WaitQueue, Wake
 from nekkar.core.window.feedback import Feedback, apply_feedback, with_hold
 from nekkar.core.window.hits import HitLog
 from nekkar.core.window.plan import next_slot
 from nekkar.core.window.state import Grant, LimitState
+
+
+@dataclass(eq=False)
+class _HeldBack:
+    """A call that costs nothing, and waits for the end of a hold."""
+
+    event: Event
+    wake: Wake
 
 
 class LimitCore:
@@ -119,11 +127,12 @@ class LimitCore:
             self._row_ended_at = known.rejections.at
         return is_news
 
-    def uncounted(self, max_wait: float | None, new_event: Callable[[], Event]) -> QueueSteps[tuple[Slot, int]]:
-        """Wait while the limit is held, for a call that costs nothing; it takes no slot."""
+    def uncounted(self, max_wait: float | None, line: WaitQueue) -> QueueSteps[tuple[Slot, int]]:
+        """Wait while the limit is held, for a call that costs nothing: it takes no slot, and has no place in line."""
         yield RunSteps(self.accounts.sync_clock(), in_process=self.accounts.in_process)
-        begun, event = self.clock.now_us(), new_event()
+        begun = self.clock.now_us()
         while True:
+            held_back = self._held_back(line)  # before the state is read: what changes it after that ends the wait
             yield RunSteps(self.accounts.edit(lambda state, now: state), in_process=self.accounts.in_process)
             state, now = self.accounts.state, self.clock.now_us()
             held = state.hold_until if state else 0
@@ -134,7 +143,7 @@ class LimitCore:
                 return slot, now - begun
             if max_wait is not None and held > begun + max_wait * SECOND:
                 raise WaitTooLong(self.name, (held - now) / SECOND, max_wait)
-            yield WaitUntil(min(held, now + SECOND), event, clock=self.clock)
+            yield WaitUntil(min(held, now + SECOND), held_back.event, clock=self.clock)
 
     # Steps that change the limit for all who share it: they see it within a second (rule 18). Each raises CacheError.
 
@@ -166,6 +175,9 @@ class LimitCore:
         yield from steps
         for line in self._own_lines():
             line.look_soon()
+        for known in self._calls_held_back.valuerefs():
+            if held_back := known():
+                held_back.wake([held_back.event])
 
     # Lines.
 
@@ -182,7 +194,7 @@ class LimitCore:
     def _new_line(
         self,
         new_event: Callable[[], Event],
-        wake: Callable[[list[Event]], None],
+        wake: Wake,
         in_order: bool = False,
         headroom: int = 0,
     ) -> WaitQueue:
@@ -195,8 +207,15 @@ class LimitCore:
         self._follow_fork()
         return [line for known in self._lines.valuerefs() if (line := known())]
 
+    def _held_back(self, line: WaitQueue) -> _HeldBack:
+        """Return what a call waits on that stands in no line, to be woken until it is dropped."""
+        held_back = _HeldBack(line.new_event(), line.wake)
+        self._calls_held_back[id(held_back)] = held_back
+        return held_back
+
     def _begin(self) -> None:
         self._lines: WeakValueDictionary[int, WaitQueue] = WeakValueDictionary()
+        self._calls_held_back: WeakValueDictionary[int, _HeldBack] = WeakValueDictionary()
         self._threads_line = self._new_line(Signal, wake_threads)
         self._headroom_lines: dict[int, WaitQueue] = {}
         self._pid = os.getpid()

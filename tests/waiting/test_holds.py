@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
+from functools import partial, reduce
+from operator import and_
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from tests.support.internals.core import cache_of, core_of, limiter_of
 from tests.support.internals.shared import Replica
 from tests.support.internals.waiting import LOOK_EVERY_US, alone
 from tests.support.internals.window import BookingRequest, LimitState, _Planner, booked_alone
-from tests.support.limits import Crowd, WatchedCache, eventually, is_in_turn, since_start, waiting
+from tests.support.limits import BACKENDS, Crowd, WatchedCache, eventually, is_in_turn, run_in, since_start, waiting
 from tests.support.simulation import MS, Story, World
 from tests.support.stories import FAST, STORIES
 
@@ -115,6 +117,22 @@ class TestRelease:
         getattr(held.limit, ends)()
         held.waiter.until(1)
         assert since_start(held.waiter.outcomes()[0]) == 0
+
+    @pytest.mark.parametrize("ends", ["release", "reset"])
+    @pytest.mark.parametrize("among", [1, 2])
+    @pytest.mark.parametrize("backend", [None, *BACKENDS])
+    def test_so_does_a_call_there_that_costs_nothing(self, backend: str | None, among: int, ends: str) -> None:
+        """It stands in no line, whether it is a thread or a task, and under one limit or two: no time passes either."""
+        held, waiter = Held(), Crowd()
+        names = ["calls", "others"][:among]
+        limit = reduce(and_, [limiter_of(held.limit)(name, 5, period=10.0) for name in names])
+        read = held.cache.calls
+        acquire = partial(limit.acquire, {"calls": 0})
+        waiter.add(partial(run_in, backend, partial(limit.acquire_async, {"calls": 0})) if backend else acquire)
+        eventually(lambda: held.cache.calls > read)
+        getattr(held.limit, ends)()
+        waiter.until(1)
+        assert since_start(waiter.outcomes()[0]) == 0
 
     def test_a_hold_is_heard_by_who_waits_for_a_slot(self) -> None:
         """A hold from elsewhere keeps a waiter back whose slot comes later than a horizon after the hold."""

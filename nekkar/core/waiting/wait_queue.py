@@ -63,7 +63,7 @@ class WaitQueue:
         headroom: int = 0,
     ) -> None:
         self.name, self.reporter, self.ledger = reporter.name, reporter, ledger
-        self.new_event, self._wake = new_event, wake
+        self.new_event, self.wake = new_event, wake
         self._is_of_tasks = in_order
         # Tasks over a cache in this process let others come before anything is booked; others wait for I/O anyway.
         self._lets_others_come = in_order and ledger.in_process
@@ -277,7 +277,7 @@ class WaitQueue:
                 woken, mine.to_wake = mine.to_wake, woken
                 events = [caller.event for caller in woken if caller.event]
             if events:
-                self._wake(events)
+                self.wake(events)
         except BaseException:  # an interrupt: what was not woken still is to be
             mine.to_wake += woken
             raise
@@ -295,4 +295,4 @@ class WaitQueue:
         self._assignments = Assignments(self.name, self.ledger, self._is_of_tasks, self._assignments.headroom)
         if self._is_of_tasks:  # no thread of the parent's is here to be woken
             with suppress(RuntimeError):
-                self._wake([caller.event for caller in list(self.callers) if caller.event])
+                self.wake([caller.event for caller in list(self.callers) if caller.event])
