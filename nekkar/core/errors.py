@@ -90,6 +90,10 @@ class ConfigurationError(NekkarError, ValueError):
     """A rate, a rule, a cache or an argument that can't work; raised where it is written, not later."""
 
 
+class CostNotGiven(ConfigurationError):
+    """A call whose cost nothing gives in a unit that its limit counts."""
+
+
 class CacheError(NekkarError):
     """The cache did not do its part: away, too slow, or not telling what nekkar wrote.
 

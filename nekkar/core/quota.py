@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from typing import Any, SupportsIndex
 
 from nekkar.core.cost import CALLS, Hits, cost_of, fits
-from nekkar.core.errors import ConfigurationError, plain, shown
+from nekkar.core.errors import ConfigurationError, CostNotGiven, plain, shown
 
 SECOND = 1_000_000
 WHOLE = 10_000  # of a headroom: it is counted in hundredths of a percent
@@ -207,7 +207,7 @@ def read_cost(cost: Any, quota: Quota, name: str, headroom: int = 0) -> Hits:
     for unit in quota.units:
         if unit not in costs:
             counts = f"which {quota} counts; give a mapping with {', '.join(quota.units)}"
-            raise ConfigurationError(f"{what} {shown(cost)} does not give {unit}, {counts}")
+            raise CostNotGiven(f"{what} {shown(cost)} does not give {unit}, {counts}")
     asked = cost_of({unit: costs[unit] for unit in quota.units})
     part = leaving(quota, headroom)
     if not part.admits(asked):

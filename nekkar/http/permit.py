@@ -10,12 +10,11 @@ The core's errors become those of an HTTP library here; this module names no cla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nekkar.core.cost import CALLS
-from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, WaitTooLong
+from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, CostNotGiven, WaitTooLong
 from nekkar.core.limiter import Admission
 from nekkar.http.bodies import Answer
 from nekkar.http.feedback import Route
@@ -187,18 +186,13 @@ class Permit:
         self.admission, self.is_used = admission, False
         return admission.waited
 
-    def _remedy(self) -> str:
-        """Return what else gives the cost of a call in units, where nothing does."""
-        units, cost = (unit for quota in self.route.limit._quotas() for unit in quota.units), self.arguments["cost"]
-        is_given = all(unit == CALLS or (isinstance(cost, Mapping) and unit in cost) for unit in units)
-        return "" if is_given else "; or give the limit a meter, or its rule a cost"
-
     def _refused(self, error: WaitTooLong | CacheError | ConfigurationError) -> Exception:
         errors = self.errors
         if isinstance(error, WaitTooLong):
             refused = errors.wait_too_long(error.name, error.retry_after, self._longest, self.request)
         elif isinstance(error, ConfigurationError):
-            refused = errors.configuration_error(f"{error}{self._remedy()}", request=self.request)
+            remedy = "; or give the limit a meter, or its rule a cost" if isinstance(error, CostNotGiven) else ""
+            refused = errors.configuration_error(f"{error}{remedy}", request=self.request)
         else:
             kind = errors.corrupt_log if isinstance(error, CorruptLog) else errors.cache_error
             refused = kind(str(error), request=self.request)

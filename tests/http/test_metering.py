@@ -508,7 +508,10 @@ def test_httpx_takes_a_cost_by_units(face: Face, streams: StreamServer, limiter:
 
 
 @few_kinds
-@pytest.mark.parametrize(("cost", "is_said"), [(None, True), ({"calls": 1}, True), ({"tokens": 0, "points": 1}, False)])
+@pytest.mark.parametrize(
+    ("cost", "is_said"),
+    [(None, True), ({"calls": 1}, True), ({"tokens": 0, "points": 1}, False), ({"points": 1}, False)],
+)
 def test_a_unit_that_nothing_gives_is_an_error_that_names_the_ways(
     kind: Kind, cost: Any, is_said: bool, streams: StreamServer, limiter: Nekkar
 ) -> None:
