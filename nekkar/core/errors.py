@@ -17,7 +17,7 @@ from typing import Any
 
 __all__ = ["CacheError", "ConfigurationError", "CorruptLog", "NekkarError", "WaitTooLong"]
 
-_USER_INFO = re.compile(r"(?<=//)[^/?#\s'\"]*@")
+_URL = re.compile(r"//[^\s'\"]*")  # in a repr, from behind its scheme
 _SCHEME = re.compile(r"(?:[\w.+-]*:)?//")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#:@\\%]+)(?::\d{1,5})?(?=[/?#]|\Z)")  # and perhaps a port
 _AT = re.compile(r"(?<!/)(?:@|%40)")  # but for the first character of a segment, as in /users/@me
@@ -33,12 +33,12 @@ def shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # an int of over 4,300 digits has no repr
         text = f"<{type(value).__name__} too large to show>"
-    text = _QUERY_VALUE.sub(r"\1***", _USER_INFO.sub("***@", text))
+    text = _QUERY_VALUE.sub(r"\1***", _URL.sub(lambda url: without_user_info(url[0]), text))
     return text if len(text) <= 80 else f"{text[:60]}…{text[-15:]}"
 
 
 def shown_url(url: object) -> str:
-    """Return the URL of a request or of a rule as ``shown`` does, without a password in any misspelling of it."""
+    """Return the URL of a request or of a rule as ``shown`` does; it is one, even where its scheme is missing."""
     return shown(without_user_info(url) if isinstance(url, str) else url)
 
 
@@ -46,13 +46,13 @@ def without_user_info(url: str) -> str:
     """Return a URL without a password, however it is misspelt.
 
     A password may have any character, and the scheme, a slash or the "@" may be missing. So all before the last "@" is
-    left out, but for what can only be a host with its port; and what stands in place of a port. Behind a scheme and a
-    host with a dot, an "@" is a part of the path.
+    left out, but for what can only be a host with its port; and what stands in place of a port. Behind "//" and a host
+    with a dot, an "@" is a part of the path.
     """
     scheme = found[0] if (found := _SCHEME.match(url)) else ""
     rest = url[len(scheme) :]
     host = found[0] if (found := _HOST.match(rest)) else ""
-    if len(scheme) > 2 and "." in host and ":" not in host:
+    if scheme and "." in host and ":" not in host:
         return url
     if ends := [at.start() for at in _AT.finditer(rest)]:
         return f"{scheme}{host}{'/' if host else ''}***{rest[ends[-1] :]}"

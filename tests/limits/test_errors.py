@@ -106,6 +106,7 @@ def test_a_month_is_told_in_full() -> None:
     [
         ("https://me:pw@host/a?token=pw&b=#c", "'https://***@host/a?token=***&b=#c'"),
         (["//me@host", "a?b=c"], "['//***@host', 'a?b=***']"),
+        ({"https://me:p/w@host/a": "https://x.y/joe@z.w"}, "{'https://***@host/a': 'https://x.y/joe@z.w'}"),
         ("me@host", "'me@host'"),
         ("10/second; 300/minute", "'10/second; 300/minute'"),
     ],
