@@ -8,19 +8,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any
 
 import pytest
 
+from nekkar.core.cache import BaseCache, MemoryCache
 from nekkar.core.errors import CacheError, ConfigurationError
 from nekkar.core.events import CacheLost, Event, Held, Waiting
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.testing import FakeClock
 from tests.support.internals.core import limiter_of
 from tests.support.internals.runtime import is_nested, run, run_steps
-from tests.support.limits import PATIENCE, Crowd, WatchedCache, eventually, hits
+from tests.support.limits import BACKENDS, PATIENCE, Crowd, WatchedCache, eventually, hits, run_in
 
 
 class Once:
@@ -135,6 +137,63 @@ def test_calls_that_nest_without_end_are_an_error_that_says_so(cache: WatchedCac
     assert clock.handled == 32
     clock.is_set = False
     assert calls.acquire().waited > 9
+
+
+class CallsItsLimit(BaseCache):
+    """A user's cache of which each command makes a call of its own limit, ``most`` inside each other; errors hidden."""
+
+    def __init__(self, most: int) -> None:
+        self.memory, self.most, self.depth = MemoryCache(), most, 0
+        self.limit = Nekkar(self)("calls", 10**6, period=1.0)
+
+    def add(self, key: str, value: str) -> bool:
+        self.call()
+        return self.memory.add(key, value)
+
+    def get(self, key: str) -> str | None:
+        self.call()
+        return self.memory.get(key)
+
+    def set(self, key: str, value: str) -> None:
+        self.call()
+        self.memory.set(key, value)
+
+    def delete(self, key: str) -> None:
+        self.call()
+        self.memory.delete(key)
+
+    def call(self) -> None:
+        if self.depth < self.most:
+            self.depth += 1
+            with suppress(ConfigurationError):
+                self.limit.acquire()
+            self.depth -= 1
+
+
+@pytest.mark.parametrize("most", [1, 100])
+def test_a_cache_that_calls_its_own_limit_is_an_error_that_says_so(most: int) -> None:
+    """Each call inside a command writes, so the one outside would start over without end."""
+    cache = CallsItsLimit(most)
+    with pytest.raises(ConfigurationError, match=r"in CallsItsLimit\.get; never call a limit in a command"):
+        in_thread(cache.limit.acquire)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_so_is_one_that_a_task_uses(backend: str) -> None:
+    """Its commands run in a worker thread."""
+    cache = CallsItsLimit(100)
+    with pytest.raises(ConfigurationError, match=r"in CallsItsLimit\.get; never call a limit in a command"):
+        in_thread(lambda: run_in(backend, cache.limit.acquire_async))
+
+
+def test_a_cache_may_call_another_limit_in_each_command(cache: WatchedCache) -> None:
+    """Such as that of the service that keeps it."""
+    own = Nekkar(clock=FakeClock())("the cache's", 5, period=1.0)
+    cache.before = lambda number: own.acquire()
+    limit = Nekkar(cache, clock=FakeClock())("calls", 100, period=1.0)
+    for _ in range(300):
+        limit.acquire()
+    assert limit.status().waiting == 0
 
 
 def test_a_call_between_any_two_instructions_of_the_driver() -> None:

@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 LOOK_AGAIN_S = 1.0
 MOST_NESTED = 32  # limited calls inside each other, well below what Python's stack holds
+MOST_INSIDE = 256  # limited calls inside the cache commands of one booking
 
 
 class Signal(threading.Event):
@@ -74,9 +75,13 @@ class Signal(threading.Event):
 
 
 class _Thread(threading.local):
-    """What a thread runs: the generators of its calls, the outermost first. Some may have ended."""
+    """What a thread runs: the generators of its calls, the outermost first. Some may have ended.
+
+    ``begun``: how many calls it has begun.
+    """
 
     calls: tuple[ref[QueueSteps[Any]], ...] = ()
+    begun = 0
 
 
 _thread = _Thread()
@@ -108,6 +113,7 @@ def run(effects: QueueSteps[T], clock: Clock) -> T:
             f"{MOST_NESTED} limited calls wait inside each other in one thread: a signal handler, listener or finaliser"
             " makes a limited call, and is called again before that ends; hand the call to another thread"
         )
+    _thread.begun += 1
     # The tuple is replaced whole. A signal handler may make calls between any two lines; it leaves what it found.
     _thread.calls = (*outer, ref(effects))
     try:
@@ -117,14 +123,22 @@ def run(effects: QueueSteps[T], clock: Clock) -> T:
 
 
 def run_steps(steps: QueueSteps[T] | CacheSteps[T], clock: Clock) -> T:
-    """Run a generator in this thread; blocks for as long as its waits, or its cache calls, do."""
+    """Run a generator in this thread; blocks for as long as its waits, or its cache calls, do.
+
+    Raises ConfigurationError where ``MOST_INSIDE`` limited calls were made inside its cache calls: where each writes
+    the state of the same limit, the steps would start over without end.
+    """
+    inside = 0
     try:
         effect = next(steps)
         while True:
             outcome: Any = None
             try:
                 if isinstance(effect, CacheCall):
+                    begun = _thread.begun
                     outcome = effect.function(*effect.args)
+                    if _thread.begun != begun:
+                        inside = _inside(effect, inside + _thread.begun - begun)
                 elif isinstance(effect, RunSteps):
                     outcome = run_steps(effect.steps, clock)
                 elif isinstance(effect, WaitUntil):
@@ -140,6 +154,17 @@ def run_steps(steps: QueueSteps[T] | CacheSteps[T], clock: Clock) -> T:
         return returned
     finally:
         steps.close()
+
+
+def _inside(command: CacheCall, calls: int) -> int:
+    """Return how many calls were made inside the commands of a booking; raise ConfigurationError for too many."""
+    if calls < MOST_INSIDE:
+        return calls
+    name = getattr(command.function, "__qualname__", "a command")
+    raise ConfigurationError(
+        f"{calls} limited calls were made inside the cache commands of one booking, the last one in {name}; never call"
+        " a limit in a command of its own cache, nor in a signal handler that comes faster than such a command ends"
+    )
 
 
 async def run_async(effects: QueueSteps[T], clock: Clock, loop: Loop, in_process: bool) -> T:
