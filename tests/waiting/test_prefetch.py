@@ -58,6 +58,35 @@ def left(limit: Limit) -> int:
     return core_of(limit).thread_line().prefetched.left
 
 
+class InterruptedClock(FakeClock):
+    """A clock at whose next reading, once it is armed, a signal handler makes a call of the limit."""
+
+    armed: Limit | None = None
+
+    def now_us(self) -> int:
+        limit, self.armed = self.armed, None
+        if limit:
+            limit.acquire()
+        return super().now_us()
+
+
+def test_a_signal_handler_and_the_call_that_it_interrupts_do_not_share_the_last_slot() -> None:
+    """The handler's call takes the last prefetched slot; the other one has looked at it, and books for itself."""
+    clock = InterruptedClock()
+    limit = Nekkar(MemoryCache(), clock=clock)("some_id_a", 100_000)
+    hot(limit, clock)
+    calls = 200
+    while left(limit) != 1:
+        limit.acquire()
+        calls += 1
+    clock.armed = limit
+    limit.acquire()
+    assert clock.armed is None
+    state = core_of(limit).ledger.state
+    assert state is not None
+    assert state.hits.total - left(limit) == calls + 2
+
+
 class TestSchedules:
     """Random schedules in which small limits have spares too; see tests/support/simulation.py."""
 

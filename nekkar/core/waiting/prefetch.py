@@ -53,12 +53,15 @@ class PrefetchedSlots:
             if not hand or self._ahead:
                 return None
             grant = hand[0]
-            if not fits(1, grant.left) or not self.may_start(grant):
+            if not self.may_start(grant):
                 return None
-            grant.used += 1
+            grant.used += 1  # before it is looked at: a signal handler here may take the last hit, or close the grant
+            if grant.is_closed or not fits(0, grant.left):
+                grant.used -= 1
+                return None
             self._taken += 1
             self._ledger.started(grant.grant.slot, 1)
-            if not grant.left:
+            if not grant.left and hand and hand[0] is grant:
                 hand.popleft()
             return Slot(grant.grant.slot, 1, grant)
 
