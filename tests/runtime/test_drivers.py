@@ -79,7 +79,7 @@ def steps(*functions: Callable[[], Any], closed: list[str] | None = None) -> Cac
     try:
         results = []
         for function in functions:
-            result = yield CacheCall(function, ())
+            result = yield CacheCall(function)
             results.append(result)
         return results
     finally:
@@ -125,7 +125,7 @@ def test_calls_are_made_with_their_arguments(drive: Driver) -> None:
     """A call's arguments reach its function."""
 
     def body() -> CacheSteps[Any]:
-        return (yield CacheCall(divmod, (17, 5)))
+        return (yield CacheCall(divmod, 17, 5))
 
     def effects() -> QueueSteps[Any]:
         return (yield RunSteps(body()))
@@ -140,7 +140,7 @@ def test_errors_are_thrown_in_where_they_belong(drive: Driver, error: Exception)
 
     def body() -> CacheSteps[None]:
         try:
-            yield CacheCall(fail(error), ())
+            yield CacheCall(fail(error))
         except Exception as raised:
             seen.append(("steps", raised))
             raise
@@ -164,9 +164,9 @@ def test_a_generator_that_handles_an_error_goes_on(drive: Driver, event: Callabl
 
     def body() -> CacheSteps[str]:
         try:
-            yield CacheCall(fail(ValueError("no")), ())
+            yield CacheCall(fail(ValueError("no")))
         except ValueError:
-            return str((yield CacheCall(lambda: "saved", ())))
+            return str((yield CacheCall(lambda: "saved")))
         return "missed"
 
     def effects() -> QueueSteps[str]:
@@ -335,8 +335,8 @@ class Gate:
             self.entered.set()
             assert self.opened.wait(PATIENCE)
 
-        yield CacheCall(pass_through, ())
-        yield CacheCall(self.done.append, ("second call",))
+        yield CacheCall(pass_through)
+        yield CacheCall(self.done.append, "second call")
 
 
 def test_steps_run_to_their_end_though_their_task_is_cancelled() -> None:

@@ -210,11 +210,11 @@ class TestPauses:
                     result = None
                     continue
                 assert isinstance(step, CacheCall)
-                seen.append(step.function.__name__)
-                if step.function == store.cas and others:
+                seen.append(step.func.__name__)
+                if step.func == store.cas and others:
                     others -= 1
                     book(rival, 1)
-                result = step.function(*step.args)
+                result = step()
         except StopIteration:
             return seen
 
@@ -289,10 +289,10 @@ class TestLostAnswers:
         steps = one.update(change)
         call = next(steps)
         assert isinstance(call, CacheCall)
-        call = steps.send(call.function(*call.args))
+        call = steps.send(call())
         assert isinstance(call, CacheCall)
         with pytest.raises(CacheError):
-            call.function(*call.args)
+            call()
         book(other, 1)
         _finish(steps, steps.throw(CacheError("no answer")))
         assert [grant.owner for grant in change.grants] == [change.owner]
@@ -307,7 +307,7 @@ class TestLostAnswers:
 def _finish(steps: CacheSteps[Any], step: Any) -> None:
     try:
         while True:
-            step = steps.send(None if isinstance(step, Backoff) else step.function(*step.args))
+            step = steps.send(None if isinstance(step, Backoff) else step())
     except StopIteration:
         pass
 

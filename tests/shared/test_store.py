@@ -81,10 +81,10 @@ def test_not_looking_at_the_version_before_is_found(monkeypatch: pytest.MonkeyPa
 
     def careless(self: VersionedStore, key: str, value: bytes, token: int, ttl: int) -> CacheSteps[bool]:
         version = token + 1
-        if not (yield CacheCall(self.cache.add, (f"{key}:v{version}", b85encode(value).decode()))):
+        if not (yield CacheCall(self.cache.add, f"{key}:v{version}", b85encode(value).decode())):
             return False
         self._known = version
-        yield CacheCall(self.cache.set, (f"{key}:head{version % 2}", str(version)))
+        yield CacheCall(self.cache.set, f"{key}:head{version % 2}", str(version))
         return True
 
     monkeypatch.setattr(VersionedStore, "swap", careless)
@@ -201,7 +201,7 @@ def steps_of(cache: PlainStore, generator: Generator[Any, Any, Any]) -> int:
         step = next(generator)
         while True:
             before += 1
-            step = generator.send(step.function(*step.args))
+            step = generator.send(step())
     except StopIteration:
         return before
 

@@ -257,7 +257,7 @@ class JointWorld(World):
 
     def call(self, actor: Actor, effect: CacheCall) -> None:
         """Send a call to the cache of the limit that it is about."""
-        limit = next(each for each in self.shared if each.store is effect.function.__self__)  # type: ignore[attr-defined]
+        limit = next(each for each in self.shared if each.store is effect.func.__self__)  # type: ignore[attr-defined]
         turn = actor.turn
 
         def take_effect() -> None:
@@ -269,7 +269,7 @@ class JointWorld(World):
                 newborn &= not actor.process.newcomer
                 limit.writer = actor
                 limit.void |= newborn and limit.flushed and not limit.store.items
-                value = effect.function(*effect.args)
+                value = effect()
             delay = self._way(limit) if error is None else self.random.randint(5 * MS, 60 * MS)
             self.after(delay, lambda: actor.resume(turn, value, error))
 

@@ -505,8 +505,8 @@ class World:
 
     def call(self, actor: Actor, effect: CacheCall) -> None:
         """Send a call: it takes effect later, its answer comes later still, or never."""
-        if isinstance(getattr(effect.function, "__self__", None), MemoryCache):  # of a process that goes on alone
-            actor.later(0, effect.function(*effect.args))
+        if isinstance(getattr(effect.func, "__self__", None), MemoryCache):  # of a process that goes on alone
+            actor.later(0, effect())
             return
         sent, turn = self.latency(actor.process), actor.turn
         if self.story.stalls and actor.process.ledger.replica.snapshot and self.random.random() < self.story.stalls:
@@ -522,7 +522,7 @@ class World:
                 newborn = actor.process.ledger.replica.snapshot is None and not actor.process.newcomer
                 self.void |= newborn and self.flushed and not self.store.items
                 self.running.append(actor)
-                value = effect.function(*effect.args)
+                value = effect()
                 self.running.pop()
             delay = self.latency(actor.process) if error is None else self.random.randint(5 * MS, 60 * MS)
             self.after(delay, lambda: actor.resume(turn, value, error))

@@ -136,7 +136,7 @@ def run_steps(steps: QueueSteps[T] | CacheSteps[T], clock: Clock) -> T:
             try:
                 if isinstance(effect, CacheCall):
                     begun = _thread.begun
-                    outcome = effect.function(*effect.args)
+                    outcome = effect()
                     if _thread.begun != begun:
                         inside = _inside(effect, inside + _thread.begun - begun)
                 elif isinstance(effect, RunSteps):
@@ -160,7 +160,7 @@ def _inside(command: CacheCall, calls: int) -> int:
     """Return how many calls were made inside the commands of a booking; raise ConfigurationError for too many."""
     if calls < MOST_INSIDE:
         return calls
-    name = getattr(command.function, "__qualname__", "a command")
+    name = getattr(command.func, "__qualname__", "a command")
     raise ConfigurationError(
         f"{calls} limited calls were made inside the cache commands of one booking, the last one in {name}; never call"
         " a limit in a command of its own cache, nor in a signal handler that comes faster than such a command ends"

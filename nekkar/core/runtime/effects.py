@@ -6,9 +6,10 @@ calls and pauses. A wait queue yields whole runs of such steps, waits and checkp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 from weakref import ref
 
 from nekkar.core.clock import Clock
@@ -22,16 +23,13 @@ class Event(Protocol):
     def set(self) -> Any: ...
 
 
-@dataclass(frozen=True, slots=True)
-class CacheCall:
-    """A step: call the cache."""
+class CacheCall(partial[Any]):
+    """A step: call the cache. ``CacheCall(cache.gets, key)`` is to be called."""
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(NamedTuple):
     """A step: let some time pass."""
 
     us: int
@@ -40,8 +38,7 @@ class Backoff:
 CacheSteps = Generator[CacheCall | Backoff, Any, T]
 
 
-@dataclass(frozen=True, slots=True)
-class RunSteps:
+class RunSteps(NamedTuple):
     """An effect: run these steps to their end, and send their result.
 
     ``shielded``: the caller is already leaving, and a second cancellation must not end the wait for them.
@@ -53,8 +50,7 @@ class RunSteps:
     in_process: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WaitUntil:
+class WaitUntil(NamedTuple):
     """An effect: wait until an instant (None: no bound) or until the event is set. The wait may end early.
 
     ``is_watchful``: wait a second at most, then look whether the caller that this one depends on is still alive. Waits

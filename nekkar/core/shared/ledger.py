@@ -99,7 +99,7 @@ class Ledger:
     def sync_clock(self) -> CacheSteps[None]:
         """Read the clock where that is due; raises CacheError where its time is not known and can't be read."""
         if self._read_clock and self.clock_is_due():
-            yield CacheCall(self._read_clock.read, ())
+            yield CacheCall(self._read_clock.read)
 
     def last_write(self) -> tuple[LimitState, Any] | None:
         """Return this process's last write and its token, where nobody else seems to write; else None."""

@@ -65,16 +65,16 @@ class CasStore:
 
     def read(self, key: str) -> CacheSteps[tuple[bytes | None, Any]]:
         """Read the value and its token."""
-        return cast("tuple[bytes | None, Any]", (yield CacheCall(self.cache.gets, (key,))))
+        return cast("tuple[bytes | None, Any]", (yield CacheCall(self.cache.gets, key)))
 
     def swap(self, key: str, value: bytes, token: Any, ttl: int) -> CacheSteps[Any]:
         """Swap the value; the cache may answer with the new token, or only whether the swap won."""
-        won = yield CacheCall(self.cache.cas, (key, value, token, ttl))
+        won = yield CacheCall(self.cache.cas, key, value, token, ttl)
         return UNREAD if won is True else None if won is False else won
 
     def clear(self, key: str) -> CacheSteps[None]:
         """Delete the key."""
-        yield CacheCall(cast(BaseCache, self.cache).delete, (key,))
+        yield CacheCall(cast(BaseCache, self.cache).delete, key)
 
 
 class Version(int):
@@ -114,29 +114,29 @@ class VersionedStore:
     def swap(self, key: str, value: bytes, token: Version, ttl: int) -> CacheSteps[Any]:
         """Commit the next version, which does not expire. UNREAD: the next swap has to read it first."""
         version = token + 1
-        if not (yield CacheCall(self.cache.add, (_version_key(key, version), b85encode(value).decode()))):
+        if not (yield CacheCall(self.cache.add, _version_key(key, version), b85encode(value).decode())):
             return None
-        if token and (yield CacheCall(self.cache.get, (_version_key(key, token),))) != token.text:
-            yield CacheCall(self.cache.delete, (_version_key(key, version),))
+        if token and (yield CacheCall(self.cache.get, _version_key(key, token))) != token.text:
+            yield CacheCall(self.cache.delete, _version_key(key, version))
             return None
         self._known = version
-        yield CacheCall(self.cache.set, (_hint_key(key, version), str(version)))
+        yield CacheCall(self.cache.set, _hint_key(key, version), str(version))
         yield from self._sweep(key, version)
         return UNREAD
 
     def clear(self, key: str) -> CacheSteps[None]:
         """Delete invalid hints; write an empty version, which counts as no log, after the newest."""
         for turn in range(2):
-            text = yield CacheCall(self.cache.get, (_hint_key(key, turn),))
+            text = yield CacheCall(self.cache.get, _hint_key(key, turn))
             if text is not None and not _is_number(text):
-                yield CacheCall(self.cache.delete, (_hint_key(key, turn),))
+                yield CacheCall(self.cache.delete, _hint_key(key, turn))
         _, version = yield from self.read(key)
         yield from self.swap(key, b"", version, 0)
 
     def _hints(self, key: str) -> CacheSteps[set[int]]:
         hints = set()
         for turn in range(2):
-            text = yield CacheCall(self.cache.get, (_hint_key(key, turn),))
+            text = yield CacheCall(self.cache.get, _hint_key(key, turn))
             if text is not None and not _is_number(text):
                 raise CorruptLog(f"cache key {_hint_key(key, turn)!r}: not a version's number; delete the key")
             hints |= {int(text)} if text else set()
@@ -144,12 +144,12 @@ class VersionedStore:
 
     def _walk(self, key: str, version: int) -> CacheSteps[tuple[int, str | None]]:
         """Walk on from a version to the newest; its value is None if it is gone, or the version before it is."""
-        while (yield CacheCall(self.cache.get, (_version_key(key, version + 1),))) is not None:
+        while (yield CacheCall(self.cache.get, _version_key(key, version + 1))) is not None:
             version += 1
         if version == 0:
             return 0, None
-        value = yield CacheCall(self.cache.get, (_version_key(key, version),))
-        follows = version == 1 or (yield CacheCall(self.cache.get, (_version_key(key, version - 1),))) is not None
+        value = yield CacheCall(self.cache.get, _version_key(key, version))
+        follows = version == 1 or (yield CacheCall(self.cache.get, _version_key(key, version - 1))) is not None
         return version, value if follows else None
 
     def _sweep(self, key: str, version: int) -> CacheSteps[None]:
@@ -159,13 +159,13 @@ class VersionedStore:
         old = [number for number, at in self._committed if at <= now - AGE_US]
         if not old or version % SWEEP_EVERY:
             return
-        text = yield CacheCall(self.cache.get, (f"{key}:floor",))
+        text = yield CacheCall(self.cache.get, f"{key}:floor")
         floor = int(text) if _is_number(text) else 1
         end = min(old[-1], floor + SWEEP_MOST)
         for number in range(floor, end):
-            yield CacheCall(self.cache.delete, (_version_key(key, number),))
+            yield CacheCall(self.cache.delete, _version_key(key, number))
         if floor < end:
-            yield CacheCall(self.cache.set, (f"{key}:floor", str(end)))
+            yield CacheCall(self.cache.set, f"{key}:floor", str(end))
         self._committed = self._committed[len(old) - 1 :]
 
 
