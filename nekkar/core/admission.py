@@ -8,7 +8,6 @@ from typing import Any, Protocol, Self
 
 from nekkar.core.cost import CALLS, Hits, as_mapping, cost_of, hits_in, merged
 from nekkar.core.errors import ConfigurationError
-from nekkar.core.quota import SECOND
 
 _new, _set = object.__new__, object.__setattr__  # of a frozen value that is being made
 _being_settled: dict[int, object] = {}  # by the id of an admission: the mark of the thread that settles it
@@ -19,8 +18,6 @@ class Booking(Protocol):
 
     @property
     def cost(self) -> Hits: ...
-    @property
-    def at(self) -> int: ...
     def settle(self, admission: Admission, units: Mapping[str, Any]) -> None: ...
     async def settle_async(self, admission: Admission, units: Mapping[str, Any]) -> None: ...
 
@@ -43,19 +40,20 @@ class Admission:
     _is_settled: bool = field(default=False, init=False, repr=False, compare=False)
 
     @classmethod
-    def _of(cls, name: str, booking: Booking, waited: float = 0.0) -> Admission:
-        """Return the admission of a booking, which can be settled, after a wait in seconds."""
-        cost, admission = booking.cost, _new(cls)  # each call makes one: field by field, in half of the time
+    def _of(cls, name: str, cost: Hits, at: float, waited: float, booking: Booking) -> Admission:
+        """Return the admission of a booking, which can be settled; times in seconds."""
+        admission = _new(cls)  # each call makes one: field by field, in half of the time
         _set(admission, "name", name)
         _set(admission, "cost", cost if cost.__class__ is int else hits_in(cost, CALLS))
-        _set(admission, "at", booking.at / SECOND)
+        _set(admission, "at", at)
         _set(admission, "waited", waited)
         _set(admission, "_booking", booking)
         return admission
 
     def _after(self, waited: float) -> Admission:
         """Return the admission of the same booking, after a longer wait in seconds."""
-        return self if self._booking is None else self._of(self.name, self._booking, waited)
+        known = self._booking
+        return self if known is None else self._of(self.name, known.cost, self.at, waited, known)
 
     def _settles(self) -> bool:
         """Return whether this is the first settlement: of several threads, one settles.

@@ -13,7 +13,7 @@ from nekkar.core.cost import CALLS, Hits, cost_of, largest
 from nekkar.core.decorator import _Guard
 from nekkar.core.errors import ConfigurationError, shown
 from nekkar.core.limit import Limit, _reservation
-from nekkar.core.quota import SECOND, Quota, check_max_wait
+from nekkar.core.quota import Quota, check_max_wait
 from nekkar.core.reservation import Reservation
 from nekkar.core.runtime.drivers import is_nested, run, run_async
 from nekkar.core.runtime.effects import QueueSteps
@@ -208,11 +208,6 @@ class _Bookings(NamedTuple):
     def cost(self) -> Hits:
         """What it reserved, in each unit."""
         return largest(cost_of(part.costs) for part in self.parts)
-
-    @property
-    def at(self) -> int:
-        """The slot of the first, in microseconds on its limit's clock."""
-        return round(self.parts[0].at * SECOND)
 
     def settle(self, admission: Admission, units: Mapping[str, Any]) -> None:
         """Settle each part; see ``Admission.settle``."""

@@ -229,11 +229,12 @@ class Limit(_Guard[Admission]):
     def _prefetched(self, slot: Slot) -> Admission:
         if self._core.reporter.listening:
             self._core.reporter.prefetched(slot)
-        return Admission._of(self.name, Reservation(self._core, slot))
+        return Admission._of(self.name, slot.cost, slot.at / SECOND, 0.0, Reservation(self._core, slot))
 
     def _admission(self, slot: Slot, waited_us: int, headroom: int = 0) -> Admission:
         self._limiter._forget_idle(slot.at)
-        return Admission._of(self._core.name, Reservation(self._core, slot, headroom), waited_us / SECOND)
+        booking, waited = Reservation(self._core, slot, headroom), waited_us / SECOND
+        return Admission._of(self._core.name, slot.cost, slot.at / SECOND, waited, booking)
 
 
 def _reservation(admission: Admission) -> Reservation | None:

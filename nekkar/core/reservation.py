@@ -29,11 +29,6 @@ class Reservation(NamedTuple):
         """What it reserved."""
         return self.slot.cost
 
-    @property
-    def at(self) -> int:
-        """Its slot, in microseconds on the limit's clock."""
-        return self.slot.at
-
     def is_good(self) -> bool:
         """Return whether the call may still start on it: until half of the margin after its slot."""
         return self.core.clock.now_us() <= self.core.ledger.good_until(self.slot.at)
