@@ -55,7 +55,7 @@ class Fallback:
         self.clock = shared.clock
         alone = _share_of if outage.policy == "local" else _unlimited
         self._share = alone(shared.quota, outage.share, shared.key)
-        self.in_process = shared.in_process
+        self.in_process, self.write_over = shared.in_process, shared.write_over
         self._use(shared)
         self._starts: deque[tuple[int, Hits]] = deque()  # of this process, for as long as they matter
         self._alone: list[tuple[int, Hits]] = []  # those on private slots that the cache has not yet
@@ -113,12 +113,8 @@ class Fallback:
 
     def last_write(self) -> tuple[LimitState, Any] | None:
         """Return this process's last write and its token, while the cache answers and nobody else seems to write."""
-        shared, is_away = self.shared, self._alone or self._lost_in
-        return None if is_away or self._private is not shared else shared.last_write()
-
-    def write_over(self, planned: LimitState, token: Any) -> CacheSteps[int | None]:
-        """Write a state over the last write, once; return when that was answered, None where somebody else wrote."""
-        return self.shared.write_over(planned, token)
+        is_away = self._alone or self._lost_in or self._private is not self.shared
+        return None if is_away else self.shared.last_write()
 
     def update(self, change: Change, is_answered: bool = True) -> CacheSteps[None]:
         """Change the state that all share; while the cache is away, the private one. Raises CacheError by policy."""

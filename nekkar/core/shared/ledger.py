@@ -65,6 +65,7 @@ class Ledger:
         self.in_process = store.in_process
         self._read_clock = clock if reads_clock and isinstance(clock, ReadClock) else None
         self.replica = Replica(key)
+        self.confirms = self.replica.confirms
         self.latency = CacheLatency(store.in_process)
         self._notices = Notices(key, quota)
         self.keep_time = ClockWatch(clock, self.replica.moved).keep
@@ -78,10 +79,6 @@ class Ledger:
     def read_at(self) -> int:
         """When the read that saw the newest state was sent; 0 before the first."""
         return self.replica.read_at
-
-    def confirms(self, epoch: int, slot: int) -> bool:
-        """Whether the newest state is still of this epoch, and holds no calls back at this slot (rule 9)."""
-        return self.replica.confirms(epoch, slot)
 
     def good_until(self, slot: int) -> int:
         """Return until when a call may start on its slot; the other half of the margin is for the way there."""
@@ -103,12 +100,11 @@ class Ledger:
 
     def last_write(self) -> tuple[LimitState, Any] | None:
         """Return this process's last write and its token, where nobody else seems to write; else None."""
-        return None if self.clock_is_due() else self.replica.last_write()
+        return None if self.clock_is_due() else self.replica.last_write
 
     def write_over(self, planned: LimitState, token: Any) -> CacheSteps[int | None]:
         """Write a state over the last write, once; return when that was answered, None where somebody else wrote."""
-        self.replica.take_token()
-        number, sent = self.replica.next_number(), self.clock.now_us()
+        number, sent = self.replica.next_number(), planned.written_at
         won, answered = yield from self._swap(planned, token, planned.expires_at, sent)
         if won is None:
             return None
@@ -122,7 +118,7 @@ class Ledger:
         in a row, or after 500 lost swaps.
         """
         lost, doubted, is_asked_again = 0, None, False
-        written = self.replica.take_token()
+        written = self.replica.last_write
         while lost < MOST_LOST_SWAPS:
             number, sent = self.replica.next_number(), self.clock.now_us()
             found, token = written or (yield from self._read(sent))

@@ -42,6 +42,7 @@ class Snapshot(NamedTuple):
 class Replica:
     """One process's copy of the state under ``key``. Safe between threads.
 
+    ``last_write``: this process's last write and its token, where nobody else seems to write; else None.
     ``on_hold``: called with the end of a hold that this process did not know, and the time.
     """
 
@@ -53,8 +54,8 @@ class Replica:
         self.next_number = count(1).__next__  # the number of a read or a write that is about to be sent
         self._bytes: tuple[bytes | None, LimitState] = (None, NOTHING)
         self._written: bytes | None = None
-        self._token: tuple[LimitState, Any] | None = None
         self._is_sole_writer = False
+        self.last_write: tuple[LimitState, Any] | None = None
 
     @property
     def state(self) -> LimitState | None:
@@ -81,21 +82,14 @@ class Replica:
             remedy = "delete the key to start afresh, or call reset() of the limit"
             raise CorruptLog(f"cache key {self.key!r}: {error}; {remedy}") from error
         self._is_sole_writer = raw == self._written
+        if not self._is_sole_writer:
+            self.last_write = None
         self._bytes = (raw, found)
         return found
 
     def will_write(self, raw: bytes, state: LimitState) -> None:
-        """Remember the bytes of a write that is about to be sent."""
-        self._bytes, self._written = (raw, state), raw
-
-    def take_token(self) -> tuple[LimitState, Any] | None:
-        """Return this process's last write and its token, once, where nobody else seems to write; else None."""
-        taken, self._token = self._token, None
-        return taken if self._is_sole_writer else None
-
-    def last_write(self) -> tuple[LimitState, Any] | None:
-        """Return this process's last write and its token, where nobody else seems to write; else None."""
-        return self._token if self._is_sole_writer else None
+        """Remember the bytes of a write that is about to be sent; until it won, no token is known."""
+        self._bytes, self._written, self.last_write = (raw, state), raw, None
 
     def record(self, state: LimitState, number: int, sent: int, token: Any = None) -> None:
         """Remember what a read found, or a write that won and its ``token``."""
@@ -105,11 +99,11 @@ class Replica:
             if known is None or known.state.hold_until != state.hold_until:
                 self._announce_hold(state.hold_until, sent)
         if token is not None:
-            self._token = None if token is UNREAD else (state, token)
+            self.last_write = (state, token) if self._is_sole_writer and token is not UNREAD else None
 
     def moved(self, by: int) -> None:
         """Follow a clock that was set by ``by`` µs: the time of the last read moves with it."""
-        self._token, self._is_sole_writer = None, False
+        self.last_write, self._is_sole_writer = None, False
         if self.snapshot:
             self.snapshot = self.snapshot._replace(number=self.next_number(), read_at=self.snapshot.read_at + by)
 
