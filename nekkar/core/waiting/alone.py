@@ -17,19 +17,13 @@ def booked_for(
 
     ``prefetch`` returns how many hits more the line could use.
     """
-    if caller.elsewhere or not _may_book_alone(mine, state, now):
-        return None
-    return booked_alone(state, mine.owner, mine.ledger.quota, caller.cost, now, prefetch)
-
-
-def _may_book_alone(mine: Assignments, state: LimitState, now: int) -> bool:
-    """Whether nothing but a caller's booking is to be written over a state, nor picked up out of it."""
-    ledger = mine.ledger
-    hand, is_writing = mine.hand, mine.settling or mine.must_write or mine.exact.is_busy
-    if hand.grants or hand.returned or is_writing or mine.headroom:
-        return False
+    ledger, hand = mine.ledger, mine.hand
+    if caller.elsewhere or mine.headroom or mine.settling or mine.must_write or mine.exact.is_busy:
+        return None  # something else is to be written
+    if hand.grants or hand.returned or not hand.has_seen(state):
+        return None  # a slot is there, or is to go back
     if not ledger.in_process and ledger.latency.lead_us(state.margin_us):
-        return False  # its slot would lie ahead
+        return None  # its slot would lie ahead
     if mine.standing.has_bound(now, ledger.quota.rates[-1].period_us + state.margin_us):
-        return False  # its place may stand
-    return hand.has_seen(state)
+        return None  # its place may stand
+    return booked_alone(state, mine.owner, ledger.quota, caller.cost, now, prefetch)

@@ -201,8 +201,7 @@ class Assignments:
             if caller.elsewhere:
                 caller.elsewhere.starts()
             self.ledger.started(slot.at, slot.cost)
-            is_left = any(grant.left for grant in list(self.hand.grants))
-            self.standing.starts(slot.at, is_left or bool(self.queue.by_ticket))
+            self.standing.starts(slot.at, bool(self.queue.by_ticket or self.hand.grants))
             self.wake_next()
             return True
         late = [caller]

@@ -7,6 +7,7 @@ try of a turn, in a straight line. Where the swap is lost or not answered, its c
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -42,24 +43,20 @@ class DirectWay:
         """
         if callers:
             return None
+        mine, now = self._assignments, caller.arrived
         with self._lock:
             callers.add(caller)
-            return self._steps(caller)
-
-    def _steps(self, caller: Caller) -> CacheSteps[None] | None:
-        ledger, mine, now = self._ledger, self._assignments, caller.arrived
-        written = None if self._turns.under_way or mine.queue.by_ticket else ledger.last_write()
-        if written is None:
-            return None
-        state, token = written
-        booked = booked_for(mine, state, caller, now, lambda: self._prefetched.wanted(1, now))
-        if booked is None:
-            return None
-        mine.standing.arrives(now)
-        under_way = self._turns.under_way = self._turns.alone(caller.ticket)
-        steps = self._book(caller, booked, token, under_way)
-        under_way.steps = ref(steps)
-        return steps
+            written = None if self._turns.under_way or mine.queue.by_ticket else self._ledger.last_write()
+            if written is None:
+                return None
+            state, token = written
+            if (booked := booked_for(mine, state, caller, now, partial(self._prefetched.wanted, 1, now))) is None:
+                return None
+            mine.standing.arrives(now)
+            under_way = self._turns.under_way = self._turns.alone(caller.ticket)
+            steps = self._book(caller, booked, token, under_way)
+            under_way.steps = ref(steps)
+            return steps
 
     def _book(self, caller: Caller, booked: LimitState, token: Any, under_way: TurnUnderWay) -> CacheSteps[None]:
         mine, is_answered = self._assignments, True

@@ -89,9 +89,8 @@ class BookingRequest:
 
 def earliest_slot(hits: Booked, quota: Quota, margin_us: int, cost: Hits, soonest: int) -> int:
     """Return the earliest slot of a call of this cost from ``soonest`` on: the latest over all windows (rule 1)."""
-    at = soonest
-    if hits.last_at is not None:
-        at = max(at, hits.last_at + quota.spacing_us)
+    last = hits.last_at
+    at = soonest if last is None else max(soonest, last + quota.spacing_us)
     for rate in quota.rates:
         log, wanted = (hits, cost) if cost.__class__ is int and rate.unit == CALLS else _in_unit(hits, cost, rate.unit)
         if wanted:
