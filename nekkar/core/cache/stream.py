@@ -55,9 +55,10 @@ class Stream:
 
     def sendall(self, data: bytes) -> None:
         """Send all of ``data``; TimeoutError where that is not done by ``until``."""
-        sent = self._timed().send(data)
-        while sent < len(data):
-            sent += self._timed().send(memoryview(data)[sent:])
+        left = memoryview(data)
+        while left:
+            self._allow(_left(self.until))
+            left = left[self._socket.send(left) :]
 
     def recv(self, size: int) -> bytes:
         """Return up to ``size`` bytes, b"" at the end; TimeoutError where none came by ``until``, AnswerTooLong."""
@@ -106,10 +107,6 @@ class Stream:
                 if _is_empty(error):
                     raise TimeoutError("timed out") from None
                 raise
-
-    def _timed(self) -> socket.socket:
-        self._allow(_left(self.until))
-        return self._socket
 
     def _allow(self, left: float) -> None:
         """Set the socket's timeout to the time left, or keep one that is a little shorter: setting is a system call."""
