@@ -126,11 +126,7 @@ class Ledger:
             if found is None and not is_asked_again and now - sent > self.latency.horizon_us // 2:
                 is_asked_again = True  # the first command connects too, so nobody knows how old its answer is
                 continue
-            if found and doubted == found.epoch:
-                # This process began the state, so slowly that another may have come, been used and been lost meanwhile.
-                base, is_recovery = rebuild_after_loss(found, sent, now, randbits(63)), True
-            else:
-                base, is_recovery = self.replica.known(found, self.quota, self.latency.horizon_us, now)
+            base, is_recovery = self._known(found, sent, now, doubted)
             if not is_recovery and not written:
                 self.replica.record(base, number, sent)
             planned = change.apply(base, now, None if written else sent, is_recovery=is_recovery)
@@ -144,24 +140,23 @@ class Ledger:
             number = self.replica.next_number()
             try:
                 won, answered = yield from self._swap(planned, token, _kept_until(planned, base), now)
+                is_answered = True
             except CacheError:
                 change.unanswered()
                 if not is_answered:
                     raise
-                is_answered, written = False, None  # rule 15: the next read tells whether it landed
-                if self._began_late(found, sent, now, self.clock.now_us()):
-                    doubted = planned.epoch
-                continue
-            if won is not None and self._began_late(found, sent, now, answered):
+                won, answered, is_answered = None, self.clock.now_us(), False  # rule 15: the next read tells if it won
+            may_have_won = won is not None or not is_answered
+            if may_have_won and self._began_late(found, sent, now, answered):
                 doubted = planned.epoch
             elif won is not None:
                 self.replica.record(planned, number, now, won)
                 change.won(planned, now, answered)
                 return
-            elif not written:
+            elif is_answered and not written:
                 lost += 1
                 yield Backoff(self.latency.backoff_us(lost))  # rule 20: only after a lost swap
-            written, is_answered = None, True
+            written = None
         raise CacheError(
             f"cache key {self.key!r}: lost {MOST_LOST_SWAPS} swaps in a row; share it among fewer processes"
         )
@@ -172,7 +167,7 @@ class Ledger:
         number, sent = self.replica.next_number(), self.clock.now_us()
         found, _ = yield from self._read(sent)
         now = self.clock.now_us()
-        state, is_recovery = self.replica.known(found, self.quota, self.latency.horizon_us, now)
+        state, is_recovery = self._known(found, sent, now)
         if not is_recovery:
             self.replica.record(state, number, sent)
         return state, now
@@ -210,6 +205,18 @@ class Ledger:
         found = self.replica.decoded(raw, now)
         self._notices.look(found, now)
         return found, token
+
+    def _known(
+        self, found: LimitState | None, sent: int, now: int, doubted: int | None = None
+    ) -> tuple[LimitState, bool]:
+        """Return the state to continue from, and whether that recovers from a loss.
+
+        ``doubted``: the epoch of a state that this process began, so slowly that another one may have come, been used
+        and been lost meanwhile.
+        """
+        if found and found.epoch == doubted:
+            return rebuild_after_loss(found, sent, now, randbits(63)), True
+        return self.replica.known(found, self.quota, self.latency.horizon_us, now)
 
     def _swap(self, planned: LimitState, token: Any, until: int, sent: int) -> CacheSteps[tuple[Any, int]]:
         """Write a state that lives ``until`` then; return its token, None where the swap was lost; and when."""
