@@ -140,7 +140,7 @@ class ClockWatch:
     def __init__(self, clock: Clock, *moved: Callable[[int], None]) -> None:
         self._now, self._steady, self._moved = clock.now_us, steady_us(clock), moved
         may_step = hasattr(clock, "steady_us") and type(clock) is not SteadyClock
-        self._offsets = [clock.now_us() - self._steady()] if may_step else []
+        self._free = {"offset": clock.now_us() - self._steady()} if may_step else {}  # while no thread looks
         self._moved_us = 0
 
     def keep(self) -> int:
@@ -148,9 +148,8 @@ class ClockWatch:
 
         What it gains or loses bit by bit is followed, and counts for nothing.
         """
-        try:
-            offset = self._offsets.pop()  # one thread at a time: to all others nothing has moved
-        except IndexError:
+        offset = self._free.pop("offset", None)
+        if offset is None:  # it never steps, or another thread looks: to this one nothing has moved
             return self._moved_us
         try:
             nearest = self._now() - self._steady()
@@ -163,7 +162,7 @@ class ClockWatch:
                 for follow in self._moved:
                     follow(by)
         finally:
-            self._offsets.append(offset)
+            self._free["offset"] = offset
         return self._moved_us
 
 
