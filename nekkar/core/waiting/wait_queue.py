@@ -120,8 +120,8 @@ class WaitQueue:
                     yield from self._until_booked(caller)
                 if caller.elsewhere and not (yield from self.exact.book_elsewhere(caller, caller.elsewhere)):
                     now = self.ledger.clock.now_us()
-                elif not self._is_due(caller, now := self.ledger.clock.now_us()):
-                    yield from self._until_slot(caller)
+                elif self._is_of_tasks or not caller.slot or (now := self.ledger.clock.now_us()) < caller.slot.at:
+                    yield from self._until_slot(caller)  # tasks look also for those that come before them
                     now = self.ledger.clock.now_us()
                 if (slot := self._start(caller, now)) is not None:
                     return slot, self.reporter.admitted(caller, slot, now, len(self.callers))
@@ -213,10 +213,6 @@ class WaitQueue:
             if leads and not is_due:
                 until = self._turns.look_at if until is None else min(until, self._turns.look_at)
             return WaitUntil(until, self._event_of(caller), leads, self.ledger.clock)
-
-    def _is_due(self, caller: Caller, now: int) -> bool:
-        """Whether a caller need not wait for its slot; tasks look also for those that come before them."""
-        return not self._is_of_tasks and caller.slot is not None and now >= caller.slot.at
 
     def _until_slot(self, caller: Caller) -> QueueSteps[None]:
         """Sleep until the slot; tasks let those start before them that come before them."""

@@ -75,11 +75,6 @@ class HitLog:
         """The number of its entries, in all units."""
         return len(self.times) + sum(len(log.times) for _, log in self.others)
 
-    def is_recent(self, since: int, most: int) -> bool:
-        """Whether it has calls alone, none of them before ``since``, in at most ``most`` entries."""
-        times = self.times
-        return not self.others and (not times or (self.time_offset_us + times[0] >= since and len(times) <= most))
-
     def of(self, unit: str) -> HitLog:
         """Return the timeline of a unit; an empty one where nothing is booked in it."""
         if unit == CALLS:

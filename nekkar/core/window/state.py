@@ -158,10 +158,12 @@ class LimitState:
 
     def forget(self, now: int) -> LimitState:
         """Drop the hits that are too old to matter; thin the rest where its entries are many, and most of them past."""
-        if self.hits.is_recent(now - self.retention_us, EXACT_ENTRIES):
+        hits, since = self.hits, now - self.retention_us
+        times = hits.times
+        if not hits.others and len(times) <= EXACT_ENTRIES and (not times or hits.time_offset_us + times[0] >= since):
             return self
         # Only hits that nobody can take back any more are moved: a grant names the time of its hits.
-        hits = self.hits.forget(now - self.retention_us).each(partial(self._thinned, now, now - self.horizon_us))
+        hits = hits.forget(since).each(partial(self._thinned, now, now - self.horizon_us))
         return self if hits is self.hits else replace(self, hits=hits)
 
     def _thinned(self, now: int, until: int, unit: str, log: HitLog) -> HitLog:
