@@ -14,14 +14,15 @@ TRIES = 5
 
 
 class Calls:
-    """The functions called so far, of Python and of C."""
+    """The functions called so far, of Python and of C; ``of_python``: those of Python alone."""
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number = self.of_python = 0
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
         """Count an event of ``sys.setprofile``."""
         self.number += event in ("call", "c_call")
+        self.of_python += event == "call"
 
 
 @contextmanager
