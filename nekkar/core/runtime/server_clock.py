@@ -62,6 +62,7 @@ class ServerClock:
         tick: Callable[[], int] = ticks,
     ) -> None:
         self._tell_time, self._elsewhere, self._insist, self._tick = tell_time, elsewhere, insist, tick
+        self.steady_us = tick
         self._machine = SystemClock()
         self._slewed: SlewedTime | None = None
         self._can_tell = True  # as far as the newest answer shows
@@ -74,10 +75,6 @@ class ServerClock:
         """Return the server's time; the machine's until the first reading."""
         slewed = self._slewed
         return slewed.now(self._tick()) if slewed else self._machine.now_us()
-
-    def steady_us(self) -> int:
-        """Return the ticks, which never step."""
-        return self._tick()
 
     def is_due(self) -> bool:
         """Whether the server's clock is to be read."""
