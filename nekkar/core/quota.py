@@ -80,6 +80,10 @@ class Quota:
         """Whether it counts no other unit."""
         return self.units == (CALLS,)
 
+    def good_until(self, slot: int) -> int:
+        """Return until when a call may start on its slot; the other half of the margin is for the way there."""
+        return slot + self.margin_us // 2
+
     def most(self, unit: str) -> int:
         """Return the most hits of a unit that every window can hold at all."""
         return min((rate.count for rate in self.rates if rate.unit == unit), default=MAX_COUNT)

@@ -31,7 +31,7 @@ class Reservation(NamedTuple):
 
     def is_good(self) -> bool:
         """Return whether the call may still start on it: until half of the margin after its slot."""
-        return self.core.clock.now_us() <= self.core.ledger.good_until(self.slot.at)
+        return self.core.clock.now_us() <= self.core.quota.good_until(self.slot.at)
 
     def settle(self, admission: Admission, units: Mapping[str, Any]) -> None:
         """Settle it; blocks for a swap. Raises ConfigurationError and CacheError, see ``Admission.settle``."""

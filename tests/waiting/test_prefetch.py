@@ -11,8 +11,7 @@ import pytest
 from nekkar.core.cache import MemoryCache
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.testing import FakeClock
-from tests.support.internals.core import core_of
-from tests.support.internals.shared import Ledger
+from tests.support.internals.core import Quota, core_of
 from tests.support.internals.waiting import prefetch as prefetch_module
 from tests.support.internals.window import booking as booking_module
 from tests.support.simulation import Story, World
@@ -109,7 +108,7 @@ class TestSchedules:
 
     def test_a_prefetched_slot_taken_late_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Planted: a slot is good for as long as it is there."""
-        monkeypatch.setattr(Ledger, "good_until", lambda self, slot: slot + 10**12)
+        monkeypatch.setattr(Quota, "good_until", lambda self, slot: slot + 10**12)
         assert any(World(STORIES["tasks"], seed).run().problems for seed in range(150))
 
 

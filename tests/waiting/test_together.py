@@ -10,8 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.support.internals.core import CALLS, SECOND, hits_in, quota
-from tests.support.internals.shared import ledger
+from tests.support.internals.core import CALLS, SECOND, Quota, hits_in, quota
 from tests.support.internals.waiting import exact as exact_slots
 from tests.support.internals.waiting import together
 from tests.support.internals.window import booking, exact, order, plan
@@ -85,7 +84,7 @@ def _by_time(hits: Any, grants: Any, returned: Any) -> Any:
 
 FAULTS = {
     "a call starts however late": Fault(
-        lambda: patch.object(ledger.Ledger, "good_until", lambda self, slot: slot + 10**12), "storm", 0
+        lambda: patch.object(Quota, "good_until", lambda self, slot: slot + 10**12), "storm", 0
     ),
     "a call starts though another limit refused its slot": Fault(
         lambda: patch.object(together.JointCall, "is_good", lambda self, slot: True), "deaf", 0

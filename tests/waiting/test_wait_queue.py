@@ -14,8 +14,8 @@ from unittest.mock import patch
 import pytest
 
 from nekkar.core.errors import WaitTooLong
-from tests.support.internals.core import SECOND, hits_in, quota
-from tests.support.internals.shared import latency, ledger, replica
+from tests.support.internals.core import SECOND, Quota, hits_in, quota
+from tests.support.internals.shared import latency, replica
 from tests.support.internals.waiting import assignments, turn
 from tests.support.internals.window import booking, checks, entries, hits, order, plan, recovery, settled, state
 from tests.support.planted import Fault
@@ -110,7 +110,7 @@ def _free_of_known(state: Any, rate: Any, end: int) -> int:
 
 FAULTS = {
     "a call starts however late": Fault(
-        lambda: patch.object(ledger.Ledger, "good_until", lambda self, slot: slot + 10**12), "storm", 5
+        lambda: patch.object(Quota, "good_until", lambda self, slot: slot + 10**12), "storm", 5
     ),
     "slots are booked a period apart, without the margin": Fault(
         lambda: patch.object(state.LimitState, "margin", lambda self, quota, now: 0), "flushed", 0

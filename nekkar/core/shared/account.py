@@ -10,6 +10,7 @@ from nekkar.core.cost import Hits
 from nekkar.core.quota import Quota
 from nekkar.core.runtime.effects import CacheSteps
 from nekkar.core.shared.latency import CacheLatency
+from nekkar.core.shared.replica import Replica
 from nekkar.core.window.state import LimitState
 
 Edit = Callable[[LimitState, int], LimitState]  # a pure function of the state and the time (µs)
@@ -49,6 +50,10 @@ class Account(Protocol):
     @property
     def latency(self) -> CacheLatency: ...
     @property
+    def replica(self) -> Replica:
+        """What this process knows of the state that it keeps to now."""
+
+    @property
     def state(self) -> LimitState | None:
         """The newest state seen; None before the first."""
 
@@ -59,12 +64,6 @@ class Account(Protocol):
     @property
     def keep_time(self) -> Callable[[], int]:
         """A function that notices if the clock was set, and returns by how much in all (µs)."""
-
-    def confirms(self, epoch: int, slot: int) -> bool:
-        """Whether the newest state is still of this epoch, and holds no calls back at this slot (rule 9)."""
-
-    def good_until(self, slot: int) -> int:
-        """Return until when a call may start on its slot; the other half of the margin is for the way there."""
 
     def started(self, at: int, cost: Hits) -> None:
         """Take note of a call of this process that starts at its slot."""

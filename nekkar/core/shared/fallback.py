@@ -71,25 +71,17 @@ class Fallback:
 
     def _use(self, ledger: Ledger) -> None:
         """Keep to a ledger: to its quota, that is this process's share of it where the cache is away."""
-        self._private, self.quota, self.latency, self._replica = ledger, ledger.quota, ledger.latency, ledger.replica
+        self._private, self.quota, self.latency, self.replica = ledger, ledger.quota, ledger.latency, ledger.replica
 
     @property
     def state(self) -> LimitState | None:
         """The newest state seen; None before the first."""
-        return self._replica.state
+        return self.replica.state
 
     @property
     def read_at(self) -> int:
         """When the read that saw the newest state was sent; 0 before the first."""
-        return self._replica.read_at
-
-    def confirms(self, epoch: int, slot: int) -> bool:
-        """Whether the newest state is still of this epoch, and holds no calls back at this slot."""
-        return self._replica.confirms(epoch, slot)
-
-    def good_until(self, slot: int) -> int:
-        """Return until when a call may start on its slot."""
-        return self._private.good_until(slot)
+        return self.replica.read_at
 
     def clock_is_due(self) -> bool:
         """Whether the clock is to be read before anything is booked."""

@@ -65,7 +65,6 @@ class Ledger:
         self.in_process = store.in_process
         self._read_clock = clock if reads_clock and isinstance(clock, ReadClock) else None
         self.replica = Replica(key)
-        self.confirms = self.replica.confirms
         self.latency = CacheLatency(store.in_process)
         self._notices = Notices(key, quota)
         self.keep_time = ClockWatch(clock, self.replica.moved).keep
@@ -79,10 +78,6 @@ class Ledger:
     def read_at(self) -> int:
         """When the read that saw the newest state was sent; 0 before the first."""
         return self.replica.read_at
-
-    def good_until(self, slot: int) -> int:
-        """Return until when a call may start on its slot; the other half of the margin is for the way there."""
-        return slot + self.quota.margin_us // 2
 
     def started(self, at: int, cost: Hits) -> None:
         """Take note of a call of this process that starts at its slot: the state has it already."""

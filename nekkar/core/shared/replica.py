@@ -68,7 +68,7 @@ class Replica:
         return self.snapshot.read_at if self.snapshot else 0
 
     def confirms(self, epoch: int, slot: int) -> bool:
-        """Whether the newest state is still of this epoch, and holds no calls back at this slot."""
+        """Whether the newest state is still of this epoch, and holds no calls back at this slot (rule 9)."""
         known = self.snapshot
         return known is not None and known.state.epoch == epoch and known.state.hold_until <= slot
 

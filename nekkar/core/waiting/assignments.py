@@ -64,7 +64,7 @@ class Assignments:
             if not grant.left:
                 hand.popleft()
             elif not self.is_good(grant, now):
-                if not caller or caller.arrived > self.ledger.good_until(grant.grant.slot):
+                if not caller or caller.arrived > self.ledger.quota.good_until(grant.grant.slot):
                     self.standing.was_absent()
                 self.hand.close_first()
             elif caller and caller.deadline is not None and grant.grant.slot > max(caller.deadline, now):
@@ -110,8 +110,8 @@ class Assignments:
 
     def is_good(self, grant: InHand, now: int) -> bool:
         """Whether a call may still start on a grant: it is not late, and the newest state confirms it (rule 9)."""
-        slot = grant.grant.slot
-        return now <= self.ledger.good_until(slot) and self.ledger.confirms(grant.epoch, slot)
+        ledger, slot = self.ledger, grant.grant.slot
+        return now <= ledger.quota.good_until(slot) and ledger.replica.confirms(grant.epoch, slot)
 
     def give_back(self, caller: Caller, now: int) -> None:
         """Take a caller's slot from it: for the next caller if it is good and fits, else for the state (rule 14)."""
@@ -166,7 +166,7 @@ class Assignments:
         """Note a caller that comes to an empty line; return when that looks next: now, or when its place is due."""
         ledger, state = self.ledger, self.ledger.state
         place = state.place_of(self.owner) if state and state.places else None
-        if place and place.credit and now > ledger.good_until(place.ready):
+        if place and place.credit and now > ledger.quota.good_until(place.ready):
             self.standing.was_absent()
         self.standing.arrives(now)
         if not (place and state):
