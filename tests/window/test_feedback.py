@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.checks import spans_broken
@@ -400,6 +400,7 @@ def test_no_budget_stops_a_limit_for_longer_than_the_longest_hold(
     assert slot_of(log, limit, 1, NOW) <= NOW + most + limit.margin_us + S
 
 
+@example([ReportedQuota(0, 300), ReportedQuota(0)], "10/s; 300/min", 0)
 @given(st.lists(BUDGETS, max_size=3), st.sampled_from(["100/60s", "10/s; 300/min", "200/week"]), st.integers(0, 20))
 def test_no_window_is_booked_beyond_what_its_budget_leaves(budgets: list[ReportedQuota], rate: str, own: int) -> None:
     """Of others at most the window's count less what remains; of a budget without a period, its limit less that."""

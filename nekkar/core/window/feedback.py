@@ -88,7 +88,7 @@ class Feedback:
 def apply_feedback(log: LimitState, quota: Quota, feedback: Feedback, now: int) -> LimitState:
     """Return the log after feedback that was received now, under this quota."""
     known, pause, period = log, feedback.pause_us, quota.rates[0].period_us
-    for budget in feedback.budgets:
+    for budget in sorted(feedback.budgets, key=lambda one: _period_us(one, quota)):
         log = _with_foreign_hits(_with_reported_rate(log, quota, budget, feedback, now), quota, budget, feedback, now)
     if feedback.is_refusal and feedback.sent_at >= known.hold_until:
         refusals = _with_rejection(known, quota, feedback, now, by_others=log.hits is not known.hits)
@@ -99,6 +99,15 @@ def apply_feedback(log: LimitState, quota: Quota, feedback: Feedback, now: int) 
     if feedback.is_success and (ended := log.rejections.ended(feedback.sent_at, period)) is not log.rejections:
         log = replace(log, rejections=ended)
     return with_hold(log, now + min(pause, feedback.most_us)) if pause else log
+
+
+def _period_us(budget: ReportedQuota, quota: Quota) -> int:
+    """Return the period of the window that a report is about.
+
+    Reports about shorter windows come first: what others used of those counts in the longer ones too.
+    """
+    rate = window_of(budget, quota)
+    return rate.period_us if rate else 0
 
 
 def with_hold(log: LimitState, until: int) -> LimitState:
