@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sized
 
-from nekkar.core.cost import CALLS, fits, hits_in
+from nekkar.core.cost import CALLS, hits_in
 from nekkar.core.shared.account import Account
 from nekkar.core.waiting.assignments import Assignments
 from nekkar.core.waiting.callers import InHand, Slot
@@ -56,7 +56,7 @@ class PrefetchedSlots:
             if not self.may_start(grant):
                 return None
             grant.used += 1  # before it is looked at: a signal handler here may take the last hit, or close the grant
-            if grant.is_closed or not fits(0, grant.left):
+            if grant.is_closed or hits_in(grant.left, CALLS) < 0:
                 grant.used -= 1
                 return None
             self._taken += 1
