@@ -407,3 +407,27 @@ def test_what_is_left_of_a_grant_without_calls_admits_no_call(clock: FakeClock) 
         assignments_of(line).hand.grants.clear()
         assignments_of(line).hand.grants.append(InHand(grant, state.epoch, used))
         assert (line.prefetched.take() is not None) is admits
+
+
+def test_a_settlement_whose_swap_an_interrupt_meets_counts_once() -> None:
+    """The swap won, and Ctrl-C came before its answer was looked at: sent again, it would give back twice (rule 33)."""
+
+    class Interrupted(MemoryCache):
+        is_armed = False
+
+        def cas(self, key: str, value: bytes, token: Any, ttl: int) -> int | None:
+            won = super().cas(key, value, token, ttl)
+            is_armed, self.is_armed = self.is_armed, False
+            if is_armed:
+                raise KeyboardInterrupt
+            return won
+
+    cache = Interrupted()
+    limit = Nekkar(cache, clock=FakeClock())("llm", "100/minute; 1000 tokens/minute")
+    admission = limit.acquire({"tokens": 500})
+    limit.acquire({"tokens": 300})
+    cache.is_armed = True
+    with pytest.raises(KeyboardInterrupt):
+        admission.settle(tokens=300)
+    limit.acquire({"tokens": 10})
+    assert [window.used for window in limit.status().windows if window.unit == "tokens"] == [610]

@@ -78,10 +78,7 @@ class Account(Protocol):
         """Return this process's last write and its token, where nobody else seems to write; else None."""
 
     def write_over(self, planned: LimitState, token: Any) -> CacheSteps[int | None]:
-        """Write a state over the last write, once; return when that was answered, None where somebody else wrote.
-
-        The time at which ``planned`` says that it was written counts as that of sending it.
-        """
+        """Write a state over the last write, once; return when that was answered, None where somebody else wrote."""
 
     def update(self, change: Change, is_answered: bool = True) -> CacheSteps[None]:
         """Change the state, again and again until no other process's swap came between. Raises CacheError.

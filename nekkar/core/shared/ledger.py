@@ -99,7 +99,7 @@ class Ledger:
 
     def write_over(self, planned: LimitState, token: Any) -> CacheSteps[int | None]:
         """Write a state over the last write, once; return when that was answered, None where somebody else wrote."""
-        number, sent = self.replica.next_number(), planned.written_at
+        number, sent = self.replica.next_number(), self.clock.now_us()  # a task's caller came before its thread did
         won, answered = yield from self._swap(planned, token, planned.expires_at, sent)
         if won is None:
             return None
@@ -141,6 +141,9 @@ class Ledger:
                 if not is_answered:
                     raise
                 won, answered, is_answered = None, self.clock.now_us(), False  # rule 15: the next read tells if it won
+            except BaseException:  # an interrupt: the swap may have won, and its settlements may be counted (rule 33)
+                change.unanswered()
+                raise
             may_have_won = won is not None or not is_answered
             if may_have_won and self._began_late(found, sent, now, answered):
                 doubted = planned.epoch
