@@ -82,6 +82,14 @@ def test_the_bound_behind_a_burst_is_exact(ahead: int) -> None:
     assert earliest_slot_behind(hits, ahead, limit, limit.margin_us, NOW) == next_slots(hits, limit, NOW, ahead + 1)[-1]
 
 
+def test_the_bound_behind_many_windows_of_calls_is_far_where_hardly_a_hit_is_booked() -> None:
+    """A bound that is now would have each light call behind heavy ones look at the state again and again."""
+    limit = quota(10, 60)
+    hits = hit_log((NOW - 30 * S, 1))
+    bound = earliest_slot_behind(hits, 220, limit, limit.margin_us, NOW)
+    assert NOW + 20 * limit.rates[0].period_us < bound <= next_slots(hits, limit, NOW, 221)[-1]
+
+
 @pytest.mark.parametrize("ahead", [0, 1, 5])
 def test_the_bound_of_spaced_slots_is_exact(ahead: int) -> None:
     """Behind calls of one hit each, the bound is the slot itself."""

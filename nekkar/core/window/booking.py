@@ -117,6 +117,8 @@ def earliest_slot_behind(hits: Booked, ahead: Hits, quota: Quota, margin_us: int
         before = log.time_of(number - steps * rate.count)
         if before is not None:
             at = max(at, before + (steps + 1) * (rate.period_us + margin_us))
+        elif steps and log.last_at is not None:  # so few hits are booked: the first of the others comes after the last
+            at = max(at, log.last_at + steps * (rate.period_us + margin_us))
     return at
 
 
