@@ -102,9 +102,10 @@ class Quota:
     def late_us(self) -> int:
         """How long after a slot its call may come, for the slot to be granted ahead (rule 2).
 
-        A quarter of the margin where slots are spaced more closely than that; else 0.
+        A quarter of the margin, 12.5 ms at most, where slots are spaced by less than an eighth of that; else 0.
         """
-        return self.margin_us // 4 if 0 < self.spacing_us < self.margin_us // 4 else 0
+        late_us = min(self.margin_us // 4, SECOND // 80)  # workers may have margins of their own
+        return late_us if 0 < self.spacing_us < late_us // 8 else 0
 
     def admits(self, cost: Hits) -> bool:
         """Return whether every window can hold a cost at all."""

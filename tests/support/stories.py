@@ -117,7 +117,7 @@ STORIES = {
         limits=("8/s",), spacings_us=(0, 30 * MS, 100 * MS), joins=2, flushes=2, cancels=3, busy=True, latency_us=FAST
     ),
     "close": Story(
-        limits=(limit("40/s", 5 * MS),), processes=4, callers=1, flushes=1, kills=1, freezes=1, cancels=2, lost=0.02,
+        limits=(limit("40/s", MS),), processes=4, callers=1, flushes=1, kills=1, freezes=1, cancels=2, lost=0.02,
         starved=0.02, skew_us=SKEW, busy=True, latency_us=FAST[:1],
     ),
     "deployed": Story(

@@ -395,7 +395,7 @@ def test_a_slot_behind_a_gap_is_booked_only_as_far_ahead_as_the_writer_must() ->
 
 
 class TestCloseSlots:
-    """Slots spaced more closely than a quarter of the margin: one that passes unused is lost (2, 4, 5)."""
+    """Slots spaced by less than 1.5 ms: one that passes unused is lost (2, 4, 5)."""
 
     CLOSE = Quota(TEN.rates, MS, 50 * MS)
     LAST = ((NOW - MS, 1),)
@@ -413,8 +413,12 @@ class TestCloseSlots:
 
     def test_slots_further_apart_wait_for_their_owner(self) -> None:
         """Calls keep their distance there."""
-        wide = replace(self.CLOSE, spacing_us=13 * MS)
-        assert self.granted(NOW + 14 * MS, wide) == [(A, NOW + 14 * MS, 1)]
+        wide = replace(self.CLOSE, spacing_us=2 * MS)
+        assert self.granted(NOW + 3 * MS, wide) == [(A, NOW + 3 * MS, 1)]
+
+    def test_a_wide_margin_makes_no_owner_later(self) -> None:
+        """A worker of a narrow one may own the slot: it would find it void."""
+        assert replace(self.CLOSE, margin_us=S).late_us == self.CLOSE.late_us == 12_500
 
     def test_an_owner_falls_behind_by_a_quarter_of_the_margin_at_most(self) -> None:
         """Each slot is a millisecond after the one before, and its owner two behind it: the sixth is 12 ms early."""

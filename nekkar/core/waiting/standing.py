@@ -6,7 +6,7 @@ an unused slot if the process does not come back. So (rule 11 of docs/concepts/l
 - A place stands only if the limit binds or the cache is far, and only while calls come back regularly.
 - With a near cache it does not stand while there is room for 512 calls, since slots are prefetched then if calls are
   frequent (``prefetch.py``): the caller would take the slots that others grant, some milliseconds apart, and the demand
-  would never show. With close slots (``Quota.late_us``), which are not, it stands whatever the room.
+  would never show. Close slots (``Quota.late_us``) are never prefetched: with these it stands whatever the room.
 - Each 32 slots used without an absence earn one credit. A line begins as if it had used 128. With a far cache it has
   all eight at once.
 - An absence: the place stood with credit, and the next caller came more than half the margin after it was ready.
