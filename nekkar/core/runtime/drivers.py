@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 LOOK_AGAIN_S = 1.0
 MOST_NESTED = 32  # limited calls inside each other, well below what Python's stack holds
-MOST_INSIDE = 256  # limited calls inside the cache commands of one booking
+MOST_INSIDE = 1024  # limited calls inside the cache commands of one booking
 
 
 class Signal(threading.Event):
@@ -135,10 +135,11 @@ def run_steps(steps: QueueSteps[T] | CacheSteps[T], clock: Clock) -> T:
             outcome: Any = None
             try:
                 if isinstance(effect, CacheCall):
+                    if inside >= MOST_INSIDE:  # before a command: what was sent has its answer
+                        raise _endless(effect, inside)
                     begun = _thread.begun
                     outcome = effect()
-                    if _thread.begun != begun:
-                        inside = _inside(effect, inside + _thread.begun - begun)
+                    inside += _thread.begun - begun
                 elif isinstance(effect, RunSteps):
                     outcome = run_steps(effect.steps, clock)
                 elif isinstance(effect, WaitUntil):
@@ -156,13 +157,10 @@ def run_steps(steps: QueueSteps[T] | CacheSteps[T], clock: Clock) -> T:
         steps.close()
 
 
-def _inside(command: CacheCall, calls: int) -> int:
-    """Return how many calls were made inside the commands of a booking; raise ConfigurationError for too many."""
-    if calls < MOST_INSIDE:
-        return calls
+def _endless(command: CacheCall, calls: int) -> ConfigurationError:
     name = getattr(command.func, "__qualname__", "a command")
-    raise ConfigurationError(
-        f"{calls} limited calls were made inside the cache commands of one booking, the last one in {name}; never call"
+    return ConfigurationError(
+        f"{calls} limited calls were made inside the cache commands of one booking, the last of them {name}; never call"
         " a limit in a command of its own cache, nor in a signal handler that comes faster than such a command ends"
     )
 
