@@ -148,10 +148,11 @@ class ClockWatch:
 
         What it gains or loses bit by bit is followed, and counts for nothing.
         """
-        offset = self._free.pop("offset", None)
-        if offset is None:  # it never steps, or another thread looks: to this one nothing has moved
-            return self._moved_us
+        offset = None
         try:
+            offset = self._free.pop("offset", None)
+            if offset is None:  # it never steps, or another thread looks: to this one nothing has moved
+                return self._moved_us
             nearest = self._now() - self._steady()
             if abs(nearest - offset) > CLOSE_US:  # the thread may have stood still in between
                 before, now, after = self._steady(), self._now(), self._steady()
@@ -162,7 +163,8 @@ class ClockWatch:
                 for follow in self._moved:
                     follow(by)
         finally:
-            self._free["offset"] = offset
+            if offset is not None:
+                self._free["offset"] = offset
         return self._moved_us
 
 

@@ -126,8 +126,8 @@ class WaitTooLong(NekkarError, TimeoutError):
         away, longest = f"{self.retry_after:.3f} s", f"{plain(self.max_wait)} s"
         if self.retry_after > self.max_wait:
             what = f"the next slot is {away} away, and max_wait is {longest}"
-        else:  # refused at the end of its wait: other processes were faster, or the call was booked again and again
-            what = f"no slot came within max_wait, {longest}; the next is {away} away"
+        else:  # refused after a part of its wait, or at its end: other processes were faster
+            what = f"no slot comes within max_wait, {longest}; the next is {away} away"
         return f"limit {self.name!r}: {what}; retry after {away} or allow a longer wait"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -26,10 +26,10 @@ def test_wait_too_long_tells_who_waits_how_long_and_what_to_do() -> None:
     assert isinstance(error, TimeoutError)
 
 
-def test_wait_too_long_at_the_end_of_the_wait_says_so() -> None:
+def test_wait_too_long_after_a_wait_says_so() -> None:
     """A call whose wait has passed is not told that a slot in time is too far away."""
     assert str(WaitTooLong("some_id", 0.013, 0.5)) == (
-        "limit 'some_id': no slot came within max_wait, 0.5 s; the next is 0.013 s away;"
+        "limit 'some_id': no slot comes within max_wait, 0.5 s; the next is 0.013 s away;"
         " retry after 0.013 s or allow a longer wait"
     )
 

@@ -50,12 +50,13 @@ class PrefetchedSlots:
         if not hand:
             return None
         with self._lock:
-            if not hand or self._ahead:
+            if self._ahead:
                 return None
-            grant = hand[0]
-            if not self.may_start(grant):
+            # A signal handler may come at each call here, and take the last hit, or close the grant.
+            grant = hand[0] if hand else None
+            if grant is None or not self.may_start(grant):
                 return None
-            grant.used += 1  # before it is looked at: a signal handler here may take the last hit, or close the grant
+            grant.used += 1  # before it is looked at
             if grant.is_closed or hits_in(grant.left, CALLS) < 0:
                 grant.used -= 1
                 return None

@@ -120,9 +120,11 @@ class WaitQueue:
                     yield from self._until_booked(caller)
                 if caller.elsewhere and not (yield from self.exact.book_elsewhere(caller, caller.elsewhere)):
                     now = self.ledger.clock.now_us()
-                elif self._is_of_tasks or not caller.slot or (now := self.ledger.clock.now_us()) < caller.slot.at:
-                    yield from self._until_slot(caller)  # tasks look also for those that come before them
-                    now = self.ledger.clock.now_us()
+                else:
+                    now, slot = self.ledger.clock.now_us(), caller.slot  # another thread may take it away at any line
+                    if self._is_of_tasks or slot is None or now < slot.at:
+                        yield from self._until_slot(caller)  # tasks look also for those that come before them
+                        now = self.ledger.clock.now_us()
                 if (slot := self._start(caller, now)) is not None:
                     return slot, self.reporter.admitted(caller, slot, now, len(self.callers))
                 if caller.elsewhere:
