@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from nekkar import Limit
+from nekkar.core.cache import MemoryCache
 from nekkar.core.clock import SystemClock
 from nekkar.core.errors import WaitTooLong
 from nekkar.core.limiter import Admission, Nekkar
@@ -313,6 +314,35 @@ class FarClock(SystemClock):
     def read(self) -> None:
         threading.Event().wait(0.01 * random.random())
         self.reads += 1
+
+
+class SetClock(SystemClock):
+    """A clock that is set as one thread reads it, and a call in another thread notices that meanwhile."""
+
+    def __init__(self, reading: int) -> None:
+        self.ahead_us, self.readings, self.reader = 0, reading, threading.get_ident()
+        self.limit: Limit | None = None
+
+    def now_us(self) -> int:
+        if self.limit and threading.get_ident() == self.reader:
+            self.readings -= 1
+            if self.readings == 0:
+                self.ahead_us = 10_000_000
+                other = threading.Thread(target=self.limit.acquire, daemon=True)
+                other.start()
+                other.join(0.2)
+        return super().now_us() + self.ahead_us
+
+
+@pytest.mark.parametrize("reading", range(1, 13))
+def test_a_call_goes_on_where_the_clock_is_set_at_one_of_its_readings(reading: int) -> None:
+    """Its slot means nothing then: the thread that notices takes it away, and the call is booked again."""
+    clock = SetClock(reading)
+    limit = Nekkar(MemoryCache(), clock=clock)("calls", 1000, period=60.0)
+    limit.acquire()
+    clock.limit = limit
+    assert limit.acquire().waited < 1
+    assert clock.ahead_us or clock.readings > 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
