@@ -18,4 +18,4 @@ def test_a_call_that_comes_alone_makes_few_calls_of_python_functions() -> None:
         with counted() as calls:
             limit.acquire()
         made.append(calls.of_python)
-    assert min(made) <= 102
+    assert min(made) <= 104
