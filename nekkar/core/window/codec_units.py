@@ -7,8 +7,9 @@ lists the names, separated by line ends.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from operator import attrgetter, itemgetter
 from typing import TypeVar
 
@@ -84,18 +85,17 @@ def _rows(costs: Sequence[Hits], units: Sequence[str]) -> list[bytes]:
 
 def with_unit_sections(state: LimitState, found: Mapping[int, tuple[int, bytes]]) -> LimitState:
     """Return the state with what these sections hold; raise CorruptLog where they are out of bounds."""
-    if SETTLES in found:
-        state = replace(state, settles_from=_INSTANT.unpack(found[SETTLES][1])[0])
+    settles_from = _INSTANT.unpack(found[SETTLES][1])[0] if SETTLES in found else 0
     if UNITS not in found:
-        return state
+        return replace(state, settles_from=settles_from) if settles_from else state
     units = _units(found[UNITS][1])
-    rates = [Rate(period, count, units[unit]) for unit, period, count in _RATE.iter_unpack(_raw(found, UNIT_RATES))]
     return replace(
         state,
+        settles_from=settles_from,
         hits=replace(state.hits, others=_timelines(_raw(found, UNIT_HITS), units)),
-        grants=_with_costs(state.grants, _raw(found, GRANT_UNITS), units),
-        places=_with_costs(state.places, _raw(found, PLACE_UNITS), units),
-        rates=checked_rates(tuple(sorted([*state.rates, *rates]))),
+        grants=_with_costs(state.grants, _raw(found, GRANT_UNITS), units, _grant_with),
+        places=_with_costs(state.places, _raw(found, PLACE_UNITS), units, _place_with),
+        rates=_rates(state.rates, _raw(found, UNIT_RATES), units),
     )
 
 
@@ -115,11 +115,19 @@ def _raw(found: Mapping[int, tuple[int, bytes]], tag: int) -> bytes:
     return found[tag][1] if tag in found else b""
 
 
-def _units(raw: bytes) -> list[str]:
-    names = [_checked(name) for name in raw.decode("ascii").split("\n")]
-    if len(names) > MOST_UNITS or names != sorted(set(names)):
+@lru_cache(256)
+def _units(raw: bytes) -> tuple[str, ...]:
+    names = tuple(_checked(name) for name in raw.decode("ascii").split("\n"))
+    if len(names) > MOST_UNITS or list(names) != sorted(set(names)):
         raise CorruptLog("its units are too many, or not in order")
     return names
+
+
+@lru_cache(1024)
+def _rates(of_calls: tuple[Rate, ...], raw: bytes, units: tuple[str, ...]) -> tuple[Rate, ...]:
+    """Return all rates in use; almost every state of a limit has the same."""
+    rates = [Rate(period, count, units[unit]) for unit, period, count in _RATE.iter_unpack(raw)]
+    return checked_rates(tuple(sorted([*of_calls, *rates])))
 
 
 def _checked(unit: str) -> str:
@@ -144,7 +152,9 @@ def _timelines(raw: bytes, units: Sequence[str]) -> tuple[tuple[str, HitLog], ..
     return tuple(sorted(timelines.items()))
 
 
-def _with_costs(costly: tuple[Costly, ...], rows: bytes, units: Sequence[str]) -> tuple[Costly, ...]:
+def _with_costs(
+    costly: tuple[Costly, ...], rows: bytes, units: Sequence[str], with_cost: Callable[[Costly, Hits], Costly]
+) -> tuple[Costly, ...]:
     pairs: dict[int, list[tuple[str, int]]] = {}
     for index, unit, hits in _IN_UNIT.iter_unpack(rows):
         if not 0 < hits <= MOST_HITS:
@@ -156,5 +166,14 @@ def _with_costs(costly: tuple[Costly, ...], rows: bytes, units: Sequence[str]) -
         each = costly[number]
         if (cost := costs.get(key := (each.cost, tuple(own)))) is None:
             cost = costs[key] = cost_of({**as_mapping(each.cost), **dict(own)})
-        changed[number] = each._replace(cost=cost)
+        changed[number] = with_cost(each, cost)
     return tuple(changed)
+
+
+def _grant_with(grant: Grant, cost: Hits) -> Grant:
+    """Return the grant with another cost; in half of the time of ``_replace``, and so is the next."""
+    return Grant(grant.serial, grant.owner, grant.slot, cost)
+
+
+def _place_with(place: Place, cost: Hits) -> Place:
+    return Place(place.owner, cost, *place[2:])

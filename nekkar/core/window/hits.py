@@ -86,18 +86,17 @@ class HitLog:
         return [(CALLS, self), *self.others]
 
     def each(self, change: Callable[[str, HitLog], HitLog]) -> HitLog:
-        """Return the log with each timeline changed by ``change``, which gets the unit and the timeline of it alone."""
+        """Return the log with each timeline changed by ``change``, which gets the unit and its timeline."""
         if not self.others:
             return change(CALLS, self)
-        alone = replace(self, others=())
-        calls, others = change(CALLS, alone), tuple((unit, change(unit, log)) for unit, log in self.others)
-        is_same = calls is alone and all(new is old for (_, new), (_, old) in zip(others, self.others, strict=True))
+        calls, others = change(CALLS, self), tuple((unit, change(unit, log)) for unit, log in self.others)
+        is_same = calls is self and all(new is old for (_, new), (_, old) in zip(others, self.others, strict=True))
         return self if is_same else replace(calls, others=others)
 
     def with_timeline(self, unit: str, log: HitLog) -> HitLog:
-        """Return the log with another timeline of one unit."""
+        """Return the log with another timeline of one unit; that of the calls keeps those of all others."""
         if unit == CALLS:
-            return replace(log, others=self.others)
+            return log
         return replace(self, others=tuple(sorted({**dict(self.others), unit: log}.items())))
 
     def time_of(self, number: int) -> int | None:
@@ -148,7 +147,7 @@ class HitLog:
         """Take out hits booked at ``at``; none in a unit that has fewer hits there."""
         log = self
         for unit, hits in items(cost):
-            log = log.with_timeline(unit, log.of(unit)._remove(at, hits)) if unit != CALLS else log._remove(at, hits)
+            log = log.with_timeline(unit, log.of(unit)._remove(at, hits))
         return log
 
     def settle(self, at: int, unit: str, hits: int) -> HitLog:
@@ -170,7 +169,7 @@ class HitLog:
         log = self
         for unit in {unit: None for _, cost in slots for unit, _ in items(cost)}:
             own = [(at, hits) for at, cost in slots if (hits := hits_in(cost, unit))]
-            log = log.with_timeline(unit, change(replace(log.of(unit), others=()), own))
+            log = log.with_timeline(unit, change(log.of(unit), own))
         return log
 
     def _insert(self, slots: Sequence[tuple[int, int]]) -> HitLog:
