@@ -44,6 +44,10 @@ class Account(Protocol):
         """What this process keeps to now."""
 
     @property
+    def is_on(self) -> bool:
+        """Whether the cache is away, so that this process keeps to a share of the limit."""
+
+    @property
     def in_process(self) -> bool:
         """Whether the cache answers at once, without I/O."""
 

@@ -60,6 +60,8 @@ class Ledger:
     ``reads_clock``: whether this ledger reads a clock that must be read now and then.
     """
 
+    is_on = False
+
     def __init__(self, store: Store, key: str, quota: Quota, clock: Clock, reads_clock: bool = True) -> None:
         self.store, self.key, self.quota, self.clock = store, key, quota, clock
         self.in_process = store.in_process

@@ -289,6 +289,8 @@ class Turn:
 
     def _fail_too_dear(self) -> None:
         """Answer the callers whose cost no window holds: the share of an outage has smaller windows."""
+        if not self.ledger.is_on:
+            return
         quota, mine = self.assignments.quota, self.assignments
         for caller in [caller for caller in mine.queue if not quota.admits(caller.cost)]:
             mine.fail([caller], _too_dear(caller.cost, quota))
