@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nekkar.core.runtime.loop_asyncio import AsyncioLoop
 
 THREADS_PER_LOOP = 8
-PAUSE_S, FIRST_PAUSE_S, LAST_PAUSE_S = 0.0003, 0.001, 0.008
+PAUSE_S, FIRST_PAUSE_S, LAST_PAUSE_S = 0.0003, 0.002, 0.008
 
 
 class Loop(Protocol):
