@@ -127,10 +127,10 @@ class Ledger:
             if not is_recovery and not written:
                 self.replica.record(base, number, sent)
             planned = change.apply(base, now, None if written else sent, is_recovery=is_recovery)
-            if planned is None and not written:
-                return
-            if planned is None:  # without a read nothing tells whether this is still the state
-                written = None
+            if planned is None:
+                if not written:
+                    return
+                written = None  # without a read nothing tells whether this is still the state
                 continue
             if planned.written_at != now:
                 planned = replace(planned, written_at=now)
@@ -138,14 +138,11 @@ class Ledger:
             try:
                 won, answered = yield from self._swap(planned, token, _kept_until(planned, base), now)
                 is_answered = True
-            except CacheError:
-                change.unanswered()
-                if not is_answered:
+            except BaseException as error:
+                change.unanswered()  # also after an interrupt: the swap may have won, its settlements with it (rule 33)
+                if not (is_answered and isinstance(error, CacheError)):
                     raise
                 won, answered, is_answered = None, self.clock.now_us(), False  # rule 15: the next read tells if it won
-            except BaseException:  # an interrupt: the swap may have won, and its settlements may be counted (rule 33)
-                change.unanswered()
-                raise
             may_have_won = won is not None or not is_answered
             if may_have_won and self._began_late(found, sent, now, answered):
                 doubted = planned.epoch
