@@ -1,17 +1,18 @@
 """Reads the quotas in an answer's headers, in the dialect of a limit (``nekkar.rules.dialects``).
 
 The headers of a dialect are looked up by their names; ``None`` stands for the RateLimit headers of ``headers = true``.
+Of an answer with very many headers the first are read; the others cost nothing.
 Pure, and raises for no text whatever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 
 from nekkar.core.quota import SECOND
 from nekkar.core.window.feedback import ReportedQuota
-from nekkar.http.header_values import MOST_ITEMS, Headers, bounded, parts_of
+from nekkar.http.header_values import MOST_ITEMS, Headers, bounded, by_name, parts_of
 from nekkar.http.ratelimit_headers import BucketHeaders, Reader, Reading, read
 from nekkar.http.retry_after import date_us
 from nekkar.rules.dialects import HEADERS, SUFFIX, Bucket, Dialect
@@ -19,14 +20,16 @@ from nekkar.rules.dialects import HEADERS, SUFFIX, Bucket, Dialect
 
 def told_by(headers: Headers, dialect: Dialect | None, units: Collection[str], now_us: int) -> Reading:
     """Return what the headers of an answer tell to a limit that counts ``units``."""
-    date = headers.get("date")
+    found = by_name(headers)
+    date = found.get("date")
     if dialect is None:
-        return read(_standard(headers), now_us, date)
+        standard = {name: text for name, text in found.items() if "ratelimit" in name or "rate-limit" in name}
+        return read(standard, now_us, date)
     reader = Reader(now_us, date, [])
     for bucket in dialect:
-        named = _resource(bucket, headers)
+        named = _resource(bucket, found)
         reader.resources += [named] if named else []
-        for told, resource in _told(bucket, headers, named):
+        for told, resource in _told(bucket, found, named):
             unit = next((unit for unit in bucket.units if unit in units), bucket.units[0])
             kind = ReportedQuota(None, unit=unit, is_window=bucket.is_window, resource=resource)
             if bucket.is_on_clock:
@@ -38,26 +41,17 @@ def told_by(headers: Headers, dialect: Dialect | None, units: Collection[str], n
     return reader.reading()
 
 
-def _standard(headers: Headers) -> dict[str, str]:
-    told: dict[str, str] = {}
-    for name, value in headers.items():
-        lower = name.lower()
-        if "ratelimit" in lower or "rate-limit" in lower:
-            told[lower] = f"{told[lower]}, {value}" if lower in told else value
-    return told
-
-
-def _told(bucket: Bucket, headers: Headers, named: str) -> Iterator[tuple[BucketHeaders, str]]:
+def _told(bucket: Bucket, found: Mapping[str, str], named: str) -> Iterator[tuple[BucketHeaders, str]]:
     """Yield the texts of a bucket, and the resource that they name; of each suffix, where its names have one."""
     names, prefix = _names(bucket)
-    for suffix in _suffixes(prefix, headers) if prefix else ("",):
+    for suffix in _suffixes(prefix, found) if prefix else ("",):
         told = BucketHeaders({}, {})
         for role, name in names:
             if name == SUFFIX:
                 told.texts[role] = suffix
                 continue
             full = name.removesuffix(SUFFIX) + suffix if suffix else name
-            text = headers.get(full)
+            text = found.get(full)
             if text is not None:
                 value, limit = parts_of(bounded(text).strip(), role)
                 told.add(role, full, value)
@@ -75,13 +69,12 @@ def _names(bucket: Bucket) -> tuple[tuple[tuple[str, str], ...], str]:
     return names, next(starred, "")
 
 
-def _suffixes(prefix: str, headers: Headers) -> list[str]:
-    found = (name.lower().removeprefix(prefix) for name, _ in headers.items() if name.lower().startswith(prefix))
-    return list(dict.fromkeys(found))[:MOST_ITEMS]
+def _suffixes(prefix: str, found: Mapping[str, str]) -> list[str]:
+    return [name.removeprefix(prefix) for name in found if name.startswith(prefix)][:MOST_ITEMS]
 
 
-def _resource(bucket: Bucket, headers: Headers) -> str:
-    text = headers.get(bucket.resource) if bucket.resource not in ("", SUFFIX) else None
+def _resource(bucket: Bucket, found: Mapping[str, str]) -> str:
+    text = found.get(bucket.resource) if bucket.resource not in ("", SUFFIX) else None
     return bounded(text).strip() if text else ""
 
 

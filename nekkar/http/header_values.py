@@ -8,20 +8,22 @@
 - A reset is what ``Retry-After`` may be: a number of seconds, a duration, a point in time. It is exact to its
   last digit, a second or a ms; a point in time to a second.
 
-Pure, and raises for no text whatever: texts are bounded, and no pattern takes exponential time over one.
+Pure, and raises for no text whatever: headers and their texts are bounded, and no pattern takes exponential time.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import islice
+from typing import Any, Protocol
 
 from nekkar.core.quota import SECOND
 from nekkar.http.retry_after import left_us, point_us, span_us
 
 NOTHING = "nothing"
+MOST_HEADERS = 128  # of an answer; http.client, and so requests and urllib3, takes no answer with over 100
 MOST_TEXT, MOST_ITEMS = 2000, 32  # characters and members of one header
 MOST_PLAIN = 15  # digits of a number that is read as it is
 TOO_LONG = f"over {MOST_TEXT} characters"  # a text that can't be read, in place of one that takes long to
@@ -63,6 +65,23 @@ class Count:
     calls: int | None = None
     is_exact: bool = True
     period_us: int | None = None
+
+
+def by_name(headers: Headers) -> dict[str, str]:
+    """Return the first headers of an answer, by name in lower case; the values of one name joined with commas."""
+    raw = getattr(headers, "raw", None)
+    pairs = islice(headers.items(), MOST_HEADERS) if raw is None else _decoded(raw[:MOST_HEADERS], headers)
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        lower = name.lower()
+        found[lower] = f"{found[lower]}, {value}" if lower in found else value
+    return found
+
+
+def _decoded(raw: list[tuple[bytes, bytes]], headers: Any) -> Iterator[tuple[str, str]]:
+    """Decode some headers of httpx: its ``items`` decodes them all, and its ``get`` compares them all."""
+    encoding = headers.encoding
+    return ((name.decode(encoding, "replace"), value.decode(encoding, "replace")) for name, value in raw)
 
 
 def bounded(text: str) -> str:

@@ -61,9 +61,10 @@ class Inspection:
 
     def reads_ahead(self, answer: Answer) -> bool:
         """Whether the body is to be read before the response is handed on."""
+        if self.refused is None or answer.status < 200 or answer.is_stream:
+            return False
         length = answer.headers.get("content-length") or ""
-        is_long = length.isdecimal() and (len(length) > 9 or int(length) > MOST_AHEAD)
-        return self.refused is not None and answer.status >= 200 and not (answer.is_stream or is_long)
+        return not (length.isdecimal() and (len(length) > 9 or int(length) > MOST_AHEAD))
 
     def pause(self, answer: Answer, body: bytes | None) -> int | None:
         """Return the pause that ``refused`` asks for, in µs; None where the usual rules apply.

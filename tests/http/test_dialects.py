@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from nekkar.rules import RuleTable
 from tests.support.calls import calls, is_proportional
 from tests.support.internals.core import quota
-from tests.support.internals.http import MOST_TEXT, limit_of, quota_report, refusing, shared_out, told_by
+from tests.support.internals.http import MOST_HEADERS, MOST_TEXT, limit_of, quota_report, refusing, shared_out, told_by
 from tests.support.internals.rules import BUILT_IN
 from tests.support.internals.window import ReportedQuota, window_of
 
@@ -381,6 +382,42 @@ def test_a_long_header_takes_time_proportional_to_its_length(part: str) -> None:
 def test_ten_thousand_headers_with_one_beginning_are_read_in_part() -> None:
     many = Given({f"x-mbx-used-weight-{n}m": "1" for n in range(10_000)})
     assert len(told_by(many, BUILT_IN["binance"], ("calls",), NOW).budgets) <= 32
+
+
+MANY = 3800  # about as many as h11, and so httpx, takes
+
+
+@pytest.mark.parametrize("name", ["x-unrelated-{}", "x-ratelimit-{}", "x-mbx-used-weight-{}m"])
+@pytest.mark.parametrize("dialect", [None, *BUILT_IN.values()], ids=["standard", *BUILT_IN])
+def test_thousands_of_headers_take_no_more_steps_than_the_most_that_are_read(dialect: Any, name: str) -> None:
+    def reading(size: int) -> Callable[[], object]:
+        headers = httpx.Headers([(name.format(number), "1") for number in range(size)])
+        assert headers.encoding == "ascii"  # found once: httpx itself asks for it too
+        return lambda: told_by(headers, dialect, ("calls",), NOW)
+
+    most = reading(MOST_HEADERS)
+    most()  # what is kept of a bucket is made
+    assert calls(reading(MANY)) <= calls(most)
+
+
+@pytest.mark.parametrize("kind", [httpx.Headers, Given])
+def test_headers_are_read_behind_as_many_as_any_client_takes(kind: Any) -> None:
+    """http.client refuses an answer with over 100 headers."""
+    headers = {f"X-Other-{number}": "1" for number in range(96)}
+    headers |= {"X-RateLimit-Limit": "9", "X-RateLimit-Remaining": "7", "X-RateLimit-Reset": "30", "Date": "none"}
+    for dialect in (None, BUILT_IN["github"]):
+        assert [(told.limit, told.remaining) for told in told_by(kind(headers), dialect, ("calls",), NOW).budgets] == [
+            (9, 7)
+        ]
+
+
+def test_values_of_one_name_are_one_list_in_every_dialect() -> None:
+    """httpx keeps the lines of a header apart, and each in bytes as it came."""
+    lines = [(b"X-RateLimit-LIMIT", b"200"), (b"X-RateLimit-Remaining", b"50"), (b"x-ratelimit-limit", b"2000"),
+             (b"x-ratelimit-remaining", b"1900")]  # fmt: skip
+    for dialect in (None, BUILT_IN["github"]):
+        budgets = told_by(httpx.Headers(lines), dialect, ("calls",), NOW).budgets
+        assert [(told.limit, told.remaining) for told in budgets] == [(200, 50), (2000, 1900)]
 
 
 # Whose is it?
