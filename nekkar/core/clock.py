@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import anyio
@@ -129,43 +130,48 @@ def steady_us(clock: Clock) -> Callable[[], int]:
     return getattr(clock, "steady_us", clock.now_us)
 
 
+# Of a clock: its offset from the steady one, by how much it was set in all, who is to be told; then what was seen next.
+_Seen: TypeAlias = "tuple[int | None, int, Iterator[tuple[Callable[[int], None], int]], dict[str, _Seen]]"
+
+
 class ClockWatch:
     """Notices where a clock was set: its time has moved, by a second or more, against one that never steps.
 
-    A clock without ``steady_us`` is never looked at: it is a test's, or a user's. Nor is one that never steps. Safe
-    between threads, without a lock, so that a signal handler may come between. ``moved``: each is called with the µs
-    that it was set by.
+    A clock without ``steady_us`` is never looked at: it is a test's, or a user's. Nor is one that never steps.
+    ``moved``: each is called with the µs that it was set by, once.
+
+    Safe between threads, without a lock, so that a signal handler may come between. What was seen is one tuple, and
+    leads to what is seen next by one ``setdefault``: of two that notice a step, one counts it. A handler that raises
+    at any line ends that look alone; the next look tells those in ``moved`` that were not called yet.
     """
 
     def __init__(self, clock: Clock, *moved: Callable[[int], None]) -> None:
         self._now, self._steady, self._moved = clock.now_us, steady_us(clock), moved
         may_step = hasattr(clock, "steady_us") and type(clock) is not SteadyClock
-        self._free = {"offset": clock.now_us() - self._steady()} if may_step else {}  # while no thread looks
-        self._moved_us = 0
+        offset = clock.now_us() - self._steady() if may_step else None
+        self._seen: _Seen = (offset, 0, iter(()), {})
 
     def keep(self) -> int:
         """Look at the clock; return by how much it was set in all so far, a step back counting less than 0.
 
         What it gains or loses bit by bit is followed, and counts for nothing.
         """
-        offset = None
-        try:
-            offset = self._free.pop("offset", None)
-            if offset is None:  # it never steps, or another thread looks: to this one nothing has moved
-                return self._moved_us
-            nearest = self._now() - self._steady()
-            if abs(nearest - offset) > CLOSE_US:  # the thread may have stood still in between
-                before, now, after = self._steady(), self._now(), self._steady()
-                nearest = min(max(offset, now - after), now - before)
-            offset, by = nearest, nearest - offset
-            if abs(by) >= STEP_US:
-                self._moved_us += by
-                for follow in self._moved:
-                    follow(by)
-        finally:
-            if offset is not None:
-                self._free["offset"] = offset
-        return self._moved_us
+        offset, moved_us, untold, following = self._seen
+        if offset is None:
+            return 0
+        nearest = self._now() - self._steady()
+        if abs(nearest - offset) > CLOSE_US:  # the thread may have stood still in between
+            before, now, after = self._steady(), self._now(), self._steady()
+            nearest = min(max(offset, now - after), now - before)
+            if nearest != offset:
+                by = nearest - offset
+                if abs(by) >= STEP_US:
+                    moved_us, untold = moved_us + by, chain(untold, zip(self._moved, repeat(by)))
+                self._seen = following.setdefault("seen", (nearest, moved_us, untold, {}))
+                _, moved_us, untold, _ = self._seen
+        for follow, by in untold:  # one iterator for all threads
+            follow(by)
+        return moved_us
 
 
 def seconds_until(at_us: int | None, now_us: int) -> float:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -120,6 +123,74 @@ def test_a_clock_of_a_users_own_is_never_taken_for_set() -> None:
     watch = ClockWatch(clock)
     clock.advance(-HOUR)
     assert watch.keep() == 0
+
+
+class Stop(Exception):
+    """What a signal handler raises."""
+
+
+def looked(watch: ClockWatch, at: int, act: Callable[[], object]) -> bool:
+    """Look at a clock, and do something at the ``at``-th line of that; return whether there is such a line."""
+    lines = itertools.count()
+
+    def step(frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "line" and next(lines) == at:
+            act()
+        return step
+
+    tracer = sys.gettrace()
+    sys.settrace(lambda frame, *_: step if frame.f_code is ClockWatch.keep.__code__ else None)
+    try:
+        watch.keep()
+    finally:
+        sys.settrace(tracer)
+    return next(lines) > at
+
+
+def interrupted_watches() -> Iterator[tuple[SetClock, list[int], ClockWatch]]:
+    """Yield a watch for each line of a look at a clock that was set: an exception has cut that look short there."""
+    for at in itertools.count():
+        clock, told = SetClock(), list[int]()
+        watch = ClockWatch(clock, told.append, told.append)
+        clock.set(HOUR)
+        try:
+            looked(watch, at, stop)
+        except Stop:
+            yield clock, told, watch
+        else:
+            return
+
+
+def stop() -> None:
+    raise Stop
+
+
+def test_an_exception_at_any_line_of_a_look_ends_no_watch_and_loses_no_step() -> None:
+    lines = 0
+    for clock, told, watch in interrupted_watches():
+        lines += 1
+        assert watch.keep() == HOUR * SECOND
+        assert len(told) >= 1  # at most the one that the interrupted look was about to call is not told
+        clock.set(-5)
+        assert watch.keep() == (HOUR - 5) * SECOND
+        assert told[-2:] == [-5 * SECOND] * 2
+    assert lines > 10
+
+
+def test_a_look_at_any_line_of_another_counts_a_step_once() -> None:
+    """A signal handler, or another thread, looks at the clock too."""
+
+    def told_within(at: int) -> bool:
+        clock, told, seen = SetClock(), list[int](), list[int]()
+        watch = ClockWatch(clock, told.append, told.append)
+        clock.set(HOUR)
+        is_within = looked(watch, at, lambda: seen.append(watch.keep()))
+        assert seen == [HOUR * SECOND] * is_within
+        assert watch.keep() == HOUR * SECOND
+        assert told == [HOUR * SECOND] * 2
+        return is_within
+
+    assert sum(1 for _ in itertools.takewhile(told_within, itertools.count())) > 10
 
 
 # The machine's wall clock.
