@@ -82,6 +82,17 @@ def kind_of(value: object) -> str:
     return f"{type(value).__name__} {shown(value)}" if isinstance(value, int | float) else type(value).__name__
 
 
+def is_raised_in(error: BaseException, *modules: str) -> bool:
+    """Return whether an error comes from these modules or packages alone, seen from where it was caught.
+
+    A signal handler may raise the same kind of error between any two of their steps; it is in a module of its own.
+    """
+    step = error.__traceback__
+    while step and f"{step.tb_frame.f_globals.get('__name__')}.".startswith(tuple(f"{name}." for name in modules)):
+        step = step.tb_next
+    return step is None
+
+
 class NekkarError(Exception):
     """The base of all errors that nekkar raises on purpose."""
 

@@ -19,6 +19,7 @@ import pytest
 from nekkar import CacheError, ConfigurationError, Nekkar
 from nekkar.core.cache import UNREAD, MemcachedCache, MemoryCache, SqliteCache, from_url
 from tests.integration.proxy import Closed, Proxy, delay, proxy
+from tests.support.handlers import outcomes
 from tests.support.internals.caches import (
     CLOCK_KEY,
     Classic,
@@ -26,6 +27,7 @@ from tests.support.internals.caches import (
     Stream,
     address,
     idle_in,
+    meta,
     pick_server,
     servers_of,
     socket_of,
@@ -344,6 +346,14 @@ def test_an_answer_that_is_not_the_commands_is_an_error(ask: Callable[[Memcached
         [running] = servers_of(cache).values()
         assert not running.pool.has_idle
         assert len(str(caught.value)) < 400
+
+
+def test_what_a_signal_handler_raises_where_an_answer_is_read_stays_what_it_is() -> None:
+    """At any line: it says nothing about the answer."""
+    error = ValueError("mine")
+    raised = outcomes(lambda: meta._parsed(b"VA 1 c7 kkey"), error, meta.__file__)
+    assert len(raised) >= 4
+    assert all(each is error for each in raised)
 
 
 def test_the_answers_of_the_tests_above_are_taken_when_they_are_right() -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,6 +20,7 @@ from nekkar.core.clock import SystemClock
 from nekkar.core.errors import CacheError, WaitTooLong
 from nekkar.core.limiter import Limit, Nekkar
 from nekkar.testing import FakeClock
+from tests.support.handlers import handled
 from tests.support.internals.caches import MachineClock
 from tests.support.internals.caches import machine_clock as boots
 from tests.support.internals.core import SECOND, ClockWatch, SteadyClock, core_of
@@ -129,22 +128,13 @@ class Stop(Exception):
     """What a signal handler raises."""
 
 
-def looked(watch: ClockWatch, at: int, act: Callable[[], object]) -> bool:
-    """Look at a clock, and do something at the ``at``-th line of that; return whether there is such a line."""
-    lines = itertools.count()
+def stop() -> None:
+    raise Stop
 
-    def step(frame: FrameType, event: str, arg: Any) -> Any:
-        if event == "line" and next(lines) == at:
-            act()
-        return step
 
-    tracer = sys.gettrace()
-    sys.settrace(lambda frame, *_: step if frame.f_code is ClockWatch.keep.__code__ else None)
-    try:
-        watch.keep()
-    finally:
-        sys.settrace(tracer)
-    return next(lines) > at
+def looked(watch: ClockWatch, at: int, handler: Callable[[], object]) -> bool:
+    """Look at a clock, and run a signal handler at the ``at``-th line of that; return whether there is such a line."""
+    return handled(watch.keep, at, handler, watch.keep.__code__.co_filename)
 
 
 def interrupted_watches() -> Iterator[tuple[SetClock, list[int], ClockWatch]]:
@@ -159,10 +149,6 @@ def interrupted_watches() -> Iterator[tuple[SetClock, list[int], ClockWatch]]:
             yield clock, told, watch
         else:
             return
-
-
-def stop() -> None:
-    raise Stop
 
 
 def test_an_exception_at_any_line_of_a_look_ends_no_watch_and_loses_no_step() -> None:

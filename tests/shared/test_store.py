@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
-from base64 import b85encode
 from collections.abc import Generator
 from typing import Any
 
@@ -14,6 +14,7 @@ from nekkar import CacheError, CorruptLog, Nekkar
 from nekkar.core.cache import MemoryCache
 from nekkar.testing import FakeClock
 from tests.support import simulation
+from tests.support.handlers import outcomes
 from tests.support.internals.runtime import CacheCall, CacheSteps, run_steps
 from tests.support.internals.shared import CasStore, Version, VersionedStore, store_of
 from tests.support.internals.shared import store as store_module
@@ -81,7 +82,7 @@ def test_not_looking_at_the_version_before_is_found(monkeypatch: pytest.MonkeyPa
 
     def careless(self: VersionedStore, key: str, value: bytes, token: int, ttl: int) -> CacheSteps[bool]:
         version = token + 1
-        if not (yield CacheCall(self.cache.add, f"{key}:v{version}", b85encode(value).decode())):
+        if not (yield CacheCall(self.cache.add, f"{key}:v{version}", base64.b85encode(value).decode())):
             return False
         self._known = version
         yield CacheCall(self.cache.set, f"{key}:head{version % 2}", str(version))
@@ -147,6 +148,15 @@ def test_a_hint_that_is_no_number_is_named(hint: str) -> None:
     cache.set("key:head1", hint)
     with pytest.raises(CorruptLog, match="'key:head1'"):
         read(VersionedStore(cache, FakeClock()))
+
+
+def test_what_a_signal_handler_raises_in_a_reading_stays_what_it_is() -> None:
+    """At any line: it says nothing about the value."""
+    cache, clock, error = PlainStore(), FakeClock(), ValueError("mine")
+    assert commit(VersionedStore(cache, clock), b"one")
+    raised = outcomes(lambda: read(VersionedStore(cache, clock)), error, base64.__file__, store_module.__file__)
+    assert len(raised) > 30
+    assert all(each is error for each in raised)
 
 
 def test_a_value_that_is_no_log_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from array import array
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nekkar.core.errors import CacheError, CorruptLog
+from tests.support.handlers import outcomes
 from tests.support.internals.core import (
     CALLS,
     MAX_COUNT,
@@ -599,6 +601,15 @@ def test_an_exception_in_a_decoding_holds_no_view_of_the_bytes(inner: str) -> No
         frames.append(entry.frame.raw.f_code.co_name)
         assert not any(isinstance(value, memoryview) for value in values)
     assert "_decode" in frames
+
+
+@pytest.mark.parametrize("kind", [ValueError, IndexError, KeyError, struct.error])
+def test_what_a_signal_handler_raises_in_a_decoding_stays_what_it_is(kind: type[Exception]) -> None:
+    """At any line: it says nothing about the bytes."""
+    raw, error = encode(replace(granted(Grant(3, 1, NOW, 1)), places=(PLACE,), hits=hits([1], [1]).hits)), kind("mine")
+    raised = outcomes(lambda: decode(raw), error, os.path.dirname(codec.__file__))
+    assert len(raised) > 100
+    assert all(each is error for each in raised)
 
 
 def section(tag: int, body: bytes, is_wide: int = 0) -> bytes:

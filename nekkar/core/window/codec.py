@@ -16,7 +16,7 @@ from typing import Any
 from zlib import crc32
 
 from nekkar.core.cost import CALLS, Hits, fits, hits_in
-from nekkar.core.errors import CacheError, CorruptLog, counted
+from nekkar.core.errors import CacheError, CorruptLog, counted, is_raised_in
 from nekkar.core.quota import MAX_PERIOD, WHOLE, Quota, Rate, leaving
 from nekkar.core.window import codec_v1
 from nekkar.core.window.checks import check, checked_rates
@@ -126,6 +126,8 @@ def decode(raw: bytes, known: LimitState = NOTHING) -> LimitState:
         else:
             raise CorruptLog(f"version {version}, where this release reads 1 and {VERSION}: written by another release")
     except (struct.error, LookupError, ValueError) as cause:
+        if not is_raised_in(cause, __package__):  # a signal handler raised it
+            raise
         raise CorruptLog(f"cut short, or altered, at {counted(len(raw), 'byte')}") from cause
     check(state, known)
     return state
@@ -220,7 +222,9 @@ def _places(is_wide: int, raw: bytes, terms: tuple[Terms, ...], earliest: int) -
                 for owner, cost, ready, credit, back_ms, index in rows
             ]
         )
-    except IndexError:
+    except IndexError as error:
+        if not is_raised_in(error, __package__):
+            raise
         raise CorruptLog("a place has terms that are not listed") from None
 
 

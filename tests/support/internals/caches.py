@@ -9,7 +9,7 @@ from typing import Any
 
 from nekkar.core.cache import MemcachedCache, SqliteCache, machine_clock, memory, pool, sqlite, stream
 from nekkar.core.cache.machine_clock import MachineClock
-from nekkar.core.cache.memcached import clock
+from nekkar.core.cache.memcached import clock, meta
 from nekkar.core.cache.memcached.address import Address, address, pick_server
 from nekkar.core.cache.memcached.cache import CLOCK_KEY, LAST_DATE, RELATIVE_TTL_MAX, _expiry
 from nekkar.core.cache.memcached.classic import Classic

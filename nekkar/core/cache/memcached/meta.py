@@ -15,7 +15,7 @@ from itertools import count
 from secrets import randbits
 
 from nekkar.core.cache.stream import Stream
-from nekkar.core.errors import counted, shown
+from nekkar.core.errors import counted, is_raised_in, shown
 from nekkar.core.window.codec import LONGEST_STATE
 
 OLDEST = (1, 6, 18)  # 1.6.14 returns no opaque on a miss, 1.6.12 a wrong token, others differ
@@ -155,7 +155,9 @@ def _parsed(line: bytes) -> tuple[bytes, int, dict[bytes, bytes]]:
     code, *words = line.split(b" ")
     try:
         length = int(words.pop(0)) + 2 if code == b"VA" else 0
-    except (LookupError, ValueError):
+    except (LookupError, ValueError) as error:
+        if not is_raised_in(error, __name__):  # a signal handler raised it
+            raise
         raise ProtocolError(f"answered {shown(line)}, a value without its size") from None
     return code, length, {word[:1]: word[1:] for word in words}
 
