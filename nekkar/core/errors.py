@@ -102,7 +102,7 @@ class ConfigurationError(NekkarError, ValueError):
 
 
 class CostNotGiven(ConfigurationError):
-    """A call whose cost nothing gives in a unit that its limit counts."""
+    """A call whose cost nothing gives in a unit that its limit counts. Not public: users catch ConfigurationError."""
 
 
 class CacheError(NekkarError):

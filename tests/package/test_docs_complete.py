@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
+from nekkar.core.errors import NekkarError
 from nekkar.core.events import Event
 from tests.support.internals.caches import SCHEMES
 from tests.support.internals.cli import _parser
@@ -89,6 +90,13 @@ def test_each_public_name_is_told_whole(module: str, name: str, pages: str) -> N
     missing = {word for word in words(thing) if not is_told(word, text)}
     assert not missing, f"{pages} says nothing of these of {name}"
     assert re.search(rf"^::: [\w.]+\.{name}$", REFERENCE, re.MULTILINE) or is_told(name, REFERENCE)
+
+
+def test_each_error_that_a_user_may_see_is_told() -> None:
+    """Those that are not public too: by which public error to catch them."""
+    errors = [error for error in vars(import_module("nekkar.core.errors")).values() if inspect.isclass(error)]
+    names = {error.__name__ for error in errors if issubclass(error, NekkarError)}
+    assert {name for name in names if name not in read("reference/errors.md")} == set()
 
 
 def test_httpx2_has_the_names_of_httpx() -> None:
