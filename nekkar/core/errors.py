@@ -17,7 +17,9 @@ from typing import Any
 
 __all__ = ["CacheError", "ConfigurationError", "CorruptLog", "NekkarError", "WaitTooLong"]
 
-_URL = re.compile(r"//[^\s'\"]*")  # in a repr, from behind its scheme
+# In a repr, from behind its scheme to a blank or a quote; but behind a ":" in place of a port, which a password may
+# follow, to the last "@", if there is one. A quote that ends a text in a list or a dict has a sign behind it.
+_URL = re.compile(r"//(?:[^/?#@'\"\[]{0,250}:(?!//)(?:[^'\"]|['\"](?![,:)\]}])){0,250}@)?[^\s'\"]*")
 _SCHEME = re.compile(r"(?:[\w.+-]*:)?//")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#:@\\%]+)(?::\d{1,5})?(?=[/?#]|\Z)")  # and perhaps a port
 _AT = re.compile(r"(?<!/)(?:@|%40)")  # but for the first character of a segment, as in /users/@me

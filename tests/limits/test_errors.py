@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from functools import partial
 
 import pytest
 from urllib3 import HTTPConnectionPool
 
 from nekkar.core.errors import CacheError, ConfigurationError, CorruptLog, NekkarError, WaitTooLong
 from tests.limits.test_pickling import KINDS
+from tests.support.calls import is_proportional
 from tests.support.internals.core import counted, kind_of, plain, quota, shown, shown_url
 from tests.support.internals.http import AttemptRefused
 
@@ -107,6 +109,14 @@ def test_a_month_is_told_in_full() -> None:
         ("https://me:pw@host/a?token=pw&b=#c", "'https://***@host/a?token=***&b=#c'"),
         (["//me@host", "a?b=c"], "['//***@host', 'a?b=***']"),
         ({"https://me:p/w@host/a": "https://x.y/joe@z.w"}, "{'https://***@host/a': 'https://x.y/joe@z.w'}"),
+        ("https://me:p w@host/a b", "'https://***@host/a b'"),
+        ("https://my user:p' w\"/@x@host", "'https://***@host'"),
+        (["https://me:p w@host", "joe@z.w"], "['https://***@host', 'joe@z.w']"),
+        ("https://me:12 w@host", "'https://***@host'"),
+        ("https://x.y:80/a b@c", "'https://x.y:80/***@c'"),
+        ("https://x.y/a b:c@d", "'https://x.y/a b:c@d'"),
+        ("https://[::1]:8080/a b@c", "'https://[::1]:8080/a b@c'"),
+        ("https://x.y and https://me:pw@host", "'https://x.y and https://***@host'"),
         ("me@host", "'me@host'"),
         ("10/second; 300/minute", "'10/second; 300/minute'"),
     ],
@@ -114,6 +124,11 @@ def test_a_month_is_told_in_full() -> None:
 def test_a_url_is_shown_without_its_user_and_the_values_of_its_query(value: object, text: str) -> None:
     """They may be passwords and tokens. Everything else is shown as it is."""
     assert shown(value) == text
+
+
+@pytest.mark.parametrize("part", ["//a:b", "//a b:", "//", "a:", "@", "'", "//a:b@"])
+def test_a_long_text_is_shown_in_time_proportional_to_its_length(part: str) -> None:
+    assert is_proportional(lambda size: partial(shown, part * size), 300, 30_000)
 
 
 @pytest.mark.parametrize(
