@@ -38,7 +38,12 @@ class Clock(Protocol):
 
 @runtime_checkable
 class ReadClock(Protocol):
-    """A clock that has to be read elsewhere now and then; a limiter does so where it is due, before it books."""
+    """A clock that has to be read elsewhere now and then; a limiter does so where it is due, before it books.
+
+    ``round_trip_us``: how long a question to it lately took; None where that is not known.
+    """
+
+    round_trip_us: int | None
 
     def is_due(self) -> bool:
         """Return at once whether it is to be read."""

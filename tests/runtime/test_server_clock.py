@@ -171,11 +171,25 @@ def test_a_wide_bracket_is_tried_again_and_the_narrowest_counts() -> None:
     clock.read()
     assert abs(clock.now_us() - server.ticks - AHEAD) <= 1_000
     assert server.readings == 3
-    server.width = 90_000
-    far = Server()
-    far.width = 90_000
-    far.clock().read()
-    assert far.readings == TRIES
+
+
+@pytest.mark.parametrize(
+    ("widths", "readings"),
+    [((60_000, 61_000), 2), ((90_000, 61_000, 60_000), 3), ((90_000, 60_000, 40_000, 20_000), TRIES)],
+)
+def test_two_brackets_alike_are_as_wide_as_the_way_is_long(widths: tuple[int, ...], readings: int) -> None:
+    """A far server's first caller waits for each reading, and a third would be no narrower. Bookings start from it."""
+    server, left = Server(), list(widths)
+
+    def varied(now: Callable[[], int]) -> tuple[int, int, int] | None:
+        server.width = left.pop(0)
+        return server.tell_time(now)
+
+    clock = ServerClock(varied, tick=server.tick)
+    assert clock.round_trip_us is None
+    clock.read()
+    assert server.readings == readings
+    assert clock.round_trip_us == min(widths)
 
 
 # What goes wrong.

@@ -47,6 +47,16 @@ def test_one_hiccup_changes_nothing() -> None:
         assert latency.horizon_us == LEAST_HORIZON_US
 
 
+def test_what_the_clock_took_to_read_is_expected_of_the_first_commands() -> None:
+    """A far cache's first slots are booked as far ahead as its later ones; a slow first command changes nothing."""
+    latency = CacheLatency()
+    latency.expect(60 * MS)
+    latency.record_read(3_000 * MS)
+    latency.record_swap(3_000 * MS)
+    assert latency.lead_us(MARGIN) == 60 * MS
+    assert latency.horizon_us == 480 * MS
+
+
 def test_a_cache_that_gets_faster_is_followed() -> None:
     """Only the last few samples count."""
     latency = steady(60 * MS, 60 * MS)

@@ -97,6 +97,18 @@ class Caller:
         self.cost = cost
 
 
+class ReadClock(FakeClock):
+    """A clock that was read over a way of 60 ms."""
+
+    round_trip_us = 60_000
+
+    def is_due(self) -> bool:
+        return False
+
+    def read(self) -> None:
+        raise AssertionError("it is not due")
+
+
 owners = iter(range(1, 1 << 30))
 
 
@@ -567,6 +579,28 @@ class TestTrouble:
         far = ledger(store, clock)
         book(far, 1)
         assert far.latency.swap_us == SECOND // 5
+
+    def test_the_first_slot_of_a_far_cache_is_booked_a_round_trip_ahead(self) -> None:
+        """Its clock was read over the same way. Booked for now, the first slots would be over when their swaps end."""
+        clock, store = ReadClock(), Store()
+        gets, swap_us = store.gets, list[int]()
+
+        def far_gets(key: str) -> tuple[bytes | None, int | None]:
+            clock.advance(0.06)
+            return gets(key)
+
+        store.gets = far_gets  # type: ignore[method-assign]
+        far = ledger(store, clock)
+        change = Booking(far, next(owners), 1)
+        apply = change.apply
+
+        def noted(*args: Any, **terms: Any) -> LimitState | None:
+            swap_us.append(far.latency.swap_us)
+            return apply(*args, **terms)
+
+        change.apply = noted  # type: ignore[method-assign]
+        run_steps(far.update(change), clock)
+        assert swap_us == [60_000]
 
     def test_another_limit_under_one_name_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """A rolling deploy keeps both limits against the shared hits, and each process says so once."""

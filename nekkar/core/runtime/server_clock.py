@@ -38,6 +38,7 @@ STALE_US = 120 * SECOND  # past this, drift may be half of what a margin leaves 
 ELSEWHERE_US = STALE_US // 2  # sooner than STALE_US, so that no call waits for it
 READ_AHEAD_US = 2 * SECOND
 TRIES, SILENT_TRIES = 4, 2
+ALIKE_PART = 4  # two readings are alike if their widths differ by no more than this part of the narrower
 PATIENCE_S = 2.0
 
 log = logging.getLogger("nekkar")
@@ -65,6 +66,7 @@ class ServerClock:
         self.steady_us = tick
         self._machine = SystemClock()
         self._slewed: SlewedTime | None = None
+        self.round_trip_us: int | None = None
         self._can_tell = True  # as far as the newest answer shows
         self._is_elsewhere = False  # said once
         self._next = 0
@@ -169,9 +171,10 @@ class ServerClock:
                                 " until all who share it have followed", off / SECOND)  # fmt: skip
 
     def _reading(self) -> Reading | None:
-        """Return the best of a few readings: the first narrow one, else the narrowest.
+        """Return the best of a few readings: the first narrow one, else the narrower of two alike, else the narrowest.
 
-        None if the server did not tell its time when asked twice: a starved server shows its log late.
+        Two alike are as wide as the way is long: a third would be no narrower. None if the server did not tell its time
+        when asked twice: a starved server shows its log late.
         """
         best: Reading | None = None
         silent = 0
@@ -182,10 +185,12 @@ class ServerClock:
                 if best or silent == SILENT_TRIES:
                     break
                 continue
-            reading = Reading(*bracket)
+            reading, before = Reading(*bracket), best
             best = reading if best is None or reading.width < best.width else best
-            if best.width <= GOOD_US:
+            if best.width <= GOOD_US or (before and abs(reading.width - before.width) <= best.width // ALIKE_PART):
                 break
+        if best:
+            self.round_trip_us = best.width
         return best
 
     def _bracket(self) -> tuple[int, int, int] | None:

@@ -20,7 +20,8 @@ class CacheLatency:
     """How long a read and a swap of one cache take; safe between threads, since each value is replaced whole.
 
     ``read_us``, ``swap_us``: the running medians. ``horizon_us``: how far ahead slots are booked: 100 ms, or four times
-    a read and a swap where that is longer; 1 s at most. ``in_process``: the cache answers at once.
+    a read and a swap where that is longer; 1 s at most. ``is_measured``: a read was counted. ``in_process``: the cache
+    answers at once.
     """
 
     def __init__(self, in_process: bool = False) -> None:
@@ -29,9 +30,17 @@ class CacheLatency:
         self._swaps: tuple[int, ...] = prior
         self.read_us = self.swap_us = prior[0]
         self.horizon_us = LEAST_HORIZON_US
+        self.is_measured = in_process
+
+    def expect(self, us: int) -> None:
+        """Take a round trip that was measured before the first command as what a read and a swap take."""
+        self._reads = self._swaps = (us,) * len(PRIOR)
+        self.read_us = self.swap_us = us
+        self._set_horizon()
 
     def record_read(self, us: int) -> None:
         """Count a read."""
+        self.is_measured = True
         self._reads = (*self._reads[1 - SAMPLES :], max(0, us))
         self.read_us = sorted(self._reads)[len(self._reads) // 2]
         self._set_horizon()
