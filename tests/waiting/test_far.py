@@ -10,9 +10,9 @@ import pytest
 
 from nekkar.core.errors import WaitTooLong
 from tests.support.internals.core import SECOND
-from tests.support.internals.runtime import Backoff
+from tests.support.internals.runtime import Backoff, CacheCall, CacheSteps
 from tests.support.internals.shared import MOST_BACKOFF_US
-from tests.support.simulation import MS, Process, Story, World
+from tests.support.simulation import MS, Clock, Process, Story, World
 from tests.support.stories import limit
 
 NEAR = 4
@@ -57,3 +57,46 @@ def test_a_worker_60_ms_away_gets_at_least_a_third_of_an_even_share(spacing_us: 
             assert max(waits) <= max_wait * SECOND + 2 * (4 * way_us + MOST_BACKOFF_US) + 10 * MS
     assert far_calls >= calls / (1 + NEAR) / 3
     assert calls / 3 >= 0.9 * 20 * 50 * SECOND / (SECOND + terms.margin_us)
+
+
+class FarClock(Clock):
+    """A clock that is read once, by ``questions`` over a way of ``way_us``."""
+
+    questions, way_us = 5, 30 * MS
+    round_trip_us: int | None = None
+
+    def is_due(self) -> bool:
+        return self.round_trip_us is None
+
+    def read(self) -> None:
+        self.round_trip_us = 2 * self.way_us
+
+    def sync(self) -> CacheSteps[None]:
+        """What ``read`` costs: all its questions, one after another."""
+        if self.is_due():
+            for _ in range(self.questions - 1):
+                yield CacheCall(int)
+            yield CacheCall(self.read)
+
+
+def test_no_call_of_a_far_worker_outlives_its_patience_by_more_than_two_swaps() -> None:
+    """Near workers win nearly every swap. The first call reads the clock too, and books as far ahead as that took."""
+    story = Story(
+        limits=("100/s",), processes=1 + NEAR, callers=1, exact=True, latency_us=(MS // 10,), far_us=FarClock.way_us,
+        periods=13,
+    )  # fmt: skip
+    waits = list[int]()
+    for seed in range(1, 9):
+        world = World(story, seed)
+        far = world.processes[0]
+        clock = FarClock(world)
+        far.ledger._read_clock = clock  # type: ignore[assignment]
+        far.ledger.sync_clock = clock.sync  # type: ignore[method-assign]
+        for process in world.processes:
+            for actor in process.actors:
+                actor.stack = [_calls(world, process, 0.5 if process is far else None, waits if process is far else [])]
+        world.run()
+        assert world.problems == []
+    refused = [waited for waited in waits if waited > 0.5 * SECOND]
+    assert len(refused) > 20
+    assert max(refused) <= 0.5 * SECOND + 2 * 4 * FarClock.way_us + MOST_BACKOFF_US  # the pause between the two

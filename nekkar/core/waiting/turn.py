@@ -277,8 +277,8 @@ class Turn:
         return self._attempts > 2 and self._is_over(self._begun_at, now)
 
     def _is_over(self, since: int, now: int) -> bool:
-        latency = self.ledger.latency
-        return now + latency.swap_us > since + latency.horizon_us // 2
+        latency = self.ledger.latency  # one more swap ends, where it is lost, with the read that tells of it
+        return now + latency.read_us + latency.swap_us > since + latency.horizon_us // 2
 
     def _refuse_overdue(self, now: int) -> None:
         """Refuse the callers whose deadline is past while other processes win each swap: two swaps more are enough."""
