@@ -5,7 +5,8 @@ Rules (numbered as in docs/concepts/together.md; 27 is in ``window/exact.py``):
 21. One of its limits leads: the call waits in the line of that limit, as any call, and by its time of arrival. At first
     that is the one with the longest wait, as far as is known.
 24. Look at all. Before the first caller of a line books, it looks at those of its other limits that bound lately, where
-    the newest state is not quite new.
+    the newest state is not quite new. While it waits, it looks, at most once a horizon, at the first turn ahead whose
+    caller may leave it to others: nobody else says so (``turn.py``).
 25. The scarcest leads. Where a caller could be booked here, and another of its limits would refuse that instant, as
     far as is known, it waits there, and nothing is booked.
 26. Way. Its slot is booked so far ahead that the others can be asked for it, where that takes long.

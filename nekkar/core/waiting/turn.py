@@ -62,8 +62,7 @@ class Turn:
         self._waiting = self._tries = self._attempts = 0
         self._begun_at: int | None = None
         self.has_given_up = False
-        self.look_at = 0
-        self.expected_at = 0
+        self.look_at = self.expected_at = self._unsure_at = 0
 
     def apply(self, state: LimitState, now: int, read_at: int | None, *, is_recovery: bool) -> LimitState | None:
         """Return the state with all granted that is due; None where there is nothing to write."""
@@ -96,7 +95,9 @@ class Turn:
                 return None
             self._must_write, mine.must_write = self._must_write or mine.must_write, False
             self.expected_at = plan.turn or 0
-            self.look_at = self._next_look(state, plan, seen_at)
+            self._unsure_at = plan.unsure_at if mine.queue.head and mine.queue.head.elsewhere else 0
+            place = state.place_of(mine.owner) if plan.turn else None
+            self.look_at = self._next_look(state, min(place.ready, self.expected_at), seen_at) if place else 0
             return plan.state if self._must_write or mine.exact.open or self._is_due(state, plan, now) else None
 
     def _booked_alone(self, state: LimitState, now: int) -> LimitState | None:
@@ -158,10 +159,9 @@ class Turn:
                 mine.return_hand()
             self.prefetched.counted_from = now
             place = state.place_of(mine.owner)
-            self.look_at = 0
-            if place:
-                mine.must_write |= have_left and not mine.queue.head  # written for callers that left meanwhile
-                self.look_at = min(place.ready - state.horizon_us // 4, sent + LOOK_EVERY_US)
+            # The place may have been written for callers that left meanwhile.
+            mine.must_write |= place is not None and have_left and not mine.queue.head
+            self.look_at = self._next_look(state, place.ready, sent) if place else 0
 
     def unanswered(self) -> None:
         """Give up the settlements that were sent: sent again they could count twice (rule 33)."""
@@ -243,12 +243,10 @@ class Turn:
             or place.ready > plan.turn + LOOK_EVERY_US
         )
 
-    def _next_look(self, state: LimitState, plan: Plan, read_at: int) -> int:
-        """Return when the line is to look next (rules 7 and 18); 0: at once."""
-        place = state.place_of(self.assignments.owner)
-        if place is None or plan.turn is None:
-            return 0
-        return min(min(place.ready, plan.turn) - state.horizon_us // 4, read_at + LOOK_EVERY_US)
+    def _next_look(self, state: LimitState, turn: int, read_at: int) -> int:
+        """Return when the line is to look next, as its turn comes at ``turn`` (rules 7, 18 and 24)."""
+        look_at = min(turn - state.horizon_us // 4, read_at + LOOK_EVERY_US)
+        return min(look_at, max(self._unsure_at, read_at + state.horizon_us)) if self._unsure_at else look_at
 
     def _too_late(self, state: LimitState, plan: Plan, request: BookingRequest) -> list[tuple[Caller, int]]:
         """Return the callers whose slot is after their deadline, as the state and the line show, each with the slot."""

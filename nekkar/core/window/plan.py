@@ -60,7 +60,8 @@ class Plan(NamedTuple):
     """What to write. ``turn``: the slot that the first caller left would have; None where each has a slot.
 
     ``own_slots``: the writer's own callers that got slots, in order, with these. ``too_late``: the callers whose
-    deadline is before their slot, with that slot. ``is_bound``: the next call has to wait for room.
+    deadline is before their slot, with that slot. ``is_bound``: the next call has to wait for room. ``unsure_at``: the
+    first turn, of those planned, of a place without credit: its owner may not use it. 0: there is none.
     """
 
     state: LimitState
@@ -68,6 +69,7 @@ class Plan(NamedTuple):
     own_slots: list[tuple[Any, int]]
     too_late: list[tuple[Any, int]]
     is_bound: bool
+    unsure_at: int
 
 
 def planned(state: LimitState, request: BookingRequest) -> Plan:
@@ -126,6 +128,7 @@ class _Planner:
         self.weight = total([entry.cost for entry in self.entries])
         self.order = Order(self.open, self.ahead, self.quota, self.margin_us, self.soonest)
         self.turn: int | None = None
+        self.unsure_at = 0
 
     def plan(self) -> Plan:
         while self.open:
@@ -149,14 +152,15 @@ class _Planner:
                     break
             self.open.remove(entry)
             self.ahead.add(slot, entry.cost)
-            if slot <= self.until and (isinstance(entry, OwnEntry) or entry.credit > 0):
+            if isinstance(entry, Place) and not entry.credit:  # its turn is kept free, and its owner books it (rule 4)
+                self.unsure_at = self.unsure_at or slot
+            elif slot <= self.until:
                 self._grant(entry, slot)
-            # Else the turn is kept free (rule 4): its owner books it, or it comes later than the horizon.
         self._prefetch()
         is_bound = self._turn_of_tail() > self.soonest
         if self.quota.late_us:  # the next call always has to wait a little: the limit binds if one of these has to
             is_bound = self.turn is not None or any(slot > self.soonest for _, slot in self.own_slots)
-        return Plan(self._state(), self.turn, self.own_slots, self.too_late, is_bound)
+        return Plan(self._state(), self.turn, self.own_slots, self.too_late, is_bound, self.unsure_at)
 
     def _leaves_gap(self, entry: Place | OwnEntry, slot: int) -> bool:
         """Whether a grant at this slot would leave room before it that nobody is ready to use (rule 4)."""
@@ -188,13 +192,9 @@ class _Planner:
     def _is_too_late(self, slot: int) -> bool:
         """Whether the own caller's slot is past its deadline, and not only by a clock that is a little ahead."""
         assert self.caller is not None
-        deadline = self.caller.deadline
+        deadline, first = self.caller.deadline, self.request.now + self.request.lead_us
         by_other_clock = slot == self.ahead.last_at and slot <= self.soonest + CLOCKS_APART_US
-        return (
-            deadline is not None
-            and slot > max(deadline, self.request.now + self.request.lead_us)
-            and not by_other_clock
-        )
+        return deadline is not None and slot > max(deadline, first) and not by_other_clock
 
     def _skip_caller(self, entry: OwnEntry, slot: int) -> None:
         assert self.caller is not None
