@@ -171,31 +171,31 @@ def figures_of(story: JointStory, seed: int) -> Figures:
 
 
 FLEETS = {
-    # the fleet, the limit that binds and the least that is used of it, the most rounds and commands a call, and the
+    # the fleet, the limits that bind and the least that is used of each, the most rounds and commands a call, and the
     # longest joint wait, in fair shares
-    "all take both": (fleet(BOTH), 0, 0.95, 1.1, 3.5, 1.5),
-    "others take the account alone": (fleet(BOTH, Group((1,), 2, 1, 4)), 1, 0.95, 1.6, 6.5, 4),
-    "many others take the account alone": (fleet(BOTH, Group((1,), 2, 8, 4)), 1, 0.95, 1.6, 4.5, 4),
-    "two alike": (fleet(BOTH, quotas=(ENDPOINT, ENDPOINT)), 0, 0.95, 1.1, 4, 2.5),
+    "all take both": (fleet(BOTH), (0, 1), 0.95, 1.1, 3.5, 1.5),
+    "others take the account alone": (fleet(BOTH, Group((1,), 2, 1, 4)), (1,), 0.95, 1.6, 6.5, 4),
+    "many others take the account alone": (fleet(BOTH, Group((1,), 2, 8, 4)), (1,), 0.95, 1.6, 4.5, 4),
+    "two alike": (fleet(BOTH, quotas=(ENDPOINT, ENDPOINT)), (0, 1), 0.95, 1.1, 4, 2.5),
     "two alike, and others take each alone": (
-        fleet(BOTH, Group((0,), 2, 4, 4), Group((1,), 2, 4, 6), quotas=(ENDPOINT, ENDPOINT)), 0, 0.95, 1.3, 5, 4,
+        fleet(BOTH, Group((0,), 2, 4, 4), Group((1,), 2, 4, 6), quotas=(ENDPOINT, ENDPOINT)), (0, 1), 0.95, 1.3, 5, 4,
     ),
     "roles that change": (
         fleet(BOTH, Group((0,), 2, 4, 4, phase=0), Group((1,), 2, 4, 6, phase=1), quotas=(ENDPOINT, ENDPOINT)),
-        0, 0.7, 1.3, 6, 4,
+        (0,), 0.7, 1.3, 6, 4,
     ),
-    "an account 20 ms away": (fleet(BOTH, Group((1,), 2, 4, 4), away=((150,), (10 * MS,))), 1, 0.95, 2.0, 6.5, 4),
-    "costs": (fleet(Group((0, 1), 4, 4, 0, (1, 1, 3)), Group((1,), 2, 4, 4, (1, 5))), 1, 0.95, 1.6, 10, 4.5),
-    "both full": (fleet(BOTH, Group((0,), 2, 4, 4), Group((1,), 2, 4, 6)), 1, 0.95, 2.0, 6, 5),
+    "an account 20 ms away": (fleet(BOTH, Group((1,), 2, 4, 4), away=((150,), (10 * MS,))), (1,), 0.95, 2.0, 6.5, 4),
+    "costs": (fleet(Group((0, 1), 4, 4, 0, (1, 1, 3)), Group((1,), 2, 4, 4, (1, 5))), (1,), 0.95, 1.6, 10, 4.5),
+    "both full": (fleet(BOTH, Group((0,), 2, 4, 4), Group((1,), 2, 4, 6)), (0, 1), 0.95, 1.8, 6, 5),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_a_fleet_uses_the_limit_that_binds(name: str) -> None:
+def test_a_fleet_uses_the_limits_that_bind(name: str) -> None:
     """In few rounds and commands a call; and no call under both waits for many fair shares."""
     story, binds, least, rounds, commands, shares = FLEETS[name]
     figures = means_of(story)
-    assert figures.used[binds] >= least
+    assert min(figures.used[limit] for limit in binds) >= least
     assert figures.rounds <= rounds
     assert figures.commands <= commands
     assert figures.wait <= shares
