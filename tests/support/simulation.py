@@ -285,7 +285,7 @@ class Actor:
         self.done = False
         self.shielded = False
         self.in_loop = in_loop
-        self.resets = False
+        self.resets = self.ends_holds = False
         self.finish: Callable[[Any, BaseException | None], None] | None = None
 
     def later(self, delay_us: int, value: Any = None, error: BaseException | None = None) -> None:
@@ -360,7 +360,7 @@ class Actor:
         """Run the steps in a thread of their own, as tasks do: they go on even where this actor is cancelled."""
         self.shielded = effect.shielded
         thread = Actor(self.world, self.process, effect.steps, in_loop=False)
-        thread.resets = self.resets
+        thread.resets, thread.ends_holds = self.resets, self.ends_holds
         turn = self.turn
         thread.finish = lambda value, error: self.world.after(0, lambda: self.resume(turn, value, error))
         thread.later(self.world.jitter() // 4)
@@ -532,12 +532,12 @@ class World:
     def wrote(self, state: LimitState, before: LimitState | None) -> None:
         """Note what a swap that won has written."""
         writer = self.running[-1].process
+        for held in self.held if self.running[-1].ends_holds else ():
+            held[1] = min(held[1], self.now)  # a release may land after the next hold
         if state.epoch not in self.lives:
             known = writer.ledger.replica.snapshot
             is_reset = self.running[-1].resets
             self.life += is_reset
-            for held in self.held if is_reset else ():
-                held[1] = min(held[1], self.now)
             self.lives[state.epoch] = self.life if is_reset else self.lives.get(known.state.epoch, 0) if known else 0
         self.most_bytes = max(self.most_bytes, len(self.store.items["key"][0]))
         serial = before.serial if before and before.epoch == state.epoch else 0
@@ -752,7 +752,9 @@ class World:
     def _freeze(self, process: Process) -> None:
         process.frozen_until = self.now + self.random.randint(MS, 2 * self.period_us)
 
-    def _operator(self, steps: Callable[[Process], Any], then: Callable[[], None], resets: bool = False) -> None:
+    def _operator(
+        self, steps: Callable[[Process], Any], then: Callable[[], None], resets: bool = False, ends_holds: bool = False
+    ) -> None:
         """Run steps in some process that is awake, as an operator's command does; then do what follows."""
         awake = [each for each in self.processes if not each.dead and each.frozen_until <= self.now]
         if not awake or not self.store.items:
@@ -768,7 +770,7 @@ class World:
             then()
 
         actor = Actor(self, process, body())
-        actor.resets = resets
+        actor.resets, actor.ends_holds = resets, ends_holds or resets
         process.actors.append(actor)
         actor.later(0)
 
@@ -790,7 +792,9 @@ class World:
     def _release(self) -> None:
         for held in self.held:
             held[1] = min(held[1], self.now)
-        self._operator(lambda process: process.ledger.edit(_released), lambda: self._expect_all("release"))
+        self._operator(
+            lambda process: process.ledger.edit(_released), lambda: self._expect_all("release"), ends_holds=True
+        )
 
     def _reset(self) -> None:
         self.held_at = self.now  # what was expected of a release before means nothing now
