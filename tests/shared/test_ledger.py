@@ -602,6 +602,14 @@ class TestTrouble:
         run_steps(far.update(change), clock)
         assert swap_us == [60_000]
 
+    def test_a_first_read_that_was_quick_counts_for_more_than_a_slow_reading_of_the_clock(self) -> None:
+        """A busy machine read the clock of a near cache in 60 ms: nothing is booked as if the cache were far."""
+        clock = ReadClock()
+        near = ledger(Store(), clock)
+        book(near, 1)
+        assert near.latency.lead_us(near.quota.margin_us) == 0
+        assert near.latency.horizon_us == SECOND // 10
+
     def test_another_limit_under_one_name_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """A rolling deploy keeps both limits against the shared hits, and each process says so once."""
         clock, store = FakeClock(), Store()

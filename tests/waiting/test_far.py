@@ -85,7 +85,7 @@ class FarClock(Clock):
 
 
 def test_no_call_of_a_far_worker_outlives_its_patience_by_more_than_two_swaps() -> None:
-    """Near workers win nearly every swap. The first call reads the clock too, and books as far ahead as that took."""
+    """Near workers win nearly every swap. The first call reads the clock too."""
     story = Story(
         limits=("100/s",), processes=1 + NEAR, callers=1, exact=True, latency_us=(MS // 10,), far_us=FarClock.way_us,
         periods=13,

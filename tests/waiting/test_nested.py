@@ -174,7 +174,9 @@ class CallsItsLimit(BaseCache):
 def test_a_cache_that_calls_its_own_limit_is_an_error_that_says_so(most: int) -> None:
     """Each call inside a command writes, so the one outside would start over without end."""
     cache = CallsItsLimit(most)
-    with pytest.raises(ConfigurationError, match=r"its next CallsItsLimit\.get; never call a limit in a command"):
+    with pytest.raises(
+        ConfigurationError, match=r"CallsItsLimit\.get would be its next one; never call a limit in a command"
+    ):
         in_thread(cache.limit.acquire)
 
 
@@ -182,7 +184,9 @@ def test_a_cache_that_calls_its_own_limit_is_an_error_that_says_so(most: int) ->
 def test_so_is_one_that_a_task_uses(backend: str) -> None:
     """Its commands run in a worker thread."""
     cache = CallsItsLimit(100)
-    with pytest.raises(ConfigurationError, match=r"its next CallsItsLimit\.get; never call a limit in a command"):
+    with pytest.raises(
+        ConfigurationError, match=r"CallsItsLimit\.get would be its next one; never call a limit in a command"
+    ):
         in_thread(lambda: run_in(backend, cache.limit.acquire_async))
 
 

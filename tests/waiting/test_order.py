@@ -302,8 +302,6 @@ def test_real_threads_are_never_over_and_use_all_of_the_limit() -> None:
 class FarClock(SystemClock):
     """A clock that is half a minute behind until it is read, which takes some time or other."""
 
-    round_trip_us = None
-
     def __init__(self) -> None:
         self.reads = 0
 

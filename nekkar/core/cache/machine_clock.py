@@ -39,8 +39,6 @@ _SEE = "UPDATE nekkar_clock SET seen_us = max(seen_us, ?) WHERE boot = ?"
 class MachineClock(SystemClock):
     """Ticks, and the offset that the file keeps. ``read_file`` opens the file, which calls ``sync``. Thread-safe."""
 
-    round_trip_us = None
-
     def __init__(self, read_file: Callable[[], object]) -> None:
         self._read_file, self._boot = read_file, boot_name()
         self._offset_us = OFFSET_US

@@ -160,8 +160,8 @@ def run_steps(steps: QueueSteps[T] | CacheSteps[T], clock: Clock) -> T:
 def _endless(command: CacheCall, calls: int) -> ConfigurationError:
     name = getattr(command.func, "__qualname__", "a command")
     return ConfigurationError(
-        f"{calls} limited calls were made inside the cache commands of one booking, up to its next {name}; never call"
-        " a limit in a command of its own cache, nor in a signal handler that comes faster than such a command ends"
+        f"{calls} limited calls were made inside the cache commands of one booking; {name} would be its next one; never"
+        " call a limit in a command of its cache, nor in a signal handler that comes faster than such a command ends"
     )
 
 
