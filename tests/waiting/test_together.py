@@ -186,7 +186,7 @@ FLEETS = {
     ),
     "an account 20 ms away": (fleet(BOTH, Group((1,), 2, 4, 4), away=((150,), (10 * MS,))), (1,), 0.95, 2.0, 6.5, 4),
     "costs": (fleet(Group((0, 1), 4, 4, 0, (1, 1, 3)), Group((1,), 2, 4, 4, (1, 5))), (1,), 0.95, 1.6, 10, 4.5),
-    "both full": (fleet(BOTH, Group((0,), 2, 4, 4), Group((1,), 2, 4, 6)), (0, 1), 0.95, 1.8, 6, 5),
+    "both full": (fleet(BOTH, Group((0,), 2, 4, 4), Group((1,), 2, 4, 6)), (0, 1), 0.96, 1.8, 6, 5),
 }  # fmt: skip
 
 

@@ -72,6 +72,10 @@ class Elsewhere(Protocol):
     def horizon_us(self) -> int:
         """The longest horizon that one of its limits asks for."""
 
+    @property
+    def are_unlike(self) -> bool:
+        """Whether the longest periods of its limits differ."""
+
     def look(self) -> QueueSteps[None]:
         """Read the states of the others, where these are not quite new."""
 

@@ -5,8 +5,8 @@ Rules (numbered as in docs/concepts/together.md; 27 is in ``window/exact.py``):
 21. One of its limits leads: the call waits in the line of that limit, as any call, and by its time of arrival. At first
     that is the one with the longest wait, as far as is known.
 24. Look at all. Before the first caller of a line books, it looks at those of its other limits that bound lately, where
-    the newest state is not quite new. While it waits, it looks, at most once a horizon, at the first turn ahead whose
-    caller may leave it to others: nobody else says so (``turn.py``).
+    the newest state is not quite new. Where the periods are unlike, it also looks, at most once a horizon, at the first
+    turn ahead that may stay unused: a call in front may move to another limit, and tells nobody (``turn.py``).
 25. The scarcest leads. Where a caller could be booked here, and another of its limits would refuse that instant, as
     far as is known, it waits there, and nothing is booked.
 26. Way. Its slot is booked so far ahead that the others can be asked for it, where that takes long.
@@ -63,6 +63,7 @@ class JointCall:
     """One call under several limits; ``steps`` is run once.
 
     ``lead``: the part in whose line it waits. ``rounds``: how often it asked the other limits for a slot.
+    ``are_unlike``: the longest periods of its limits differ.
     """
 
     def __init__(self, lines: Sequence[WaitQueue], costs: Sequence[Hits], max_wait: float | None) -> None:
@@ -70,7 +71,7 @@ class JointCall:
         self.max_wait = max_wait
         self.rounds = 0
         self._moves = self._moves_in_vain = 0
-        self._are_unlike = len({line.ledger.quota.rates[-1].period_us for line in lines}) > 1
+        self.are_unlike = len({line.ledger.quota.rates[-1].period_us for line in lines}) > 1
         self.lead = self.parts[0]
         self._slot: Slot | None = None  # of the limit that leads; the others are asked for the same instant
 
@@ -165,7 +166,7 @@ class JointCall:
 
         ``is_first``: the call is the first of its line.
         """
-        if self._moves > (0 if is_first else 1) and (is_first or self._are_unlike):
+        if self._moves > (0 if is_first else 1) and (is_first or self.are_unlike):
             for part in self.others:
                 part.place = part.place or randbits(64)
                 part.line.exact.keep(part.place, part.cost, turn_at + _ahead(part, self.lead))

@@ -77,7 +77,8 @@ class Turn:
             if not is_recovery:
                 mine.pick_up(state, seen_at, now)
                 mine.exact.pick_up(state)
-            self._fail_too_dear()
+            if self.ledger.is_on:
+                self._fail_too_dear()
             self._must_write, mine.must_write = self._must_write or mine.must_write or is_recovery, False
             if read_at is not None and self._takes_long(now):
                 self._refuse_overdue(now)
@@ -95,7 +96,8 @@ class Turn:
                 return None
             self._must_write, mine.must_write = self._must_write or mine.must_write, False
             self.expected_at = plan.turn or 0
-            self._unsure_at = plan.unsure_at if mine.queue.head and mine.queue.head.elsewhere else 0
+            elsewhere = mine.queue.head.elsewhere if mine.queue.head else None
+            self._unsure_at = plan.unsure_at if elsewhere and elsewhere.are_unlike else 0
             place = state.place_of(mine.owner) if plan.turn else None
             self.look_at = self._next_look(state, min(place.ready, self.expected_at), seen_at) if place else 0
             return plan.state if self._must_write or mine.exact.open or self._is_due(state, plan, now) else None
@@ -287,8 +289,6 @@ class Turn:
 
     def _fail_too_dear(self) -> None:
         """Answer the callers whose cost no window holds: the share of an outage has smaller windows."""
-        if not self.ledger.is_on:
-            return
         quota, mine = self.assignments.quota, self.assignments
         for caller in [caller for caller in mine.queue if not quota.admits(caller.cost)]:
             mine.fail([caller], _too_dear(caller.cost, quota))
