@@ -19,7 +19,7 @@ __all__ = ["CacheError", "ConfigurationError", "CorruptLog", "NekkarError", "Wai
 
 # In a repr, from behind its scheme to a blank or a quote; but behind a ":" in place of a port, which a password may
 # follow, to the last "@", if there is one. A quote that ends a text in a list or a dict has a sign behind it.
-_URL = re.compile(r"//(?:[^/?#@'\"\[]{0,250}:(?!//)(?:[^'\"]|['\"](?![,:)\]}])){0,250}@)?[^\s'\"]*")
+_URL = re.compile(r"//(?:[^/?#'\"\[]{0,250}:(?!//)(?:[^'\"]|['\"](?![,:)\]}])){0,250}@)?[^\s'\"]*")
 _SCHEME = re.compile(r"(?:[\w.+-]*:)?//")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#:@\\%]+)(?::\d{1,5})?(?=[/?#]|\Z)")  # and perhaps a port
 _AT = re.compile(r"(?<!/)(?:@|%40)")  # but for the first character of a segment, as in /users/@me
@@ -85,9 +85,10 @@ def kind_of(value: object) -> str:
 
 
 def is_raised_in(error: BaseException, *modules: str) -> bool:
-    """Return whether an error comes from these modules or packages alone, seen from where it was caught.
+    """Return whether each frame of an error's traceback, from where it was caught, is in these modules or packages.
 
-    A signal handler may raise the same kind of error between any two of their steps; it is in a module of its own.
+    A signal handler may raise the same kind of error between any two of their steps. Written in Python, it has a frame
+    in a module of its own.
     """
     step = error.__traceback__
     while step and f"{step.tb_frame.f_globals.get('__name__')}.".startswith(tuple(f"{name}." for name in modules)):

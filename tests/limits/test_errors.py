@@ -110,6 +110,7 @@ def test_a_month_is_told_in_full() -> None:
         (["//me@host", "a?b=c"], "['//***@host', 'a?b=***']"),
         ({"https://me:p/w@host/a": "https://x.y/joe@z.w"}, "{'https://***@host/a': 'https://x.y/joe@z.w'}"),
         ("https://me:p w@host/a b", "'https://***@host/a b'"),
+        ("https://joe@z.w:p w@host/a", "'https://***@host/a'"),
         ("https://my user:p' w\"/@x@host", "'https://***@host'"),
         (["https://me:p w@host", "joe@z.w"], "['https://***@host', 'joe@z.w']"),
         ("https://me:12 w@host", "'https://***@host'"),
