@@ -71,11 +71,10 @@ def by_name(headers: Headers) -> dict[str, str]:
     """Return the first headers of an answer, by name in lower case; the values of one name joined with commas."""
     raw = getattr(headers, "raw", None)
     pairs = islice(headers.items(), MOST_HEADERS) if raw is None else _decoded(raw[:MOST_HEADERS], headers)
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for name, value in pairs:
-        lower = name.lower()
-        found[lower] = f"{found[lower]}, {value}" if lower in found else value
-    return found
+        found.setdefault(name.lower(), []).append(value)
+    return {name: ", ".join(values) for name, values in found.items()}
 
 
 def _decoded(raw: list[tuple[bytes, bytes]], headers: Any) -> Iterator[tuple[str, str]]:
