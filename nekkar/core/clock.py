@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import anyio
@@ -40,10 +40,8 @@ class Clock(Protocol):
 class ReadClock(Protocol):
     """A clock that has to be read elsewhere now and then; a limiter does so where it is due, before it books.
 
-    ``round_trip_us``: how long a question to it lately took; None where that is not known.
+    It may tell how long a question to it lately took: ``round_trip_us``, None where that is not known.
     """
-
-    round_trip_us: int | None
 
     def is_due(self) -> bool:
         """Return at once whether it is to be read."""
@@ -135,26 +133,36 @@ def steady_us(clock: Clock) -> Callable[[], int]:
     return getattr(clock, "steady_us", clock.now_us)
 
 
-# Of a clock: its offset from the steady one, by how much it was set in all, who is to be told; then what was seen next.
-_Seen: TypeAlias = "tuple[int | None, int, Iterator[tuple[Callable[[int], None], int]], dict[str, _Seen]]"
+class _Seen(NamedTuple):
+    """What a look at a clock found: its offset from the steady one; None for a clock that is not looked at.
+
+    ``moved_us``: by how much it was set in all. ``untold``: who is still to be told, and of how much; one iterator
+    for all threads. ``following``: what was seen next, once something was.
+    """
+
+    offset_us: int | None
+    moved_us: int
+    untold: Iterator[tuple[Callable[[int], None], int]]
+    following: dict[str, _Seen]
 
 
 class ClockWatch:
     """Notices where a clock was set: its time has moved, by a second or more, against one that never steps.
 
     A clock without ``steady_us`` is never looked at: it is a test's, or a user's. Nor is one that never steps.
-    ``moved``: each is called with the µs that it was set by, once.
+    ``moved``: each is called with the µs that it was set by, at most once.
 
     Safe between threads, without a lock, so that a signal handler may come between. What was seen is one tuple, and
     leads to what is seen next by one ``setdefault``: of two that notice a step, one counts it. A handler that raises
-    at any line ends that look alone; the next look tells those in ``moved`` that were not called yet.
+    ends that look alone. The next look tells those in ``moved`` whose turn had not come; one that was just to be called
+    is not told.
     """
 
     def __init__(self, clock: Clock, *moved: Callable[[int], None]) -> None:
         self._now, self._steady, self._moved = clock.now_us, steady_us(clock), moved
         may_step = hasattr(clock, "steady_us") and type(clock) is not SteadyClock
         offset = clock.now_us() - self._steady() if may_step else None
-        self._seen: _Seen = (offset, 0, iter(()), {})
+        self._seen = _Seen(offset, 0, iter(()), {})
 
     def keep(self) -> int:
         """Look at the clock; return by how much it was set in all so far, a step back counting less than 0.
@@ -172,9 +180,9 @@ class ClockWatch:
                 by = nearest - offset
                 if abs(by) >= STEP_US:
                     moved_us, untold = moved_us + by, chain(untold, zip(self._moved, repeat(by)))
-                self._seen = following.setdefault("seen", (nearest, moved_us, untold, {}))
+                self._seen = following.setdefault("seen", _Seen(nearest, moved_us, untold, {}))
                 _, moved_us, untold, _ = self._seen
-        for follow, by in untold:  # one iterator for all threads
+        for follow, by in untold:
             follow(by)
         return moved_us
 

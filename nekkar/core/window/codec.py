@@ -60,6 +60,7 @@ _HEADROOM = struct.Struct("<IH")  # the index of a place, and its headroom
 _NARROW_TIME, _NARROW_COST = 1 << 32, 1 << 16
 MOST_BACK_US = 65_535_000
 NOTHING = LimitState(0)
+_HERE = __name__.rpartition(".")[0]
 EMPTY = (0, b"")
 
 
@@ -126,7 +127,7 @@ def decode(raw: bytes, known: LimitState = NOTHING) -> LimitState:
         else:
             raise CorruptLog(f"version {version}, where this release reads 1 and {VERSION}: written by another release")
     except (struct.error, LookupError, ValueError) as cause:
-        if not is_raised_in(cause, __package__):  # a signal handler raised it
+        if not is_raised_in(cause, _HERE):  # a signal handler raised it
             raise
         raise CorruptLog(f"cut short, or altered, at {counted(len(raw), 'byte')}") from cause
     check(state, known)
@@ -223,7 +224,7 @@ def _places(is_wide: int, raw: bytes, terms: tuple[Terms, ...], earliest: int) -
             ]
         )
     except IndexError as error:
-        if not is_raised_in(error, __package__):
+        if not is_raised_in(error, _HERE):
             raise
         raise CorruptLog("a place has terms that are not listed") from None
 

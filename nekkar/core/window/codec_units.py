@@ -171,9 +171,10 @@ def _with_costs(
 
 
 def _grant_with(grant: Grant, cost: Hits) -> Grant:
-    """Return the grant with another cost; in half of the time of ``_replace``, and so is the next."""
+    """Return the grant with another cost; in half of the time of ``_replace``."""
     return Grant(grant.serial, grant.owner, grant.slot, cost)
 
 
 def _place_with(place: Place, cost: Hits) -> Place:
+    """Return the place with another cost; in half of the time of ``_replace``."""
     return Place(place.owner, cost, *place[2:])
