@@ -342,7 +342,8 @@ class JointWorld(World):
             self.random.choice(self.nodes).dead = True
 
     def _freeze_some(self) -> None:
-        self.random.choice(self.nodes).frozen_until = self.now + self.random.randint(MS, 2 * SECOND)
+        node = self.random.choice(self.nodes)
+        node.frozen_until = max(node.frozen_until, self.now + self.random.randint(MS, 2 * SECOND))
 
     def _operate(self, limit: Shared, steps: Callable[[Ledger], CacheSteps[None]], resets: bool = False) -> None:
         """Change the state of a limit in some process that is awake, as an operator's command does."""

@@ -750,7 +750,7 @@ class World:
             process.dead = True
 
     def _freeze(self, process: Process) -> None:
-        process.frozen_until = self.now + self.random.randint(MS, 2 * self.period_us)
+        process.frozen_until = max(process.frozen_until, self.now + self.random.randint(MS, 2 * self.period_us))
 
     def _operator(
         self, steps: Callable[[Process], Any], then: Callable[[], None], resets: bool = False, ends_holds: bool = False
